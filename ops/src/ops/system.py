@@ -1,0 +1,321 @@
+"""The whole system as processes of this machine: started in order, watched, and ended without a trace.
+
+`running_system` is what `oms up`, the demo and the end-to-end tests stand on.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import psutil
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ops.databases import ensure_databases
+from ops.embedded import embedded
+from ops.endpoints import Endpoints, RunningProcess, ServiceEndpoint, path_in, recorded_endpoints
+from ops.keys import Keys, kept_keys
+from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
+from ops.supervision import NotReady, Process, Program, Report, StartFailed, silent, together
+from ops.topics import TOPICS, ensure_topics
+
+SMTP_PORT: Final = 8025
+_START_S: Final = 120.0
+_PROBE_S: Final = 5.0
+_GONE_S: Final = 90.0
+_ORPHAN_S: Final = 15.0
+_POLL_S: Final = 0.1
+_SHOWN_REASON: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A process that speaks HTTP: `python -m uvicorn <package>.app:app`. `settings` may name `{values}` of the system:
+    `{var}`, `{smtp_port}`, every key by its name, and every service's URL by its package."""
+
+    name: str
+    port: int
+    has_database: bool = True
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str:
+        return self.name.replace("-", "_")
+
+
+SERVICES: Final = (
+    Service("orders", 8001),
+    Service(
+        "payments",
+        8002,
+        settings={
+            "OMS_PROCESSOR_URL": "{sandbox}/processor",
+            "OMS_PROCESSOR_KEY": "{processor_key}",
+            "OMS_PROCESSOR_WEBHOOK_SECRET": "{processor_webhook_secret}",
+        },
+    ),
+    Service("fulfillment", 8003, settings={"OMS_CARRIER_WEBHOOK_SECRET": "{carrier_webhook_secret}"}),
+    Service("returns", 8004, settings={"OMS_CARRIER_WEBHOOK_SECRET": "{carrier_webhook_secret}"}),
+    Service("notifications", 8005, settings={"OMS_SMTP_URL": f"smtp://{LOOPBACK}:{{smtp_port}}"}),
+    Service("support-view", 8000),
+    Service(
+        "sandbox",
+        8090,
+        has_database=False,
+        settings={
+            "OMS_SANDBOX_DATA": "{var}/sandbox",
+            "OMS_SANDBOX_SMTP_PORT": "{smtp_port}",
+            "OMS_PROCESSOR_KEY": "{processor_key}",
+            "OMS_PROCESSOR_WEBHOOK_SECRET": "{processor_webhook_secret}",
+            "OMS_CARRIER_WEBHOOK_SECRET": "{carrier_webhook_secret}",
+            "OMS_PAYMENTS_WEBHOOK_URL": "{payments}/webhooks/processor",
+            "OMS_CARRIER_WEBHOOK_URL": "{fulfillment}/webhooks/carrier",
+            "OMS_RETURNS_WEBHOOK_URL": "{returns}/webhooks/carrier",
+        },
+    ),
+)
+
+
+class Given(BaseSettings):
+    """Endpoints of a cluster that is there already; what is not given is embedded."""
+
+    model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True)
+
+    postgres_url: str | None = None
+    kafka: str | None = None
+
+
+class AlreadyUp(Exception):
+    """Another process runs the system on this state folder."""
+
+    def __init__(self, pid: int | None) -> None:
+        super().__init__(f"the system is up already (process {pid or '?'}): end it with `oms down`")
+        self.pid = pid
+
+
+@dataclass(frozen=True, slots=True)
+class _Backends:
+    """`processes` are those that are ours to watch: none when the endpoints were given."""
+
+    kafka: str
+    postgres: str
+    processes: tuple[Process, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """A service with the port it got, its database, and everything it is told."""
+
+    service: Service
+    url: str
+    database: str | None
+    environment: Mapping[str, str]
+    port: int
+
+
+class System:
+    """The running system. Its processes are restarted behind it; `endpoints` is always the present truth."""
+
+    def __init__(self, var: Path, backends: _Backends, placed: Sequence[_Placed], smtp_port: int) -> None:
+        self._var = var
+        self._backends = backends
+        self._placed = placed
+        self._smtp_port = smtp_port
+        self.processes = {process.name: process for process in backends.processes}
+
+    async def ready(self, *, within: float = _START_S) -> None:
+        """Wait until every process answers; after a kill, until it does again."""
+        await together(*(process.ready(within=within) for process in self.processes.values()))
+
+    @property
+    def endpoints(self) -> Endpoints:
+        return Endpoints(
+            supervisor=RunningProcess.of(os.getpid()),
+            kafka=self._backends.kafka,
+            kafka_process=self._running("kafka"),
+            postgres=self._backends.postgres,
+            postgres_process=self._running("postgres"),
+            topics=TOPICS,
+            services={
+                each.service.name: ServiceEndpoint(
+                    url=each.url,
+                    docs=f"{each.url}/docs",
+                    database=each.database,
+                    log=self.processes[each.service.name].program.log,
+                    process=self._running(each.service.name),
+                )
+                for each in self._placed
+            },
+            smtp=f"smtp://{LOOPBACK}:{self._smtp_port}",
+            secrets=self._var / "secrets.json",
+        )
+
+    def _running(self, name: str) -> RunningProcess | None:
+        process = self.processes.get(name)
+        return RunningProcess.of(process.pid) if process is not None and process.pid is not None else None
+
+
+@contextlib.asynccontextmanager
+async def running_system(
+    var: Path,
+    *,
+    auto_ports: bool,
+    services: Sequence[Service] = SERVICES,
+    settings: Mapping[str, str] | None = None,
+    report: Report = silent,
+) -> AsyncIterator[System]:
+    """Everything up and ready on entry, everything gone on exit; state stays in `var`.
+
+    `auto_ports` takes free ports for all, else the usual ones where they are free. `settings` are environment
+    variables for every service, before its own. `AlreadyUp`, `StartFailed` or `TopicsWrong` when it cannot be.
+    """
+    is_published = False
+
+    def publish() -> None:
+        if is_published:
+            system.endpoints.write(var)
+
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            stack.enter_context(locked(_lock(var), wait=False))
+        except AlreadyLocked as held:
+            raise AlreadyUp(held.pid) from held
+        ports, keys = Ports(auto=auto_ports), kept_keys(var)
+        backends = await stack.enter_async_context(_backends(var, ports, report, publish))
+        packages = [each.package for each in services if each.has_database]
+        databases = await ensure_databases(backends.postgres, packages, auth_key=keys.auth_key, report=report)
+        report("topics", "creating")
+        await ensure_topics(backends.kafka)
+        report("topics", "ready")
+        smtp_port = ports.take(SMTP_PORT)
+        placed = _place(services, ports, backends.kafka, databases, keys, var, smtp_port, settings or {})
+        system = System(var, backends, placed, smtp_port)
+        ours = [Process(_program(each, var), report=report, respawned=publish) for each in placed]
+        system.processes |= {process.name: process for process in ours}
+        stack.push_async_callback(_stop_all, ours)
+        await together(*(process.start(within=_START_S) for process in ours))
+        stack.callback(path_in(var).unlink, missing_ok=True)
+        is_published = True
+        publish()
+        yield system
+        is_published = False
+
+
+def bring_down(var: Path, *, report: Report = silent) -> bool:
+    """End the system that runs on `var`, whoever started it, and return when all of it is gone; False: none ran.
+
+    What a killed supervisor left behind, where the kernel does not see to that itself, is ended here.
+    """
+    asked = False
+    deadline = time.monotonic() + _GONE_S
+    while time.monotonic() < deadline:
+        try:
+            with locked(_lock(var), wait=False):
+                _end_orphans(var)
+                path_in(var).unlink(missing_ok=True)
+                return asked
+        except AlreadyLocked as held:
+            if held.pid is not None and not asked:
+                report("system", f"stopping (process {held.pid})")
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(held.pid, signal.SIGTERM)
+                asked = True
+        time.sleep(_POLL_S)
+    raise StartFailed(f"the system is still not gone after {_GONE_S:.0f} s: see {var / 'log'}")
+
+
+def _lock(var: Path) -> Path:
+    return var / ".lock"
+
+
+@contextlib.asynccontextmanager
+async def _backends(var: Path, ports: Ports, report: Report, respawned: Callable[[], None]) -> AsyncIterator[_Backends]:
+    given = Given()
+    if given.kafka and given.postgres_url:
+        yield _Backends(given.kafka, given.postgres_url, ())
+    elif given.kafka or given.postgres_url:
+        raise StartFailed("set both OMS_KAFKA and OMS_POSTGRES_URL, or neither to have both embedded")
+    else:
+        async with embedded(var, logs=var / "log", ports=ports, report=report, respawned=respawned) as own:
+            yield _Backends(own.kafka, own.postgres, (own.kafka_process, own.postgres_process))
+
+
+def _place(
+    services: Sequence[Service],
+    ports: Ports,
+    kafka: str,
+    databases: Mapping[str, str],
+    keys: Keys,
+    var: Path,
+    smtp_port: int,
+    settings: Mapping[str, str],
+) -> list[_Placed]:
+    """Give every service its port first: what one is told names the others."""
+    taken = [(each, ports.take(each.port)) for each in services]
+    urls = {each.package: f"http://{LOOPBACK}:{port}" for each, port in taken}
+    values = {**urls, **keys.model_dump(), "var": str(var), "smtp_port": str(smtp_port)}
+    placed = []
+    for each, port in taken:
+        environment = {
+            **os.environ,
+            **settings,
+            "OMS_KAFKA": kafka,
+            "OMS_AUTH_KEY": keys.auth_key,
+            "OMS_INSTANCE": "1",
+            **{name: value.format_map(values) for name, value in each.settings.items()},
+        }
+        if database := databases.get(each.package):
+            environment["OMS_DATABASE_URL"] = database
+        placed.append(
+            _Placed(service=each, url=urls[each.package], database=database, environment=environment, port=port)
+        )
+    return placed
+
+
+def _program(placed: _Placed, var: Path) -> Program:
+    async def probe() -> None:
+        await _probe_http(f"{placed.url}/readyz")
+
+    return Program(
+        name=placed.service.name,
+        command=(
+            sys.executable,
+            *("-m", "uvicorn", f"{placed.service.package}.app:app"),
+            *("--host", LOOPBACK, "--port", str(placed.port), "--no-access-log"),
+        ),
+        environment=placed.environment,
+        log=var / "log" / f"{placed.service.name}.log",
+        probe=probe,
+    )
+
+
+async def _probe_http(url: str) -> None:
+    async with httpx.AsyncClient(timeout=_PROBE_S, trust_env=False) as client:
+        try:
+            answer = await client.get(url)
+        except httpx.HTTPError as error:
+            raise NotReady("it does not answer yet") from error
+    if answer.status_code != httpx.codes.OK:
+        raise NotReady(f"{answer.status_code}: {answer.text[:_SHOWN_REASON]}")
+
+
+async def _stop_all(processes: Sequence[Process]) -> None:
+    await asyncio.gather(*(process.stop() for process in processes))
+
+
+def _end_orphans(var: Path) -> None:
+    recorded = recorded_endpoints(var)
+    orphans = [found for each in (recorded.processes() if recorded else []) if (found := each.found()) is not None]
+    for orphan in orphans:
+        orphan.terminate()
+    _, deaf = psutil.wait_procs(orphans, timeout=_ORPHAN_S)
+    for orphan in deaf:
+        orphan.kill()
+    psutil.wait_procs(deaf, timeout=_ORPHAN_S)

@@ -1,0 +1,1 @@
+"""What the facts of one order add up to: pure, one module per service that tells them."""

@@ -1,0 +1,576 @@
+"""The money as the payments service tells it: tenders, operations under way, refunds with their legs, disputes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from shared.contracts.base import TenderKind
+from shared.contracts.payments import (
+    DisputeLost,
+    DisputeOpened,
+    DisputeWon,
+    OperationKind,
+    PaymentAnomalyDetected,
+    PaymentAuthorizationExpired,
+    PaymentAuthorizationRequested,
+    PaymentAuthorized,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentCaptureRequested,
+    PaymentDeclined,
+    PaymentOperationReconciled,
+    PaymentOperationSubmitted,
+    PaymentOperationUnknown,
+    PaymentReauthorized,
+    PaymentVoided,
+    PaymentVoidRequested,
+    RefundApprovalRequired,
+    RefundApproved,
+    RefundAttentionNeeded,
+    RefundCancelled,
+    RefundChannel,
+    RefundCompleted,
+    RefundKind,
+    RefundLegFact,
+    RefundLegFailed,
+    RefundLegReversed,
+    RefundLegSubmitted,
+    RefundLegSucceeded,
+    RefundPartiallyCompleted,
+    RefundRejected,
+    RefundRequested,
+    RefundRouted,
+    StoreCreditClawedBack,
+    StoreCreditIssued,
+    StoreCreditSpent,
+    TenderFact,
+)
+from support_view.domain.timeline import Details, Entry, Sentences, Words, day, plain, put
+
+
+class TenderStatus(StrEnum):
+    CREATED = "created"
+    AUTHORIZING = "authorizing"
+    AUTHORIZED = "authorized"
+    PARTIALLY_CAPTURED = "partially_captured"
+    CAPTURED = "captured"
+    DECLINED = "declined"
+    VOIDING = "voiding"
+    VOIDED = "voided"
+    AUTHORIZATION_EXPIRED = "authorization_expired"
+    EXPIRED_FINAL = "expired_final"
+
+
+class RefundStatus(StrEnum):
+    REQUESTED = "requested"
+    PENDING_APPROVAL = "pending_approval"
+    APPROVED = "approved"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    PARTIALLY_SUCCEEDED = "partially_succeeded"
+    ATTENTION = "attention"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    REVERSED = "reversed"
+
+
+class LegStatus(StrEnum):
+    REQUESTED = "requested"
+    SUBMITTED = "submitted"
+    UNKNOWN = "unknown"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REVERSED = "reversed"
+
+
+class OperationStatus(StrEnum):
+    REQUESTED = "requested"
+    SUBMITTED = "submitted"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Tender:
+    kind: TenderKind | None = None
+    status: TenderStatus = TenderStatus.CREATED
+    authorized_minor: int = 0
+    captured_minor: int = 0
+    voided_minor: int = 0
+    expires_at: datetime | None = None
+    code: str = ""
+    """Why the provider last said no; empty after a yes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A call to the provider without a known outcome; it leaves when the outcome is known."""
+
+    kind: OperationKind
+    tender_id: str
+    amount_minor: int
+    status: OperationStatus
+    since: datetime
+    shipment_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    tender_id: str
+    channel: RefundChannel
+    amount_minor: int
+    status: LegStatus
+    tender_kind: TenderKind | None = None
+    promised_at: datetime | None = None
+    reasons: tuple[str, ...] = ()
+    operation_id: str | None = None
+    code: str = ""
+    settled_at: datetime | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        return self.status in (LegStatus.REQUESTED, LegStatus.SUBMITTED, LegStatus.UNKNOWN)
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    kind: RefundKind | None = None
+    status: RefundStatus = RefundStatus.REQUESTED
+    amount_minor: int = 0
+    cause_id: str = ""
+    return_id: str | None = None
+    requested_at: datetime | None = None
+    trigger_at: datetime | None = None
+    promised_at: datetime | None = None
+    completed_at: datetime | None = None
+    approver: str | None = None
+    policy: str = ""
+    reasons: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    legs: Mapping[str, Leg] = field(default_factory=dict)
+    outstanding_minor: int = 0
+
+    @property
+    def settled_minor(self) -> int:
+        return sum(leg.amount_minor for leg in self.legs.values() if leg.status == LegStatus.SUCCEEDED)
+
+    @property
+    def is_open(self) -> bool:
+        """Money is still owed or on its way."""
+        return self.status not in (RefundStatus.SUCCEEDED, RefundStatus.REJECTED, RefundStatus.CANCELLED)
+
+    @property
+    def pending_minor(self) -> int:
+        """Reserved and not paid out yet: legs under way, or the whole amount between approval and routing."""
+        if self.status == RefundStatus.APPROVED:
+            return self.amount_minor - self.settled_minor
+        return sum(leg.amount_minor for leg in self.legs.values() if leg.is_pending)
+
+
+class DisputeStatus(StrEnum):
+    OPEN = "open"
+    WON = "won"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    tender_id: str
+    amount_minor: int
+    status: DisputeStatus
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Payments:
+    tenders: Mapping[str, Tender] = field(default_factory=dict)
+    operations: Mapping[str, Operation] = field(default_factory=dict)
+    captured_by_shipment: Mapping[str, int] = field(default_factory=dict)
+    capture_failures: Mapping[str, str] = field(default_factory=dict)
+    """By tender: the code of the last capture that failed and was not made good since."""
+    refunds: Mapping[str, Refund] = field(default_factory=dict)
+    disputes: Mapping[str, Dispute] = field(default_factory=dict)
+    store_credit_minor: int = 0
+    """Issued for this order, less what was clawed back."""
+    anomalies: tuple[str, ...] = ()
+
+
+def fold(payments: Payments, entry: Entry) -> Payments:
+    """Total: any fact of the service, in any state, leads somewhere."""
+    match entry.fact:
+        case TenderFact() as fact:
+            return _operate(payments, fact, entry)
+        case PaymentAuthorizationExpired(tender_id=id, final=final):
+            status = TenderStatus.EXPIRED_FINAL if final else TenderStatus.AUTHORIZATION_EXPIRED
+            return _tender(payments, id, replace(payments.tenders.get(id, Tender()), status=status))
+        case PaymentAnomalyDetected(detail=detail):
+            return replace(payments, anomalies=(*payments.anomalies, detail))
+        case DisputeOpened() | DisputeWon() | DisputeLost() as fact:
+            was = payments.disputes.get(fact.dispute_id)
+            dispute = Dispute(
+                fact.tender_id, fact.amount_minor, _DISPUTES[type(fact)], was.since if was else entry.occurred_at
+            )
+            return replace(payments, disputes=put(payments.disputes, fact.dispute_id, dispute))
+        case RefundLegFact() as fact:
+            return _pay_out(payments, fact, entry)
+        case (
+            RefundRequested()
+            | RefundApprovalRequired()
+            | RefundApproved()
+            | RefundRejected()
+            | RefundCancelled()
+            | RefundRouted()
+            | RefundCompleted()
+            | RefundPartiallyCompleted()
+            | RefundAttentionNeeded() as fact
+        ):
+            refund = _refund(payments.refunds.get(fact.refund_id, Refund()), entry)
+            return replace(payments, refunds=put(payments.refunds, fact.refund_id, refund))
+        case StoreCreditIssued(amount_minor=amount):
+            return replace(payments, store_credit_minor=payments.store_credit_minor + amount)
+        case StoreCreditClawedBack(amount_minor=amount):
+            return replace(payments, store_credit_minor=payments.store_credit_minor - amount)
+        case StoreCreditSpent():
+            return payments
+        case _:
+            raise TypeError(f"{entry.fact.type} is no fact of payments")
+
+
+_DISPUTES: Final = {
+    DisputeOpened: DisputeStatus.OPEN,
+    DisputeWon: DisputeStatus.WON,
+    DisputeLost: DisputeStatus.LOST,
+}
+
+
+def _tender(payments: Payments, id: str, tender: Tender) -> Payments:
+    return replace(payments, tenders=put(payments.tenders, id, tender))
+
+
+def _begin(payments: Payments, fact: TenderFact, kind: OperationKind, at: datetime, shipment_id: str | None) -> Payments:
+    operation = Operation(kind, fact.tender_id, fact.amount_minor, OperationStatus.REQUESTED, at, shipment_id)
+    return replace(payments, operations=put(payments.operations, fact.operation_id, operation))
+
+
+def _move(payments: Payments, fact: TenderFact, kind: OperationKind, to: OperationStatus, at: datetime) -> Payments:
+    was = payments.operations.get(fact.operation_id)
+    operation = Operation(kind, fact.tender_id, fact.amount_minor, to, at, was.shipment_id if was else None)
+    moved = replace(payments, operations=put(payments.operations, fact.operation_id, operation))
+    return _mark_leg(moved, fact.operation_id, LegStatus(to.value)) if kind == OperationKind.REFUND else moved
+
+
+def _end(payments: Payments, operation_id: str) -> Payments:
+    operations = {id: operation for id, operation in payments.operations.items() if id != operation_id}
+    return replace(payments, operations=operations)
+
+
+def _mark_leg(payments: Payments, operation_id: str, status: LegStatus) -> Payments:
+    for refund_id, refund in payments.refunds.items():
+        for leg_id, leg in refund.legs.items():
+            if leg.operation_id == operation_id and leg.is_pending:
+                marked = replace(refund, legs=put(refund.legs, leg_id, replace(leg, status=status)))
+                return replace(payments, refunds=put(payments.refunds, refund_id, marked))
+    return payments
+
+
+def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
+    """Authorizations, captures and voids of one tender."""
+    at = entry.occurred_at
+    id, amount = fact.tender_id, fact.amount_minor
+    tender = payments.tenders.get(id, Tender())
+    match fact:
+        case PaymentAuthorizationRequested(tender_kind=kind):
+            tender = replace(tender, kind=kind, status=TenderStatus.AUTHORIZING)
+            return _begin(_tender(payments, id, tender), fact, OperationKind.AUTHORIZE, at, None)
+        case PaymentAuthorized() | PaymentReauthorized():
+            tender = replace(
+                tender,
+                kind=fact.tender_kind,
+                status=TenderStatus.AUTHORIZED,
+                authorized_minor=amount,
+                expires_at=fact.expires_at,
+                code="",
+            )
+            return _end(_tender(payments, id, tender), fact.operation_id)
+        case PaymentDeclined(code=code):
+            tender = replace(tender, status=TenderStatus.DECLINED, code=code)
+            return _end(_tender(payments, id, tender), fact.operation_id)
+        case PaymentCaptureRequested(shipment_id=shipment_id):
+            return _begin(payments, fact, OperationKind.CAPTURE, at, shipment_id)
+        case PaymentCaptured(shipment_id=shipment_id):
+            captured = fact.tender_captured_minor
+            is_whole = fact.final or captured >= tender.authorized_minor
+            tender = replace(
+                tender,
+                captured_minor=captured,
+                status=TenderStatus.CAPTURED if is_whole else TenderStatus.PARTIALLY_CAPTURED,
+                code="",
+            )
+            payments = replace(
+                _tender(payments, id, tender),
+                capture_failures={other: code for other, code in payments.capture_failures.items() if other != id},
+            )
+            if shipment_id is not None:
+                so_far = payments.captured_by_shipment.get(shipment_id, 0)
+                by_shipment = put(payments.captured_by_shipment, shipment_id, so_far + amount)
+                payments = replace(payments, captured_by_shipment=by_shipment)
+            return _end(payments, fact.operation_id)
+        case PaymentCaptureFailed(code=code):
+            payments = _tender(payments, id, replace(tender, code=code))
+            payments = replace(payments, capture_failures=put(payments.capture_failures, id, code))
+            return _end(payments, fact.operation_id)
+        case PaymentVoidRequested():
+            tender = replace(tender, status=tender.status if tender.captured_minor else TenderStatus.VOIDING)
+            return _begin(_tender(payments, id, tender), fact, OperationKind.VOID, at, None)
+        case PaymentVoided():
+            tender = replace(
+                tender,
+                voided_minor=tender.voided_minor + amount,
+                status=TenderStatus.CAPTURED if tender.captured_minor else TenderStatus.VOIDED,
+            )
+            return _end(_tender(payments, id, tender), fact.operation_id)
+        case PaymentOperationSubmitted(kind=kind):
+            return _move(payments, fact, kind, OperationStatus.SUBMITTED, at)
+        case PaymentOperationUnknown(kind=kind):
+            return _move(payments, fact, kind, OperationStatus.UNKNOWN, at)
+        case PaymentOperationReconciled(kind=kind, outcome=outcome):
+            if outcome != "never_seen":
+                return _end(payments, fact.operation_id)
+            if fact.operation_id not in payments.operations:
+                return payments
+            return _move(payments, fact, kind, OperationStatus.REQUESTED, at)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a tender")
+
+
+def _refund(refund: Refund, entry: Entry) -> Refund:
+    at = entry.occurred_at
+    match entry.fact:
+        case RefundRequested() as fact:
+            return replace(
+                refund,
+                kind=fact.kind,
+                status=RefundStatus.REQUESTED,
+                amount_minor=fact.amount_minor,
+                cause_id=fact.cause_id,
+                return_id=fact.return_id,
+                requested_at=at,
+                trigger_at=fact.trigger_at,
+            )
+        case RefundApprovalRequired(reasons=reasons, policy=policy):
+            return replace(
+                refund,
+                status=RefundStatus.PENDING_APPROVAL,
+                reasons=reasons,
+                policy=f"{policy.policy_id} v{policy.version}",
+            )
+        case RefundApproved() as fact:
+            return replace(
+                refund, status=RefundStatus.APPROVED, amount_minor=fact.amount_minor, approver=fact.approver
+            )
+        case RefundRejected(reason_code=code, detail=detail):
+            return replace(refund, status=RefundStatus.REJECTED, reasons=(detail or plain(code),))
+        case RefundCancelled(detail=detail):
+            return replace(refund, status=RefundStatus.CANCELLED, reasons=(detail,) if detail else ())
+        case RefundRouted() as fact:
+            legs = dict(refund.legs)
+            for leg in fact.legs:
+                was = legs.get(leg.leg_id)
+                legs[leg.leg_id] = Leg(
+                    tender_id=leg.tender_id,
+                    channel=leg.channel,
+                    amount_minor=leg.amount_minor,
+                    status=was.status if was else LegStatus.REQUESTED,
+                    tender_kind=leg.tender_kind,
+                    promised_at=leg.promised_at,
+                    reasons=leg.reasons,
+                    operation_id=was.operation_id if was else None,
+                    code=was.code if was else "",
+                    settled_at=was.settled_at if was else None,
+                )
+            return replace(
+                refund,
+                status=RefundStatus.PROCESSING,
+                legs=legs,
+                excluded=tuple(f"{tender.tender_id}: {plain(tender.reason)}" for tender in fact.excluded),
+                policy=f"{fact.policy.policy_id} v{fact.policy.version}",
+                promised_at=fact.promised_at,
+                outstanding_minor=0,
+            )
+        case RefundCompleted() as fact:
+            return replace(
+                refund,
+                kind=fact.kind,
+                status=RefundStatus.SUCCEEDED,
+                amount_minor=fact.amount_minor,
+                cause_id=fact.cause_id,
+                return_id=fact.return_id,
+                trigger_at=fact.trigger_at,
+                completed_at=at,
+                outstanding_minor=0,
+            )
+        case RefundPartiallyCompleted(failed_minor=failed):
+            return replace(refund, status=RefundStatus.PARTIALLY_SUCCEEDED, outstanding_minor=failed)
+        case RefundAttentionNeeded(reason_code=code, outstanding_minor=outstanding):
+            return replace(
+                refund, status=RefundStatus.ATTENTION, reasons=(plain(code),), outstanding_minor=outstanding
+            )
+        case _:
+            raise TypeError(f"{entry.fact.type} is no fact of a refund")
+
+
+def _pay_out(payments: Payments, fact: RefundLegFact, entry: Entry) -> Payments:
+    refund = payments.refunds.get(fact.refund_id, Refund())
+    leg = refund.legs.get(fact.leg_id) or Leg(fact.tender_id, fact.channel, fact.amount_minor, LegStatus.REQUESTED)
+    leg = replace(leg, operation_id=fact.operation_id)
+    match fact:
+        case RefundLegSubmitted():
+            # Told again while the outcome is unknown, it is still unknown.
+            status = leg.status if leg.status == LegStatus.UNKNOWN else LegStatus.SUBMITTED
+            leg = replace(leg, status=status)
+            payments = replace(
+                payments,
+                operations=put(
+                    payments.operations,
+                    fact.operation_id,
+                    Operation(
+                        OperationKind.REFUND,
+                        fact.tender_id,
+                        fact.amount_minor,
+                        OperationStatus(status.value),
+                        entry.occurred_at,
+                    ),
+                ),
+            )
+            refund = replace(refund, status=RefundStatus.PROCESSING)
+        case RefundLegSucceeded():
+            leg = replace(leg, status=LegStatus.SUCCEEDED, settled_at=entry.occurred_at, code="")
+            payments = _end(payments, fact.operation_id)
+        case RefundLegFailed(code=code):
+            leg = replace(leg, status=LegStatus.FAILED, code=code)
+            payments = _end(payments, fact.operation_id)
+        case RefundLegReversed(code=code):
+            leg = replace(leg, status=LegStatus.REVERSED, settled_at=None, code=code)
+            refund = replace(refund, status=RefundStatus.REVERSED, completed_at=None)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a refund leg")
+    refund = replace(refund, legs=put(refund.legs, fact.leg_id, leg))
+    return replace(payments, refunds=put(payments.refunds, fact.refund_id, refund))
+
+
+def _for(shipment_id: str | None) -> str:
+    return f" for shipment {shipment_id}" if shipment_id else ""
+
+
+CHANNELS: Final = {
+    RefundChannel.ORIGINAL: "the way it was paid",
+    RefundChannel.STORE_CREDIT: "store credit",
+    RefundChannel.BANK_TRANSFER: "bank transfer",
+}
+
+SENTENCES: Final[Sentences] = {
+    PaymentAuthorizationRequested: lambda f, w: (
+        f"Authorization of {w.money(f.amount_minor, f.currency)} by {plain(f.tender_kind)} requested"
+        + (f", attempt {f.attempt}" if f.attempt > 1 else "")
+    ),
+    PaymentOperationSubmitted: lambda f, w: (
+        f"Provider asked to {plain(f.kind)} {w.money(f.amount_minor, f.currency)}"
+    ),
+    PaymentAuthorized: lambda f, w: f"{w.money(f.amount_minor, f.currency)} authorized by {plain(f.tender_kind)}",
+    PaymentReauthorized: lambda f, w: (
+        f"{w.money(f.amount_minor, f.currency)} authorized again by {plain(f.tender_kind)}"
+    ),
+    PaymentDeclined: lambda f, w: (
+        f"Payment of {w.money(f.amount_minor, f.currency)} declined: {plain(f.code)}"
+        + (", suspected fraud" if f.fraud else "")
+    ),
+    PaymentAuthorizationExpired: lambda f, w: (
+        f"Authorization of {w.money(f.amount_minor)} expired"
+        + (", and is not needed any more" if f.final else "; it is authorized again")
+    ),
+    PaymentCaptureRequested: lambda f, w: (
+        f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id)} requested"
+    ),
+    PaymentCaptured: lambda f, w: (
+        f"{w.money(f.amount_minor, f.currency)} captured{_for(f.shipment_id)}; "
+        f"{w.money(f.order_captured_minor, f.currency)} in all"
+    ),
+    PaymentCaptureFailed: lambda f, w: (
+        f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id)} failed: {plain(f.code)}"
+    ),
+    PaymentVoidRequested: lambda f, w: f"Release of {w.money(f.amount_minor, f.currency)} requested",
+    PaymentVoided: lambda f, w: f"{w.money(f.amount_minor, f.currency)} released to the customer; it was never taken",
+    PaymentOperationUnknown: lambda f, w: (
+        f"No answer from the provider: {plain(f.kind)} of {w.money(f.amount_minor, f.currency)} may or may not have happened"
+    ),
+    PaymentOperationReconciled: lambda f, w: (
+        f"Provider asked again: {plain(f.kind)} of {w.money(f.amount_minor, f.currency)} {_OUTCOMES[f.outcome]}"
+    ),
+    PaymentAnomalyDetected: lambda f, w: "The provider's word contradicts our books; nothing was changed",
+    DisputeOpened: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} opened; refunds to it are blocked",
+    DisputeWon: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} won",
+    DisputeLost: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} lost",
+    RefundRequested: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} requested: {plain(f.kind)}",
+    RefundApprovalRequired: lambda f, w: f"Refund {f.refund_id} needs an approval",
+    RefundApproved: lambda f, w: (
+        f"Refund of {w.money(f.amount_minor, f.currency)} approved"
+        + (f" by {f.approver}" if f.approver else ", as policy allows")
+    ),
+    RefundRejected: lambda f, w: f"Refund {f.refund_id} rejected: {plain(f.reason_code)}",
+    RefundCancelled: lambda f, w: f"Refund {f.refund_id} cancelled",
+    RefundRouted: lambda f, w: (
+        "Refund routed: "
+        + w.listed(f"{w.money(leg.amount_minor)} to {_payee(leg.channel, leg.tender_kind)}" for leg in f.legs)
+        + f"; promised by {day(f.promised_at)}"
+    ),
+    RefundLegSubmitted: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} sent to {CHANNELS[f.channel]}",
+    RefundLegSucceeded: lambda f, w: f"{w.money(f.amount_minor, f.currency)} refunded to {CHANNELS[f.channel]}",
+    RefundLegFailed: lambda f, w: (
+        f"Refund of {w.money(f.amount_minor, f.currency)} to {CHANNELS[f.channel]} failed: {plain(f.code)}"
+    ),
+    RefundLegReversed: lambda f, w: (
+        f"Refund of {w.money(f.amount_minor, f.currency)} bounced: {plain(f.code)}; its balance is free again"
+    ),
+    RefundCompleted: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} completed",
+    RefundPartiallyCompleted: lambda f, w: (
+        f"Refund partly completed: {w.money(f.succeeded_minor, f.currency)} paid out, "
+        f"{w.money(f.failed_minor, f.currency)} failed"
+    ),
+    RefundAttentionNeeded: lambda f, w: (
+        f"Refund {f.refund_id} needs attention: {w.money(f.outstanding_minor, f.currency)} cannot be paid out by itself"
+    ),
+    StoreCreditIssued: lambda f, w: f"Store credit of {w.money(f.amount_minor, f.currency)} issued",
+    StoreCreditSpent: lambda f, w: f"Store credit of {w.money(f.amount_minor, f.currency)} spent",
+    StoreCreditClawedBack: lambda f, w: f"Store credit of {w.money(f.amount_minor, f.currency)} taken back",
+}
+
+DETAILS: Final[Details] = {
+    PaymentAnomalyDetected: lambda f, w: [
+        f.detail,
+        *([f"expected {w.money(f.expected_minor)}"] if f.expected_minor is not None else []),
+        *([f"observed {w.money(f.observed_minor)}"] if f.observed_minor is not None else []),
+    ],
+    RefundApprovalRequired: lambda f, w: [plain(reason) for reason in f.reasons],
+    RefundRejected: lambda f, w: [f.detail] if f.detail else [],
+    RefundCancelled: lambda f, w: [f.detail] if f.detail else [],
+    RefundRouted: lambda f, w: [
+        *(
+            f"{w.money(leg.amount_minor)} to {_payee(leg.channel, leg.tender_kind)}: "
+            + w.listed(plain(reason) for reason in leg.reasons)
+            for leg in f.legs
+        ),
+        *(f"not to tender {tender.tender_id}: {plain(tender.reason)}" for tender in f.excluded),
+    ],
+    RefundAttentionNeeded: lambda f, w: [plain(f.reason_code)],
+}
+
+_OUTCOMES: Final = {
+    "succeeded": "did happen",
+    "failed": "did not happen",
+    "never_seen": "never arrived there; it is sent again under the same key",
+}
+
+
+def _payee(channel: RefundChannel, kind: TenderKind) -> str:
+    return plain(kind) if channel == RefundChannel.ORIGINAL else CHANNELS[channel]

@@ -1,0 +1,330 @@
+"""Kafka in: raw batches through FastStream, read record by record, told to flows in one transaction.
+
+An outage is waited out: the batch is given back and read again. A bad message is parked with its key and stops nobody
+else. Effects are once per message, since the claim commits with them; the offset is committed after.
+"""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import asyncpg
+import structlog
+from aiokafka import ConsumerRebalanceListener, TopicPartition
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker, KafkaMessage
+from faststream.kafka.message import KafkaAckableMessage
+from faststream.kafka.subscriber.usecase import BatchSubscriber
+
+from shared.contracts.base import FACTS, Fact, Input
+from shared.contracts.partners import WAREHOUSE_MESSAGES
+from shared.database import OUTAGES, Pool
+from shared.envelope import Cause, Undecodable, context_of, data_of, fact_of, type_of
+from shared.machine import Invalid, NotAllowed
+from shared.parking import Parked, Record, park, settle, waiting
+from shared.settings import Settings
+from shared.shell import Db, Flow, Outcome, Told, apply
+
+log = structlog.get_logger()
+
+Translate = Callable[[Any, Cause], Told[Any] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Which facts and partner messages become commands of which flow; None from a translation means: not for us."""
+
+    flow: Flow[Any, Any, Any]
+    translations: Mapping[type[Fact] | type[Input], Translate]
+
+
+Take = Callable[[Db, Sequence[Record]], Awaitable[list[Parked]]]
+"""What a consumer does with a batch inside its transaction: everything, or a list of what is to be parked."""
+
+
+def reason_of(error: Exception) -> str:
+    """A code to count parked messages by."""
+    if isinstance(error, Undecodable):
+        return error.reason
+    if isinstance(error, NotAllowed):
+        return "not_allowed"
+    if isinstance(error, Invalid):
+        return "invalid"
+    if isinstance(error, asyncpg.IntegrityConstraintViolationError | asyncpg.DataError):
+        return "breaks_a_law"
+    return "fault"
+
+
+class Router:
+    """Turns records into commands and tells them. Its `take` is the whole of a consuming service."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._by_type: dict[str, tuple[Flow[Any, Any, Any], type[Fact] | type[Input], Translate]] = {}
+        names = {model: name for name, model in WAREHOUSE_MESSAGES.items()}
+        for route in routes:
+            for model, translate in route.translations.items():
+                name = model.type if issubclass(model, Fact) else names[model]  # type: ignore[index]
+                if name in self._by_type:
+                    raise ValueError(f"two routes for {name}")
+                self._by_type[name] = (route.flow, model, translate)
+
+    def _told(self, record: Record) -> tuple[Flow[Any, Any, Any], Told[Any]] | Undecodable | None:
+        """The command, or why there is none, or None for a record that is not for us."""
+        kind = type_of(record.headers)
+        known = self._by_type.get(kind or "")
+        if known is None:
+            if kind in FACTS or kind in WAREHOUSE_MESSAGES:
+                return None
+            try:
+                context_of(record.key, record.headers)
+            except Undecodable as error:
+                return error
+            return Undecodable("unknown_type", f"ce_type: {kind} is not known")
+        flow, model, translate = known
+        try:
+            context = context_of(record.key, record.headers)
+            fact = fact_of(context, record.value) if issubclass(model, Fact) else data_of(model, record.value)
+            told = translate(fact, context.cause())
+        except Undecodable as error:
+            return error
+        return None if told is None else (flow, told)
+
+    async def take(self, db: Db, records: Sequence[Record]) -> list[Parked]:
+        """One transaction's worth: what cannot be read or decided comes back to be parked, the rest is applied."""
+        batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]], list[Record]]] = {}
+        unread: list[tuple[Record, Undecodable]] = []
+        for record in records:
+            told = self._told(record)
+            if isinstance(told, Undecodable):
+                unread.append((record, told))
+            elif told is not None:
+                flow, command = told
+                _, commands, sources = batches.setdefault(id(flow), (flow, [], []))
+                commands.append(command)
+                sources.append(record)
+        parked = [Parked(record, record.parking_key(), error.reason, str(error)) for record, error in unread]
+        if unread:
+            parked += self._successors(batches, unread)
+        for flow, commands, sources in batches.values():
+            outcomes, _ = await apply(db, flow, commands, queue_behind=True)
+            parked += [_parked(t, r, o) for t, r, o in zip(commands, sources, outcomes, strict=True) if _is_parked(o)]
+        return sorted(parked, key=lambda p: (p.record.topic, p.record.partition, p.record.position))
+
+    @staticmethod
+    def _successors(
+        batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]], list[Record]]],
+        unread: Sequence[tuple[Record, Undecodable]],
+    ) -> list[Parked]:
+        """What came after an unreadable record of the same key in the same partition waits behind it."""
+        first: dict[tuple[str, int, bytes], int] = {}
+        for record, _ in unread:
+            if record.key:
+                first.setdefault((record.topic, record.partition, record.key), record.position)
+        behind: list[Parked] = []
+        for which, (flow, commands, sources) in batches.items():
+            kept = [
+                (t, r)
+                for t, r in zip(commands, sources, strict=True)
+                if r.position < first.get((r.topic, r.partition, r.key or b""), r.position + 1)
+            ]
+            dropped = {r.position for r in sources} - {r.position for _, r in kept}
+            behind += [
+                Parked(r, r.parking_key(), "behind", "an earlier message of this key is parked")
+                for r in sources
+                if r.position in dropped and (r.topic, r.partition, r.key or b"") in first
+            ]
+            batches[which] = (flow, [t for t, _ in kept], [r for _, r in kept])
+        return behind
+
+
+def _is_parked(outcome: Outcome) -> bool:
+    return outcome.error is not None or outcome.is_behind
+
+
+def _parked(told: Told[Any], record: Record, outcome: Outcome) -> Parked:
+    if outcome.error is None:
+        return Parked(record, told.key, "behind", "an earlier message of this key is parked")
+    log.error(
+        "message.parked",
+        key=told.key,
+        topic=record.topic,
+        partition=record.partition,
+        position=record.position,
+        error=repr(outcome.error),
+        exc_info=None if isinstance(outcome.error, NotAllowed | Invalid | Undecodable) else outcome.error,
+    )
+    return Parked(record, told.key, reason_of(outcome.error), f"{outcome.error}" or repr(outcome.error))
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a consumer has done and has still to do; metrics, readiness and the watch for a stuck one read it."""
+
+    attempted_at: float = field(default_factory=time.monotonic)
+    records: int = 0
+    parked: int = 0
+    batches: int = 0
+    failing_since: float | None = None
+    is_assigned: bool = False
+    done: dict[tuple[str, int], tuple[int, int | None]] = field(default_factory=dict)
+    """By topic and partition: the next position, and the broker's time of the last record processed."""
+
+
+class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped here
+    """Notes that the group has given this consumer its share, which may be none."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    async def on_partitions_revoked(self, revoked: Any) -> None:
+        self._progress.is_assigned = False
+
+    async def on_partitions_assigned(self, assigned: Any) -> None:
+        self._progress.is_assigned = True
+
+
+class Consumer:
+    """One subscription of one group: batches in, each committed as a whole or given back."""
+
+    def __init__(self, pool: Pool, take: Take, settings: Settings, group: str, woken: Callable[[], None]) -> None:
+        self.pool = pool
+        self.group = group
+        self.progress = Progress()
+        self._take = take
+        self._settings = settings
+        self._woken = woken
+        self._subscriber: BatchSubscriber | None = None
+        self._failures = 0
+
+    def subscribe(self, broker: KafkaBroker, topics: Sequence[str]) -> None:
+        """`earliest`: a new group sees the past. `NACK_ON_ERROR`: an outage gives the batch back."""
+        subscriber = broker.subscriber(
+            *topics,
+            batch=True,
+            group_id=self.group,
+            group_instance_id=f"{self.group}-{self._settings.instance}" if self._settings.instance else None,
+            auto_offset_reset="earliest",
+            ack_policy=AckPolicy.NACK_ON_ERROR,
+            max_records=self._settings.batch_records,
+            batch_timeout_ms=50,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            parser=self._parse,
+            decoder=self._decode,
+            listener=_Assignment(self.progress),
+            no_reply=True,
+        )
+        assert isinstance(subscriber, BatchSubscriber)
+        self._subscriber = subscriber
+        subscriber(self.on_batch)
+
+    async def _parse(self, records: tuple[Any, ...], _: Any) -> KafkaAckableMessage:
+        """Headers and bodies are left raw: one that cannot be read must not lose its batch."""
+        assert self._subscriber is not None and self._subscriber.consumer is not None
+        return KafkaAckableMessage(
+            body=b"",
+            raw_message=records,
+            consumer=self._subscriber.consumer,
+            message_id=f"{records[0].offset}-{records[-1].offset}",
+            correlation_id="batch",
+        )
+
+    async def _decode(self, _: Any) -> bytes:
+        return b""
+
+    async def on_batch(self, message: KafkaMessage) -> None:
+        """Raises on an outage only, after a pause, so that the batch is read again."""
+        raw = message.raw_message
+        assert isinstance(raw, tuple)
+        records = [Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.headers, r.value) for r in raw]
+        self.progress.attempted_at = time.monotonic()
+        try:
+            await self.take(records)
+        except OUTAGES as error:
+            self._failures += 1
+            self.progress.failing_since = self.progress.failing_since or time.monotonic()
+            pause = min(10.0, 0.1 * 2 ** min(self._failures, 7)) * random.uniform(0.5, 1.0)
+            log.warning("batch.given_back", error=repr(error), records=len(records), pause_seconds=round(pause, 2))
+            await asyncio.sleep(pause)
+            self.progress.attempted_at = time.monotonic()
+            raise
+        self._failures = 0
+        self.progress.failing_since = None
+        self.progress.records += len(records)
+        self.progress.batches += 1
+        for record in records:
+            self.progress.done[record.topic, record.partition] = (record.position + 1, record.timestamp_ms)
+
+    async def take(self, records: Sequence[Record]) -> None:
+        """Commit the batch. A law of the database that one key breaks must not hold the others: halves, then keys."""
+        try:
+            async with self.pool.acquire(timeout=5) as db, db.transaction():
+                parked = await self._take(db, records)
+                await park(db, parked)
+        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
+            keys = list(dict.fromkeys(record.parking_key() for record in records))
+            if len(keys) > 1:
+                half = set(keys[: len(keys) // 2])
+                await self.take([r for r in records if r.parking_key() in half])
+                await self.take([r for r in records if r.parking_key() not in half])
+                return
+            log.error("message.parked", key=keys[0], error=repr(error), records=len(records))
+            parked = [
+                Parked(r, keys[0], reason_of(error) if i == 0 else "behind", str(error)) for i, r in enumerate(records)
+            ]
+            async with self.pool.acquire(timeout=5) as db, db.transaction():
+                await park(db, parked)
+        self.progress.parked += len(parked)
+        self._woken()
+
+    async def redrive(self, key: str, actor: str) -> tuple[int, int]:
+        """Tell a key's parked messages again, in order, until one is refused again: (done, still parked)."""
+        async with self.pool.acquire(timeout=5) as db, db.transaction():
+            queue = await waiting(db, key)
+            # Settled first, so that they do not queue behind themselves; what is refused is opened again below.
+            await settle(db, [w.id for w in queue], "redriven", actor)
+            refused = await self._take(db, [w.record for w in queue])
+            places = {(p.record.topic, p.record.partition, p.record.position): p for p in refused}
+            again = [w for w in queue if (w.record.topic, w.record.partition, w.record.position) in places]
+            for w in again:
+                why = places[w.record.topic, w.record.partition, w.record.position]
+                await db.execute(REOPEN, w.id, why.reason, why.detail)
+        self._woken()
+        return len(queue) - len(again), len(again)
+
+    async def lag(self) -> dict[tuple[str, int], tuple[int, float]]:
+        """Per topic and partition: messages not yet processed, and the age in seconds of the last one processed
+        (0 when nothing is waiting)."""
+        consumer = self._subscriber.consumer if self._subscriber is not None else None
+        if consumer is None:
+            return {}
+        assigned = consumer.assignment()
+        done = self.progress.done
+        for gone in [place for place in done if TopicPartition(*place) not in assigned]:
+            del done[gone]
+        lags = {}
+        for tp in assigned:
+            end = consumer.highwater(tp)
+            if end is None:
+                continue
+            place = (tp.topic, tp.partition)
+            if place not in done:
+                done[place] = (await consumer.committed(tp) or 0, None)
+            position, seen_ms = done[place]
+            behind = max(0, end - position)
+            age = max(0.0, time.time() - seen_ms / 1000) if seen_ms is not None and behind else 0.0
+            lags[place] = (behind, age)
+        return lags
+
+    async def is_stuck(self) -> bool:
+        """Lags and has attempted nothing for too long: not an outage (which is attempted again), but a dead loop."""
+        idle = time.monotonic() - self.progress.attempted_at
+        if idle < self._settings.stuck_after_seconds:
+            return False
+        return any(behind for behind, _ in (await self.lag()).values())
+
+
+REOPEN = """
+UPDATE parked SET status = 'open', settled_at = NULL, settled_by = NULL, reason = $2, detail = $3 WHERE id = $1"""

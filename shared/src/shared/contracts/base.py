@@ -1,0 +1,118 @@
+"""What every fact has in common, and the register of all of them: one class, one type, one version."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+def _printable(text: str) -> str:
+    if any(ord(c) < 32 and c not in "\n\t" for c in text) or "\x7f" in text:
+        raise ValueError("must not contain control characters")
+    return text
+
+
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
+Text = Annotated[str, Field(max_length=2000), AfterValidator(_printable)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
+Quantity = Annotated[int, Field(gt=0, le=100_000, strict=True, description="whole units")]
+Count = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
+
+
+class Model(BaseModel):
+    """A frozen value inside a fact. Readers are tolerant: a field they do not know is ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Input(BaseModel):
+    """A frozen value from outside. Strict: a field nobody knows is an error that names it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PolicyRef(Model):
+    """A policy at a version: what a decision was made by."""
+
+    policy_id: Id
+    version: int = Field(ge=1)
+
+
+class LineQuantity(Model):
+    line_id: Id
+    quantity: Quantity
+
+
+class Fact(Model):
+    """Something that happened. `type` travels in `ce_type`, `schema_version` in `ce_dataschema`, `subject` is the Kafka key."""
+
+    type: ClassVar[str]
+    schema_version: ClassVar[int] = 1
+    service: ClassVar[str]
+
+    @property
+    def subject(self) -> str:
+        raise NotImplementedError
+
+    def __init_subclass__(cls, type: str | None = None, service: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if service:
+            cls.service = service
+        if type:
+            if type in FACTS:
+                raise TypeError(f"two facts of type {type}")
+            cls.type = type
+            FACTS[type] = cls
+
+
+class OrderFact(Fact):
+    """A fact of one order; the order is its subject."""
+
+    order_id: Id
+
+    @property
+    def subject(self) -> str:
+        return self.order_id
+
+
+FACTS: dict[str, type[Fact]] = {}
+"""Every fact by its type, filled as the contract modules are imported."""
+
+
+def facts_of(service: str) -> Iterator[type[Fact]]:
+    return (fact for fact in FACTS.values() if fact.service == service)
+
+
+def schema_id(fact: type[Fact]) -> str:
+    """The name of a fact's schema, which carries its version: `urn:order-workflows:order.placed:1`."""
+    return f"urn:order-workflows:{fact.type}:{fact.schema_version}"
+
+
+class Bucket(StrEnum):
+    """The forward buckets: every ordered unit is in exactly one."""
+
+    UNALLOCATED = "unallocated"
+    ALLOCATED = "allocated"
+    BACKORDERED = "backordered"
+    PACKED = "packed"
+    IN_TRANSIT = "in_transit"
+    DELIVERED = "delivered"
+    LOST = "lost"
+    RETURNED_TO_SENDER = "returned_to_sender"
+    CANCELLED = "cancelled"
+
+
+class TenderKind(StrEnum):
+    CARD = "card"
+    WALLET = "wallet"
+    BANK_DEBIT = "bank_debit"
+    BANK_TRANSFER = "bank_transfer"
+    GIFT_CARD = "gift_card"
+    STORE_CREDIT = "store_credit"
+    CASH_ON_DELIVERY = "cash_on_delivery"
+    INVOICE = "invoice"
+
+
+PREPAID = frozenset({TenderKind.GIFT_CARD, TenderKind.STORE_CREDIT})
+"""Tenders that are captured at confirmation, before anything is handed over."""

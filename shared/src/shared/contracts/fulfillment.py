@@ -1,0 +1,292 @@
+"""What the fulfillment service tells: topic `fulfillment.events`."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Bucket as Bucket
+from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, OrderFact, Quantity, Text
+from shared.contracts.orders import Hold, ShippingPreference
+
+
+class FulfillmentFact(OrderFact, service="fulfillment"):
+    pass
+
+
+class PlannedShipment(Model):
+    shipment_id: Id
+    location: Id
+    lines: tuple[LineQuantity, ...]
+
+
+class PlannedBackorder(Model):
+    backorder_id: Id
+    line_id: Id
+    sku: Id
+    quantity: Quantity
+    eta: datetime | None
+
+
+class FulfillmentPlanned(FulfillmentFact, type="fulfillment.planned"):
+    """How the units are split, and why, in words."""
+
+    shipments: tuple[PlannedShipment, ...]
+    backorders: tuple[PlannedBackorder, ...]
+    preference: ShippingPreference
+    reasons: tuple[Text, ...]
+
+
+class FulfillmentReplanned(FulfillmentFact, type="fulfillment.replanned"):
+    shipments: tuple[PlannedShipment, ...]
+    backorders: tuple[PlannedBackorder, ...]
+    reasons: tuple[Text, ...]
+
+
+class CancelledUnits(Model):
+    line_id: Id
+    quantity: Quantity
+    was: Bucket
+
+
+class FulfillmentLinesCancelled(FulfillmentFact, type="fulfillment.lines_cancelled"):
+    cancellation_id: Id
+    lines: tuple[CancelledUnits, ...]
+
+
+class FulfillmentCancellationRefused(FulfillmentFact, type="fulfillment.cancellation_refused"):
+    """These units were handed over: stop them by a recall, or take them back by a return."""
+
+    cancellation_id: Id
+    lines: tuple[LineQuantity, ...]
+    reason_code: Literal["handed_over", "not_open"]
+
+
+class FulfillmentLinesShortShipped(FulfillmentFact, type="fulfillment.lines_short_shipped"):
+    """The warehouse could not find them; they went back to unallocated and are planned again."""
+
+    shipment_id: Id
+    lines: tuple[LineQuantity, ...]
+
+
+class StockFact(FulfillmentFact):
+    sku: Id
+    location: Id
+    quantity: Quantity
+
+
+class StockAllocated(StockFact, type="stock.allocated"):
+    line_id: Id
+    shipment_id: Id
+
+
+class StockReleased(StockFact, type="stock.released"):
+    """Allocated units that are free again: `on_hand` says whether they are still on the shelf (a short pick is not)."""
+
+    line_id: Id
+    shipment_id: Id
+    on_hand: bool = True
+
+
+class StockShipped(StockFact, type="stock.shipped"):
+    """Allocated units that left the building with their shipment."""
+
+    line_id: Id
+    shipment_id: Id
+
+
+class StockRestocked(StockFact, type="stock.restocked"):
+    """Sellable again, once per unit: an inspected return, a parcel that came back."""
+
+    line_id: Id
+    cause_id: Id
+
+
+class StockQuarantined(StockFact, type="stock.quarantined"):
+    line_id: Id
+    cause_id: Id
+
+
+class StockScrapped(StockFact, type="stock.scrapped"):
+    line_id: Id
+    cause_id: Id
+
+
+class ShelfFact(Fact, service="fulfillment"):
+    """A fact of stock that concerns no order; its subject is the shelf, `stock:<sku>@<location>`."""
+
+    sku: Id
+    location: Id
+
+    @property
+    def subject(self) -> str:
+        return f"stock:{self.sku}@{self.location}"
+
+
+class StockReceived(ShelfFact, type="stock.received"):
+    quantity: Quantity
+    receipt_id: Id
+
+
+class StockExpected(ShelfFact, type="stock.expected"):
+    """Goods announced by a supplier: what is incoming in all, and when."""
+
+    incoming: Count
+    eta: datetime | None
+
+
+class BackorderFact(FulfillmentFact):
+    backorder_id: Id
+    line_id: Id
+    sku: Id
+
+
+class BackorderCreated(BackorderFact, type="backorder.created"):
+    quantity: Quantity
+    eta: datetime | None
+    revision: int = 0
+
+
+class BackorderEtaRevised(BackorderFact, type="backorder.eta_revised"):
+    quantity: Quantity
+    previous_eta: datetime | None
+    eta: datetime | None
+    revision: int = Field(ge=1)
+
+
+class BackorderConsentRequested(BackorderFact, type="backorder.consent_requested"):
+    quantity: Quantity
+    eta: datetime | None
+    options: tuple[str, ...]
+    due_at: datetime
+
+
+class BackorderFilled(BackorderFact, type="backorder.filled"):
+    """`remaining` 0 closes it; otherwise it is partially filled."""
+
+    quantity: Quantity
+    remaining: Count
+    shipment_id: Id
+
+
+class BackorderCancelled(BackorderFact, type="backorder.cancelled"):
+    """`remaining` 0 closes it."""
+
+    quantity: Quantity
+    remaining: Count
+
+
+class ShipmentFact(FulfillmentFact):
+    shipment_id: Id
+
+
+class Parcel(Model):
+    parcel_id: Id
+    lines: tuple[LineQuantity, ...]
+    carrier: Id | None = None
+    tracking: Id | None = None
+
+
+class ShipmentCreated(ShipmentFact, type="shipment.created"):
+    """`number` of `of`: of counts the live shipments and one more for what is still backordered."""
+
+    location: Id
+    lines: tuple[LineQuantity, ...]
+    number: int = Field(ge=1)
+    of: int = Field(ge=1)
+    replaces_shipment_id: Id | None = None
+
+
+class ShipmentPacked(ShipmentFact, type="shipment.packed"):
+    parcels: tuple[Parcel, ...]
+
+
+class ShipmentHeld(ShipmentFact, type="shipment.held"):
+    holds: tuple[Hold, ...]
+
+
+class ShipmentReleased(ShipmentFact, type="shipment.released"):
+    """Back to where it was held from."""
+
+    packed: bool
+
+
+class ShipmentShipped(ShipmentFact, type="shipment.shipped"):
+    carrier: Id
+    parcels: tuple[Parcel, ...]
+    lines: tuple[LineQuantity, ...]
+    number: int = Field(ge=1)
+    of: int = Field(ge=1)
+
+
+class ShipmentTrackingUpdated(ShipmentFact, type="shipment.tracking_updated"):
+    """A carrier scan. `moved` says whether it changed the status; an older one is an entry and no more."""
+
+    tracking: Id
+    code: Literal["in_transit", "out_for_delivery", "address", "customs", "damaged", "not_received", "info"]
+    moved: bool
+    detail: Text
+
+
+class ShipmentDelayed(ShipmentFact, type="shipment.delayed"):
+    tracking: Id
+    detail: Text
+
+
+class ShipmentDeliveryAttempted(ShipmentFact, type="shipment.delivery_attempted"):
+    tracking: Id
+    detail: Text
+
+
+class ShipmentDelivered(ShipmentFact, type="shipment.delivered"):
+    lines: tuple[LineQuantity, ...]
+
+
+class ShipmentLost(ShipmentFact, type="shipment.lost"):
+    lines: tuple[LineQuantity, ...]
+
+
+class ShipmentFound(ShipmentFact, type="shipment.found"):
+    """A lost shipment is in transit again; `review` when it had been refunded or replaced."""
+
+    lines: tuple[LineQuantity, ...]
+    review: bool
+
+
+class ShipmentReturnStarted(ShipmentFact, type="shipment.return_started"):
+    """The carrier is bringing it back."""
+
+    tracking: Id
+    detail: Text
+
+
+class ShipmentReturnedToSender(ShipmentFact, type="shipment.returned_to_sender"):
+    lines: tuple[LineQuantity, ...]
+
+
+class ShipmentCancelled(ShipmentFact, type="shipment.cancelled"):
+    lines: tuple[LineQuantity, ...]
+    detail: Text
+
+
+class ShipmentLinesRemoved(ShipmentFact, type="shipment.lines_removed"):
+    """Units taken out before hand-over (a partial cancellation, a short pick); the rest goes on."""
+
+    lines: tuple[LineQuantity, ...]
+
+
+class ShipmentRecallRequested(ShipmentFact, type="shipment.recall_requested"):
+    detail: Text
+
+
+class ShipmentRecalled(ShipmentFact, type="shipment.recalled"):
+    """The carrier turned it round."""
+
+
+class ReplacementCreated(FulfillmentFact, type="replacement.created"):
+    """Units owed again for a lost, damaged or wrong delivery, or an exchange; shipped like any other."""
+
+    replacement_id: Id
+    cause_id: Id
+    lines: tuple[LineQuantity, ...]
+    reason_code: Literal["lost", "damaged", "wrong_item", "exchange"]

@@ -1,0 +1,287 @@
+"""What the payments service tells: topic `payments.events`."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Id, Model, OrderFact, PolicyRef, TenderKind, Text
+from shared.money import Currency, Minor
+
+
+class PaymentsFact(OrderFact, service="payments"):
+    pass
+
+
+class OperationKind(StrEnum):
+    AUTHORIZE = "authorize"
+    CAPTURE = "capture"
+    VOID = "void"
+    REFUND = "refund"
+
+
+class TenderFact(PaymentsFact):
+    """A fact about one tender and one operation on it; the operation id is its idempotency key, for life."""
+
+    tender_id: Id
+    operation_id: Id
+    amount_minor: Minor
+    currency: Currency
+
+
+class PaymentAuthorizationRequested(TenderFact, type="payment.authorization_requested"):
+    tender_kind: TenderKind
+    attempt: int = Field(ge=1)
+
+
+class PaymentOperationSubmitted(TenderFact, type="payment.operation_submitted"):
+    """The call may have reached the provider from now on."""
+
+    kind: OperationKind
+
+
+class PaymentAuthorized(TenderFact, type="payment.authorized"):
+    tender_kind: TenderKind
+    reference: str
+    expires_at: datetime | None
+
+
+class PaymentReauthorized(TenderFact, type="payment.reauthorized"):
+    tender_kind: TenderKind
+    reference: str
+    expires_at: datetime | None
+
+
+class PaymentDeclined(TenderFact, type="payment.declined"):
+    code: str
+    fraud: bool = False
+
+
+class PaymentAuthorizationExpired(PaymentsFact, type="payment.authorization_expired"):
+    """`final`: nothing is left to ship on it, so it is not authorized again."""
+
+    tender_id: Id
+    amount_minor: Minor
+    final: bool
+
+
+class PaymentCaptureRequested(TenderFact, type="payment.capture_requested"):
+    """`final`: the provider releases what remains of the authorization."""
+
+    shipment_id: Id | None
+    final: bool
+
+
+class PaymentCaptured(TenderFact, type="payment.captured"):
+    shipment_id: Id | None
+    final: bool
+    reference: str
+    tender_captured_minor: Minor
+    order_captured_minor: Minor
+
+
+class PaymentCaptureFailed(TenderFact, type="payment.capture_failed"):
+    shipment_id: Id | None
+    code: str
+
+
+class PaymentVoidRequested(TenderFact, type="payment.void_requested"):
+    pass
+
+
+class PaymentVoided(TenderFact, type="payment.voided"):
+    """The remainder of the authorization is released; nothing moved."""
+
+
+class PaymentOperationUnknown(TenderFact, type="payment.operation_unknown"):
+    """The provider did not answer: it may or may not have happened, until reconciled."""
+
+    kind: OperationKind
+
+
+class PaymentOperationReconciled(TenderFact, type="payment.operation_reconciled"):
+    kind: OperationKind
+    outcome: Literal["succeeded", "failed", "never_seen"]
+
+
+class PaymentAnomalyDetected(PaymentsFact, type="payment.anomaly_detected"):
+    """The provider said something our books contradict; nothing was changed by it."""
+
+    operation_id: Id | None
+    expected_minor: Minor | None
+    observed_minor: Minor | None
+    detail: Text
+
+
+class DisputeFact(PaymentsFact):
+    dispute_id: Id
+    tender_id: Id
+    amount_minor: Minor
+    currency: Currency
+
+
+class DisputeOpened(DisputeFact, type="dispute.opened"):
+    pass
+
+
+class DisputeWon(DisputeFact, type="dispute.won"):
+    pass
+
+
+class DisputeLost(DisputeFact, type="dispute.lost"):
+    pass
+
+
+class RefundKind(StrEnum):
+    RETURN = "return"
+    CANCELLATION = "cancellation"
+    SHORT_SHIP = "short_ship"
+    LOST = "lost"
+    GOODWILL = "goodwill"
+    PRICE_ADJUSTMENT = "price_adjustment"
+    OVERPAID = "overpaid"
+
+
+class RefundChannel(StrEnum):
+    """Where the money goes: back to the tender it came from, or to a fallback."""
+
+    ORIGINAL = "original"
+    STORE_CREDIT = "store_credit"
+    BANK_TRANSFER = "bank_transfer"
+
+
+class RefundLine(Model):
+    """Units and their money in this refund; `quantity` 0 is money without units (a price adjustment, shipping)."""
+
+    line_id: Id
+    quantity: int = Field(ge=0)
+    amount_minor: Minor
+
+
+class RefundFact(PaymentsFact):
+    refund_id: Id
+
+
+class RefundRequested(RefundFact, type="refund.requested"):
+    kind: RefundKind
+    cause_id: Id = Field(description="what makes it due: a refund-due id, a cancellation, a dispute; once per cause")
+    return_id: Id | None = None
+    lines: tuple[RefundLine, ...]
+    amount_minor: Minor
+    currency: Currency
+    trigger_at: datetime = Field(description="when the refund clock started, by policy")
+    channel: RefundChannel = RefundChannel.ORIGINAL
+
+
+class RefundApprovalRequired(RefundFact, type="refund.approval_required"):
+    reasons: tuple[str, ...]
+    policy: PolicyRef
+
+
+class RefundApproved(RefundFact, type="refund.approved"):
+    """The balance is reserved from this fact on. `approver` is None where policy asked for none."""
+
+    amount_minor: Minor
+    currency: Currency
+    approver: str | None
+
+
+class RefundRejected(RefundFact, type="refund.rejected"):
+    reason_code: Id
+    detail: Text
+
+
+class RefundCancelled(RefundFact, type="refund.cancelled"):
+    detail: Text
+
+
+class RefundLeg(Model):
+    """One payout. `tender_id` is whose captured balance it draws on, whatever the channel."""
+
+    leg_id: Id
+    tender_id: Id
+    tender_kind: TenderKind
+    channel: RefundChannel
+    amount_minor: Minor
+    reasons: tuple[str, ...]
+    promised_at: datetime
+
+
+class TenderExcluded(Model):
+    tender_id: Id
+    reason: Id
+
+
+class RefundRouted(RefundFact, type="refund.routed"):
+    legs: tuple[RefundLeg, ...]
+    excluded: tuple[TenderExcluded, ...]
+    policy: PolicyRef
+    promised_at: datetime
+
+
+class RefundLegFact(RefundFact):
+    leg_id: Id
+    operation_id: Id
+    tender_id: Id
+    channel: RefundChannel
+    amount_minor: Minor
+    currency: Currency
+
+
+class RefundLegSubmitted(RefundLegFact, type="refund.leg_submitted"):
+    pass
+
+
+class RefundLegSucceeded(RefundLegFact, type="refund.leg_succeeded"):
+    reference: str
+
+
+class RefundLegFailed(RefundLegFact, type="refund.leg_failed"):
+    code: str
+
+
+class RefundLegReversed(RefundLegFact, type="refund.leg_reversed"):
+    """The payout bounced after it had succeeded: its balance is free again."""
+
+    code: str
+
+
+class RefundCompleted(RefundFact, type="refund.completed"):
+    kind: RefundKind
+    cause_id: Id
+    return_id: Id | None
+    amount_minor: Minor
+    currency: Currency
+    trigger_at: datetime
+
+
+class RefundPartiallyCompleted(RefundFact, type="refund.partially_completed"):
+    succeeded_minor: Minor
+    failed_minor: Minor
+    currency: Currency
+
+
+class RefundAttentionNeeded(RefundFact, type="refund.attention_needed"):
+    reason_code: Id
+    outstanding_minor: Minor
+    currency: Currency
+
+
+class StoreCreditFact(PaymentsFact):
+    credit_id: Id
+    customer_id: Id
+    amount_minor: Minor
+    currency: Currency
+
+
+class StoreCreditIssued(StoreCreditFact, type="store_credit.issued"):
+    refund_id: Id
+
+
+class StoreCreditSpent(StoreCreditFact, type="store_credit.spent"):
+    tender_id: Id
+
+
+class StoreCreditClawedBack(StoreCreditFact, type="store_credit.clawed_back"):
+    refund_id: Id

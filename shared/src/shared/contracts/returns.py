@@ -1,0 +1,349 @@
+"""What the returns service tells: topic `returns.events`."""
+
+from datetime import date, datetime
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, OrderFact, PolicyRef, Quantity, Text
+from shared.money import Currency, Minor
+
+
+class ReturnsFact(OrderFact, service="returns"):
+    pass
+
+
+class ReturnReason(StrEnum):
+    UNWANTED = "unwanted"
+    SIZE = "size"
+    DEFECTIVE = "defective"
+    DAMAGED_IN_TRANSIT = "damaged_in_transit"
+    WRONG_ITEM = "wrong_item"
+    NOT_AS_DESCRIBED = "not_as_described"
+    LATE = "late"
+    NOT_RECEIVED = "not_received"
+
+
+class DeclaredCondition(StrEnum):
+    UNOPENED = "unopened"
+    OPENED = "opened"
+    USED = "used"
+    DAMAGED = "damaged"
+
+
+class Resolution(StrEnum):
+    REFUND = "refund"
+    STORE_CREDIT = "store_credit"
+    EXCHANGE = "exchange"
+    REPLACE_ON_RECEIPT = "replace_on_receipt"
+    REPLACE_IN_ADVANCE = "replace_in_advance"
+    REPAIR = "repair"
+    KEEP_IT = "keep_it"
+
+
+class InspectionOutcome(StrEnum):
+    AS_NEW = "as_new"
+    OPENED = "opened"
+    DEFECTIVE = "defective"
+    CUSTOMER_DAMAGE = "customer_damage"
+    INCOMPLETE = "incomplete"
+    WRONG_ITEM = "wrong_item"
+    COUNTERFEIT = "counterfeit"
+    NOT_IN_BOX = "not_in_box"
+    EXTRA_ITEM = "extra_item"
+
+
+class Disposition(StrEnum):
+    RESTOCK = "restock"
+    REGRADE = "regrade"
+    VENDOR = "vendor"
+    SCRAP = "scrap"
+    QUARANTINE = "quarantine"
+    HOLD = "hold"
+    SEND_BACK = "send_back"
+    NONE = "none"
+
+
+class InspectionRule(Model):
+    """One row of the versioned inspection table: what an outcome leads to. `fee_percent` is of the refund."""
+
+    outcome: InspectionOutcome
+    disposition: Disposition
+    refund_percent: int = Field(ge=0, le=100)
+    fee_percent: int = Field(ge=0, le=100)
+    refund_shipping: bool = False
+    review: bool = False
+
+
+class WindowTier(Model):
+    """A window that replaces the base one where everything it names matches; the longest that matches wins."""
+
+    days: int = Field(ge=0, le=3650)
+    category: Id | None = None
+    condition: DeclaredCondition | None = None
+    membership: Id | None = None
+    placed_from: date | None = None
+    placed_to: date | None = None
+
+
+class ReturnPolicy(Model):
+    """A return policy at one version. Thresholds live here, never in code."""
+
+    policy_id: Id
+    version: int = Field(ge=1)
+    effective_from: datetime
+    window_days: int = Field(ge=0, le=3650)
+    window_anchor: Literal["delivered", "shipped", "ordered"] = "delivered"
+    grace_days: int = Field(default=0, ge=0, le=365)
+    tiers: tuple[WindowTier, ...] = ()
+    extend_to_business_day: bool = False
+    holidays: tuple[date, ...] = ()
+    final_sale_returnable: bool = False
+    excluded_categories: tuple[Id, ...] = ()
+    review_conditions: tuple[DeclaredCondition, ...] = (DeclaredCondition.DAMAGED,)
+    declined_conditions: tuple[DeclaredCondition, ...] = ()
+    review_abuse_score: int = Field(default=70, ge=0, le=100)
+    statutory_days: int = Field(default=14, ge=0, le=365, description="no shorter window applies to unopened goods")
+    resolutions: tuple[Resolution, ...] = (Resolution.REFUND, Resolution.STORE_CREDIT)
+    return_shipping_fee_minor: Minor = 0
+    free_return_reasons: tuple[ReturnReason, ...] = (
+        ReturnReason.DEFECTIVE,
+        ReturnReason.DAMAGED_IN_TRANSIT,
+        ReturnReason.WRONG_ITEM,
+        ReturnReason.NOT_AS_DESCRIBED,
+    )
+    authorization_days: int = Field(default=30, ge=1, le=365, description="approved and unscanned after this: expired")
+    refund_trigger: Literal["carrier_scan", "receipt", "inspection", "at_once"] = "inspection"
+    inspection: tuple[InspectionRule, ...]
+
+
+class PolicyPublished(Fact, type="policy.published", service="returns"):
+    policy: ReturnPolicy
+
+    @property
+    def subject(self) -> str:
+        return f"policy:{self.policy.policy_id}"
+
+
+class PolicyRetired(Fact, type="policy.retired", service="returns"):
+    policy_id: Id
+    version: int
+
+    @property
+    def subject(self) -> str:
+        return f"policy:{self.policy_id}"
+
+
+class PolicyBound(ReturnsFact, type="policy.bound"):
+    """The policy in force at purchase, which binds the order whatever is published later."""
+
+    policy: PolicyRef
+
+
+class ReturnFact(ReturnsFact):
+    return_id: Id
+
+
+class ReturnLine(Model):
+    line_id: Id
+    quantity: Quantity
+    reason: ReturnReason
+    condition: DeclaredCondition
+
+
+class ReturnRequested(ReturnFact, type="return.requested"):
+    lines: tuple[ReturnLine, ...]
+    resolution: Resolution
+    note: Text
+    evidence: tuple[str, ...] = Field(default=(), description="names of images the customer gave")
+
+
+class Why(Model):
+    """One reason of a decision: a code to count by and a sentence to read."""
+
+    code: Id
+    text: Text
+
+
+class Verdict(Model):
+    """What the policy says of a group of units with one history; all reasons, not the first."""
+
+    line_id: Id
+    quantity: Quantity
+    outcome: Literal["approve", "review", "decline"]
+    reasons: tuple[Why, ...]
+    window_ends_at: datetime | None
+    allowed_resolutions: tuple[Resolution, ...]
+    return_shipping_fee_minor: Minor
+
+
+class ReturnEligibilityEvaluated(ReturnFact, type="return.eligibility_evaluated"):
+    verdicts: tuple[Verdict, ...]
+    policy: PolicyRef
+    inputs_hash: str = Field(description="SHA-256 of the canonical JSON of policy, order facts, unit facts and request")
+
+
+class ReturnSentToReview(ReturnFact, type="return.sent_to_review"):
+    reasons: tuple[Why, ...]
+    policy: PolicyRef
+
+
+class ReturnApproved(ReturnFact, type="return.approved"):
+    lines: tuple[LineQuantity, ...]
+    expires_at: datetime
+    approver: str | None
+    policy: PolicyRef
+
+
+class ReturnDeclined(ReturnFact, type="return.declined"):
+    reasons: tuple[Why, ...]
+    policy: PolicyRef
+
+
+class ReturnExceptionGranted(ReturnFact, type="return.exception_granted"):
+    """A supervisor set the policy aside; `return.approved` follows."""
+
+    approver: str
+    detail: Text
+    lines: tuple[LineQuantity, ...]
+    policy: PolicyRef
+
+
+class ReturnLabelIssued(ReturnFact, type="return.label_issued"):
+    carrier: Id
+    tracking: Id
+
+
+class ReturnInTransit(ReturnFact, type="return.in_transit"):
+    tracking: Id
+
+
+class ReceivedLine(Model):
+    line_id: Id
+    quantity: Quantity = Field(description="in this parcel")
+    total: Count = Field(description="received of this line in this return, with this parcel")
+
+
+class ReturnItemsReceived(ReturnFact, type="return.items_received"):
+    receipt_id: Id
+    location: Id
+    lines: tuple[ReceivedLine, ...]
+    complete: bool
+
+
+class ReturnUnexpectedItemReceived(ReturnFact, type="return.unexpected_item_received"):
+    receipt_id: Id
+    sku: Id
+    quantity: Quantity
+
+
+class InspectedLine(Model):
+    line_id: Id
+    quantity: Quantity
+    outcome: InspectionOutcome
+    disposition: Disposition
+    refund_percent: int
+    fee_percent: int
+    refund_shipping: bool = False
+
+
+class ReturnItemsInspected(ReturnFact, type="return.items_inspected"):
+    inspection_id: Id
+    location: Id
+    lines: tuple[InspectedLine, ...]
+    policy: PolicyRef
+    complete: bool = Field(description="nothing received is uninspected and nothing approved is awaited")
+
+
+class ReturnInspectionRevised(ReturnFact, type="return.inspection_revised"):
+    inspection_id: Id
+    location: Id
+    before: tuple[InspectedLine, ...]
+    after: tuple[InspectedLine, ...]
+    policy: PolicyRef
+    recovery_minor: Minor = Field(description="what was refunded too much by it; above zero opens a recovery case")
+
+
+class DueLine(Model):
+    """`refund_minor` = gross by cumulative rounding, less the percentage withheld, less fee."""
+
+    line_id: Id
+    quantity: Quantity
+    gross_minor: Minor
+    fee_minor: Minor
+    shipping_minor: Minor
+    refund_minor: Minor
+
+
+class ReturnRefundDue(ReturnFact, type="return.refund_due"):
+    """Money the return states; payments decides the channel. `due_id` derives from return, lines and quantities."""
+
+    due_id: Id
+    lines: tuple[DueLine, ...]
+    amount_minor: Minor
+    currency: Currency
+    trigger_at: datetime
+    resolution: Resolution
+    return_shipping_fee_minor: Minor
+    policy: PolicyRef
+
+
+class ReturnResolved(ReturnFact, type="return.resolved"):
+    resolution: Resolution
+    requested_at: datetime
+    refunded_minor: Minor
+    currency: Currency
+
+
+class ReturnExpired(ReturnFact, type="return.expired"):
+    pass
+
+
+class ReturnCancelled(ReturnFact, type="return.cancelled"):
+    detail: Text
+
+
+class ReturnClosed(ReturnFact, type="return.closed"):
+    pass
+
+
+class ReturnReopened(ReturnFact, type="return.reopened"):
+    detail: Text
+
+
+class ExchangeCreated(ReturnFact, type="exchange.created"):
+    exchange_id: Id
+    lines: tuple[LineQuantity, ...]
+    sku: Id
+    difference_minor: int = Field(description="positive: the customer owes it; negative: it is owed to the customer")
+
+
+class ExchangeDifferenceDue(ReturnFact, type="exchange.difference_due"):
+    exchange_id: Id
+    amount_minor: int
+    currency: Currency
+
+
+class ExchangeReleased(ReturnFact, type="exchange.released"):
+    """The replacement may be shipped."""
+
+    exchange_id: Id
+    lines: tuple[LineQuantity, ...]
+    sku: Id
+    reason_code: Literal["exchange", "lost", "damaged", "wrong_item"] = "exchange"
+
+
+class ClaimOpened(ReturnsFact, type="claim.opened"):
+    """Lost, wrong or defective units claimed without a parcel coming back first."""
+
+    claim_id: Id
+    lines: tuple[LineQuantity, ...]
+    reason: ReturnReason
+    evidence: tuple[str, ...] = ()
+
+
+class ClaimResolved(ReturnsFact, type="claim.resolved"):
+    claim_id: Id
+    outcome: Literal["refunded", "replaced", "rejected"]
+    detail: Text

@@ -1,0 +1,180 @@
+"""CloudEvents 1.0 in Kafka's binary mode: headers carry the context, the value is the JSON of `data`."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, TypeVar
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from pydantic import BaseModel, ValidationError
+
+from shared.contracts.base import FACTS, Fact
+
+M = TypeVar("M", bound=BaseModel)
+
+Headers = Sequence[tuple[str, bytes]]
+
+SOURCES = "urn:order-workflows:"
+DEPTH = 64
+"""No fact nests deeper; a value that does is refused before a parser recurses into it."""
+
+
+class Undecodable(Exception):
+    """A record that is not a fact we can read; `reason` is a code, the message says what is wrong with what field."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        super().__init__(detail)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something is told: it is claimed by `id` once per consumer and written beside every fact it leads to.
+
+    `sequence` is the causing fact's place in its own service's journal of the subject.
+    """
+
+    id: UUID
+    at: datetime
+    actor: str
+    reason: str
+    correlation_id: str
+    causation_id: str | None = None
+    traceparent: str | None = None
+    sequence: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The context attributes of one record. `recorded` times and offsets are the broker's business, not the fact's."""
+
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: datetime
+    sequence: int | None
+    dataschema: str | None
+    correlation_id: str
+    causation_id: str | None
+    traceparent: str | None
+    actor: str
+    reason: str
+
+    def message_id(self) -> UUID:
+        """What consumers claim: our own ids as they are, a partner's made unique by its source."""
+        if self.source.startswith(SOURCES):
+            return UUID(self.id)
+        return uuid5(NAMESPACE_URL, f"{self.source}|{self.id}")
+
+    def cause(self) -> Cause:
+        return Cause(
+            id=self.message_id(),
+            at=self.time,
+            actor=self.actor,
+            reason=self.type,
+            correlation_id=self.correlation_id,
+            causation_id=self.id,
+            traceparent=self.traceparent,
+            sequence=self.sequence,
+        )
+
+
+def type_of(headers: Headers | Iterable[tuple[str, Any]]) -> str | None:
+    """The `ce_type`, or None where it is absent or unreadable: what a consumer skips by, without parsing."""
+    for name, value in headers:
+        if name == "ce_type":
+            try:
+                return bytes(value).decode() if value is not None else None
+            except UnicodeDecodeError:
+                return None
+    return None
+
+
+def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) -> Context:
+    """Read the headers. Raises Undecodable naming the header."""
+    text: dict[str, str] = {}
+    for name, value in headers:
+        try:
+            text[name] = bytes(value).decode() if value is not None else ""
+        except UnicodeDecodeError:
+            raise Undecodable("bad_header", f"header {name}: must be UTF-8") from None
+    for name in ("ce_id", "ce_source", "ce_type", "ce_time"):
+        if not text.get(name):
+            raise Undecodable("bad_header", f"header {name}: is required")
+    try:
+        time = datetime.fromisoformat(text["ce_time"])
+    except ValueError:
+        raise Undecodable("bad_header", "header ce_time: must be an RFC 3339 instant") from None
+    if time.tzinfo is None:
+        raise Undecodable("bad_header", "header ce_time: must have an offset")
+    try:
+        subject = text.get("ce_subject") or (key or b"").decode()
+        sequence = int(text["ce_sequence"]) if text.get("ce_sequence") else None
+    except ValueError:
+        raise Undecodable("bad_header", "header ce_sequence: must be a number, and the key UTF-8") from None
+    context = Context(
+        id=text["ce_id"],
+        source=text["ce_source"],
+        type=text["ce_type"],
+        subject=subject,
+        time=time.astimezone(timezone.utc),
+        sequence=sequence,
+        dataschema=text.get("ce_dataschema"),
+        correlation_id=text.get("ce_correlationid") or text["ce_id"],
+        causation_id=text.get("ce_causationid"),
+        traceparent=text.get("traceparent"),
+        actor=text.get("ce_actor") or f"partner:{text['ce_source']}",
+        reason=text.get("ce_reason", ""),
+    )
+    try:
+        context.message_id()
+    except ValueError:
+        raise Undecodable("bad_header", "header ce_id: must be a UUID from our own sources") from None
+    return context
+
+
+def _check_depth(value: bytes) -> None:
+    depth = deepest = 0
+    for byte in value:
+        if byte in b"[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif byte in b"]}":
+            depth -= 1
+    if deepest > DEPTH:
+        raise Undecodable("too_deep", f"data: must not nest deeper than {DEPTH}")
+
+
+def _readable(error: ValidationError) -> str:
+    return "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc']) or 'data'}: {problem['msg']}"
+        for problem in error.errors()[:5]
+    )
+
+
+def fact_of(context: Context, value: bytes | None) -> Fact:
+    """Parse our own fact. Raises Undecodable: unknown type, unknown version, or what field is wrong."""
+    known = FACTS.get(context.type)
+    if known is None:
+        raise Undecodable("unknown_type", f"ce_type: {context.type} is not known")
+    version = (context.dataschema or "").rpartition(":")[2]
+    if version and version != str(known.schema_version):
+        raise Undecodable("unknown_version", f"ce_dataschema: version {version} of {context.type} is not known")
+    return data_of(known, value)
+
+
+def data_of(model: type[M], value: bytes | None) -> M:
+    """Parse the value as `model`. Raises Undecodable naming the field and the rule."""
+    if not value:
+        raise Undecodable("empty", "data: must not be empty")
+    try:
+        return model.model_validate_json(value)
+    except ValidationError as error:
+        if len(value) > DEPTH:
+            _check_depth(value)
+        raise Undecodable("bad_data", _readable(error)) from None
+
+
+def source_of(service: str) -> str:
+    return f"{SOURCES}{service}"

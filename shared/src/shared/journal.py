@@ -1,0 +1,125 @@
+"""The journal: every fact, for ever, in order per subject and chained by hash; and the outbox of those not yet published."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from shared.contracts.base import Fact, PolicyRef
+from shared.envelope import Cause
+from shared.machine import Invalid
+
+if TYPE_CHECKING:
+    from shared.shell import Db
+
+LARGEST = 700_000
+"""Bytes of a fact's JSON. A broker with its defaults takes 1 MiB with headers; a fact it refused would block its outbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the journal. `chain` = SHA-256 of the chain before it and of what this row says."""
+
+    id: UUID
+    subject: str
+    sequence: int
+    type: str
+    schema_version: int
+    data: str
+    occurred_at: datetime
+    actor: str
+    reason: str
+    correlation_id: str
+    causation_id: str | None
+    traceparent: str | None
+    policy_id: str | None
+    policy_version: int | None
+    chain: bytes
+
+
+def link(
+    before: bytes, id: UUID, subject: str, sequence: int, type: str, data: str, at: datetime, actor: str, reason: str
+) -> bytes:
+    """The next hash of a chain. The separator occurs in none of the parts but the last, which is the JSON."""
+    said = "\x1f".join(
+        (str(id), subject, str(sequence), type, str(int(at.timestamp() * 1_000_000)), actor, reason, data)
+    )
+    return sha256(before + said.encode()).digest()
+
+
+def entries(facts: Sequence[Fact], subject: str, sequence: int, before: bytes, cause: Cause) -> list[Entry]:
+    """Give facts their ids and places after `sequence`. Raises Invalid for one too large for the broker to take."""
+    added: list[Entry] = []
+    for fact in facts:
+        id = uuid7()
+        data = fact.model_dump_json()
+        if len(data) > LARGEST // 4 and len(data.encode()) > LARGEST:
+            raise Invalid(fact.type, f"must not be larger than {LARGEST} bytes")
+        sequence += 1
+        before = link(before, id, subject, sequence, fact.type, data, cause.at, cause.actor, cause.reason)
+        policy = getattr(fact, "policy", None)
+        ref = policy if isinstance(policy, PolicyRef) else None
+        added.append(
+            Entry(
+                id=id,
+                subject=subject,
+                sequence=sequence,
+                type=fact.type,
+                schema_version=fact.schema_version,
+                data=data,
+                occurred_at=cause.at,
+                actor=cause.actor,
+                reason=cause.reason,
+                correlation_id=cause.correlation_id,
+                causation_id=cause.causation_id,
+                traceparent=cause.traceparent,
+                policy_id=ref.policy_id if ref else None,
+                policy_version=ref.version if ref else None,
+                chain=before,
+            )
+        )
+    return added
+
+
+# One statement: the rows and their outbox ids, in the order they were decided.
+APPEND = """
+WITH told AS (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[], $4::text[], $5::int[], $6::json[], $7::timestamptz[],
+        $8::text[], $9::text[], $10::text[], $11::text[], $12::text[], $13::text[], $14::int[], $15::bytea[])
+        WITH ORDINALITY AS t (id, subject, sequence, type, schema_version, data, occurred_at, actor, reason,
+            correlation_id, causation_id, traceparent, policy_id, policy_version, chain, place)
+), journal AS (
+    INSERT INTO events (id, subject, sequence, type, schema_version, data, occurred_at, actor, reason,
+        correlation_id, causation_id, traceparent, policy_id, policy_version, chain)
+    SELECT id, subject, sequence, type, schema_version, data, occurred_at, actor, reason,
+        correlation_id, causation_id, traceparent, policy_id, policy_version, chain
+    FROM told ORDER BY place
+)
+INSERT INTO outbox (event_id) SELECT id FROM told ORDER BY place"""
+
+
+async def append(db: "Db", entries: Sequence[Entry]) -> None:
+    if not entries:
+        return
+    await db.execute(
+        APPEND,
+        [e.id for e in entries],
+        [e.subject for e in entries],
+        [e.sequence for e in entries],
+        [e.type for e in entries],
+        [e.schema_version for e in entries],
+        [e.data for e in entries],
+        [e.occurred_at for e in entries],
+        [e.actor for e in entries],
+        [e.reason for e in entries],
+        [e.correlation_id for e in entries],
+        [e.causation_id for e in entries],
+        [e.traceparent for e in entries],
+        [e.policy_id for e in entries],
+        [e.policy_version for e in entries],
+        [e.chain for e in entries],
+    )

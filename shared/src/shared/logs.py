@@ -1,0 +1,52 @@
+"""Structured logs: one JSON object a line, `noun.verb_past` with fields, correlation and causation where there are any."""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+
+def _flatten(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """FastStream nests its fields under `extra`; here every field is on the top level."""
+    extra = event.pop("extra", None)
+    if isinstance(extra, dict):
+        for name, value in extra.items():
+            event.setdefault(name, value)
+    return event
+
+
+def configure(service: str, level: str) -> None:
+    """Route structlog and the standard library's loggers through one JSON renderer on standard output."""
+    chain: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        _flatten,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    structlog.configure(
+        processors=[*chain, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=chain,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.JSONRenderer(),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    for noisy in ("aiokafka", "uvicorn", "uvicorn.error", "httpx"):
+        logging.getLogger(noisy).handlers.clear()
+        logging.getLogger(noisy).propagate = True
+    for chatty in ("aiokafka", "httpx", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    structlog.contextvars.bind_contextvars(service=service)

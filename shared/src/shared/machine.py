@@ -1,0 +1,95 @@
+"""State machines as tables. The table is the law: code steps by it, tests hold it to its laws, pictures are drawn from it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+from shared.contracts.base import Fact
+
+S = TypeVar("S", bound=StrEnum)
+
+Transitions = Mapping[S, Mapping[type[Fact], S | frozenset[S]]]
+"""From a status, by a fact, to a status; to one of several where the fact's own content picks."""
+
+
+class NotAllowed(Exception):
+    """The command does not fit the state. Answered 409, or parked: nobody's state was changed."""
+
+    def __init__(self, status: str, command: str, allowed: tuple[str, ...] = (), detail: str = "") -> None:
+        self.status = status
+        self.command = command
+        self.allowed = allowed
+        self.detail = detail or f"{command} is not allowed while {status}"
+        super().__init__(self.detail)
+
+
+class Invalid(Exception):
+    """The command contradicts what is known: names the field and the rule. Answered 422, or parked."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        self.field = field
+        self.rule = rule
+        super().__init__(f"{field}: {rule}")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine(Generic[S]):
+    """A named transition table. Every status has a row, terminals an empty one; `initial` is entered by creation."""
+
+    name: str
+    initial: S
+    transitions: Transitions[S]
+
+    def step(self, status: S, fact: Fact, to: S | None = None) -> S:
+        """The status after `fact`; `to` picks where the table leaves a choice. Raises NotAllowed when it is not listed."""
+        target = self.transitions[status].get(type(fact))
+        if target is None:
+            raise NotAllowed(status, fact.type, self.allowed(status))
+        if isinstance(target, frozenset):
+            if to not in target:
+                raise NotAllowed(status, f"{fact.type} to {to}", self.allowed(status))
+            return to
+        if to is not None and to != target:
+            raise NotAllowed(status, f"{fact.type} to {to}", self.allowed(status))
+        return target
+
+    def admits(self, status: S, fact: type[Fact]) -> bool:
+        return fact in self.transitions[status]
+
+    def allowed(self, status: S) -> tuple[str, ...]:
+        """What may follow, as fact types."""
+        return tuple(fact.type for fact in self.transitions[status])
+
+    def is_terminal(self, status: S) -> bool:
+        return not self.transitions[status]
+
+    def edges(self) -> Iterator[tuple[S, type[Fact], S]]:
+        for source, row in self.transitions.items():
+            for fact, target in row.items():
+                for one in sorted(target) if isinstance(target, frozenset) else [target]:
+                    yield source, fact, one
+
+    def broken_laws(self) -> list[str]:
+        """Empty when every status has a row, is reachable, and the initial one is among them."""
+        statuses = set(type(self.initial))
+        broken = [f"{status} has no row" for status in sorted(statuses - set(self.transitions))]
+        reached, frontier = {self.initial}, [self.initial]
+        following: dict[S, set[S]] = {}
+        for source, _, target in self.edges():
+            following.setdefault(source, set()).add(target)
+        while frontier:
+            for target in following.get(frontier.pop(), set()) - reached:
+                reached.add(target)
+                frontier.append(target)
+        return broken + [f"{status} is unreachable" for status in sorted(statuses - reached)]
+
+    def mermaid(self) -> str:
+        """A state diagram of the table."""
+        lines = ["stateDiagram-v2", f"    [*] --> {self.initial}"]
+        labels: dict[tuple[S, S], list[str]] = {}
+        for source, fact, target in self.edges():
+            labels.setdefault((source, target), []).append(fact.type)
+        lines += [f"    {source} --> {target}: {'<br/>'.join(facts)}" for (source, target), facts in labels.items()]
+        lines += [f"    {status} --> [*]" for status in self.transitions if self.is_terminal(status)]
+        return "\n".join(lines)

@@ -1,0 +1,80 @@
+"""Money is integer minor units and an ISO currency; every split of an amount sums to the amount, to the minor unit."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from functools import cache
+from typing import Annotated
+
+from babel.numbers import format_currency, get_currency_precision, list_currencies
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+MAX_MINOR = 10**15
+"""Far above any order, far below what a bigint or a JSON number in a browser can hold exactly."""
+
+Minor = Annotated[int, Field(ge=0, le=MAX_MINOR, strict=True, description="amount in minor units of the currency")]
+
+
+@cache
+def known_currencies() -> frozenset[str]:
+    """ISO 4217 codes, as babel's CLDR data has them."""
+    return frozenset(code for code in list_currencies() if len(code) == 3 and code.isupper())
+
+
+def _iso(code: str) -> str:
+    if code not in known_currencies():
+        raise ValueError("must be an ISO 4217 currency code")
+    return code
+
+
+Currency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(_iso)]
+
+
+@cache
+def exponent(currency: str) -> int:
+    """Digits after the point: JPY 0, EUR 2, KWD 3 (ISO 4217)."""
+    return get_currency_precision(currency)
+
+
+class Money(BaseModel):
+    """An amount of one currency in its minor units; signed, since ledgers subtract."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    minor: int = Field(strict=True, ge=-MAX_MINOR, le=MAX_MINOR)
+    currency: Currency
+
+    def __str__(self) -> str:
+        return format_minor(self.minor, self.currency)
+
+
+def format_minor(minor: int, currency: str, locale: str = "en") -> str:
+    """`1999, "EUR"` -> `€19.99`, in the reader's locale."""
+    amount = Decimal(minor).scaleb(-exponent(currency))
+    return str(format_currency(amount, currency, locale=locale))
+
+
+def cumulative(total: int, part: int, whole: int) -> int:
+    """What the first `part` of `whole` units are worth of `total`: half up, so that differences of it always sum up.
+
+    Raises ValueError unless 0 <= part <= whole and whole > 0.
+    """
+    if whole <= 0 or not 0 <= part <= whole:
+        raise ValueError(f"part {part} is not within 0 to {whole}")
+    return (2 * total * part + whole) // (2 * whole)
+
+
+def largest_remainder(total: int, weights: Sequence[int]) -> list[int]:
+    """Split `total` in proportion to `weights`; the parts sum to `total`, earlier parts win ties.
+
+    All weights zero means equal weights. Raises ValueError on a negative weight or an empty list.
+    """
+    if not weights or min(weights) < 0:
+        raise ValueError("weights must be a non-empty list of non-negative numbers")
+    if sum(weights) == 0:
+        weights = [1] * len(weights)
+    whole = sum(weights)
+    parts = [total * weight // whole for weight in weights]
+    by_remainder = sorted(range(len(weights)), key=lambda i: (-(total * weights[i] % whole), i))
+    for i in by_remainder[: total - sum(parts)]:
+        parts[i] += 1
+    return parts

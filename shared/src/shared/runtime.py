@@ -1,0 +1,230 @@
+"""One way to run a service: HTTP, consumers, relay, timers and workers in one process, healthy together or ended.
+
+An outage is waited out by each part. A part that ends by anything else ends the process with an error, so that its
+supervisor starts it again: never alive but stuck.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.metadata import version
+from typing import Any, TypeAlias
+
+import structlog
+from aiokafka.errors import KafkaError
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from fastapi_offline import FastAPIOffline
+from faststream.kafka import KafkaBroker
+from faststream.kafka.prometheus import KafkaPrometheusMiddleware
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+
+from shared import metrics
+from shared.consumer import Consumer, Route, Router, Take
+from shared.database import OUTAGES, Pool, connect
+from shared.http import PROBLEMS, BodyLimit, Desk, install_problems
+from shared.logs import configure
+from shared.relay import Relay
+from shared.settings import Settings
+from shared.shell import Flow
+from shared.timers import Fire, Timers
+
+log = structlog.get_logger()
+
+Worker: TypeAlias = Callable[["Running", asyncio.Event], Awaitable[None]]
+"""A part of a service that works by itself until stopped; outages are its own to wait out."""
+
+OUTAGE_SHOWS_AFTER = 10.0
+"""Seconds a relay or consumer may fail before the service says that it is not ready."""
+
+
+class Running:
+    """A started service: what its workers and routes work with."""
+
+    def __init__(self, name: str, settings: Settings, pool: Pool, publishes: bool) -> None:
+        self.name = name
+        self.settings = settings
+        self.pool = pool
+        self.relay = Relay(settings, name) if publishes else None
+        self.consumers: list[Consumer] = []
+        self.desk = Desk(pool, self.woken)
+
+    def woken(self) -> None:
+        """Facts were committed: let the relay publish them now."""
+        if self.relay is not None:
+            self.relay.wake()
+
+
+class Readiness(BaseModel):
+    ready: bool
+    reasons: list[str]
+
+
+async def readiness(running: Running) -> Readiness:
+    """Whether this process can do its work, and what is missing, in words."""
+    reasons = []
+    try:
+        async with running.pool.acquire(timeout=2) as db:
+            if not await db.fetchval("SELECT to_regclass('public.parked') IS NOT NULL"):
+                reasons.append("the database is not migrated")
+    except OUTAGES as error:
+        reasons.append(f"the database does not answer: {error!r}")
+    now = time.monotonic()
+    for consumer in running.consumers:
+        if not consumer.progress.is_assigned:
+            reasons.append(f"group {consumer.group} has not been given its partitions")
+        failing = consumer.progress.failing_since
+        if failing is not None and now - failing > OUTAGE_SHOWS_AFTER:
+            reasons.append(f"group {consumer.group} has not been able to commit for {now - failing:.0f} s")
+    if running.relay is not None and running.relay.progress.failing_since is not None:
+        failing = running.relay.progress.failing_since
+        if now - failing > OUTAGE_SHOWS_AFTER:
+            reasons.append(f"the relay has not been able to publish for {now - failing:.0f} s")
+    return Readiness(ready=not reasons, reasons=reasons)
+
+
+async def _consume(broker: KafkaBroker, stop: asyncio.Event) -> None:
+    """Subscribe as soon as the broker answers, and leave the group when stopped."""
+    pause = 0.2
+    while not stop.is_set():
+        try:
+            await broker.start()
+            break
+        except (KafkaError, OSError) as error:
+            log.warning("broker.awaited", error=repr(error), pause_seconds=pause)
+            await broker.stop()
+            await asyncio.sleep(pause)
+            pause = min(5.0, pause * 2)
+    await stop.wait()
+    await broker.stop()
+
+
+async def _watch(running: Running, stop: asyncio.Event) -> None:
+    """End a process whose consumer lags without attempting anything."""
+    while not stop.is_set():
+        try:
+            await asyncio.wait_for(stop.wait(), 5)
+        except TimeoutError:
+            for consumer in running.consumers:
+                if await consumer.is_stuck():
+                    raise RuntimeError(f"group {consumer.group} lags and makes no progress") from None
+
+
+def build(
+    name: str,
+    *,
+    settings: type[Settings] = Settings,
+    topics: Sequence[str] = (),
+    routes: Sequence[Route] = (),
+    take: Take | None = None,
+    router: APIRouter,
+    timers: Mapping[str, tuple[Flow[Any, Any, Any], Fire]] | None = None,
+    workers: Sequence[Worker] = (),
+    publishes: bool = True,
+    extend: Callable[[FastAPI], None] | None = None,
+    resources: Callable[[Running], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
+    """The application of a service. Settings are read and connections made when it starts, not when it is imported.
+
+    `take` replaces `routes` where a service does not decide; `timers` maps a key prefix ("" for orders) to a flow and
+    its commands; `resources` opens and closes what only this service has (an HTTP client, say), around everything.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        chosen = settings()
+        configure(name, chosen.log_level)
+        registry = CollectorRegistry()
+        pool = await connect(chosen)
+        running = Running(name, chosen, pool, publishes)
+        app.state.settings, app.state.desk, app.state.pool, app.state.running = chosen, running.desk, pool, running
+        app.state.registry = registry
+        stop = asyncio.Event()
+        parts: list[tuple[str, Awaitable[None]]] = []
+        if topics:
+            broker = KafkaBroker(
+                chosen.kafka,
+                client_id=chosen.instance or name,
+                graceful_timeout=30,
+                logger=structlog.stdlib.get_logger("faststream"),
+                middlewares=[KafkaPrometheusMiddleware(registry=registry, app_name=name)],
+                allow_auto_create_topics=False,
+            )
+            consumer = Consumer(pool, take or Router(routes).take, chosen, name, running.woken)
+            consumer.subscribe(broker, topics)
+            running.consumers.append(consumer)
+            parts.append(("consumer", _consume(broker, stop)))
+            parts.append(("watch", _watch(running, stop)))
+        if running.relay is not None:
+            parts.append(("relay", running.relay.run(stop)))
+        if timers:
+            parts.append(("timers", Timers(pool, name, timers, running.woken).run(stop)))
+        async with resources(running) if resources else _nothing():
+            parts += [(worker.__name__, worker(running, stop)) for worker in workers]
+            tasks = [asyncio.create_task(_end_with(part, work), name=part) for part, work in parts]
+            log.info("service.started", service=name)
+            try:
+                yield
+            finally:
+                stop.set()
+                _, late = await asyncio.wait(tasks, timeout=40) if tasks else (None, set())
+                for task in late:
+                    log.error("part.abandoned", part=task.get_name())
+                    task.cancel()
+                await asyncio.wait_for(pool.close(), 10)
+                log.info("service.stopped", service=name)
+
+    app = FastAPIOffline(
+        title=f"Order Workflows: {name}",
+        version=version("shared"),
+        lifespan=lifespan,
+        responses=PROBLEMS,
+        redoc_url=None,
+    )
+    install_problems(app)
+    app.add_middleware(BodyLimit)
+    app.include_router(router)
+    _health(app)
+    if extend is not None:
+        extend(app)
+    return app
+
+
+@asynccontextmanager
+async def _nothing() -> AsyncIterator[None]:
+    yield
+
+
+async def _end_with(part: str, work: Awaitable[None]) -> None:
+    """A part that fails takes the process with it; the log says which and why."""
+    try:
+        await work
+    except Exception as error:
+        log.critical("part.failed", part=part, error=repr(error), exc_info=error)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _health(app: FastAPI) -> None:
+    @app.get("/livez", tags=["health"], responses={})
+    async def livez() -> dict[str, str]:
+        """The process answers."""
+        return {"status": "alive"}
+
+    @app.get("/readyz", tags=["health"], response_model=Readiness)
+    async def readyz(request: Request) -> Response:
+        """Whether it can work, with reasons; 503 while it cannot."""
+        state = await readiness(request.app.state.running)
+        return JSONResponse(state.model_dump(), 200 if state.ready else 503)
+
+    @app.get("/metrics", tags=["health"], response_class=Response)
+    async def prometheus(request: Request) -> Response:
+        """Prometheus' text format."""
+        running: Running = request.app.state.running
+        text = await metrics.exposition(
+            running.name, running.pool, running.consumers, running.relay, request.app.state.registry
+        )
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

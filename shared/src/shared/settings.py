@@ -1,0 +1,31 @@
+"""Settings, from the environment only, prefix `OMS_`; a missing or bad one stops the process with its name."""
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What every service needs. A service with more subclasses this."""
+
+    model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True)
+
+    database_url: SecretStr = Field(description="this service's own database")
+    database_direct_url: SecretStr | None = Field(
+        default=None, description="where the relay connects; needed when database_url is a transaction pooler"
+    )
+    database_pool: int = Field(default=8, ge=2, le=100)
+    statement_cache_size: int = Field(default=256, ge=0, description="0 behind a transaction pooler")
+    kafka: str = Field(description="bootstrap servers")
+    auth_key: SecretStr = Field(min_length=32, description="HS256 key of bearer tokens")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    instance: str | None = Field(default=None, description="stable name of this replica: static group membership")
+    batch_records: int = Field(default=1000, ge=1, le=10_000)
+    stuck_after_seconds: float = Field(
+        default=120, gt=0, description="a consumer that lags and attempts nothing for this long ends the process"
+    )
+
+    @property
+    def direct_url(self) -> str:
+        return (self.database_direct_url or self.database_url).get_secret_value()

@@ -1,0 +1,219 @@
+"""The batch shell: one batch, one transaction. The pure core decides, this commits, and nobody else does.
+
+A batch costs a fixed number of statements whatever its size: claim, load with locks, what the flow keeps beside its
+states, save, append. A refused message takes nothing with it: its claim is given back and the others commit.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeAlias, TypeVar
+from uuid import UUID
+
+import asyncpg
+from pydantic import TypeAdapter
+
+from shared import journal
+from shared.contracts.base import Fact
+from shared.envelope import Cause, Undecodable
+from shared.machine import Invalid, NotAllowed
+
+S = TypeVar("S")
+C = TypeVar("C")
+X = TypeVar("X")
+
+Db: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+
+
+@dataclass(frozen=True, slots=True)
+class Told(Generic[C]):
+    """A command for one aggregate, and why. `command` is an Undecodable where the message could not be read."""
+
+    key: str
+    command: C | Undecodable
+    cause: Cause
+
+
+@dataclass(slots=True)
+class Held(Generic[S]):
+    """An aggregate whose row this transaction has locked, and what happened to it so far in the batch."""
+
+    key: str
+    before: S
+    state: S
+    sequence: int
+    chain: bytes
+    is_new: bool
+    facts: list[Fact] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one Told: its facts; or a repeat; or refused with an error; or queued behind a parked one."""
+
+    facts: Sequence[Fact] = ()
+    is_repeat: bool = False
+    error: Exception | None = None
+    is_behind: bool = False
+
+
+async def _nothing(db: Db, told: Sequence[Told[Any]], states: Mapping[str, Any]) -> None:
+    return None
+
+
+async def _keep_nothing(db: Db, touched: Sequence[Held[Any]], surroundings: Any) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Flow(Generic[S, C, X]):
+    """How one kind of aggregate is decided, folded and kept.
+
+    `decide(state, command, surroundings)` and `evolve(state, fact)` are pure. `surroundings` loads (and locks, in key
+    order) what decisions need beside the aggregate; `follow` folds facts into it; `keep` writes the rows that carry
+    the laws and the look-ups, one statement per table. `deadlines(state)` names what must fire and when.
+    """
+
+    service: str
+    state: TypeAdapter[S]
+    initial: Callable[[str], S]
+    decide: Callable[[S, C, X], Sequence[Fact]]
+    evolve: Callable[[S, Fact], S]
+    surroundings: Callable[[Db, Sequence[Told[C]], Mapping[str, S]], Awaitable[X]] = _nothing  # type: ignore[assignment]
+    follow: Callable[[X, Fact], X] | None = None
+    keep: Callable[[Db, Sequence[Held[S]], X], Awaitable[None]] = _keep_nothing
+    deadlines: Callable[[S], Mapping[str, datetime]] | None = None
+
+    def fold(self, key: str, facts: Sequence[Fact]) -> S:
+        """The state that a journal gives."""
+        state = self.initial(key)
+        for fact in facts:
+            state = self.evolve(state, fact)
+        return state
+
+
+CLAIM = "INSERT INTO inbox (id) SELECT DISTINCT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id"
+UNCLAIM = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
+LOAD = "SELECT key, state, sequence, chain FROM states WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE"
+# A first command needs its lock too: the row is made before it is locked, and removed again if nothing comes of it.
+MAKE = """
+INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
+ON CONFLICT DO NOTHING"""
+UNMAKE = "DELETE FROM states WHERE key = ANY($1::text[]) AND sequence = 0"
+SAVE = """
+UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now()
+FROM unnest($1::text[], $2::json[], $3::bigint[], $4::bytea[]) AS new (key, state, sequence, chain)
+WHERE states.key = new.key"""
+BLOCKED = "SELECT DISTINCT key FROM parked WHERE key = ANY($1::text[]) AND status = 'open'"
+SET_DEADLINES = """
+INSERT INTO deadlines (key, name, due_at) SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[])
+ON CONFLICT (key, name) DO UPDATE SET due_at = excluded.due_at"""
+DROP_DEADLINES = """
+DELETE FROM deadlines USING unnest($1::text[], $2::text[]) AS gone (key, name)
+WHERE deadlines.key = gone.key AND deadlines.name = gone.name"""
+
+
+async def load(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, Held[S]]:
+    """Lock and read the aggregates, in key order; those that do not exist yet are locked in their initial state."""
+    rows = await db.fetch(LOAD, keys)
+    if len(rows) < len(keys):
+        missing = sorted(set(keys) - {row["key"] for row in rows})
+        await db.execute(MAKE, missing)
+        rows += await db.fetch(LOAD, missing)
+    held = {}
+    for key, document, sequence, chain in rows:
+        state = flow.state.validate_json(document) if sequence else flow.initial(key)
+        held[key] = Held(key, state, state, sequence, chain, is_new=not sequence)
+    return held
+
+
+async def apply(
+    db: Db, flow: Flow[S, C, X], told: Sequence[Told[C]], *, queue_behind: bool = False
+) -> tuple[list[Outcome], dict[str, Held[S]]]:
+    """Fold each key's messages in order, inside the caller's transaction; outcomes stand in the order of `told`.
+
+    With `queue_behind`, a key that has a parked message, or gets one here, decides nothing more: what follows is
+    refused as `is_behind`, for the caller to park. Raises only what the database raises.
+    """
+    fresh = {row["id"] for row in await db.fetch(CLAIM, [t.cause.id for t in told])}
+    keys = sorted({t.key for t in told if t.cause.id in fresh and not isinstance(t.command, Undecodable)})
+    held = await load(db, flow, keys) if keys else {}
+    blocked: set[str] = set()
+    if queue_behind:
+        blocked = {row["key"] for row in await db.fetch(BLOCKED, sorted({t.key for t in told}))}
+    surroundings = await flow.surroundings(db, told, {key: h.state for key, h in held.items()})
+
+    outcomes: list[Outcome] = []
+    entries: list[journal.Entry] = []
+    refused: list[UUID] = []
+    for t in told:
+        if t.cause.id not in fresh:
+            outcomes.append(Outcome(is_repeat=True))
+            continue
+        if t.key in blocked:
+            refused.append(t.cause.id)
+            outcomes.append(Outcome(is_behind=True))
+            continue
+        fresh.discard(t.cause.id)
+        try:
+            if isinstance(t.command, Undecodable):
+                raise t.command
+            aggregate = held[t.key]
+            state, around = aggregate.state, surroundings
+            facts = flow.decide(state, t.command, around)
+            for fact in facts:
+                state = flow.evolve(state, fact)
+                if flow.follow is not None:
+                    around = flow.follow(around, fact)
+            added = journal.entries(facts, aggregate.key, aggregate.sequence, aggregate.chain, t.cause)
+        except Exception as error:  # noqa: BLE001  # a rule that fails on one message must not stop the others
+            refused.append(t.cause.id)
+            if queue_behind:
+                blocked.add(t.key)
+            outcomes.append(Outcome(error=error))
+            continue
+        aggregate.state, surroundings = state, around
+        if added:
+            aggregate.sequence, aggregate.chain = added[-1].sequence, added[-1].chain
+            aggregate.facts += facts
+            entries += added
+        outcomes.append(Outcome(facts=facts))
+
+    touched = [h for h in held.values() if h.facts]
+    if touched:
+        await db.execute(
+            SAVE,
+            [h.key for h in touched],
+            [flow.state.dump_json(h.state).decode() for h in touched],
+            [h.sequence for h in touched],
+            [h.chain for h in touched],
+        )
+        await flow.keep(db, touched, surroundings)
+        await journal.append(db, entries)
+        if flow.deadlines is not None:
+            await _set_deadlines(db, flow.deadlines, touched)
+    if refused:
+        await db.execute(UNCLAIM, refused)
+    if idle := [h.key for h in held.values() if h.is_new and not h.facts]:
+        await db.execute(UNMAKE, idle)
+    return outcomes, held
+
+
+async def _set_deadlines(db: Db, deadlines: Callable[[S], Mapping[str, datetime]], touched: Sequence[Held[S]]) -> None:
+    """Write only what changed: most facts move no deadline."""
+    new: list[tuple[str, str, datetime]] = []
+    gone: list[tuple[str, str]] = []
+    for h in touched:
+        before = {} if h.is_new else deadlines(h.before)
+        after = deadlines(h.state)
+        new += [(h.key, name, due) for name, due in after.items() if before.get(name) != due]
+        gone += [(h.key, name) for name in before.keys() - after.keys()]
+    if new:
+        await db.execute(SET_DEADLINES, *zip(*new, strict=True))
+    if gone:
+        await db.execute(DROP_DEADLINES, *zip(*gone, strict=True))
+
+
+def is_refusal(error: Exception | None) -> bool:
+    """A refusal by the rules, as against a fault of ours."""
+    return isinstance(error, NotAllowed | Invalid | Undecodable)

@@ -1,0 +1,1 @@
+"""A database with the plumbing and nothing else."""
