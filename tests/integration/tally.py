@@ -73,7 +73,13 @@ def record(key: str, amount: int, position: int, *, id: str | None = None, parti
 
 
 def raw(
-    key: bytes | None, value: bytes | None, position: int, *, id: str | None = None, partition: int = 0, **headers: bytes | None
+    key: bytes | None,
+    value: bytes | None,
+    position: int,
+    *,
+    id: str | None = None,
+    partition: int = 0,
+    **headers: bytes | None,
 ) -> Record:
     given: dict[str, bytes | None] = {
         "ce_id": (id or str(uuid4())).encode(),

@@ -79,13 +79,23 @@ async def test_every_fact_of_the_journal_is_chained_to_the_one_before(pool: Pool
     assert len(rows) == 3
     for row in rows:
         before = link(
-            before, row["id"], "a", row["sequence"], row["type"], row["data"], row["occurred_at"], row["actor"], row["reason"]
+            before,
+            row["id"],
+            "a",
+            row["sequence"],
+            row["type"],
+            row["data"],
+            row["occurred_at"],
+            row["actor"],
+            row["reason"],
         )
         assert row["chain"] == before
     assert await pool.fetchval("SELECT chain FROM states WHERE key = 'a'") == before
 
 
-@pytest.mark.parametrize("statement", ["UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE events CASCADE"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE events SET actor = 'x'", "DELETE FROM events", "TRUNCATE events CASCADE"]
+)
 async def test_the_journal_cannot_be_changed(pool: Pool, statement: str) -> None:
     await tell(pool, add("a", 1))
     with pytest.raises(asyncpg.RaiseError, match="append-only"):
@@ -148,7 +158,11 @@ async def test_a_message_that_cannot_be_decided_is_parked_and_its_successors_wai
         ("a header that is not UTF-8", raw(b"a", b"{}", 1, ce_source=b"\xff"), "bad_header"),
         ("no id", raw(b"a", b"{}", 1, ce_id=b""), "bad_header"),
         ("an unknown type", raw(b"a", b"{}", 1, ce_type=b"order.exploded"), "unknown_type"),
-        ("an unknown version", raw(b"a", b"{}", 1, ce_dataschema=b"urn:order-workflows:order.hold_placed:9"), "unknown_version"),
+        (
+            "an unknown version",
+            raw(b"a", b"{}", 1, ce_dataschema=b"urn:order-workflows:order.hold_placed:9"),
+            "unknown_version",
+        ),
         ("a field missing", raw(b"a", b'{"order_id": "a"}', 1), "bad_data"),
         ("ten thousand deep", raw(b"a", b"[" * 10_000 + b"]" * 10_000, 1), "too_deep"),
     ],

@@ -219,7 +219,7 @@ class _Screen:
 
     def __call__(self, name: str, doing: str) -> None:
         if not self._is_live:
-            console.print(f"{name}: {doing}", markup=False, highlight=False)
+            console.print(f"{name}: {doing}", markup=False, highlight=False, soft_wrap=True)
             return
         if name not in self._rows:
             self._rows[name] = self._bars.add_task(name, total=1, doing="")

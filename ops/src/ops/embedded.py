@@ -216,7 +216,7 @@ async def _probe_kafka(bootstrap: str) -> None:
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port)), _PROBE_S)
     except OSError as error:
-        raise NotReady(f"nothing listens on {bootstrap} yet") from error
+        raise NotReady("nothing listens on its port yet") from error
     writer.close()
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap, request_timeout_ms=int(_PROBE_S * 1000))
     try:
@@ -302,7 +302,9 @@ async def _init_postgres(binaries: Path, folder: Path, password: str, user: str 
 async def _probe_postgres(dsn: str) -> None:
     try:
         connection = await asyncpg.connect(dsn, timeout=_PROBE_S)
-    except (OSError, asyncpg.PostgresError) as error:
+    except OSError as error:
+        raise NotReady("nothing listens on its port yet") from error
+    except asyncpg.PostgresError as error:
         raise NotReady(f"it does not take connections yet: {error}") from error
     await connection.close()
 

@@ -1,5 +1,6 @@
 """`var/endpoints.json`: where everything of a running system is found. There exactly while the system is up."""
 
+import os
 from pathlib import Path
 from typing import Self
 
@@ -24,8 +25,16 @@ class RunningProcess(_Record):
     began_at: float
 
     @classmethod
-    def of(cls, pid: int) -> Self:
-        return cls(pid=pid, began_at=psutil.Process(pid).create_time())
+    def ours(cls) -> Self:
+        return cls(pid=os.getpid(), began_at=psutil.Process().create_time())
+
+    @classmethod
+    def of(cls, pid: int) -> Self | None:
+        """None when it has just died."""
+        try:
+            return cls(pid=pid, began_at=psutil.Process(pid).create_time())
+        except psutil.NoSuchProcess:
+            return None
 
     def found(self) -> psutil.Process | None:
         """The very process, while it lives."""

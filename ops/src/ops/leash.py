@@ -11,7 +11,8 @@ import sys
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
-_PR_SET_KEEPCAPS: Final = 8
+_PR_SET_SECUREBITS: Final = 28
+_SECBIT_NO_SETUID_FIXUP: Final = 1 << 2
 _PR_CAP_AMBIENT: Final = 47
 _PR_CAP_AMBIENT_RAISE: Final = 2
 _CAP_DAC_OVERRIDE: Final = 1
@@ -27,16 +28,23 @@ def become(user: str) -> None:
     entry = pwd.getpwnam(user)
     libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
     if libc is not None:
-        libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0)
+        # Rights survive the change of user, and count in access(2) as well, by which PostgreSQL looks for its binaries.
+        libc.prctl(_PR_SET_SECUREBITS, _SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(entry.pw_gid)
     os.setuid(entry.pw_uid)
     if libc is not None:
-        kept = 1 << _CAP_DAC_OVERRIDE
-        header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-        effective_permitted_inheritable = (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)
-        libc.capset(header, effective_permitted_inheritable)
-        libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0)
+        # The one right, or none of root's where that one is not ours to keep.
+        if _set_capabilities(libc, 1 << _CAP_DAC_OVERRIDE):
+            libc.prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _CAP_DAC_OVERRIDE, 0, 0)
+        else:
+            _set_capabilities(libc, 0)
+
+
+def _set_capabilities(libc: ctypes.CDLL, kept: int) -> bool:
+    """Effective, permitted and inheritable alike."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    return bool(libc.capset(header, (ctypes.c_uint32 * 6)(kept, kept, kept, 0, 0, 0)) == 0)
 
 
 def main() -> None:

@@ -87,7 +87,9 @@ async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
         return await asyncio.gather(*tasks)
     except BaseException:
         for task in tasks:
-            task.cancel()
+            # One that is cleaning up already is not interrupted again.
+            if not task.cancelling():
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
 
@@ -206,16 +208,20 @@ class Process:
         pause = _FIRST_PAUSE_S
         while True:
             began = loop.time()
-            self._child = await self._spawn()
-            log.info("process.started", process=self.name, pid=self._child.pid)
-            if self._deaths and self._respawned is not None:
-                self._respawned()
-            code = await self._child.wait()
+            try:
+                self._child = await self._spawn()
+            except OSError as error:
+                ending = f"could not be started: {error}"
+            else:
+                log.info("process.started", process=self.name, pid=self._child.pid)
+                if self._deaths and self._respawned is not None:
+                    self._respawned()
+                ending = f"died ({_ending(await self._child.wait())})"
             self._deaths += 1
             if loop.time() - began > _STEADY_S:
                 pause = _FIRST_PAUSE_S
-            log.warning("process.died", process=self.name, code=code, deaths=self._deaths, again_in_s=pause)
-            self._report(self.name, f"died ({_ending(code)}), starts again in {pause:.1f} s")
+            log.warning("process.died", process=self.name, ending=ending, deaths=self._deaths, again_in_s=pause)
+            self._report(self.name, f"{ending}, starts again in {pause:.1f} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
 

@@ -16,6 +16,7 @@ from typing import Final
 
 import httpx
 import psutil
+import structlog
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ops.databases import ensure_databases
@@ -33,6 +34,8 @@ _GONE_S: Final = 90.0
 _ORPHAN_S: Final = 15.0
 _POLL_S: Final = 0.1
 _SHOWN_REASON: Final = 200
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,7 @@ class System:
         self._backends = backends
         self._placed = placed
         self._smtp_port = smtp_port
+        self._supervisor = RunningProcess.ours()
         self.processes = {process.name: process for process in backends.processes}
 
     async def ready(self, *, within: float = _START_S) -> None:
@@ -137,7 +141,7 @@ class System:
     @property
     def endpoints(self) -> Endpoints:
         return Endpoints(
-            supervisor=RunningProcess.of(os.getpid()),
+            supervisor=self._supervisor,
             kafka=self._backends.kafka,
             kafka_process=self._running("kafka"),
             postgres=self._backends.postgres,
@@ -179,8 +183,13 @@ async def running_system(
     is_published = False
 
     def publish() -> None:
-        if is_published:
+        if not is_published:
+            return
+        try:
             system.endpoints.write(var)
+        except OSError as error:
+            # A full disk must not keep anything from running.
+            log.error("endpoints.write_failed", reason=str(error))
 
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -202,8 +211,8 @@ async def running_system(
         stack.push_async_callback(_stop_all, ours)
         await together(*(process.start(within=_START_S) for process in ours))
         stack.callback(path_in(var).unlink, missing_ok=True)
+        system.endpoints.write(var)
         is_published = True
-        publish()
         yield system
         is_published = False
 

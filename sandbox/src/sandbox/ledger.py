@@ -5,7 +5,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Never, TypeVar
+from typing import Annotated, Any, Never, TypeVar
 
 import uuid_utils
 from fastapi import Depends, Request
@@ -39,18 +39,14 @@ class Ledger:
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """One transaction: committed and on disk when this returns, undone when `work` raises."""
-        before = self._db.total_changes
         done = asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
-        done.add_done_callback(lambda _: self._announce(before))
+        done.add_done_callback(self._announce)
         # Shielded: a caller that goes away does not stop its transaction, and the watchers still hear of it.
-        return await asyncio.shield(done)
+        result, _ = await asyncio.shield(done)
+        return result
 
-    def _announce(self, before: int) -> None:
-        if self._db.total_changes != before:
-            for event in self._watchers:
-                event.set()
-
-    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    def _transact(self, work: Callable[[sqlite3.Connection], T]) -> tuple[T, bool]:
+        before = self._db.total_changes
         self._db.execute("begin immediate")
         try:
             result = work(self._db)
@@ -58,7 +54,15 @@ class Ledger:
             self._db.execute("rollback")
             raise
         self._db.execute("commit")
-        return result
+        return result, self._db.total_changes != before
+
+    def _announce(self, done: asyncio.Future[tuple[Any, bool]]) -> None:
+        if done.cancelled() or done.exception():
+            return
+        _, has_changed = done.result()
+        if has_changed:
+            for event in self._watchers:
+                event.set()
 
     async def keep_up(self, work: Callable[[], Awaitable[float | None]]) -> Never:
         """Repeat `work` for ever: once anything changed in the books, and after the seconds it returned.
@@ -78,20 +82,26 @@ class Ledger:
             except TimeoutError:
                 continue
 
+    async def play(self, step: Callable[[sqlite3.Connection], float | None]) -> Never:
+        """`keep_up` with a step that is a transaction of its own."""
+        await self.keep_up(lambda: self.run(step))
+
     async def wait_for(self, find: Callable[[sqlite3.Connection], T | None], seconds: float) -> T | None:
         """What `find` finds, as soon as it finds something; None when it has not after `seconds`."""
         changed = asyncio.Event()
         self._watchers.append(changed)
         try:
+            found = await self.run(find)
             async with asyncio.timeout(seconds):
-                while (found := await self.run(find)) is None:
+                while found is None:
                     await changed.wait()
                     changed.clear()
-                return found
+                    found = await self.run(find)
         except TimeoutError:
             return None
         finally:
             self._watchers.remove(changed)
+        return found
 
     def close(self) -> None:
         self._thread.shutdown()

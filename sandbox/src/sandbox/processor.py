@@ -1,12 +1,14 @@
 """The card processor over HTTP: bearer key, an Idempotency-Key on every call that moves money, faults by test token."""
 
 import asyncio
-import hashlib
 import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from hashlib import sha256
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, HTTPException, Path, Query, Response, Security
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 from fastapi import Request as Incoming
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator, AwareDatetime, Field
@@ -14,9 +16,11 @@ from pydantic import AfterValidator, AwareDatetime, Field
 from sandbox import books
 from sandbox.books import Authorization, CurrencyTotals, DisputeOutcome, Operation, Pace, Request, Terms
 from sandbox.faults import FAULTS, GOOD, Kind
-from sandbox.ledger import Ledger
+from sandbox.ledger import AtLedger
 from sandbox.notices import Notice, Receiver, notices_about, release
+from sandbox.settings import Chosen
 from shared.contracts.base import Id, Input, Model, TenderKind, Text
+from shared.http import IdempotencyKey, Problem
 from shared.money import MAX_MINOR, Currency
 
 
@@ -48,9 +52,9 @@ def _paid_out(channel: TenderKind) -> TenderKind:
 
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 Amount = Annotated[int, Field(gt=0, le=MAX_MINOR, strict=True, description="amount in minor units of the currency")]
-Token = Annotated[str, Field(max_length=64), AfterValidator(_test_token)]
+Token = Annotated[str, Field(max_length=64, json_schema_extra={"enum": list(FAULTS)}), AfterValidator(_test_token)]
 Metadata = Annotated[dict[Id, Annotated[Text, Field(max_length=500)]], Field(max_length=20)]
-Key = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[\x21-\x7e]+$")]
+Key = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
 class AuthorizationRequest(Input):
@@ -131,119 +135,146 @@ The tender's token chooses the fault:
 """ + "\n".join(f"| `{token}` | {fault.story} |" for token, fault in FAULTS.items())
 
 
-def processor_routes(ledger: Ledger, api_key: str, pace: Pace, hang_seconds: float) -> APIRouter:
-    bearer = HTTPBearer(auto_error=False)
+def pace_of(settings: Chosen) -> Pace:
+    return Pace(
+        late=settings.sandbox_late_seconds,
+        settle=settings.sandbox_settle_seconds,
+        bounce=settings.sandbox_bounce_seconds,
+    )
 
-    def authenticated(credentials: Annotated[HTTPAuthorizationCredentials | None, Security(bearer)]) -> None:
-        given = credentials.credentials if credentials else ""
-        if not secrets.compare_digest(given.encode(), api_key.encode()):
-            raise HTTPException(401, "the processor's key is needed as a bearer token", {"WWW-Authenticate": "Bearer"})
 
-    async def answer(incoming: Incoming, response: Response, request: Request) -> Operation:
-        reply = await ledger.run(lambda db: books.perform(db, request, pace, datetime.now(UTC)))
+def _authenticated(
+    settings: Chosen,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))],
+) -> None:
+    given = credentials.credentials if credentials else ""
+    if not secrets.compare_digest(given.encode(), settings.processor_key.get_secret_value().encode()):
+        raise HTTPException(401, "the processor's key is needed as a bearer token", {"WWW-Authenticate": "Bearer"})
+
+
+AtPace = Annotated[Pace, Depends(pace_of)]
+Reference = Annotated[str, Path(max_length=64)]
+
+
+@dataclass(frozen=True, slots=True)
+class Teller:
+    """Where a request that moves money is handed in: it is answered, unless its fault says otherwise."""
+
+    ledger: AtLedger
+    settings: Chosen
+    key: IdempotencyKey
+    incoming: Incoming
+    outgoing: Response
+
+    async def hand_in(
+        self,
+        kind: Kind,
+        subject: str | Terms,
+        body: AuthorizationRequest | CaptureRequest | VoidRequest | RefundRequest | PayoutRequest,
+        *,
+        amount_minor: int | None = None,
+        final: bool = False,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Operation:
+        request = Request(
+            kind=kind,
+            key=self.key,
+            fingerprint=sha256(f"{self.incoming.url.path}\n{body.model_dump_json()}".encode()).hexdigest(),
+            requested_at=body.requested_at,
+            subject=subject,
+            amount_minor=amount_minor,
+            final=final,
+            metadata=metadata or {},
+        )
+        pace = pace_of(self.settings)
+        reply = await self.ledger.run(lambda db: books.perform(db, request, pace, datetime.now(UTC)))
         if reply.operation is None or reply.is_lost:
-            await _keep_waiting(incoming, hang_seconds)
+            await _keep_waiting(self.incoming, self.settings.sandbox_hang_seconds)
             raise HTTPException(504, "the processor did not answer in time")
         if reply.is_replayed:
-            response.headers["Idempotency-Replayed"] = "true"
+            self.outgoing.headers["Idempotency-Replayed"] = "true"
         return reply.operation
 
-    routes = APIRouter(prefix="/processor", tags=["processor"], dependencies=[Depends(authenticated)])
-    key_header = Annotated[Key, Header(alias="Idempotency-Key")]
-    reference = Annotated[str, Path(max_length=64)]
 
-    @routes.post("/authorizations", status_code=201)
-    async def authorize(
-        body: AuthorizationRequest, key: key_header, incoming: Incoming, response: Response
-    ) -> Operation:
-        terms = Terms(body.order_id, body.channel, body.currency, body.token)
-        request = Request(
-            Kind.AUTHORIZATION,
-            key,
-            _fingerprint(Kind.AUTHORIZATION, "", body),
-            body.requested_at,
-            terms,
-            body.amount_minor,
-            metadata=body.metadata,
-        )
-        return await answer(incoming, response, request)
+AtTeller = Annotated[Teller, Depends()]
 
-    @routes.post("/authorizations/{authorization_id}/captures", status_code=201)
-    async def capture(
-        authorization_id: reference, body: CaptureRequest, key: key_header, incoming: Incoming, response: Response
-    ) -> Operation:
-        fingerprint = _fingerprint(Kind.CAPTURE, authorization_id, body)
-        request = Request(
-            Kind.CAPTURE, key, fingerprint, body.requested_at, authorization_id, body.amount_minor, final=body.final
-        )
-        return await answer(incoming, response, request)
+UNANSWERED: dict[int | str, dict[str, Any]] = {504: {"model": Problem, "description": "the fault that was chosen"}}
 
-    @routes.post("/authorizations/{authorization_id}/void", status_code=201)
-    async def void(
-        authorization_id: reference, body: VoidRequest, key: key_header, incoming: Incoming, response: Response
-    ) -> Operation:
-        fingerprint = _fingerprint(Kind.VOID, authorization_id, body)
-        request = Request(Kind.VOID, key, fingerprint, body.requested_at, authorization_id)
-        return await answer(incoming, response, request)
-
-    @routes.post("/authorizations/{authorization_id}/refunds", status_code=201)
-    async def refund(
-        authorization_id: reference, body: RefundRequest, key: key_header, incoming: Incoming, response: Response
-    ) -> Operation:
-        fingerprint = _fingerprint(Kind.REFUND, authorization_id, body)
-        request = Request(Kind.REFUND, key, fingerprint, body.requested_at, authorization_id, body.amount_minor)
-        return await answer(incoming, response, request)
-
-    @routes.post("/payouts", status_code=201)
-    async def pay_out(body: PayoutRequest, key: key_header, incoming: Incoming, response: Response) -> Operation:
-        """Money to a channel without an authorization of its own to refund."""
-        terms = Terms(body.order_id, body.channel, body.currency, body.token)
-        fingerprint = _fingerprint(Kind.PAYOUT, "", body)
-        request = Request(Kind.PAYOUT, key, fingerprint, body.requested_at, terms, body.amount_minor)
-        return await answer(incoming, response, request)
-
-    @routes.get("/operations")
-    async def operation(idempotency_key: Annotated[Key, Query()]) -> Operation:
-        """What became of the request under this key; 404 when it was never seen, so that it may be sent again."""
-        found, _ = await ledger.run(lambda db: books.find_operation(db, idempotency_key))
-        return found
-
-    @routes.get("/ledger")
-    async def books_of(order_id: Annotated[list[Id], Query(min_length=1, max_length=200)]) -> Books:
-        authorizations, operations = await ledger.run(lambda db: books.books_of(db, order_id))
-        return Books(authorizations=authorizations, operations=operations)
-
-    @routes.get("/ledger/totals")
-    async def totals() -> list[CurrencyTotals]:
-        return await ledger.run(books.totals)
-
-    @routes.post("/control/bounce")
-    async def bounce(body: BounceRequest) -> Operation:
-        """A refund or payout that succeeded comes back."""
-        return await ledger.run(
-            lambda db: books.bounce(db, body.operation_key, body.occurred_at, pace, datetime.now(UTC))
-        )
-
-    @routes.post("/control/dispute")
-    async def dispute(body: DisputeRequest) -> Authorization:
-        occurred_at = body.occurred_at or datetime.now(UTC)
-        return await ledger.run(
-            lambda db: books.dispute(db, body.authorization_id, body.outcome, body.amount_minor, occurred_at, pace)
-        )
-
-    @routes.post("/control/release-notices")
-    async def release_notices(body: ReleaseRequest) -> Released:
-        return Released(notices=await ledger.run(lambda db: release(db, Receiver.PAYMENTS, body.authorization_id)))
-
-    @routes.get("/control/notices")
-    async def notices(authorization_id: Annotated[Id, Query()]) -> list[Notice]:
-        return await ledger.run(lambda db: notices_about(db, Receiver.PAYMENTS, authorization_id))
-
-    return routes
+routes = APIRouter(prefix="/processor", tags=["processor"], dependencies=[Depends(_authenticated)])
 
 
-def _fingerprint(kind: Kind, subject: str, body: Input) -> str:
-    return hashlib.sha256(f"{kind}\n{subject}\n{body.model_dump_json()}".encode()).hexdigest()
+@routes.post("/authorizations", status_code=201, responses=UNANSWERED)
+async def authorize(body: AuthorizationRequest, teller: AtTeller) -> Operation:
+    terms = Terms(body.order_id, body.channel, body.currency, body.token)
+    return await teller.hand_in(Kind.AUTHORIZATION, terms, body, amount_minor=body.amount_minor, metadata=body.metadata)
+
+
+@routes.post("/authorizations/{authorization_id}/captures", status_code=201, responses=UNANSWERED)
+async def capture(authorization_id: Reference, body: CaptureRequest, teller: AtTeller) -> Operation:
+    """Several captures may share an authorization, up to its amount."""
+    return await teller.hand_in(Kind.CAPTURE, authorization_id, body, amount_minor=body.amount_minor, final=body.final)
+
+
+@routes.post("/authorizations/{authorization_id}/void", status_code=201, responses=UNANSWERED)
+async def void(authorization_id: Reference, body: VoidRequest, teller: AtTeller) -> Operation:
+    """Give back what remains of the authorization."""
+    return await teller.hand_in(Kind.VOID, authorization_id, body)
+
+
+@routes.post("/authorizations/{authorization_id}/refunds", status_code=201, responses=UNANSWERED)
+async def refund(authorization_id: Reference, body: RefundRequest, teller: AtTeller) -> Operation:
+    """Pay back what was captured, up to what is left of it."""
+    return await teller.hand_in(Kind.REFUND, authorization_id, body, amount_minor=body.amount_minor)
+
+
+@routes.post("/payouts", status_code=201, responses=UNANSWERED)
+async def pay_out(body: PayoutRequest, teller: AtTeller) -> Operation:
+    """Money to a channel without an authorization of its own to refund."""
+    terms = Terms(body.order_id, body.channel, body.currency, body.token)
+    return await teller.hand_in(Kind.PAYOUT, terms, body, amount_minor=body.amount_minor)
+
+
+@routes.get("/operations")
+async def operation(idempotency_key: Annotated[Key, Query()], ledger: AtLedger) -> Operation:
+    """What became of the request under this key; 404 when it was never seen, so that it may be sent again."""
+    found, _ = await ledger.run(lambda db: books.find_operation(db, idempotency_key))
+    return found
+
+
+@routes.get("/ledger")
+async def books_of(order_id: Annotated[list[Id], Query(min_length=1, max_length=200)], ledger: AtLedger) -> Books:
+    authorizations, operations = await ledger.run(lambda db: books.books_of(db, order_id))
+    return Books(authorizations=authorizations, operations=operations)
+
+
+@routes.get("/ledger/totals")
+async def totals(ledger: AtLedger) -> list[CurrencyTotals]:
+    return await ledger.run(books.totals)
+
+
+@routes.post("/control/bounce")
+async def bounce(body: BounceRequest, ledger: AtLedger, pace: AtPace) -> Operation:
+    """A refund or payout that succeeded comes back."""
+    return await ledger.run(lambda db: books.bounce(db, body.operation_key, body.occurred_at, pace, datetime.now(UTC)))
+
+
+@routes.post("/control/dispute")
+async def dispute(body: DisputeRequest, ledger: AtLedger, pace: AtPace) -> Authorization:
+    occurred_at = body.occurred_at or datetime.now(UTC)
+    return await ledger.run(
+        lambda db: books.dispute(db, body.authorization_id, body.outcome, body.amount_minor, occurred_at, pace)
+    )
+
+
+@routes.post("/control/release-notices")
+async def release_notices(body: ReleaseRequest, ledger: AtLedger) -> Released:
+    return Released(notices=await ledger.run(lambda db: release(db, Receiver.PAYMENTS, body.authorization_id)))
+
+
+@routes.get("/control/notices")
+async def notices(authorization_id: Annotated[Id, Query()], ledger: AtLedger) -> list[Notice]:
+    """Every notice about the authorization, and how its delivery stands."""
+    return await ledger.run(lambda db: notices_about(db, Receiver.PAYMENTS, authorization_id))
 
 
 async def _keep_waiting(incoming: Incoming, seconds: float) -> None:

@@ -12,7 +12,8 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True)
 
     sandbox_data: Path
-    kafka: str = "127.0.0.1:9092"
+    kafka: str | None = None
+    """Without it the warehouse neither hears nor tells, and the sandbox says that it is not ready."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     processor_key: SecretStr = Field(min_length=8)
@@ -30,6 +31,8 @@ class Settings(BaseSettings):
     returns_webhook_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8004/webhooks/carrier")
     sandbox_pace: float = Field(default=0, ge=0)
     """Seconds between two steps of a shipment; 0: only by hand."""
+    sandbox_patience_seconds: float = Field(default=5, ge=0)
+    """How long a call about a shipment waits for the system to tell what the call needs."""
 
     sandbox_smtp_host: str = "127.0.0.1"
     sandbox_smtp_port: int = Field(default=8025, ge=0, le=65535)

@@ -7,17 +7,19 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
 from uuid import NAMESPACE_URL, uuid5
 
 import structlog
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Depends, Path, Query
 from pydantic import AwareDatetime, Field, Json
 
-from sandbox.ledger import Ledger, UnknownSubject, new_id
+from sandbox.ledger import AtLedger, UnknownSubject, new_id
 from sandbox.notices import Receiver, enqueue
+from sandbox.settings import Chosen
 from sandbox.streams import Record, tell
 from shared.contracts.base import Id, Input, LineQuantity, Model, Quantity, Text
 from shared.contracts.fulfillment import (
@@ -95,8 +97,6 @@ where next_step is not null and not (is_held and next_step in ('pack', 'hand_ove
 """
 
 CARRIER: Final = "swiftpost"
-PATIENCE = 5.0
-"""Seconds a control call waits for the system to tell what the call needs."""
 
 
 class Step(StrEnum):
@@ -377,130 +377,148 @@ class ReturnParcelScan(Told):
     tracking: Id
 
 
-def warehouse_routes(ledger: Ledger) -> APIRouter:
-    routes = APIRouter(prefix="/warehouse", tags=["warehouse and carrier"])
-    reference = Annotated[Id, Path()]
+routes = APIRouter(prefix="/warehouse", tags=["warehouse and carrier"])
+Reference = Annotated[Id, Path()]
 
-    async def shipment_when(shipment_id: str, is_ready: Callable[[Shipment], bool], wanted: str) -> Shipment:
-        """The shipment, once the system has told what is needed of it. Raises UnknownSubject and NotAllowed."""
+
+@dataclass(frozen=True, slots=True)
+class Dock:
+    """Where calls about a shipment wait for what the system has yet to tell of it."""
+
+    ledger: AtLedger
+    settings: Chosen
+
+    async def shipment_when(self, shipment_id: str, is_ready: Callable[[Shipment], bool], wanted: str) -> Shipment:
+        """Raises UnknownSubject and NotAllowed when it was not told in time."""
 
         def ready(db: sqlite3.Connection) -> Shipment | None:
             shipment = find_shipment(db, shipment_id)
             return shipment if shipment and is_ready(shipment) else None
 
-        shipment = await ledger.wait_for(ready, PATIENCE)
+        shipment = await self.ledger.wait_for(ready, self.settings.sandbox_patience_seconds)
         if shipment:
             return shipment
-        known = await ledger.run(lambda db: find_shipment(db, shipment_id))
+        known = await self.ledger.run(lambda db: find_shipment(db, shipment_id))
         if known is None:
             raise UnknownSubject(f"the warehouse has not heard of shipment {shipment_id!r}")
         raise NotAllowed(known.status, wanted, detail=f"the system has not said yet what is needed to {wanted}")
 
-    async def sent(message: PartnerMessage, key: str, copies: int) -> Sent:
-        return await ledger.run(lambda db: send(db, message, key, copies))
+    async def send(self, message: PartnerMessage, key: str, copies: int) -> Sent:
+        return await self.ledger.run(lambda db: send(db, message, key, copies))
 
-    @routes.get("/shipments")
-    async def shipments(order_id: Annotated[Id, Query()]) -> list[Shipment]:
-        """What the warehouse has heard of."""
-        return await ledger.run(
-            lambda db: [Shipment.model_validate(dict(row)) for row in db.execute(OF_ORDER, (order_id,))]
-        )
 
-    @routes.post("/goods-received", status_code=202)
-    async def goods_received(body: GoodsReceived) -> Sent:
-        message = WarehouseGoodsReceived(
-            receipt_id=body.receipt_id or new_id("rcpt"),
-            sku=body.sku,
-            location=body.location,
-            quantity=body.quantity,
-            occurred_at=business_time(body.occurred_at),
-        )
-        return await sent(message, f"stock:{body.sku}@{body.location}", body.copies)
+AtDock = Annotated[Dock, Depends()]
 
-    @routes.post("/goods-expected", status_code=202)
-    async def goods_expected(body: GoodsExpected) -> Sent:
-        """What is incoming in all, and when."""
-        message = WarehouseGoodsExpected(
-            sku=body.sku,
-            location=body.location,
-            incoming=body.incoming,
-            eta=body.eta,
-            occurred_at=business_time(body.occurred_at),
-        )
-        return await sent(message, f"stock:{body.sku}@{body.location}", body.copies)
 
-    @routes.post("/shipments/{shipment_id}/pack", status_code=202)
-    async def pack(shipment_id: reference, body: Pack) -> Sent:
-        shipment = await shipment_when(shipment_id, lambda _: True, "pack")
-        message = packed(shipment, body.parcels, business_time(body.occurred_at))
-        return await sent(message, shipment.order_id, body.copies)
+@routes.get("/shipments")
+async def shipments(order_id: Annotated[Id, Query()], ledger: AtLedger) -> list[Shipment]:
+    """What the warehouse has heard of."""
+    return await ledger.run(
+        lambda db: [Shipment.model_validate(dict(row)) for row in db.execute(OF_ORDER, (order_id,))]
+    )
 
-    @routes.post("/shipments/{shipment_id}/hand-over", status_code=202)
-    async def hand_over(shipment_id: reference, body: HandOver) -> Sent:
-        """Waits a moment for fulfillment to say which parcels there are."""
-        shipment = await shipment_when(shipment_id, lambda s: bool(s.parcels), "hand over")
-        message = handed_over(shipment, body.carrier, business_time(body.occurred_at))
-        return await sent(message, shipment.order_id, body.copies)
 
-    @routes.post("/shipments/{shipment_id}/short-pick", status_code=202)
-    async def short_pick(shipment_id: reference, body: ShortPick) -> Sent:
-        shipment = await shipment_when(shipment_id, lambda _: True, "short pick")
-        message = WarehouseShortPicked(
-            order_id=shipment.order_id,
-            shipment_id=shipment_id,
-            lines=body.lines,
-            occurred_at=business_time(body.occurred_at),
-        )
-        return await sent(message, shipment.order_id, body.copies)
+@routes.post("/goods-received", status_code=202)
+async def goods_received(body: GoodsReceived, dock: AtDock) -> Sent:
+    message = WarehouseGoodsReceived(
+        receipt_id=body.receipt_id or new_id("rcpt"),
+        sku=body.sku,
+        location=body.location,
+        quantity=body.quantity,
+        occurred_at=business_time(body.occurred_at),
+    )
+    return await dock.send(message, f"stock:{body.sku}@{body.location}", body.copies)
 
-    @routes.post("/shipments/{shipment_id}/scan", status_code=202)
-    async def scan(shipment_id: reference, body: Scan) -> list[Sent]:
-        """One scan for each parcel. Waits a moment for fulfillment to say that the parcels were handed over."""
 
-        def with_tracking(shipment: Shipment) -> Shipment:
-            wanted = tuple(p for p in shipment.parcels if p.tracking and body.parcel_id in (None, p.parcel_id))
-            return shipment.model_copy(update={"parcels": wanted})
+@routes.post("/goods-expected", status_code=202)
+async def goods_expected(body: GoodsExpected, dock: AtDock) -> Sent:
+    """What is incoming in all, and when."""
+    message = WarehouseGoodsExpected(
+        sku=body.sku,
+        location=body.location,
+        incoming=body.incoming,
+        eta=body.eta,
+        occurred_at=business_time(body.occurred_at),
+    )
+    return await dock.send(message, f"stock:{body.sku}@{body.location}", body.copies)
 
-        shipment = await shipment_when(shipment_id, lambda s: bool(with_tracking(s).parcels), "scan")
-        found = scans(with_tracking(shipment), body.code, business_time(body.occurred_at), body.detail)
-        return await ledger.run(
-            lambda db: [post(db, Receiver.FULFILLMENT, one.tracking, one, body.copies) for one in found]
-        )
 
-    @routes.post("/returns/{return_id}/receive", status_code=202)
-    async def receive(return_id: reference, body: ReturnReceipt) -> Sent:
-        message = WarehouseParcelReceived(
-            order_id=body.order_id,
-            return_id=return_id,
-            location=body.location,
-            receipt_id=body.receipt_id or new_id("rcpt"),
-            lines=body.lines,
-            unexpected=body.unexpected,
-            occurred_at=business_time(body.occurred_at),
-        )
-        return await sent(message, body.order_id, body.copies)
+@routes.post("/shipments/{shipment_id}/pack", status_code=202)
+async def pack(shipment_id: Reference, body: Pack, dock: AtDock) -> Sent:
+    shipment = await dock.shipment_when(shipment_id, lambda _: True, "pack")
+    message = packed(shipment, body.parcels, business_time(body.occurred_at))
+    return await dock.send(message, shipment.order_id, body.copies)
 
-    @routes.post("/returns/{return_id}/inspect", status_code=202)
-    async def inspect(return_id: reference, body: Inspection) -> Sent:
-        message = WarehouseItemsInspected(
-            order_id=body.order_id,
-            return_id=return_id,
-            location=body.location,
-            inspection_id=body.inspection_id or new_id("insp"),
-            lines=body.lines,
-            occurred_at=business_time(body.occurred_at),
-        )
-        return await sent(message, body.order_id, body.copies)
 
-    @routes.post("/returns/{return_id}/scan", status_code=202)
-    async def scan_return(return_id: reference, body: ReturnParcelScan) -> Sent:
-        """The customer's parcel is on its way back."""
-        one = ReturnScan(
-            order_id=body.order_id,
-            return_id=return_id,
-            tracking=body.tracking,
-            occurred_at=business_time(body.occurred_at),
-        )
-        return await ledger.run(lambda db: post(db, Receiver.RETURNS, body.tracking, one, body.copies))
+@routes.post("/shipments/{shipment_id}/hand-over", status_code=202)
+async def hand_over(shipment_id: Reference, body: HandOver, dock: AtDock) -> Sent:
+    """Waits a moment for fulfillment to say which parcels there are."""
+    shipment = await dock.shipment_when(shipment_id, lambda s: bool(s.parcels), "hand over")
+    message = handed_over(shipment, body.carrier, business_time(body.occurred_at))
+    return await dock.send(message, shipment.order_id, body.copies)
 
-    return routes
+
+@routes.post("/shipments/{shipment_id}/short-pick", status_code=202)
+async def short_pick(shipment_id: Reference, body: ShortPick, dock: AtDock) -> Sent:
+    shipment = await dock.shipment_when(shipment_id, lambda _: True, "short pick")
+    message = WarehouseShortPicked(
+        order_id=shipment.order_id,
+        shipment_id=shipment_id,
+        lines=body.lines,
+        occurred_at=business_time(body.occurred_at),
+    )
+    return await dock.send(message, shipment.order_id, body.copies)
+
+
+@routes.post("/shipments/{shipment_id}/scan", status_code=202)
+async def scan(shipment_id: Reference, body: Scan, dock: AtDock) -> list[Sent]:
+    """One scan for each parcel. Waits a moment for fulfillment to say that the parcels were handed over."""
+
+    def with_tracking(shipment: Shipment) -> Shipment:
+        wanted = tuple(p for p in shipment.parcels if p.tracking and body.parcel_id in (None, p.parcel_id))
+        return shipment.model_copy(update={"parcels": wanted})
+
+    shipment = await dock.shipment_when(shipment_id, lambda s: bool(with_tracking(s).parcels), "scan")
+    found = scans(with_tracking(shipment), body.code, business_time(body.occurred_at), body.detail)
+    return await dock.ledger.run(
+        lambda db: [post(db, Receiver.FULFILLMENT, one.tracking, one, body.copies) for one in found]
+    )
+
+
+@routes.post("/returns/{return_id}/receive", status_code=202)
+async def receive(return_id: Reference, body: ReturnReceipt, dock: AtDock) -> Sent:
+    message = WarehouseParcelReceived(
+        order_id=body.order_id,
+        return_id=return_id,
+        location=body.location,
+        receipt_id=body.receipt_id or new_id("rcpt"),
+        lines=body.lines,
+        unexpected=body.unexpected,
+        occurred_at=business_time(body.occurred_at),
+    )
+    return await dock.send(message, body.order_id, body.copies)
+
+
+@routes.post("/returns/{return_id}/inspect", status_code=202)
+async def inspect(return_id: Reference, body: Inspection, dock: AtDock) -> Sent:
+    message = WarehouseItemsInspected(
+        order_id=body.order_id,
+        return_id=return_id,
+        location=body.location,
+        inspection_id=body.inspection_id or new_id("insp"),
+        lines=body.lines,
+        occurred_at=business_time(body.occurred_at),
+    )
+    return await dock.send(message, body.order_id, body.copies)
+
+
+@routes.post("/returns/{return_id}/scan", status_code=202)
+async def scan_return(return_id: Reference, body: ReturnParcelScan, dock: AtDock) -> Sent:
+    """The customer's parcel is on its way back."""
+    one = ReturnScan(
+        order_id=body.order_id,
+        return_id=return_id,
+        tracking=body.tracking,
+        occurred_at=business_time(body.occurred_at),
+    )
+    return await dock.ledger.run(lambda db: post(db, Receiver.RETURNS, body.tracking, one, body.copies))

@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import asyncpg
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
@@ -21,7 +21,7 @@ from faststream.kafka.subscriber.usecase import BatchSubscriber
 
 from shared.contracts.base import FACTS, Fact, Input
 from shared.contracts.partners import WAREHOUSE_MESSAGES
-from shared.database import OUTAGES, Pool
+from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause, Undecodable, context_of, data_of, fact_of, type_of
 from shared.machine import Invalid, NotAllowed
 from shared.parking import Parked, Record, park, settle, waiting
@@ -53,7 +53,7 @@ def reason_of(error: Exception) -> str:
         return "not_allowed"
     if isinstance(error, Invalid):
         return "invalid"
-    if isinstance(error, asyncpg.IntegrityConstraintViolationError | asyncpg.DataError):
+    if isinstance(error, BROKEN_LAWS):
         return "breaks_a_law"
     return "fault"
 
@@ -167,6 +167,7 @@ class Progress:
     records: int = 0
     parked: int = 0
     batches: int = 0
+    commit_errors: int = 0
     failing_since: float | None = None
     is_assigned: bool = False
     done: dict[tuple[str, int], tuple[int, int | None]] = field(default_factory=dict)
@@ -200,14 +201,14 @@ class Consumer:
         self._failures = 0
 
     def subscribe(self, broker: KafkaBroker, topics: Sequence[str]) -> None:
-        """`earliest`: a new group sees the past. `NACK_ON_ERROR`: an outage gives the batch back."""
+        """`earliest`: a new group sees the past. `MANUAL`: `on_batch` says itself what is done and what comes again."""
         subscriber = broker.subscriber(
             *topics,
             batch=True,
             group_id=self.group,
             group_instance_id=f"{self.group}-{self._settings.instance}" if self._settings.instance else None,
             auto_offset_reset="earliest",
-            ack_policy=AckPolicy.NACK_ON_ERROR,
+            ack_policy=AckPolicy.MANUAL,
             max_records=self._settings.batch_records,
             batch_timeout_ms=50,
             max_partition_fetch_bytes=4 * 1024 * 1024,
@@ -235,7 +236,7 @@ class Consumer:
         return b""
 
     async def on_batch(self, message: KafkaMessage) -> None:
-        """Raises on an outage only, after a pause, so that the batch is read again."""
+        """Apply and acknowledge, or give back: an outage is waited out, by reading the same batch again after a pause."""
         raw = message.raw_message
         assert isinstance(raw, tuple)
         records = [Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.headers, r.value) for r in raw]
@@ -249,28 +250,37 @@ class Consumer:
             log.warning("batch.given_back", error=repr(error), records=len(records), pause_seconds=round(pause, 2))
             await asyncio.sleep(pause)
             self.progress.attempted_at = time.monotonic()
-            raise
+            await message.nack()
+            return
         self._failures = 0
         self.progress.failing_since = None
         self.progress.records += len(records)
         self.progress.batches += 1
         for record in records:
             self.progress.done[record.topic, record.partition] = (record.position + 1, record.timestamp_ms)
+        try:
+            await message.ack()
+        except KafkaError as error:  # the effects are committed; a second delivery finds their claims
+            self.progress.commit_errors += 1
+            log.warning("offset.not_committed", error=repr(error))
 
     async def take(self, records: Sequence[Record]) -> None:
-        """Commit the batch. A law of the database that one key breaks must not hold the others: halves, then keys."""
+        """Commit the batch. What breaks on one key (a law of the database, a fault of ours) must not hold the others:
+        the batch is halved until that key is alone, and parked."""
         try:
             async with self.pool.acquire(timeout=5) as db, db.transaction():
                 parked = await self._take(db, records)
                 await park(db, parked)
-        except (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError) as error:
+        except Exception as error:
+            if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
+                raise
             keys = list(dict.fromkeys(record.parking_key() for record in records))
             if len(keys) > 1:
                 half = set(keys[: len(keys) // 2])
                 await self.take([r for r in records if r.parking_key() in half])
                 await self.take([r for r in records if r.parking_key() not in half])
                 return
-            log.error("message.parked", key=keys[0], error=repr(error), records=len(records))
+            log.error("message.parked", key=keys[0], error=repr(error), records=len(records), exc_info=error)
             parked = [
                 Parked(r, keys[0], reason_of(error) if i == 0 else "behind", str(error)) for i, r in enumerate(records)
             ]
@@ -284,7 +294,7 @@ class Consumer:
         async with self.pool.acquire(timeout=5) as db, db.transaction():
             queue = await waiting(db, key)
             # Settled first, so that they do not queue behind themselves; what is refused is opened again below.
-            await settle(db, [w.id for w in queue], "redriven", actor)
+            await settle(db, [w.id for w in queue], "redriven", actor, "redrive")
             refused = await self._take(db, [w.record for w in queue])
             places = {(p.record.topic, p.record.partition, p.record.position): p for p in refused}
             again = [w for w in queue if (w.record.topic, w.record.partition, w.record.position) in places]
@@ -327,4 +337,4 @@ class Consumer:
 
 
 REOPEN = """
-UPDATE parked SET status = 'open', settled_at = NULL, settled_by = NULL, reason = $2, detail = $3 WHERE id = $1"""
+UPDATE parked SET status = 'open', settled_at = NULL, settled_by = NULL, settled_reason = NULL, reason = $2, detail = $3 WHERE id = $1"""

@@ -9,17 +9,12 @@ from shared.settings import Settings
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-OUTAGES = (
-    OSError,
-    asyncio.TimeoutError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-)
-"""The database is away, shutting down, full, or chose us as a deadlock's victim: the same work succeeds later."""
+OUTAGES = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
+"""What a database that is away, starting, full, not migrated or choosing a deadlock's victim raises: the same work
+succeeds later. BROKEN_LAWS are not among them although they are PostgresErrors: catch those first."""
+
+BROKEN_LAWS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
+"""A row breaks a constraint or a type: the same work never succeeds."""
 
 
 async def connect(settings: Settings) -> Pool:

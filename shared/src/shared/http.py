@@ -9,7 +9,6 @@ from hashlib import sha256
 from typing import Annotated, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
-import asyncpg
 import structlog
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -24,7 +23,7 @@ from uuid_utils.compat import uuid7
 from shared import auth
 from shared.auth import Caller, Role
 from shared.contracts.base import Fact
-from shared.database import OUTAGES, Pool
+from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
 from shared.machine import Invalid, NotAllowed
 from shared.shell import Flow, Held, Told, apply
@@ -123,9 +122,11 @@ def install_problems(app: FastAPI) -> None:
         app.add_exception_handler(kind, outage)
 
     async def data_error(_: Request, error: Exception) -> JSONResponse:
+        log.error("request.broke_a_law", error=repr(error))
         return problem(422, "Invalid", "a value is outside what can be stored")
 
-    app.add_exception_handler(asyncpg.DataError, data_error)
+    for law in BROKEN_LAWS:
+        app.add_exception_handler(law, data_error)
 
 
 class BodyLimit:
@@ -249,6 +250,8 @@ async def patiently(work: Callable[[], Awaitable[S]], seconds: float = 3.0) -> S
     while True:
         try:
             return await work()
+        except BROKEN_LAWS:
+            raise
         except OUTAGES:
             if asyncio.get_running_loop().time() + pause > deadline:
                 raise

@@ -7,14 +7,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from shared.consumer import Consumer
 from shared.database import Pool
+from shared.operations import UNPUBLISHED
 from shared.relay import Relay
-
-OUTBOX = """
-SELECT (SELECT count(*) FROM outbox),
-       coalesce((SELECT extract(epoch FROM now() - recorded_at) FROM events
-                 JOIN (SELECT event_id FROM outbox ORDER BY position LIMIT 1) AS oldest ON id = event_id), 0),
-       (SELECT count(*) FROM parked WHERE status = 'open'),
-       (SELECT count(DISTINCT key) FROM parked WHERE status = 'open')"""
 
 
 class _Snapshot:
@@ -47,7 +41,7 @@ async def exposition(
         records.add_metric([service, consumer.group], consumer.progress.records)
         batches.add_metric([service, consumer.group], consumer.progress.batches)
     async with pool.acquire(timeout=5) as db:
-        unpublished, oldest, parked, keys = await db.fetchrow(OUTBOX) or (0, 0, 0, 0)
+        unpublished, oldest, keys, parked = await db.fetchrow(UNPUBLISHED) or (0, 0, 0, 0)
     for name, text, value in (
         ("oms_outbox_events", "facts not yet acknowledged by the broker", unpublished),
         ("oms_outbox_oldest_seconds", "age of the oldest of them", oldest),

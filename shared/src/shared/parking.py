@@ -46,7 +46,8 @@ SELECT id, key, topic, partition, position, header_names, header_values, record_
 FROM parked WHERE status = 'open' AND ($1::text IS NULL OR key = $1) ORDER BY key, id LIMIT $2"""
 
 SETTLE = """
-UPDATE parked SET status = $2, settled_at = now(), settled_by = $3 WHERE id = ANY($1::bigint[]) AND status = 'open'"""
+UPDATE parked SET status = $2, settled_at = now(), settled_by = $3, settled_reason = $4
+WHERE id = ANY($1::bigint[]) AND status = 'open' RETURNING id"""
 
 
 async def park(db: Db, parked: Sequence[Parked]) -> None:
@@ -108,6 +109,6 @@ async def waiting(db: Db, key: str | None = None, limit: int = 1000) -> list[Wai
     ]
 
 
-async def settle(db: Db, ids: Sequence[int], status: str, actor: str) -> None:
-    """`status` is redriven or discarded; who did it is kept."""
-    await db.execute(SETTLE, ids, status, actor)
+async def settle(db: Db, ids: Sequence[int], status: str, actor: str, reason: str) -> list[int]:
+    """`status` is redriven or discarded; who did it and why is kept. Returns those that were still open."""
+    return [row["id"] for row in await db.fetch(SETTLE, ids, status, actor, reason)]

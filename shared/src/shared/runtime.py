@@ -5,10 +5,11 @@ supervisor starts it again: never alive but stuck.
 """
 
 import asyncio
+import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -23,7 +24,7 @@ from faststream.kafka.prometheus import KafkaPrometheusMiddleware
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from shared import metrics
+from shared import metrics, operations
 from shared.consumer import Consumer, Route, Router, Take
 from shared.database import OUTAGES, Pool, connect
 from shared.http import PROBLEMS, BodyLimit, Desk, install_problems
@@ -122,7 +123,8 @@ def build(
     routes: Sequence[Route] = (),
     take: Take | None = None,
     router: APIRouter,
-    timers: Mapping[str, tuple[Flow[Any, Any, Any], Fire]] | None = None,
+    flows: Sequence[Flow[Any, Any, Any]] = (),
+    timers: Sequence[tuple[Flow[Any, Any, Any], Fire]] = (),
     workers: Sequence[Worker] = (),
     publishes: bool = True,
     extend: Callable[[FastAPI], None] | None = None,
@@ -130,8 +132,8 @@ def build(
 ) -> FastAPI:
     """The application of a service. Settings are read and connections made when it starts, not when it is imported.
 
-    `take` replaces `routes` where a service does not decide; `timers` maps a key prefix ("" for orders) to a flow and
-    its commands; `resources` opens and closes what only this service has (an HTTP client, say), around everything.
+    `flows` are all it decides by; `take` replaces `routes` where it decides nothing; `timers` say which command a
+    deadline of a flow becomes; `resources` opens and closes what only this service has (an HTTP client, say), around everything.
     """
 
     @asynccontextmanager
@@ -150,7 +152,7 @@ def build(
                 chosen.kafka,
                 client_id=chosen.instance or name,
                 graceful_timeout=30,
-                logger=structlog.stdlib.get_logger("faststream"),
+                log_level=logging.DEBUG,
                 middlewares=[KafkaPrometheusMiddleware(registry=registry, app_name=name)],
                 allow_auto_create_topics=False,
             )
@@ -188,7 +190,9 @@ def build(
     install_problems(app)
     app.add_middleware(BodyLimit)
     app.include_router(router)
+    app.include_router(operations.router)
     _health(app)
+    app.state.flows, app.state.topics = tuple(flows), tuple(topics)
     if extend is not None:
         extend(app)
     return app

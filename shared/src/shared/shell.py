@@ -61,6 +61,10 @@ async def _nothing(db: Db, told: Sequence[Told[Any]], states: Mapping[str, Any])
     return None
 
 
+def _no_laws(state: Any) -> Sequence[str]:
+    return ()
+
+
 async def _keep_nothing(db: Db, touched: Sequence[Held[Any]], surroundings: Any) -> None:
     return None
 
@@ -71,7 +75,9 @@ class Flow(Generic[S, C, X]):
 
     `decide(state, command, surroundings)` and `evolve(state, fact)` are pure. `surroundings` loads (and locks, in key
     order) what decisions need beside the aggregate; `follow` folds facts into it; `keep` writes the rows that carry
-    the laws and the look-ups, one statement per table. `deadlines(state)` names what must fire and when.
+    the laws and the look-ups, one statement per table. `deadlines(state)` names what must fire and when. `laws(state)`
+    names the invariants of domain.md that the state breaks, in words: always none. `prefix` is what keys start with
+    before a colon, "" for order ids.
     """
 
     service: str
@@ -83,6 +89,8 @@ class Flow(Generic[S, C, X]):
     follow: Callable[[X, Fact], X] | None = None
     keep: Callable[[Db, Sequence[Held[S]], X], Awaitable[None]] = _keep_nothing
     deadlines: Callable[[S], Mapping[str, datetime]] | None = None
+    laws: Callable[[S], Sequence[str]] = _no_laws
+    prefix: str = ""
 
     def fold(self, key: str, facts: Sequence[Fact]) -> S:
         """The state that a journal gives."""

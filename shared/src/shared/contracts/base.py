@@ -1,5 +1,6 @@
 """What every fact has in common, and the register of all of them: one class, one type, one version."""
 
+import unicodedata
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def _printable(text: str) -> str:
-    if any(ord(c) < 32 and c not in "\n\t" for c in text) or "\x7f" in text:
+    if not text.isprintable() and any(unicodedata.category(c) in {"Cc", "Cs"} and c not in "\n\t" for c in text):
         raise ValueError("must not contain control characters")
     return text
 

@@ -6,12 +6,22 @@ from typing import Literal
 from pydantic import Field
 
 from shared.contracts.base import Bucket as Bucket
-from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, OrderFact, Quantity, Text
-from shared.contracts.orders import Hold, ShippingPreference
+from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, OrderFact, PolicyRef, Quantity, Text
+from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
 
 
 class FulfillmentFact(OrderFact, service="fulfillment"):
-    pass
+    """A fact of an order's units. These move them from bucket to bucket, and no other fact does:
+
+    fulfillment.opened to unallocated; stock.allocated from unallocated to allocated; backorder.created from
+    unallocated to backordered; backorder.filled from backordered to unallocated (stock.allocated follows for the same
+    units); shipment.packed from allocated to packed; shipment.shipped from packed to in_transit; shipment.delivered,
+    .lost and .returned_to_sender from in_transit; shipment.found from lost to in_transit; shipment.tracking_updated,
+    if it has lines, from delivered to in_transit; fulfillment.lines_short_shipped from allocated to unallocated;
+    backorder.consent_settled with `substitute` from backordered to unallocated; fulfillment.lines_cancelled from
+    `was` to cancelled; fulfillment.withdrawn from unallocated to cancelled; replacement.created to unallocated, from
+    where `moved` says, the rest being ordered on top.
+    """
 
 
 class PlannedShipment(Model):
@@ -28,6 +38,32 @@ class PlannedBackorder(Model):
     eta: datetime | None
 
 
+class OpenedLine(Model):
+    line_id: Id
+    sku: Id
+    quantity: Quantity
+
+
+class FulfillmentOpened(FulfillmentFact, type="fulfillment.opened"):
+    """The order is known here: its units are unallocated until it is confirmed."""
+
+    placed_at: datetime
+    lines: tuple[OpenedLine, ...]
+    preference: ShippingPreference
+
+
+class FulfillmentWithdrawn(FulfillmentFact, type="fulfillment.withdrawn"):
+    """The order was rejected before anything was planned: its unallocated units are cancelled."""
+
+    lines: tuple[LineQuantity, ...]
+
+
+class FulfillmentHoldsChanged(FulfillmentFact, type="fulfillment.holds_changed"):
+    """The order's holds as fulfillment knows them now; none means that nothing blocks the hand-over."""
+
+    holds: tuple[Hold, ...]
+
+
 class FulfillmentPlanned(FulfillmentFact, type="fulfillment.planned"):
     """How the units are split, and why, in words."""
 
@@ -35,12 +71,14 @@ class FulfillmentPlanned(FulfillmentFact, type="fulfillment.planned"):
     backorders: tuple[PlannedBackorder, ...]
     preference: ShippingPreference
     reasons: tuple[Text, ...]
+    policy: PolicyRef | None = None
 
 
 class FulfillmentReplanned(FulfillmentFact, type="fulfillment.replanned"):
     shipments: tuple[PlannedShipment, ...]
     backorders: tuple[PlannedBackorder, ...]
     reasons: tuple[Text, ...]
+    policy: PolicyRef | None = None
 
 
 class CancelledUnits(Model):
@@ -50,6 +88,8 @@ class CancelledUnits(Model):
 
 
 class FulfillmentLinesCancelled(FulfillmentFact, type="fulfillment.lines_cancelled"):
+    """`cancellation_id` is the order's; or the backorder's id, where a choice (or silence) about it cancelled it."""
+
     cancellation_id: Id
     lines: tuple[CancelledUnits, ...]
 
@@ -97,6 +137,13 @@ class StockShipped(StockFact, type="stock.shipped"):
 
 class StockRestocked(StockFact, type="stock.restocked"):
     """Sellable again, once per unit: an inspected return, a parcel that came back."""
+
+    line_id: Id
+    cause_id: Id
+
+
+class StockWithdrawn(StockFact, type="stock.withdrawn"):
+    """Restocked units that are not sellable after all: their inspection was revised."""
 
     line_id: Id
     cause_id: Id
@@ -159,6 +206,17 @@ class BackorderConsentRequested(BackorderFact, type="backorder.consent_requested
     eta: datetime | None
     options: tuple[str, ...]
     due_at: datetime
+    policy: PolicyRef | None = None
+
+
+class BackorderConsentSettled(BackorderFact, type="backorder.consent_settled"):
+    """What the customer chose; `silent`: nobody answered, and the policy chose."""
+
+    quantity: Quantity
+    choice: BackorderChoice
+    silent: bool
+    substitute_sku: Id | None = None
+    policy: PolicyRef | None = None
 
 
 class BackorderFilled(BackorderFact, type="backorder.filled"):
@@ -170,7 +228,7 @@ class BackorderFilled(BackorderFact, type="backorder.filled"):
 
 
 class BackorderCancelled(BackorderFact, type="backorder.cancelled"):
-    """`remaining` 0 closes it."""
+    """`remaining` 0 closes it. Where the units go, fulfillment.lines_cancelled or .consent_settled says."""
 
     quantity: Quantity
     remaining: Count
@@ -178,6 +236,21 @@ class BackorderCancelled(BackorderFact, type="backorder.cancelled"):
 
 class ShipmentFact(FulfillmentFact):
     shipment_id: Id
+
+
+class Scan(Model):
+    """The carrier scan that a fact rests on: the same scan by all four."""
+
+    carrier: Id
+    tracking: Id
+    code: Id
+    at: datetime
+
+
+class ScanFact(ShipmentFact):
+    """A fact told by a carrier scan, about the scanned parcel: `lines` are the parcel's, not the whole shipment's."""
+
+    scan: Scan | None = None
 
 
 class Parcel(Model):
@@ -219,48 +292,52 @@ class ShipmentShipped(ShipmentFact, type="shipment.shipped"):
     of: int = Field(ge=1)
 
 
-class ShipmentTrackingUpdated(ShipmentFact, type="shipment.tracking_updated"):
-    """A carrier scan. `moved` says whether it changed the status; an older one is an entry and no more."""
+class ShipmentTrackingUpdated(ScanFact, type="shipment.tracking_updated"):
+    """A carrier scan. `moved` says whether it changed the status; an older one is an entry and no more.
+
+    `lines` are in transit again: the customer says that what was delivered was not received.
+    """
 
     tracking: Id
     code: Literal["in_transit", "out_for_delivery", "address", "customs", "damaged", "not_received", "info"]
     moved: bool
     detail: Text
+    lines: tuple[LineQuantity, ...] = ()
 
 
-class ShipmentDelayed(ShipmentFact, type="shipment.delayed"):
+class ShipmentDelayed(ScanFact, type="shipment.delayed"):
     tracking: Id
     detail: Text
 
 
-class ShipmentDeliveryAttempted(ShipmentFact, type="shipment.delivery_attempted"):
+class ShipmentDeliveryAttempted(ScanFact, type="shipment.delivery_attempted"):
     tracking: Id
     detail: Text
 
 
-class ShipmentDelivered(ShipmentFact, type="shipment.delivered"):
+class ShipmentDelivered(ScanFact, type="shipment.delivered"):
     lines: tuple[LineQuantity, ...]
 
 
-class ShipmentLost(ShipmentFact, type="shipment.lost"):
+class ShipmentLost(ScanFact, type="shipment.lost"):
     lines: tuple[LineQuantity, ...]
 
 
-class ShipmentFound(ShipmentFact, type="shipment.found"):
+class ShipmentFound(ScanFact, type="shipment.found"):
     """A lost shipment is in transit again; `review` when it had been refunded or replaced."""
 
     lines: tuple[LineQuantity, ...]
     review: bool
 
 
-class ShipmentReturnStarted(ShipmentFact, type="shipment.return_started"):
+class ShipmentReturnStarted(ScanFact, type="shipment.return_started"):
     """The carrier is bringing it back."""
 
     tracking: Id
     detail: Text
 
 
-class ShipmentReturnedToSender(ShipmentFact, type="shipment.returned_to_sender"):
+class ShipmentReturnedToSender(ScanFact, type="shipment.returned_to_sender"):
     lines: tuple[LineQuantity, ...]
 
 
@@ -279,14 +356,19 @@ class ShipmentRecallRequested(ShipmentFact, type="shipment.recall_requested"):
     detail: Text
 
 
-class ShipmentRecalled(ShipmentFact, type="shipment.recalled"):
+class ShipmentRecalled(ScanFact, type="shipment.recalled"):
     """The carrier turned it round."""
 
 
 class ReplacementCreated(FulfillmentFact, type="replacement.created"):
-    """Units owed again for a lost, damaged or wrong delivery, or an exchange; shipped like any other."""
+    """Units owed again for a lost, damaged or wrong delivery, or an exchange; shipped like any other.
+
+    `moved` are those of `lines` that never arrived and leave their bucket; the others are ordered on top.
+    """
 
     replacement_id: Id
     cause_id: Id
     lines: tuple[LineQuantity, ...]
+    moved: tuple[CancelledUnits, ...] = ()
+    sku: Id | None = None
     reason_code: Literal["lost", "damaged", "wrong_item", "exchange"]

@@ -199,14 +199,14 @@ class UnitsMoved(Model):
 
 
 class UnitsStep(Model):
-    """Where units are now. `shipment_id` and `backorder_id` name what moved; `exception`, whether that parcel is in trouble."""
+    """Where units are now, and whose move it was. `exception`: whether `parcel` is in trouble now; None: as before."""
 
     about: Literal["units"] = "units"
     moves: tuple[UnitsMoved, ...] = ()
     shipment_id: Id | None = None
     backorder_id: Id | None = None
-    exception: bool = False
-    made_good: tuple[LineQuantity, ...] = Field(default=(), description="lost or returned units that are owed no more")
+    parcel: str | None = Field(default=None, description="tracking number")
+    exception: bool | None = None
 
 
 class TenderStep(Model):

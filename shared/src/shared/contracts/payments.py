@@ -6,12 +6,54 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Id, Model, OrderFact, PolicyRef, TenderKind, Text
+from shared.contracts.base import Id, LineQuantity, Model, OrderFact, PolicyRef, Quantity, TenderKind, Text
+from shared.contracts.orders import TenderSpec
 from shared.money import Currency, Minor
 
 
 class PaymentsFact(OrderFact, service="payments"):
     pass
+
+
+class PayableLine(Model):
+    """What the units of a line are worth, as placed."""
+
+    line_id: Id
+    quantity: Quantity
+    goods_minor: Minor
+    shipping_minor: Minor
+
+
+class PaymentOpened(PaymentsFact, type="payment.opened"):
+    """What is to be paid, for what and by what: taken from the order once, never computed again."""
+
+    customer_id: Id
+    currency: Currency
+    lines: tuple[PayableLine, ...]
+    shipping_minor: Minor
+    total_minor: Minor
+    tenders: tuple[TenderSpec, ...]
+    placed_at: datetime
+
+
+class UnitsChange(StrEnum):
+    """What happened to units: `due_back` by a return that states a refund, `exceptional` by a policy exception."""
+
+    HANDED_OVER = "handed_over"
+    REPLACING = "replacing"
+    CANCELLED = "cancelled"
+    UNDELIVERED = "undelivered"
+    FOUND = "found"
+    DUE_BACK = "due_back"
+    EXCEPTIONAL = "exceptional"
+
+
+class PaymentUnitsNoted(PaymentsFact, type="payment.units_noted"):
+    """Something happened to units that moves what is to be captured or may be refunded; `cause_id` says what."""
+
+    change: UnitsChange
+    cause_id: Id
+    lines: tuple[LineQuantity, ...]
 
 
 class OperationKind(StrEnum):
@@ -31,8 +73,11 @@ class TenderFact(PaymentsFact):
 
 
 class PaymentAuthorizationRequested(TenderFact, type="payment.authorization_requested"):
+    """`requested_at`, here and below, is the business time the provider is told."""
+
     tender_kind: TenderKind
     attempt: int = Field(ge=1)
+    requested_at: datetime
 
 
 class PaymentOperationSubmitted(TenderFact, type="payment.operation_submitted"):
@@ -71,6 +116,7 @@ class PaymentCaptureRequested(TenderFact, type="payment.capture_requested"):
 
     shipment_id: Id | None
     final: bool
+    requested_at: datetime
 
 
 class PaymentCaptured(TenderFact, type="payment.captured"):
@@ -87,11 +133,17 @@ class PaymentCaptureFailed(TenderFact, type="payment.capture_failed"):
 
 
 class PaymentVoidRequested(TenderFact, type="payment.void_requested"):
-    pass
+    requested_at: datetime
 
 
 class PaymentVoided(TenderFact, type="payment.voided"):
     """The remainder of the authorization is released; nothing moved."""
+
+
+class PaymentVoidFailed(TenderFact, type="payment.void_failed"):
+    """The provider would not release it; the authorization stands until it expires."""
+
+    code: str
 
 
 class PaymentOperationUnknown(TenderFact, type="payment.operation_unknown"):
@@ -172,6 +224,8 @@ class RefundRequested(RefundFact, type="refund.requested"):
     currency: Currency
     trigger_at: datetime = Field(description="when the refund clock started, by policy")
     channel: RefundChannel = RefundChannel.ORIGINAL
+    consents: tuple[RefundChannel, ...] = Field(default=(), description="fallbacks the customer has agreed to")
+    requester: str = Field(description="the actor; whoever approves must be another")
 
 
 class RefundApprovalRequired(RefundFact, type="refund.approval_required"):
@@ -197,7 +251,10 @@ class RefundCancelled(RefundFact, type="refund.cancelled"):
 
 
 class RefundLeg(Model):
-    """One payout. `tender_id` is whose captured balance it draws on, whatever the channel."""
+    """One payout. `tender_id` is whose captured balance it draws on, whatever the channel.
+
+    `authorization` is the provider's reference that it goes back to; None for a payout to another channel.
+    """
 
     leg_id: Id
     tender_id: Id
@@ -206,6 +263,7 @@ class RefundLeg(Model):
     amount_minor: Minor
     reasons: tuple[str, ...]
     promised_at: datetime
+    authorization: str | None = None
 
 
 class TenderExcluded(Model):
@@ -218,6 +276,7 @@ class RefundRouted(RefundFact, type="refund.routed"):
     excluded: tuple[TenderExcluded, ...]
     policy: PolicyRef
     promised_at: datetime
+    requested_at: datetime
 
 
 class RefundLegFact(RefundFact):

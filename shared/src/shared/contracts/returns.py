@@ -114,6 +114,8 @@ class ReturnPolicy(Model):
         ReturnReason.NOT_AS_DESCRIBED,
     )
     authorization_days: int = Field(default=30, ge=1, le=365, description="approved and unscanned after this: expired")
+    late_parcel_reopens: bool = Field(default=True, description="of an expired return; else its items are unexpected")
+    close_days: int = Field(default=14, ge=0, le=365, description="resolved for this long: closed")
     refund_trigger: Literal["carrier_scan", "receipt", "inspection", "at_once"] = "inspection"
     inspection: tuple[InspectionRule, ...]
 
@@ -127,8 +129,11 @@ class PolicyPublished(Fact, type="policy.published", service="returns"):
 
 
 class PolicyRetired(Fact, type="policy.retired", service="returns"):
+    """It binds no purchase from `retired_at` on; those it bound before stay bound."""
+
     policy_id: Id
     version: int
+    retired_at: datetime
 
     @property
     def subject(self) -> str:
@@ -141,6 +146,50 @@ class PolicyBound(ReturnsFact, type="policy.bound"):
     policy: PolicyRef
 
 
+class PurchasedLine(Model):
+    line_id: Id
+    sku: Id
+    category: Id
+    quantity: Quantity
+    goods_minor: Minor
+    shipping_minor: Minor
+    final_sale: bool
+
+
+class ReturnPurchaseRecorded(ReturnsFact, type="return.purchase_recorded"):
+    """What was bought, as far as a return of it needs to know."""
+
+    placed_at: datetime
+    currency: Currency
+    lines: tuple[PurchasedLine, ...]
+    pinned: PolicyRef | None = Field(default=None, description="the policy the order itself names")
+
+
+class RecordedUnits(Model):
+    line_id: Id
+    quantity: Quantity
+    goods_minor: Minor = Field(default=0, description="what cancelled units were worth")
+
+
+class ReturnUnitsRecorded(ReturnsFact, type="return.units_recorded"):
+    """Where units are, as fulfillment and orders told it: windows start here, and reverse buckets are a part of them.
+
+    `withdrawn`: once delivered or lost and now neither, since the customer did not get them or they were found.
+    """
+
+    source_id: Id = Field(description="the shipment, or the cancellation")
+    stage: Literal["shipped", "delivered", "lost", "withdrawn", "cancelled"]
+    lines: tuple[RecordedUnits, ...]
+    at: datetime
+
+
+class ReturnDisputeRecorded(ReturnsFact, type="return.dispute_recorded"):
+    """An open dispute sends returns of its order to review."""
+
+    dispute_id: Id
+    is_open: bool
+
+
 class ReturnFact(ReturnsFact):
     return_id: Id
 
@@ -150,13 +199,18 @@ class ReturnLine(Model):
     quantity: Quantity
     reason: ReturnReason
     condition: DeclaredCondition
+    exchange_sku: Id | None = None
+    exchange_unit_price_minor: Minor | None = Field(default=None, description="None: an even exchange")
 
 
 class ReturnRequested(ReturnFact, type="return.requested"):
+    requested_at: datetime
     lines: tuple[ReturnLine, ...]
     resolution: Resolution
     note: Text
     evidence: tuple[str, ...] = Field(default=(), description="names of images the customer gave")
+    membership: Id | None = None
+    abuse_score: int = Field(default=0, ge=0, le=100)
 
 
 class Why(Model):
@@ -173,6 +227,7 @@ class Verdict(Model):
     quantity: Quantity
     outcome: Literal["approve", "review", "decline"]
     reasons: tuple[Why, ...]
+    delivered_at: datetime | None = Field(default=None, description="the delivery these units have in common")
     window_ends_at: datetime | None
     allowed_resolutions: tuple[Resolution, ...]
     return_shipping_fee_minor: Minor
@@ -216,7 +271,10 @@ class ReturnLabelIssued(ReturnFact, type="return.label_issued"):
 
 
 class ReturnInTransit(ReturnFact, type="return.in_transit"):
+    """All that is awaited is taken to be in it; `expires_at` replaces the authorization's."""
+
     tracking: Id
+    expires_at: datetime
 
 
 class ReceivedLine(Model):
@@ -246,6 +304,9 @@ class InspectedLine(Model):
     refund_percent: int
     fee_percent: int
     refund_shipping: bool = False
+    review: bool = Field(default=False, description="nothing is refunded for them until a person revises it")
+    worth_minor: Minor = Field(default=0, description="goods, by cumulative rounding over the line")
+    shipping_minor: Minor = Field(default=0, description="their part of what was paid for shipping")
 
 
 class ReturnItemsInspected(ReturnFact, type="return.items_inspected"):
@@ -254,6 +315,7 @@ class ReturnItemsInspected(ReturnFact, type="return.items_inspected"):
     lines: tuple[InspectedLine, ...]
     policy: PolicyRef
     complete: bool = Field(description="nothing received is uninspected and nothing approved is awaited")
+    recovery_minor: Minor = Field(default=0, description="refunded before the inspection, and too much by it")
 
 
 class ReturnInspectionRevised(ReturnFact, type="return.inspection_revised"):
@@ -266,10 +328,14 @@ class ReturnInspectionRevised(ReturnFact, type="return.inspection_revised"):
 
 
 class DueLine(Model):
-    """`refund_minor` = gross by cumulative rounding, less the percentage withheld, less fee."""
+    """`refund_minor` = gross by cumulative rounding, less the percentage withheld, less fee, plus shipping.
+
+    `quantity` 0 is money without units: a revision in the customer's favour, a difference of an exchange.
+    """
 
     line_id: Id
-    quantity: Quantity
+    quantity: Count
+    in_advance: bool = Field(default=False, description="before their inspection, as the policy's trigger has it")
     gross_minor: Minor
     fee_minor: Minor
     shipping_minor: Minor
@@ -294,10 +360,21 @@ class ReturnResolved(ReturnFact, type="return.resolved"):
     requested_at: datetime
     refunded_minor: Minor
     currency: Currency
+    closes_at: datetime
+
+
+class ReturnRefundSettled(ReturnFact, type="return.refund_settled"):
+    """Payments completed what was due."""
+
+    due_id: Id
+    refund_id: Id
+    amount_minor: Minor
 
 
 class ReturnExpired(ReturnFact, type="return.expired"):
-    pass
+    """What is awaited did not arrive in time."""
+
+    recovery_minor: Minor = Field(default=0, description="refunded in advance for units that did not come")
 
 
 class ReturnCancelled(ReturnFact, type="return.cancelled"):
@@ -310,6 +387,7 @@ class ReturnClosed(ReturnFact, type="return.closed"):
 
 class ReturnReopened(ReturnFact, type="return.reopened"):
     detail: Text
+    evidence: tuple[str, ...] = ()
 
 
 class ExchangeCreated(ReturnFact, type="exchange.created"):

@@ -65,8 +65,9 @@ CREATE TABLE parked (
     parked_at timestamptz NOT NULL DEFAULT now(),
     settled_at timestamptz,
     settled_by text,
+    settled_reason text,
     CHECK ((status = 'open') = (settled_at IS NULL)),
-    CHECK ((settled_at IS NULL) = (settled_by IS NULL)),
+    CHECK ((settled_at IS NULL) = (settled_by IS NULL AND settled_reason IS NULL)),
     UNIQUE (topic, partition, position)
 );
 CREATE INDEX parked_open ON parked (key, id) WHERE status = 'open';

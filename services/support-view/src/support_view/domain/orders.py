@@ -23,11 +23,12 @@ from shared.contracts.orders import (
     OrderLine,
     OrderLinesCancelled,
     OrderPlaced,
+    OrderProgressed,
     OrderRejected,
     OrderReopened,
     TenderSpec,
 )
-from support_view.domain.timeline import Details, Entry, Sentences, Words, add, plain, plural, put
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, plain, plural, put
 
 
 class Status(StrEnum):
@@ -103,7 +104,9 @@ class Cancellation:
 
     @property
     def is_open(self) -> bool:
-        return any(self.cancelled.get(line, 0) + self.refused.get(line, 0) < asked for line, asked in self.asked.items())
+        return any(
+            self.cancelled.get(line, 0) + self.refused.get(line, 0) < asked for line, asked in self.asked.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +186,8 @@ def fold(orders: Orders, entry: Entry) -> Orders:
             return replace(orders, placed=replace(orders.placed, ship_to=_address(ship_to)))
         case OrderBackorderConsentGiven(backorder_id=id, choice=choice):
             return replace(orders, choices=put(orders.choices, id, choice.value))
+        case OrderProgressed():
+            return orders  # what another service told; its own section carries it
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of orders")
 
@@ -239,14 +244,18 @@ SENTENCES: Final[Sentences] = {
         f"Order placed: {plural(sum(line.quantity for line in f.lines), 'unit')} in "
         f"{plural(len(f.lines), 'line')} for {w.money(f.total_minor, f.currency)}"
     ),
-    OrderConfirmed: lambda f, w: f"Order confirmed: {w.money(f.authorized_minor)} of {w.money(f.total_minor)} authorized",
+    OrderConfirmed: lambda f, w: (
+        f"Order confirmed: {w.money(f.authorized_minor)} of {w.money(f.total_minor)} authorized"
+    ),
     OrderRejected: lambda f, w: f"Order rejected: {plain(f.reason_code)}",
     OrderHoldPlaced: lambda f, w: f"Held: {plain(f.hold)}. Nothing is handed over until it is released",
     OrderHoldReleased: lambda f, w: f"Hold released: {plain(f.hold)}",
     OrderCancellationRequested: lambda f, w: (
         f"Cancellation requested: {'the whole order' if f.whole else w.units(f.lines)}"
     ),
-    OrderLinesCancelled: lambda f, w: f"Cancelled: {w.units(f.lines)}; {w.money(f.remaining_minor)} of the order is left",
+    OrderLinesCancelled: lambda f, w: (
+        f"Cancelled: {w.units(f.lines)}; {w.money(f.remaining_minor)} of the order is left"
+    ),
     OrderCancellationRefused: lambda f, w: f"Not cancelled: {w.units(f.lines)}, {plain(f.reason_code)}",
     OrderCancelled: lambda f, w: "Order cancelled",
     OrderCompleted: lambda f, w: f"Order completed: {_ends(f)}",
@@ -254,7 +263,10 @@ SENTENCES: Final[Sentences] = {
     OrderReopened: lambda f, w: f"Order reopened for a {plain(f.cause)}",
     OrderAddressChanged: lambda f, w: f"Delivery address changed: now {f.ship_to.city}, {f.ship_to.country}",
     OrderBackorderConsentGiven: lambda f, w: f"Customer's choice for backorder {f.backorder_id}: {plain(f.choice)}",
+    OrderProgressed: lambda f, w: f"The order took note of {f.heard}",
 }
+
+QUIET: Final[Quiet] = frozenset({OrderProgressed})
 
 DETAILS: Final[Details] = {
     OrderPlaced: lambda f, w: [f"{w.some(line.quantity, line.line_id)}, {line.sku}" for line in f.lines],

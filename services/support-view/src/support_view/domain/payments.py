@@ -20,11 +20,14 @@ from shared.contracts.payments import (
     PaymentCaptureFailed,
     PaymentCaptureRequested,
     PaymentDeclined,
+    PaymentOpened,
     PaymentOperationReconciled,
     PaymentOperationSubmitted,
     PaymentOperationUnknown,
     PaymentReauthorized,
+    PaymentUnitsNoted,
     PaymentVoided,
+    PaymentVoidFailed,
     PaymentVoidRequested,
     RefundApprovalRequired,
     RefundApproved,
@@ -47,7 +50,7 @@ from shared.contracts.payments import (
     StoreCreditSpent,
     TenderFact,
 )
-from support_view.domain.timeline import Details, Entry, Sentences, Words, day, plain, put
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, day, plain, put
 
 
 class TenderStatus(StrEnum):
@@ -71,6 +74,7 @@ class RefundStatus(StrEnum):
     SUCCEEDED = "succeeded"
     PARTIALLY_SUCCEEDED = "partially_succeeded"
     ATTENTION = "attention"
+    FAILED = "failed"
     REJECTED = "rejected"
     CANCELLED = "cancelled"
     REVERSED = "reversed"
@@ -93,14 +97,20 @@ class OperationStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tender:
+    """`open_minor` is authorized and neither captured, released nor lapsed."""
+
     kind: TenderKind | None = None
     status: TenderStatus = TenderStatus.CREATED
-    authorized_minor: int = 0
+    open_minor: int = 0
     captured_minor: int = 0
     voided_minor: int = 0
     expires_at: datetime | None = None
     code: str = ""
     """Why the provider last said no; empty after a yes."""
+
+    @property
+    def authorized_minor(self) -> int:
+        return self.open_minor + self.captured_minor + self.voided_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +212,11 @@ def fold(payments: Payments, entry: Entry) -> Payments:
         case TenderFact() as fact:
             return _operate(payments, fact, entry)
         case PaymentAuthorizationExpired(tender_id=id, final=final):
-            status = TenderStatus.EXPIRED_FINAL if final else TenderStatus.AUTHORIZATION_EXPIRED
-            return _tender(payments, id, replace(payments.tenders.get(id, Tender()), status=status))
+            tender = payments.tenders.get(id, Tender())
+            status = TenderStatus.AUTHORIZATION_EXPIRED
+            if final:
+                status = TenderStatus.CAPTURED if tender.captured_minor else TenderStatus.EXPIRED_FINAL
+            return _tender(payments, id, replace(tender, status=status, open_minor=0))
         case PaymentAnomalyDetected(detail=detail):
             return replace(payments, anomalies=(*payments.anomalies, detail))
         case DisputeOpened() | DisputeWon() | DisputeLost() as fact:
@@ -231,8 +244,8 @@ def fold(payments: Payments, entry: Entry) -> Payments:
             return replace(payments, store_credit_minor=payments.store_credit_minor + amount)
         case StoreCreditClawedBack(amount_minor=amount):
             return replace(payments, store_credit_minor=payments.store_credit_minor - amount)
-        case StoreCreditSpent():
-            return payments
+        case StoreCreditSpent() | PaymentOpened() | PaymentUnitsNoted():
+            return payments  # told on the timeline; the tenders and refunds carry what follows from it
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of payments")
 
@@ -248,7 +261,9 @@ def _tender(payments: Payments, id: str, tender: Tender) -> Payments:
     return replace(payments, tenders=put(payments.tenders, id, tender))
 
 
-def _begin(payments: Payments, fact: TenderFact, kind: OperationKind, at: datetime, shipment_id: str | None) -> Payments:
+def _begin(
+    payments: Payments, fact: TenderFact, kind: OperationKind, at: datetime, shipment_id: str | None
+) -> Payments:
     operation = Operation(kind, fact.tender_id, fact.amount_minor, OperationStatus.REQUESTED, at, shipment_id)
     return replace(payments, operations=put(payments.operations, fact.operation_id, operation))
 
@@ -287,8 +302,8 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
             tender = replace(
                 tender,
                 kind=fact.tender_kind,
-                status=TenderStatus.AUTHORIZED,
-                authorized_minor=amount,
+                status=TenderStatus.PARTIALLY_CAPTURED if tender.captured_minor else TenderStatus.AUTHORIZED,
+                open_minor=amount,
                 expires_at=fact.expires_at,
                 code="",
             )
@@ -299,12 +314,13 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
         case PaymentCaptureRequested(shipment_id=shipment_id):
             return _begin(payments, fact, OperationKind.CAPTURE, at, shipment_id)
         case PaymentCaptured(shipment_id=shipment_id):
-            captured = fact.tender_captured_minor
-            is_whole = fact.final or captured >= tender.authorized_minor
+            left = max(0, tender.open_minor - amount)
             tender = replace(
                 tender,
-                captured_minor=captured,
-                status=TenderStatus.CAPTURED if is_whole else TenderStatus.PARTIALLY_CAPTURED,
+                captured_minor=fact.tender_captured_minor,
+                open_minor=0 if fact.final else left,
+                voided_minor=tender.voided_minor + (left if fact.final else 0),
+                status=TenderStatus.CAPTURED if fact.final or not left else TenderStatus.PARTIALLY_CAPTURED,
                 code="",
             )
             payments = replace(
@@ -326,18 +342,21 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
         case PaymentVoided():
             tender = replace(
                 tender,
+                open_minor=max(0, tender.open_minor - amount),
                 voided_minor=tender.voided_minor + amount,
                 status=TenderStatus.CAPTURED if tender.captured_minor else TenderStatus.VOIDED,
             )
             return _end(_tender(payments, id, tender), fact.operation_id)
+        case PaymentVoidFailed(code=code):
+            status = tender.status if tender.captured_minor else TenderStatus.AUTHORIZED
+            return _end(_tender(payments, id, replace(tender, status=status, code=code)), fact.operation_id)
         case PaymentOperationSubmitted(kind=kind):
             return _move(payments, fact, kind, OperationStatus.SUBMITTED, at)
         case PaymentOperationUnknown(kind=kind):
             return _move(payments, fact, kind, OperationStatus.UNKNOWN, at)
         case PaymentOperationReconciled(kind=kind, outcome=outcome):
-            if outcome != "never_seen":
-                return _end(payments, fact.operation_id)
-            if fact.operation_id not in payments.operations:
+            # What did or did not happen is told by a fact of its own; what was never seen is asked again.
+            if outcome != "never_seen" or fact.operation_id not in payments.operations:
                 return payments
             return _move(payments, fact, kind, OperationStatus.REQUESTED, at)
         case _:
@@ -366,9 +385,7 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
                 policy=f"{policy.policy_id} v{policy.version}",
             )
         case RefundApproved() as fact:
-            return replace(
-                refund, status=RefundStatus.APPROVED, amount_minor=fact.amount_minor, approver=fact.approver
-            )
+            return replace(refund, status=RefundStatus.APPROVED, amount_minor=fact.amount_minor, approver=fact.approver)
         case RefundRejected(reason_code=code, detail=detail):
             return replace(refund, status=RefundStatus.REJECTED, reasons=(detail or plain(code),))
         case RefundCancelled(detail=detail):
@@ -413,9 +430,8 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
         case RefundPartiallyCompleted(failed_minor=failed):
             return replace(refund, status=RefundStatus.PARTIALLY_SUCCEEDED, outstanding_minor=failed)
         case RefundAttentionNeeded(reason_code=code, outstanding_minor=outstanding):
-            return replace(
-                refund, status=RefundStatus.ATTENTION, reasons=(plain(code),), outstanding_minor=outstanding
-            )
+            status = RefundStatus.FAILED if code == "payout_failed" else RefundStatus.ATTENTION
+            return replace(refund, status=status, reasons=(plain(code),), outstanding_minor=outstanding)
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of a refund")
 
@@ -446,13 +462,15 @@ def _pay_out(payments: Payments, fact: RefundLegFact, entry: Entry) -> Payments:
             refund = replace(refund, status=RefundStatus.PROCESSING)
         case RefundLegSucceeded():
             leg = replace(leg, status=LegStatus.SUCCEEDED, settled_at=entry.occurred_at, code="")
+            refund = replace(refund, status=RefundStatus.PROCESSING)
             payments = _end(payments, fact.operation_id)
         case RefundLegFailed(code=code):
             leg = replace(leg, status=LegStatus.FAILED, code=code)
             payments = _end(payments, fact.operation_id)
         case RefundLegReversed(code=code):
             leg = replace(leg, status=LegStatus.REVERSED, settled_at=None, code=code)
-            refund = replace(refund, status=RefundStatus.REVERSED, completed_at=None)
+            if refund.status != RefundStatus.PROCESSING:
+                refund = replace(refund, status=RefundStatus.REVERSED, completed_at=None)
         case _:
             raise TypeError(f"{fact.type} is no fact of a refund leg")
     refund = replace(refund, legs=put(refund.legs, fact.leg_id, leg))
@@ -469,14 +487,25 @@ CHANNELS: Final = {
     RefundChannel.BANK_TRANSFER: "bank transfer",
 }
 
+_OUTCOMES: Final = {
+    "succeeded": "did happen",
+    "failed": "did not happen",
+    "never_seen": "never arrived there; it is sent again under the same key",
+}
+
 SENTENCES: Final[Sentences] = {
+    PaymentOpened: lambda f, w: (
+        f"To be paid: {w.money(f.total_minor, f.currency)} by {w.listed(plain(tender.kind) for tender in f.tenders)}"
+    ),
+    PaymentUnitsNoted: lambda f, w: f"Payments took note: {w.units(f.lines)} {plain(f.change)}",
+    PaymentVoidFailed: lambda f, w: (
+        f"Release of {w.money(f.amount_minor, f.currency)} failed: {plain(f.code)}; it stands until it expires"
+    ),
     PaymentAuthorizationRequested: lambda f, w: (
         f"Authorization of {w.money(f.amount_minor, f.currency)} by {plain(f.tender_kind)} requested"
         + (f", attempt {f.attempt}" if f.attempt > 1 else "")
     ),
-    PaymentOperationSubmitted: lambda f, w: (
-        f"Provider asked to {plain(f.kind)} {w.money(f.amount_minor, f.currency)}"
-    ),
+    PaymentOperationSubmitted: lambda f, w: f"Provider asked to {plain(f.kind)} {w.money(f.amount_minor, f.currency)}",
     PaymentAuthorized: lambda f, w: f"{w.money(f.amount_minor, f.currency)} authorized by {plain(f.tender_kind)}",
     PaymentReauthorized: lambda f, w: (
         f"{w.money(f.amount_minor, f.currency)} authorized again by {plain(f.tender_kind)}"
@@ -545,6 +574,17 @@ SENTENCES: Final[Sentences] = {
     StoreCreditClawedBack: lambda f, w: f"Store credit of {w.money(f.amount_minor, f.currency)} taken back",
 }
 
+QUIET: Final[Quiet] = frozenset(
+    {
+        PaymentOpened,
+        PaymentUnitsNoted,
+        PaymentOperationSubmitted,
+        PaymentCaptureRequested,
+        PaymentVoidRequested,
+        RefundLegSubmitted,
+    }
+)
+
 DETAILS: Final[Details] = {
     PaymentAnomalyDetected: lambda f, w: [
         f.detail,
@@ -563,12 +603,6 @@ DETAILS: Final[Details] = {
         *(f"not to tender {tender.tender_id}: {plain(tender.reason)}" for tender in f.excluded),
     ],
     RefundAttentionNeeded: lambda f, w: [plain(f.reason_code)],
-}
-
-_OUTCOMES: Final = {
-    "succeeded": "did happen",
-    "failed": "did not happen",
-    "never_seen": "never arrived there; it is sent again under the same key",
 }
 
 

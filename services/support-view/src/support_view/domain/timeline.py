@@ -6,7 +6,6 @@ from datetime import datetime
 from heapq import heapify, heappop, heappush
 from itertools import groupby
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
-from uuid import UUID
 
 from shared.contracts import Fact
 from shared.contracts.base import PolicyRef
@@ -18,9 +17,9 @@ V = TypeVar("V")
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A fact with its context. `sequence` rises by one per subject and service, from 1."""
+    """A fact with its context. `id` is its UUID as text; `sequence` rises by one per subject and service, from 1."""
 
-    id: UUID
+    id: str
     service: str
     subject: str
     sequence: int
@@ -46,7 +45,7 @@ SERVICES: Final = ("orders", "payments", "fulfillment", "returns", "notification
 class Place:
     """Where an entry stands: all that reading in order needs."""
 
-    id: UUID
+    id: str
     service: str
     sequence: int
     occurred_at: datetime
@@ -68,14 +67,14 @@ def arrange(places: Iterable[Place]) -> list[Place]:
 
 
 def _rank(place: Place) -> tuple[int, int, str]:
-    return (SERVICES.index(place.service) if place.service in SERVICES else len(SERVICES), place.sequence, str(place.id))
+    return (SERVICES.index(place.service), place.sequence, place.id)
 
 
 def _causes_first(places: list[Place]) -> Iterator[Place]:
     if len(places) == 1:
         yield places[0]
         return
-    left = {str(place.id): place for place in sorted(places, key=_rank)}
+    left = {place.id: place for place in sorted(places, key=_rank)}
     before: dict[str, set[str]] = {id: set() for id in left}
     last: dict[str, str] = {}
     for id, place in left.items():
@@ -155,6 +154,9 @@ Sentences: TypeAlias = Mapping[type[Fact], Callable[[Any, Words], str]]
 
 Details: TypeAlias = Mapping[type[Fact], Callable[[Any, Words], Sequence[str]]]
 """Per class of fact that carries reasons or parts worth reading, one line each."""
+
+Quiet: TypeAlias = frozenset[type[Fact]]
+"""Facts by which a service takes note of another's, or prepares a step of its own: for those who want every detail."""
 
 
 def put(mapping: Mapping[K, V], key: K, value: V) -> dict[K, V]:

@@ -1,0 +1,245 @@
+"""An order's units as facts leave them: lines with their buckets, shipments, backorders, holds. One aggregate per order."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from fulfillment.domain import backorder as backorders_
+from fulfillment.domain import shipment as shipments_
+from fulfillment.domain.backorder import Backorder
+from fulfillment.domain.quantities import Line
+from fulfillment.domain.shipment import Item, Shipment
+from fulfillment.domain.tracking import ShipmentStatus
+from shared.contracts.base import Bucket, Fact, LineQuantity
+from shared.contracts.fulfillment import (
+    BackorderCancelled,
+    BackorderConsentSettled,
+    BackorderCreated,
+    BackorderFact,
+    BackorderFilled,
+    FulfillmentCancellationRefused,
+    FulfillmentHoldsChanged,
+    FulfillmentLinesCancelled,
+    FulfillmentLinesShortShipped,
+    FulfillmentOpened,
+    FulfillmentPlanned,
+    FulfillmentReplanned,
+    FulfillmentWithdrawn,
+    ReplacementCreated,
+    ShipmentCreated,
+    ShipmentDelivered,
+    ShipmentFact,
+    ShipmentFound,
+    ShipmentLost,
+    ShipmentPacked,
+    ShipmentReturnedToSender,
+    ShipmentShipped,
+    ShipmentTrackingUpdated,
+    StockAllocated,
+    StockQuarantined,
+    StockReleased,
+    StockRestocked,
+    StockScrapped,
+    StockShipped,
+    StockWithdrawn,
+)
+from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
+from shared.machine import Machine
+
+
+class FulfillmentStatus(StrEnum):
+    UNOPENED = "unopened"
+    OPENED = "opened"
+    PLANNED = "planned"
+    WITHDRAWN = "withdrawn"
+
+
+FULFILLMENT: Final = Machine(
+    name="fulfillment",
+    initial=FulfillmentStatus.UNOPENED,
+    transitions={
+        FulfillmentStatus.UNOPENED: {FulfillmentOpened: FulfillmentStatus.OPENED},
+        FulfillmentStatus.OPENED: {
+            FulfillmentPlanned: FulfillmentStatus.PLANNED,
+            FulfillmentWithdrawn: FulfillmentStatus.WITHDRAWN,
+        },
+        FulfillmentStatus.PLANNED: {FulfillmentReplanned: FulfillmentStatus.PLANNED},
+        FulfillmentStatus.WITHDRAWN: {},
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OrderFulfillment:
+    """`cancellations`, `inspections` and `replacements` are the ids that had their effect, so that none has two."""
+
+    order_id: str
+    status: FulfillmentStatus = FulfillmentStatus.UNOPENED
+    placed_at: datetime | None = None
+    preference: ShippingPreference = ShippingPreference()
+    lines: dict[str, Line] = field(default_factory=dict)
+    shipments: dict[str, Shipment] = field(default_factory=dict)
+    backorders: dict[str, Backorder] = field(default_factory=dict)
+    holds: tuple[Hold, ...] = ()
+    cancellations: tuple[str, ...] = ()
+    inspections: tuple[str, ...] = ()
+    replacements: tuple[str, ...] = ()
+
+    @property
+    def waiting(self) -> list[Backorder]:
+        """The backorders that still wait for goods."""
+        return [backorder for backorder in self.backorders.values() if backorder.open]
+
+    @property
+    def live_shipments(self) -> list[Shipment]:
+        return [shipment for shipment in self.shipments.values() if shipment.is_live]
+
+    def skus(self) -> set[str]:
+        """All that stand in the order, those of exchanges and substitutes included."""
+        items = (item.sku for shipment in self.shipments.values() for item in shipment.items)
+        return {*(line.sku for line in self.lines.values()), *(b.sku for b in self.backorders.values()), *items}
+
+
+def deadlines(state: OrderFulfillment) -> dict[str, datetime]:
+    """When silence about a backorder becomes an answer."""
+    return {f"consent {b.backorder_id}": b.consent_due for b in state.waiting if b.consent_due}
+
+
+Lines = dict[str, Line]
+
+
+def _moved(lines: Lines, moves: Iterable[LineQuantity], source: Bucket, target: Bucket) -> Lines:
+    changed = dict(lines)
+    for move in moves:
+        changed[move.line_id] = changed[move.line_id].moved(move.quantity, source, target)
+    return changed
+
+
+def _of_shipment(lines: Lines, fact: ShipmentFact) -> Lines:
+    """The units that a shipment's fact moves."""
+    match fact:
+        case ShipmentPacked(parcels=parcels):
+            inside = (line for parcel in parcels for line in parcel.lines)
+            return _moved(lines, inside, Bucket.ALLOCATED, Bucket.PACKED)
+        case ShipmentShipped(lines=moves):
+            return _moved(lines, moves, Bucket.PACKED, Bucket.IN_TRANSIT)
+        case ShipmentDelivered(lines=moves):
+            return _moved(lines, moves, Bucket.IN_TRANSIT, Bucket.DELIVERED)
+        case ShipmentLost(lines=moves):
+            return _moved(lines, moves, Bucket.IN_TRANSIT, Bucket.LOST)
+        case ShipmentReturnedToSender(lines=moves):
+            return _moved(lines, moves, Bucket.IN_TRANSIT, Bucket.RETURNED_TO_SENDER)
+        case ShipmentFound(lines=moves):
+            return _moved(lines, moves, Bucket.LOST, Bucket.IN_TRANSIT)
+        case ShipmentTrackingUpdated(lines=moves) if moves:
+            return _moved(lines, moves, Bucket.DELIVERED, Bucket.IN_TRANSIT)
+        case _:
+            return lines
+
+
+def _of_backorder(lines: Lines, fact: BackorderFact) -> Lines:
+    match fact:
+        case BackorderCreated():
+            move, source, target = fact, Bucket.UNALLOCATED, Bucket.BACKORDERED
+        case BackorderFilled() | BackorderConsentSettled(choice=BackorderChoice.SUBSTITUTE):
+            move, source, target = fact, Bucket.BACKORDERED, Bucket.UNALLOCATED
+        case _:
+            return lines
+    return {**lines, move.line_id: lines[move.line_id].moved(move.quantity, source, target)}
+
+
+def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
+    match fact:
+        case ShipmentCreated(shipment_id=shipment_id, location=location):
+            return replace(state, shipments={**state.shipments, shipment_id: Shipment(shipment_id, location)})
+        case ShipmentFact(shipment_id=shipment_id):
+            shipment = shipments_.evolve(state.shipments[shipment_id], fact)
+            return replace(
+                state, shipments={**state.shipments, shipment_id: shipment}, lines=_of_shipment(state.lines, fact)
+            )
+        case StockAllocated(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id):
+            shipment = state.shipments[shipment_id]
+            shipment = replace(shipment, items=(*shipment.items, Item(line_id, sku, units)))
+            line = state.lines[line_id].moved(units, Bucket.UNALLOCATED, Bucket.ALLOCATED)
+            return replace(
+                state, shipments={**state.shipments, shipment_id: shipment}, lines={**state.lines, line_id: line}
+            )
+        case StockReleased(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id):
+            shipment = shipments_.without(state.shipments[shipment_id], line_id, sku, units)
+            return replace(state, shipments={**state.shipments, shipment_id: shipment})
+        case StockQuarantined(cause_id=cause_id) | StockScrapped(cause_id=cause_id) | StockRestocked(cause_id=cause_id):
+            is_known = cause_id in state.inspections or cause_id in state.shipments
+            return state if is_known else replace(state, inspections=(*state.inspections, cause_id))
+        case BackorderCreated(backorder_id=backorder_id):
+            new = backorders_.created(fact)
+            return replace(
+                state, backorders={**state.backorders, backorder_id: new}, lines=_of_backorder(state.lines, fact)
+            )
+        case BackorderFact(backorder_id=backorder_id):
+            backorder = backorders_.evolve(state.backorders[backorder_id], fact)
+            state = replace(
+                state, backorders={**state.backorders, backorder_id: backorder}, lines=_of_backorder(state.lines, fact)
+            )
+            if isinstance(fact, BackorderConsentSettled) and fact.choice is BackorderChoice.SHIP_AVAILABLE:
+                return replace(state, preference=ShippingPreference())
+            return state
+        case FulfillmentOpened(lines=lines, placed_at=placed_at, preference=preference):
+            return replace(
+                state,
+                status=FULFILLMENT.step(state.status, fact),
+                placed_at=placed_at,
+                preference=preference,
+                lines={
+                    line.line_id: Line(line.line_id, line.sku, line.quantity, {Bucket.UNALLOCATED: line.quantity})
+                    for line in lines
+                },
+            )
+        case FulfillmentPlanned() | FulfillmentReplanned():
+            return replace(state, status=FULFILLMENT.step(state.status, fact))
+        case FulfillmentWithdrawn(lines=moves):
+            lines = _moved(state.lines, moves, Bucket.UNALLOCATED, Bucket.CANCELLED)
+            return replace(state, status=FULFILLMENT.step(state.status, fact), lines=lines)
+        case FulfillmentHoldsChanged(holds=holds):
+            return replace(state, holds=holds)
+        case FulfillmentLinesCancelled(cancellation_id=cancellation_id, lines=cancelled):
+            lines = dict(state.lines)
+            for units in cancelled:
+                lines[units.line_id] = lines[units.line_id].moved(units.quantity, units.was, Bucket.CANCELLED)
+            return replace(state, lines=lines, cancellations=_answered(state, cancellation_id))
+        case FulfillmentCancellationRefused(cancellation_id=cancellation_id):
+            return replace(state, cancellations=_answered(state, cancellation_id))
+        case FulfillmentLinesShortShipped(lines=moves):
+            return replace(state, lines=_moved(state.lines, moves, Bucket.ALLOCATED, Bucket.UNALLOCATED))
+        case ReplacementCreated():
+            return _replaced(state, fact)
+        case StockShipped() | StockWithdrawn() | BackorderCancelled():
+            return state
+        case _:
+            raise TypeError(f"{fact.type} is no fact of an order's fulfillment")
+
+
+def _answered(state: OrderFulfillment, cancellation_id: str) -> tuple[str, ...]:
+    """One cancellation may be answered by several facts."""
+    known = state.cancellations
+    return known if cancellation_id in known else (*known, cancellation_id)
+
+
+_WAS: Final[Mapping[Bucket, ShipmentStatus]] = {
+    Bucket.LOST: ShipmentStatus.LOST,
+    Bucket.RETURNED_TO_SENDER: ShipmentStatus.RETURNED_TO_SENDER,
+}
+
+
+def _replaced(state: OrderFulfillment, fact: ReplacementCreated) -> OrderFulfillment:
+    lines, shipments = dict(state.lines), state.shipments
+    on_top = {line.line_id: line.quantity for line in fact.lines}
+    for units in fact.moved:
+        lines[units.line_id] = lines[units.line_id].moved(units.quantity, units.was, Bucket.UNALLOCATED)
+        shipments = shipments_.owed_again(shipments, units.line_id, units.quantity, _WAS[units.was])
+        on_top[units.line_id] -= units.quantity
+    for line_id, quantity in on_top.items():
+        if quantity:
+            lines[line_id] = lines[line_id].owed_again(quantity)
+    return replace(state, lines=lines, shipments=shipments, replacements=(*state.replacements, fact.replacement_id))

@@ -1,0 +1,449 @@
+"""The life of a shipment, and of each of its parcels once it is handed over: both step through the one table.
+
+A shipment of several parcels stands where the parcel that needs most attention stands.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from fulfillment.domain.tracking import EXCEPTIONS, Standing, ShipmentStatus, standing, with_scan
+from shared.contracts.base import Fact, LineQuantity
+from shared.contracts.fulfillment import (
+    Parcel as ToldParcel,
+)
+from shared.contracts.fulfillment import (
+    Scan,
+    ScanFact,
+    ShipmentCancelled,
+    ShipmentDelayed,
+    ShipmentDelivered,
+    ShipmentDeliveryAttempted,
+    ShipmentFact,
+    ShipmentFound,
+    ShipmentHeld,
+    ShipmentLinesRemoved,
+    ShipmentLost,
+    ShipmentPacked,
+    ShipmentRecalled,
+    ShipmentRecallRequested,
+    ShipmentReleased,
+    ShipmentReturnedToSender,
+    ShipmentReturnStarted,
+    ShipmentShipped,
+    ShipmentTrackingUpdated,
+    StockRestocked,
+)
+from shared.machine import Invalid, Machine, NotAllowed
+
+_S = ShipmentStatus
+_ON_ITS_WAY: Final = {
+    ShipmentDelayed: _S.EXCEPTION,
+    ShipmentDeliveryAttempted: _S.EXCEPTION,
+    ShipmentDelivered: _S.DELIVERED,
+    ShipmentLost: _S.LOST,
+    ShipmentReturnStarted: _S.RETURNING_TO_SENDER,
+    ShipmentRecalled: _S.RETURNING_TO_SENDER,
+}
+
+SHIPMENT: Final = Machine(
+    name="shipment",
+    initial=_S.CREATED,
+    transitions={
+        _S.CREATED: {
+            ShipmentPacked: _S.PACKED,
+            ShipmentHeld: _S.HELD,
+            ShipmentLinesRemoved: _S.CREATED,
+            ShipmentCancelled: _S.CANCELLED,
+        },
+        _S.PACKED: {
+            ShipmentShipped: _S.SHIPPED,
+            ShipmentHeld: _S.HELD,
+            ShipmentLinesRemoved: _S.PACKED,
+            ShipmentCancelled: _S.CANCELLED,
+        },
+        # A hold blocks the hand-over, not the packing, and holds come and go while it is held.
+        _S.HELD: {
+            ShipmentReleased: frozenset({_S.CREATED, _S.PACKED}),
+            ShipmentHeld: _S.HELD,
+            ShipmentPacked: _S.HELD,
+            ShipmentLinesRemoved: _S.HELD,
+            ShipmentCancelled: _S.CANCELLED,
+        },
+        _S.SHIPPED: {
+            ShipmentTrackingUpdated: frozenset({_S.IN_TRANSIT, _S.OUT_FOR_DELIVERY, _S.EXCEPTION}),
+            ShipmentRecallRequested: _S.SHIPPED,
+            **_ON_ITS_WAY,
+        },
+        _S.IN_TRANSIT: {
+            ShipmentTrackingUpdated: frozenset({_S.OUT_FOR_DELIVERY, _S.EXCEPTION}),
+            ShipmentRecallRequested: _S.IN_TRANSIT,
+            **_ON_ITS_WAY,
+        },
+        _S.OUT_FOR_DELIVERY: {
+            ShipmentTrackingUpdated: _S.EXCEPTION,
+            ShipmentRecallRequested: _S.OUT_FOR_DELIVERY,
+            **_ON_ITS_WAY,
+        },
+        _S.EXCEPTION: {
+            ShipmentTrackingUpdated: frozenset({_S.IN_TRANSIT, _S.OUT_FOR_DELIVERY, _S.EXCEPTION}),
+            ShipmentRecallRequested: _S.EXCEPTION,
+            **_ON_ITS_WAY,
+        },
+        # The customer says that it was not received.
+        _S.DELIVERED: {ShipmentTrackingUpdated: _S.EXCEPTION},
+        _S.LOST: {ShipmentFound: _S.IN_TRANSIT},
+        # On its way back it may still get lost, or be delivered after all.
+        _S.RETURNING_TO_SENDER: {
+            ShipmentReturnedToSender: _S.RETURNED_TO_SENDER,
+            ShipmentLost: _S.LOST,
+            ShipmentDelivered: _S.DELIVERED,
+        },
+        _S.RETURNED_TO_SENDER: {},
+        _S.CANCELLED: {},
+    },
+)
+
+BEFORE_HAND_OVER: Final = frozenset({_S.CREATED, _S.PACKED, _S.HELD})
+ON_ITS_WAY: Final = frozenset({_S.SHIPPED, _S.IN_TRANSIT, _S.OUT_FOR_DELIVERY, _S.EXCEPTION})
+
+_ATTENTION: Final = (
+    _S.EXCEPTION,
+    _S.LOST,
+    _S.RETURNING_TO_SENDER,
+    _S.SHIPPED,
+    _S.IN_TRANSIT,
+    _S.OUT_FOR_DELIVERY,
+    _S.RETURNED_TO_SENDER,
+    _S.DELIVERED,
+)
+"""Of parcels that stand differently, the first of these is where the shipment stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    line_id: str
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """`lines` are the units that count in the ledger: those owed again by a replacement count no longer.
+
+    `scans` is the latest scan of each kind; `reshipped` says that something of it is owed again.
+    """
+
+    parcel_id: str
+    lines: dict[str, int]
+    tracking: str | None = None
+    status: ShipmentStatus = _S.SHIPPED
+    scans: dict[str, datetime] = field(default_factory=dict)
+    reshipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """`number` is what was said of it ("n of m") when it was handed over; `reshipped` units of it are owed again."""
+
+    shipment_id: str
+    location: str
+    status: ShipmentStatus = _S.CREATED
+    items: tuple[Item, ...] = ()
+    parcels: dict[str, Parcel] = field(default_factory=dict)
+    carrier: str | None = None
+    number: int | None = None
+    recall: bool = False
+    reshipped: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def is_packed(self) -> bool:
+        return bool(self.parcels)
+
+    @property
+    def is_live(self) -> bool:
+        return self.status is not _S.CANCELLED
+
+    def quantity(self, line_id: str) -> int:
+        return sum(item.quantity for item in self.items if item.line_id == line_id)
+
+    def sku(self, line_id: str) -> str:
+        return next(item.sku for item in self.items if item.line_id == line_id)
+
+
+def quantities(lines: Mapping[str, int]) -> tuple[LineQuantity, ...]:
+    return tuple(LineQuantity(line_id=line_id, quantity=units) for line_id, units in lines.items() if units)
+
+
+def summed(lines: Iterable[tuple[str, int]]) -> dict[str, int]:
+    sums: dict[str, int] = {}
+    for line_id, units in lines:
+        sums[line_id] = sums.get(line_id, 0) + units
+    return sums
+
+
+def told_parcels(shipment: Shipment, tracking: Mapping[str, str] | None = None) -> tuple[ToldParcel, ...]:
+    """The parcels that hold something, as facts name them."""
+    return tuple(
+        ToldParcel(
+            parcel_id=parcel.parcel_id,
+            lines=quantities(parcel.lines),
+            carrier=shipment.carrier,
+            tracking=tracking[parcel.parcel_id] if tracking else parcel.tracking,
+        )
+        for parcel in shipment.parcels.values()
+        if parcel.lines
+    )
+
+
+def numbering(shipments: Iterable[Shipment]) -> dict[str, int]:
+    """The n of "n of m": what was said at hand-over stays, the others take the free numbers in their order."""
+    live = [shipment for shipment in shipments if shipment.is_live]
+    said = {shipment.shipment_id: shipment.number for shipment in live if shipment.number is not None}
+    free = iter(sorted(set(range(1, len(live) + 1 + len(said))) - set(said.values())))
+    return {s.shipment_id: said[s.shipment_id] if s.shipment_id in said else next(free) for s in live}
+
+
+def pack(order_id: str, shipment: Shipment, parcels: Mapping[str, Mapping[str, int]]) -> Sequence[Fact]:
+    """No parcels: everything is in one. What is packed must be what the shipment has."""
+    match shipment.status:
+        case _S.CREATED | _S.HELD if not shipment.is_packed:
+            boxes = parcels or {
+                f"{shipment.shipment_id}-P1": summed((item.line_id, item.quantity) for item in shipment.items)
+            }
+            _check_packed(shipment, boxes)
+            told = tuple(ToldParcel(parcel_id=name, lines=quantities(lines)) for name, lines in boxes.items())
+            return [ShipmentPacked(order_id=order_id, shipment_id=shipment.shipment_id, parcels=told)]
+        case status if status is not _S.CANCELLED and (not parcels or parcels.keys() == shipment.parcels.keys()):
+            return []
+        case status:
+            raise NotAllowed(status, "pack", SHIPMENT.allowed(status))
+
+
+def _check_packed(shipment: Shipment, parcels: Mapping[str, Mapping[str, int]]) -> None:
+    packed = summed((line_id, units) for lines in parcels.values() for line_id, units in lines.items())
+    for line_id in {*packed, *(item.line_id for item in shipment.items)}:
+        if packed.get(line_id, 0) != shipment.quantity(line_id):
+            rule = f"{packed.get(line_id, 0)} of line {line_id} packed, the shipment has {shipment.quantity(line_id)}"
+            raise Invalid("parcels.lines", rule)
+
+
+def check_tracking(shipment: Shipment, tracking: Mapping[str, str]) -> None:
+    """Every parcel that holds something has a number of its own, and no other parcel has any."""
+    unknown = sorted(tracking.keys() - shipment.parcels.keys())
+    if unknown:
+        raise Invalid("tracking.parcel_id", f"{unknown[0]} is not a parcel of {shipment.shipment_id}")
+    missing = [parcel.parcel_id for parcel in shipment.parcels.values() if parcel.lines and not tracking.get(parcel.parcel_id)]
+    if missing:
+        raise Invalid("tracking", f"parcel {missing[0]} has none")
+    if len(set(tracking.values())) < len(tracking):
+        raise Invalid("tracking.tracking", "two parcels must not share a number")
+
+
+def recall(order_id: str, shipment: Shipment, detail: str) -> Sequence[Fact]:
+    match shipment.status:
+        case status if status in ON_ITS_WAY and not shipment.recall:
+            return [ShipmentRecallRequested(order_id=order_id, shipment_id=shipment.shipment_id, detail=detail)]
+        case status if shipment.recall and status in ON_ITS_WAY | {_S.RETURNING_TO_SENDER, _S.RETURNED_TO_SENDER}:
+            return []
+        case status:
+            raise NotAllowed(status, "recall", SHIPMENT.allowed(status))
+
+
+def parcel_of(shipments: Iterable[Shipment], carrier: str, tracking: str) -> tuple[Shipment, Parcel] | None:
+    """The newest, should a carrier use a number again."""
+    found = None
+    for shipment in shipments:
+        if shipment.carrier == carrier:
+            for parcel in shipment.parcels.values():
+                if parcel.tracking == tracking:
+                    found = shipment, parcel
+    return found
+
+
+def track(order_id: str, shipment: Shipment, parcel: Parcel, scan: Scan, detail: str) -> Sequence[Fact]:
+    """What a scan makes of its parcel: the facts that lead from where it stood to where all its scans put it."""
+    if parcel.scans.get(scan.code) == scan.at:
+        return []
+    was, now = standing(parcel.scans), standing(with_scan(parcel.scans, scan.code, scan.at))
+    if was == now:
+        return [_entry(order_id, shipment, scan, detail)]
+    facts: list[Fact] = []
+    while was != now:
+        step = _next(was, now, scan.code)
+        facts += _arrive(order_id, shipment, parcel, was, step, scan, detail)
+        was = step
+    return facts
+
+
+def _next(was: Standing, now: Standing, code: str) -> Standing:
+    """The next step on the way. What no listed step reaches goes by a listed reversal, or by the way back.
+
+    A parcel steps down in rank only after an exception: one that is told late, of before its last scan.
+    """
+    if was.status is _S.DELIVERED:
+        return Standing(_S.EXCEPTION, "not_received")
+    if any(source is was.status and target is now.status for source, _, target in _EDGES):
+        return now
+    if was.status is _S.LOST:
+        return Standing(_S.IN_TRANSIT)
+    if now.status is _S.RETURNED_TO_SENDER:
+        return Standing(_S.RETURNING_TO_SENDER)
+    return Standing(_S.EXCEPTION, code)
+
+
+_EDGES: Final = tuple(SHIPMENT.edges())
+
+
+def _entry(order_id: str, shipment: Shipment, scan: Scan, detail: str) -> Fact:
+    code = scan.code if scan.code in ("in_transit", "out_for_delivery", *EXCEPTIONS[2:]) else "info"
+    return ShipmentTrackingUpdated.model_validate(
+        {
+            "order_id": order_id,
+            "shipment_id": shipment.shipment_id,
+            "tracking": scan.tracking,
+            "code": code,
+            "moved": False,
+            "detail": detail,
+            "scan": scan,
+        }
+    )
+
+
+def _arrive(
+    order_id: str, shipment: Shipment, parcel: Parcel, was: Standing, now: Standing, scan: Scan, detail: str
+) -> Iterator[Fact]:
+    """The facts of one step."""
+    about = {"order_id": order_id, "shipment_id": shipment.shipment_id, "scan": scan}
+    told = about | {"tracking": scan.tracking, "detail": detail}
+    lines = quantities(parcel.lines)
+    match now:
+        case Standing(_S.IN_TRANSIT) if was.status is _S.LOST:
+            yield ShipmentFound(**about, lines=lines, review=parcel.reshipped)
+        case Standing(_S.IN_TRANSIT | _S.OUT_FOR_DELIVERY as status):
+            yield ShipmentTrackingUpdated(**told, code=status.value, moved=True)
+        case Standing(_S.EXCEPTION, "delayed"):
+            yield ShipmentDelayed(**told)
+        case Standing(_S.EXCEPTION, "attempted"):
+            yield ShipmentDeliveryAttempted(**told)
+        case Standing(_S.EXCEPTION, kind):
+            again = lines if was.status is _S.DELIVERED else ()
+            yield ShipmentTrackingUpdated(**told, code=kind, moved=True, lines=again)
+        case Standing(_S.DELIVERED):
+            yield ShipmentDelivered(**about, lines=lines)
+        case Standing(_S.LOST):
+            yield ShipmentLost(**about, lines=lines)
+        case Standing(_S.RETURNING_TO_SENDER) if scan.code == "recalled":
+            yield ShipmentRecalled(**about)
+        case Standing(_S.RETURNING_TO_SENDER):
+            yield ShipmentReturnStarted(**told)
+        case Standing(_S.RETURNED_TO_SENDER):
+            yield ShipmentReturnedToSender(**about, lines=lines)
+            for line_id, units in parcel.lines.items():
+                yield StockRestocked(
+                    order_id=order_id,
+                    sku=shipment.sku(line_id),
+                    location=shipment.location,
+                    quantity=units,
+                    line_id=line_id,
+                    cause_id=shipment.shipment_id,
+                )
+
+
+def evolve(shipment: Shipment, fact: ShipmentFact) -> Shipment:
+    """A shipment after one of its facts; its items change by the facts of their stock."""
+    if isinstance(fact, ScanFact):
+        return _scanned(shipment, fact)
+    target = None
+    if isinstance(fact, ShipmentReleased):
+        target = _S.PACKED if fact.packed else _S.CREATED
+    shipment = replace(shipment, status=SHIPMENT.step(shipment.status, fact, target))
+    match fact:
+        case ShipmentPacked(parcels=parcels):
+            boxes = {p.parcel_id: Parcel(p.parcel_id, {line.line_id: line.quantity for line in p.lines}) for p in parcels}
+            return replace(shipment, parcels=boxes)
+        case ShipmentShipped(carrier=carrier, parcels=parcels, number=number):
+            tracking = {p.parcel_id: p.tracking for p in parcels}
+            boxes = {
+                name: replace(parcel, tracking=tracking[name])
+                for name, parcel in shipment.parcels.items()
+                if name in tracking
+            }
+            return replace(shipment, carrier=carrier, parcels=boxes, number=number)
+        case ShipmentLinesRemoved(lines=lines):
+            return replace(shipment, parcels=_unpacked(shipment.parcels, lines))
+        case ShipmentRecallRequested():
+            return replace(shipment, recall=True)
+        case ShipmentCancelled() | ShipmentHeld() | ShipmentReleased():
+            return shipment
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a shipment's life")
+
+
+def _unpacked(parcels: Mapping[str, Parcel], lines: Iterable[LineQuantity]) -> dict[str, Parcel]:
+    """Units leave the last parcels first; a parcel that is empty then stays known, since the warehouse may name it."""
+    left = {line.line_id: line.quantity for line in lines}
+    kept: dict[str, Parcel] = {}
+    for name, parcel in reversed(parcels.items()):
+        inside = dict(parcel.lines)
+        for line_id, units in parcel.lines.items():
+            taken = min(units, left.get(line_id, 0))
+            left[line_id] = left.get(line_id, 0) - taken
+            inside[line_id] = units - taken
+        kept[name] = replace(parcel, lines={line_id: units for line_id, units in inside.items() if units})
+    return dict(reversed(kept.items()))
+
+
+def _scanned(shipment: Shipment, fact: ScanFact) -> Shipment:
+    scan = fact.scan
+    assert scan is not None
+    name, parcel = next((n, p) for n, p in shipment.parcels.items() if p.tracking == scan.tracking)
+    status = parcel.status
+    if not isinstance(fact, ShipmentTrackingUpdated):
+        status = SHIPMENT.step(status, fact)
+    elif fact.moved:
+        status = SHIPMENT.step(status, fact, _MOVED_TO.get(fact.code, _S.EXCEPTION))
+    parcel = replace(parcel, status=status, scans=with_scan(parcel.scans, scan.code, scan.at))
+    parcels = {**shipment.parcels, name: parcel}
+    return replace(shipment, parcels=parcels, status=overall(parcels.values()))
+
+
+_MOVED_TO: Final = {"in_transit": _S.IN_TRANSIT, "out_for_delivery": _S.OUT_FOR_DELIVERY}
+
+
+def overall(parcels: Iterable[Parcel]) -> ShipmentStatus:
+    """Where a shipment stands that was handed over."""
+    return min((parcel.status for parcel in parcels), key=_ATTENTION.index)
+
+
+def without(shipment: Shipment, line_id: str, sku: str, quantity: int) -> Shipment:
+    """Less items: their stock was released."""
+    items = []
+    for item in shipment.items:
+        if item.line_id == line_id and item.sku == sku:
+            taken = min(item.quantity, quantity)
+            quantity -= taken
+            item = replace(item, quantity=item.quantity - taken)
+        if item.quantity:
+            items.append(item)
+    return replace(shipment, items=tuple(items))
+
+
+def owed_again(shipments: Mapping[str, Shipment], line_id: str, quantity: int, was: ShipmentStatus) -> dict[str, Shipment]:
+    """The shipments after units of parcels that stand at `was` have been promised anew: they count no longer there."""
+    changed = dict(shipments)
+    for shipment in shipments.values():
+        for name, parcel in shipment.parcels.items():
+            taken = min(quantity, parcel.lines.get(line_id, 0)) if parcel.status is was else 0
+            if not taken:
+                continue
+            quantity -= taken
+            lines = {k: v for k, v in {**parcel.lines, line_id: parcel.lines[line_id] - taken}.items() if v}
+            now = changed[shipment.shipment_id]
+            changed[shipment.shipment_id] = replace(
+                now,
+                parcels={**now.parcels, name: replace(parcel, lines=lines, reshipped=True)},
+                reshipped={**now.reshipped, line_id: now.reshipped.get(line_id, 0) + taken},
+            )
+    return changed

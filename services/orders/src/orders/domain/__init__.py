@@ -1,0 +1,1 @@
+"""The business of orders. Pure: no I/O, no clock, no identifier is made here."""

@@ -1,0 +1,290 @@
+"""What an order answers to a command: facts, nothing for a repeat, or a refusal that says what is allowed."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeAlias
+
+from orders.domain.order import ORDER, Order, Status, evolve
+from orders.domain.placement import PlacementRequest, placed
+from orders.domain.policy import OrderPolicy, in_force
+from orders.domain.progress import cancelled_units, progressed
+from orders.domain.quantities import OPEN, cancelled_values
+from shared.contracts import fulfillment, payments
+from shared.contracts.base import Bucket, Fact, LineQuantity
+from shared.contracts.orders import (
+    Address,
+    BackorderChoice,
+    Hold,
+    OrderAddressChanged,
+    OrderBackorderConsentGiven,
+    OrderCancellationRefused,
+    OrderCancellationRequested,
+    OrderCancelled,
+    OrderClosed,
+    OrderCompleted,
+    OrderConfirmed,
+    OrderHoldPlaced,
+    OrderHoldReleased,
+    OrderLinesCancelled,
+    OrderRejected,
+    OrderReopened,
+)
+from shared.machine import Invalid, NotAllowed
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    order_id: str
+    request: PlacementRequest
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """A command from outside. `version`, where it is said, is what the caller believes the order to be at."""
+
+    at: datetime
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestCancellation(Change):
+    """`lines` None: everything that has not arrived."""
+
+    lines: tuple[LineQuantity, ...] | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaceHold(Change):
+    hold: Hold
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseHold(Change):
+    hold: Hold
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeAddress(Change):
+    ship_to: Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveConsent(Change):
+    backorder_id: str
+    choice: BackorderChoice
+    substitute_sku: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Take what another service told into the order's counters, and what follows from it."""
+
+    fact: Fact
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    at: datetime
+
+
+Command: TypeAlias = Place | RequestCancellation | PlaceHold | ReleaseHold | ChangeAddress | GiveConsent | Note | Close
+
+_LIVE = (Status.PLACED, Status.CONFIRMED, Status.CANCEL_PENDING)
+
+
+def decide(order: Order | None, command: Command, policies: Sequence[OrderPolicy]) -> list[Fact]:
+    """The command's own facts and then what follows from them, until nothing does."""
+    facts = _decided(order, command, policies)
+    for fact in facts:
+        order = evolve(order, fact)
+    while facts and order is not None and (following := _following(order, command.at, policies)) is not None:
+        facts.append(following)
+        order = evolve(order, following)
+    return facts
+
+
+def _decided(order: Order | None, command: Command, policies: Sequence[OrderPolicy]) -> list[Fact]:
+    if order is None:
+        if isinstance(command, Place):
+            return [placed(command.order_id, command.request)]
+        raise NotAllowed("unknown", type(command).__name__, ("Place",), "the order is not known")
+    if isinstance(command, Change) and command.version not in (None, order.version):
+        raise _refused(order, command, f"the order is at version {order.version}, not {command.version}")
+    match order.status, command:
+        case _, Note(fact=fact, at=at):
+            return _noted(order, fact, at, policies)
+        case Status.PLACED | Status.CONFIRMED, RequestCancellation():
+            return [_cancellation(order, command)]
+        case Status.CANCEL_PENDING, RequestCancellation():
+            raise _refused(order, command, f"{order.pending} is not answered yet; ask again when it is")
+        case Status.PLACED | Status.CONFIRMED | Status.CANCEL_PENDING, PlaceHold(hold=hold, detail=detail):
+            if hold in order.holds:
+                return []
+            return [OrderHoldPlaced(order_id=order.order_id, hold=hold, detail=detail)]
+        case _, ReleaseHold(hold=hold, detail=detail):
+            if hold not in order.holds:
+                held = ", ".join(order.holds) or "none"
+                raise _refused(order, command, f"hold {hold} is not on the order; holds on it: {held}")
+            return [OrderHoldReleased(order_id=order.order_id, hold=hold, detail=detail)]
+        case Status.PLACED | Status.CONFIRMED | Status.CANCEL_PENDING, ChangeAddress(ship_to=ship_to):
+            if ship_to == order.ship_to:
+                return []
+            if not order.is_before_hand_over:
+                raise _refused(order, command, "everything has been handed over")
+            return [OrderAddressChanged(order_id=order.order_id, ship_to=ship_to)]
+        case Status.CONFIRMED | Status.CANCEL_PENDING, GiveConsent():
+            return [_consent(order, command)]
+        case Status.COMPLETED, Close(at=at) if order.closes_at is not None and at >= order.closes_at:
+            return [] if order.has_something_open else [OrderClosed(order_id=order.order_id)]
+        case Status.CLOSED, Close():
+            return []
+        case _:
+            raise _refused(order, command)
+
+
+def _refused(order: Order, command: Command, detail: str = "") -> NotAllowed:
+    return NotAllowed(order.status, type(command).__name__, ORDER.allowed(order.status), detail)
+
+
+def _cancellation(order: Order, command: RequestCancellation) -> OrderCancellationRequested:
+    """Everything that has not arrived may be asked for; fulfillment answers for each unit, whatever we last heard."""
+    open_units = {line_id: line.count(*OPEN) for line_id, line in order.lines.items()}
+    if command.lines is None:
+        asked = {line_id: quantity for line_id, quantity in open_units.items() if quantity}
+    else:
+        asked = {}
+        for i, line in enumerate(command.lines):
+            if line.line_id not in order.lines:
+                raise Invalid(f"lines.{i}.line_id", "is not a line of this order")
+            if line.line_id in asked:
+                raise Invalid(f"lines.{i}.line_id", "is there twice")
+            if line.quantity > open_units[line.line_id]:
+                left = open_units[line.line_id]
+                raise Invalid(f"lines.{i}.quantity", f"must not exceed the {left} units that are not yet there")
+            asked[line.line_id] = line.quantity
+    if not order.is_before_hand_over:
+        raise _refused(
+            order, command, "nothing is left to cancel: units in transit need a recall, delivered ones a return"
+        )
+    return OrderCancellationRequested(
+        order_id=order.order_id,
+        cancellation_id=f"{order.order_id}-C{len(order.cancellations) + 1}",
+        lines=tuple(LineQuantity(line_id=line_id, quantity=quantity) for line_id, quantity in asked.items()),
+        whole=command.lines is None,
+        detail=command.detail,
+    )
+
+
+def _consent(order: Order, command: GiveConsent) -> OrderBackorderConsentGiven:
+    if command.backorder_id not in order.backorders:
+        raise Invalid("backorder_id", "is not an open backorder of this order")
+    if (command.choice is BackorderChoice.SUBSTITUTE) != (command.substitute_sku is not None):
+        raise Invalid("substitute_sku", "is required to substitute, and with no other choice")
+    return OrderBackorderConsentGiven(
+        order_id=order.order_id,
+        backorder_id=command.backorder_id,
+        choice=command.choice,
+        substitute_sku=command.substitute_sku,
+    )
+
+
+def _noted(order: Order, fact: Fact, at: datetime, policies: Sequence[OrderPolicy]) -> list[Fact]:
+    match fact:
+        case fulfillment.FulfillmentLinesCancelled() if order.status in _LIVE:
+            return [_lines_cancelled(order, fact)]
+        case fulfillment.FulfillmentCancellationRefused():
+            return [
+                OrderCancellationRefused(
+                    order_id=order.order_id,
+                    cancellation_id=fact.cancellation_id,
+                    lines=fact.lines,
+                    reason_code=fact.reason_code,
+                )
+            ]
+        case fulfillment.ReplacementCreated() if order.status in (Status.COMPLETED, Status.CLOSED):
+            return [OrderReopened(order_id=order.order_id, cause="replacement"), *progressed(order, fact)]
+        case payments.DisputeOpened() if order.status is Status.CLOSED:
+            return [_reopened(order, "dispute", at, policies), *progressed(order, fact)]
+        case payments.RefundRequested(kind=payments.RefundKind.GOODWILL) if order.status is Status.CLOSED:
+            return [_reopened(order, "goodwill", at, policies), *progressed(order, fact)]
+        case payments.TenderFact():
+            steps = progressed(order, fact)
+            return [*steps, *_payment_hold(order, fact, evolve(order, steps[0]))]
+        case _:
+            return list(progressed(order, fact))
+
+
+def _lines_cancelled(order: Order, fact: fulfillment.FulfillmentLinesCancelled) -> OrderLinesCancelled:
+    lines = cancelled_values(order.lines, cancelled_units(fact))
+    told = OrderLinesCancelled(
+        order_id=order.order_id, cancellation_id=fact.cancellation_id, lines=lines, remaining_minor=0
+    )
+    return told.model_copy(update={"remaining_minor": evolve(order, told).due_minor})
+
+
+def _reopened(order: Order, cause: str, at: datetime, policies: Sequence[OrderPolicy]) -> OrderReopened:
+    policy = in_force(policies, order.placed_at)
+    return OrderReopened.model_validate(
+        {"order_id": order.order_id, "cause": cause, "closes_at": at + policy.close_after, "policy": policy.ref}
+    )
+
+
+def _payment_hold(order: Order, fact: payments.TenderFact, after: Order) -> list[Fact]:
+    """What was not paid for is not handed over; the hold goes when the money has come."""
+    is_held = Hold.PAYMENT in order.holds
+    is_confirmed = order.status is Status.CONFIRMED or order.resumes is Status.CONFIRMED
+    match fact:
+        case payments.PaymentCaptureFailed(code=code) | payments.PaymentDeclined(code=code) if (
+            is_confirmed and not is_held
+        ):
+            return [OrderHoldPlaced(order_id=order.order_id, hold=Hold.PAYMENT, detail=code)]
+        case payments.PaymentCaptured() | payments.PaymentAuthorized() | payments.PaymentReauthorized() if is_held:
+            was_short = order.uncaptured or any(t.declined for t in order.tenders.values())
+            is_short = after.uncaptured or any(t.declined for t in after.tenders.values())
+            if was_short and not is_short:
+                return [OrderHoldReleased(order_id=order.order_id, hold=Hold.PAYMENT, detail="paid")]
+    return []
+
+
+def _following(order: Order, at: datetime, policies: Sequence[OrderPolicy]) -> Fact | None:
+    """What must follow from the state alone."""
+    declined = next((t for t in order.tenders.values() if t.declined is not None), None)
+    match order.status:
+        case Status.PLACED if declined is not None:
+            return OrderRejected(
+                order_id=order.order_id,
+                reason_code="fraud" if declined.fraud else "payment_declined",
+                detail=f"{declined.tender_id}: {declined.declined}",
+            )
+        case Status.PLACED if _is_covered(order):
+            return OrderConfirmed(
+                order_id=order.order_id, authorized_minor=order.authorized_minor, total_minor=order.due_minor
+            )
+        case Status.CANCEL_PENDING if order.is_all_cancelled and order.pending is not None:
+            return OrderCancelled(order_id=order.order_id, cancellation_id=order.pending)
+        case Status.CONFIRMED if order.is_all_cancelled:
+            return OrderCancelled(order_id=order.order_id, cancellation_id=list(order.cancellations)[-1])
+        case Status.CONFIRMED if order.is_settled:
+            policy = in_force(policies, order.placed_at)
+            return OrderCompleted(
+                order_id=order.order_id,
+                delivered=order.units(Bucket.DELIVERED),
+                cancelled=order.units(Bucket.CANCELLED),
+                lost=order.units(Bucket.LOST),
+                closes_at=at + policy.close_after,
+                policy=policy.ref,
+            )
+        case _:
+            return None
+
+
+def _is_covered(order: Order) -> bool:
+    """Authorized for all that is left; on terms, a first authorization is enough."""
+    authorized = order.authorized_minor
+    return authorized >= order.due_minor or (order.terms and authorized > 0)

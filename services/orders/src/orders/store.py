@@ -1,0 +1,78 @@
+"""All SQL of orders: the law rows and policies beside the states, and reads for the API."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from orders.domain.decide import Command, decide
+from orders.domain.order import Order, deadlines, evolve, laws
+from orders.domain.policy import OrderPolicy
+from shared.contracts.base import Bucket
+from shared.database import Pool
+from shared.shell import Db, Flow, Held, Told
+
+STATE: Final[TypeAdapter[Order | None]] = TypeAdapter(Order | None)
+
+POLICIES = "SELECT policy_id, version, effective_from, close_after FROM policies ORDER BY version"
+
+KEEP_LINES = """
+INSERT INTO lines (order_id, line_id, ordered, owed, unallocated, allocated, backordered, packed, in_transit, delivered,
+    lost, returned_to_sender, cancelled)
+SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
+    $10::int[], $11::int[], $12::int[], $13::int[])
+ON CONFLICT (order_id, line_id) DO UPDATE SET owed = excluded.owed, unallocated = excluded.unallocated,
+    allocated = excluded.allocated, backordered = excluded.backordered, packed = excluded.packed,
+    in_transit = excluded.in_transit, delivered = excluded.delivered, lost = excluded.lost,
+    returned_to_sender = excluded.returned_to_sender, cancelled = excluded.cancelled"""
+
+READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
+EXISTS = "SELECT EXISTS (SELECT FROM states WHERE key = $1 AND sequence > 0)"
+
+
+async def policies(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Order | None]) -> Sequence[OrderPolicy]:
+    """Every version there is: the one in force at placement binds."""
+    return [OrderPolicy(*row) for row in await db.fetch(POLICIES)]
+
+
+async def keep(db: Db, touched: Sequence[Held[Order | None]], _: Sequence[OrderPolicy]) -> None:
+    """Lines whose units moved."""
+    rows = []
+    for held in touched:
+        assert held.state is not None
+        before = held.before.lines if held.before is not None else {}
+        for line_id, line in held.state.lines.items():
+            if before.get(line_id) != line:
+                units = [line.units.get(bucket, 0) for bucket in Bucket]
+                rows.append((held.key, line_id, line.placed.quantity, line.owed, *units))
+    if rows:
+        await db.execute(KEEP_LINES, *zip(*rows, strict=True))
+
+
+async def find(pool: Pool, order_id: str) -> Order | None:
+    """The order as it is now, or None where it is not known."""
+    async with pool.acquire(timeout=5) as db:
+        document = await db.fetchval(READ, order_id)
+    return None if document is None else STATE.validate_json(document)
+
+
+async def is_known(pool: Pool, order_id: str) -> bool:
+    async with pool.acquire(timeout=5) as db:
+        return bool(await db.fetchval(EXISTS, order_id))
+
+
+def _unplaced(_: str) -> Order | None:
+    return None
+
+
+ORDERS: Final[Flow[Order | None, Command, Any]] = Flow(
+    service="orders",
+    state=STATE,
+    initial=_unplaced,
+    decide=decide,
+    evolve=evolve,
+    surroundings=policies,
+    keep=keep,
+    deadlines=deadlines,
+    laws=laws,
+)

@@ -1,0 +1,498 @@
+"""The account of an order: what it is worth, what happened to its units, its tenders, operations and refunds; a fold of facts."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from shared.contracts.base import Fact
+from shared.contracts.payments import (
+    DisputeFact,
+    DisputeLost,
+    DisputeOpened,
+    DisputeWon,
+    OperationKind,
+    PaymentAnomalyDetected,
+    PaymentAuthorizationExpired,
+    PaymentAuthorizationRequested,
+    PaymentAuthorized,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentCaptureRequested,
+    PaymentDeclined,
+    PaymentOpened,
+    PaymentOperationReconciled,
+    PaymentOperationSubmitted,
+    PaymentOperationUnknown,
+    PaymentReauthorized,
+    PaymentUnitsNoted,
+    PaymentVoided,
+    PaymentVoidFailed,
+    PaymentVoidRequested,
+    RefundApprovalRequired,
+    RefundApproved,
+    RefundAttentionNeeded,
+    RefundCancelled,
+    RefundChannel,
+    RefundCompleted,
+    RefundFact,
+    RefundKind,
+    RefundLegFact,
+    RefundLegFailed,
+    RefundLegReversed,
+    RefundLegSubmitted,
+    RefundLegSucceeded,
+    RefundPartiallyCompleted,
+    RefundRejected,
+    RefundRequested,
+    RefundRouted,
+    StoreCreditFact,
+    TenderFact,
+    UnitsChange,
+)
+from shared.money import cumulative
+
+from payments.domain import tender as tenders
+from payments.domain.operation import IN_FLIGHT, OPERATION, Operation, OperationStatus
+from payments.domain.refund import PAYOUT_FAILED, REFUND, REPAYS_EXCESS, Refund, RefundStatus
+from payments.domain.routing import Source
+from payments.domain.tender import DISPUTE, TENDER, Tender
+
+EXPIRED_AUTHORIZATION: Final = "authorization_expired"
+"""The provider's code for a capture that came too late; it is authorized again, and not held against the tender."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line as placed: its goods, and its share of the shipping."""
+
+    quantity: int
+    goods_minor: int
+    shipping_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """What happened to a line's units, as counters: facts of several topics may come in any order."""
+
+    handed_over: int = 0
+    cancelled: int = 0
+    undelivered: int = 0
+    found: int = 0
+    due_back: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """All payments of one order. Units may be known before the order itself is: topics cross without order."""
+
+    order_id: str
+    customer_id: str = ""
+    currency: str = ""
+    placed_at: datetime | None = None
+    total_minor: int = 0
+    shipping_minor: int = 0
+    lines: Mapping[str, Line] = field(default_factory=dict)
+    units: Mapping[str, Units] = field(default_factory=dict)
+    replacements: tuple[str, ...] = ()
+    """Shipments whose units were paid for already."""
+    exceptions: tuple[str, ...] = ()
+    """Returns that a policy exception allowed."""
+    last_shipment: str | None = None
+    last_cancellation: str | None = None
+    tenders: Mapping[str, Tender] = field(default_factory=dict)
+    operations: Mapping[str, Operation] = field(default_factory=dict)
+    refunds: Mapping[str, Refund] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        return self.placed_at is not None
+
+    def of_line(self, line_id: str) -> Units:
+        return self.units.get(line_id, Units())
+
+    @property
+    def handed_over_minor(self) -> int:
+        """What was handed over is worth: goods by cumulative rounding, and all shipping with the first of it.
+
+        More units than are left of the line are replacements, and were paid for.
+        """
+        value, is_any = 0, False
+        for id, line in self.lines.items():
+            units = self.of_line(id)
+            part = min(units.handed_over, line.quantity - min(units.cancelled, line.quantity))
+            value += cumulative(line.goods_minor, part, line.quantity)
+            is_any |= part > 0
+        return value + (self.shipping_minor if is_any else 0)
+
+    @property
+    def worth_minor(self) -> int:
+        """What is left of the order: cancelled units are taken off its end, shipping stays while anything ships."""
+        value, is_any = 0, False
+        for id, line in self.lines.items():
+            left = line.quantity - min(self.of_line(id).cancelled, line.quantity)
+            value += cumulative(line.goods_minor, left, line.quantity)
+            is_any |= left > 0
+        return value + (self.shipping_minor if is_any else 0)
+
+    @property
+    def is_all_settled(self) -> bool:
+        """Nothing is left to hand over or to cancel."""
+        return all(self.of_line(i).handed_over + self.of_line(i).cancelled >= n.quantity for i, n in self.lines.items())
+
+    @property
+    def captured_minor(self) -> int:
+        return sum(t.captured_minor for t in self.tenders.values())
+
+    def capturing_minor(self, tender_id: str | None = None) -> int:
+        """Captures in flight, of one tender or of all."""
+        return sum(
+            o.amount_minor
+            for o in self.operations.values()
+            if o.kind is OperationKind.CAPTURE and o.is_in_flight and tender_id in (None, o.tender_id)
+        )
+
+    def is_busy(self, tender_id: str) -> bool:
+        """An authorization, capture or void of the tender is in flight."""
+        return any(
+            o.tender_id == tender_id and o.is_in_flight and o.kind is not OperationKind.REFUND
+            for o in self.operations.values()
+        )
+
+    def legs(self, tender_id: str | None = None) -> Iterator[Operation]:
+        for o in self.operations.values():
+            if o.kind is OperationKind.REFUND and tender_id in (None, o.tender_id):
+                yield o
+
+    def refunded_minor(self, tender_id: str | None = None) -> int:
+        return sum(o.amount_minor for o in self.legs(tender_id) if o.status is OperationStatus.SUCCEEDED)
+
+    def refunding_minor(self, tender_id: str | None = None) -> int:
+        """Refunds in flight, unknown ones included."""
+        return sum(o.amount_minor for o in self.legs(tender_id) if o.is_in_flight)
+
+    def held_minor(self, tender: Tender) -> int:
+        """What an open or lost dispute holds of what the refunds have left."""
+        if not tender.is_disputed:
+            return 0
+        spoken_for = self.refunded_minor(tender.id) + self.refunding_minor(tender.id)
+        return max(0, min(tender.disputed_minor, tender.captured_minor - spoken_for))
+
+    def left_minor(self, tender: Tender) -> int:
+        """Captured, and neither refunded, on its way back, nor held by a dispute."""
+        return max(
+            0,
+            tender.captured_minor
+            - self.refunded_minor(tender.id)
+            - self.refunding_minor(tender.id)
+            - self.held_minor(tender),
+        )
+
+    @property
+    def refundable_minor(self) -> int:
+        return sum(self.left_minor(t) for t in self.tenders.values() if not t.is_disputed)
+
+    @property
+    def disputed_tenders(self) -> tuple[str, ...]:
+        return tuple(t.id for t in self.tenders.values() if t.is_disputed)
+
+    def sources(self) -> list[Source]:
+        """What refunds can draw on, in the order of the tenders, the oldest authorization first."""
+        found = []
+        for tender in self.tenders.values():
+            left = self.left_minor(tender)
+            for a in tender.authorizations:
+                back = sum(o.holds_minor for o in self.legs(tender.id) if o.authorization == a.reference)
+                part = min(left, a.captured_minor - back)
+                if part > 0 and a.captured_at is not None:
+                    found.append(Source(tender.id, tender.kind, a.reference, part, a.captured_at))
+                    left -= part
+        return found
+
+    def excess_minor(self, *, with_dead: bool) -> int:
+        """Captured above what the order is still worth, and not asked back yet.
+
+        `with_dead`: refunds that a person turned down count as answered, so that nothing asks for them again by itself.
+        """
+        asked = sum(
+            r.amount_minor for r in self.refunds.values() if r.kind in REPAYS_EXCESS and (with_dead or not r.is_dead)
+        )
+        return max(0, self.captured_minor - asked - self.worth_minor)
+
+    def refunded_units(self, line_id: str, kinds: frozenset[RefundKind] | None = None) -> int:
+        return sum(
+            r.units_of(line_id) for r in self.refunds.values() if not r.is_dead and (kinds is None or r.kind in kinds)
+        )
+
+    def refunded_value(self, line_id: str) -> int:
+        """Money of a line that live refunds were asked for."""
+        return sum(
+            line.amount_minor
+            for r in self.refunds.values()
+            if not r.is_dead
+            for line in r.lines
+            if line.line_id == line_id
+        )
+
+    def paid_out_minor(self, refund: Refund) -> int:
+        legs = (self.operations[id] for id in refund.legs)
+        return sum(o.amount_minor for o in legs if o.status is OperationStatus.SUCCEEDED)
+
+    def paying_out_minor(self, refund: Refund) -> int:
+        return sum(self.operations[id].amount_minor for id in refund.legs if self.operations[id].is_in_flight)
+
+    def operation_id(self, ahead: int = 0) -> str:
+        """The id of the next operation on a tender, or of the one `ahead` of it."""
+        count = sum(1 for o in self.operations.values() if o.kind is not OperationKind.REFUND)
+        return f"{self.order_id}-P{count + 1 + ahead}"
+
+    def refund_id(self) -> str:
+        return f"{self.order_id}-R{len(self.refunds) + 1}"
+
+
+def evolve(state: Account, fact: Fact) -> Account:
+    """The account after the fact. Raises NotAllowed where a machine does not list it, TypeError for a fact of others."""
+    match fact:
+        case PaymentOpened():
+            lines = {n.line_id: Line(n.quantity, n.goods_minor, n.shipping_minor) for n in fact.lines}
+            return replace(
+                state,
+                customer_id=fact.customer_id,
+                currency=fact.currency,
+                placed_at=fact.placed_at,
+                total_minor=fact.total_minor,
+                shipping_minor=fact.shipping_minor,
+                lines=lines,
+                tenders={t.tender_id: Tender(t.tender_id, t.kind, t.token, t.amount_minor) for t in fact.tenders},
+            )
+        case PaymentUnitsNoted():
+            return _note(state, fact)
+        case TenderFact():
+            return _operate(state, fact)
+        case PaymentAuthorizationExpired():
+            return _with_tender(state, tenders.expire(state.tenders[fact.tender_id], fact))
+        case PaymentAnomalyDetected(operation_id=None):
+            return state
+        case PaymentAnomalyDetected(operation_id=str(id)):
+            return _with_operation(state, replace(state.operations[id], is_questioned=True))
+        case DisputeFact():
+            return _with_tender(state, _dispute(state.tenders[fact.tender_id], fact))
+        case RefundLegFact():
+            return _pay_out(state, fact)
+        case RefundFact():
+            return _refund(state, fact)
+        case StoreCreditFact():
+            return state
+        case _:
+            raise TypeError(f"{fact.type} is no fact of payments")
+
+
+def _with_tender(state: Account, tender: Tender) -> Account:
+    return replace(state, tenders={**state.tenders, tender.id: tender})
+
+
+def _with_operation(state: Account, operation: Operation) -> Account:
+    return replace(state, operations={**state.operations, operation.id: operation})
+
+
+def _with_refund(state: Account, refund: Refund) -> Account:
+    return replace(state, refunds={**state.refunds, refund.id: refund})
+
+
+def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
+    match fact.change:
+        case UnitsChange.REPLACING:
+            return replace(state, replacements=(*state.replacements, fact.cause_id))
+        case UnitsChange.EXCEPTIONAL:
+            return replace(state, exceptions=(*state.exceptions, fact.cause_id))
+        case change:
+            units = dict(state.units)
+            for line in fact.lines:
+                was = units.get(line.line_id, Units())
+                counted = getattr(was, change.value) + line.quantity
+                units[line.line_id] = replace(was, **{change.value: counted})
+            state = replace(state, units=units)
+    if fact.change is UnitsChange.HANDED_OVER:
+        return replace(state, last_shipment=fact.cause_id)
+    if fact.change is UnitsChange.CANCELLED:
+        return replace(state, last_cancellation=fact.cause_id)
+    return state
+
+
+def _dispute(tender: Tender, fact: DisputeFact) -> Tender:
+    if isinstance(fact, DisputeOpened):
+        tender = replace(tender, dispute_id=fact.dispute_id, disputed_minor=fact.amount_minor)
+    elif not isinstance(fact, DisputeWon | DisputeLost):
+        raise TypeError(f"{fact.type} is no fact of a dispute")
+    return replace(tender, dispute=DISPUTE.step(tender.dispute, fact))
+
+
+def _operate(state: Account, fact: TenderFact) -> Account:
+    """Authorizations, captures, voids, and what is known of any operation."""
+    operation = state.operations.get(fact.operation_id)
+    match fact:
+        case PaymentAuthorizationRequested():
+            return _begin(state, fact, OperationKind.AUTHORIZE, None)
+        case PaymentCaptureRequested():
+            return _begin(state, fact, OperationKind.CAPTURE, fact.shipment_id)
+        case PaymentVoidRequested():
+            return _begin(state, fact, OperationKind.VOID, None)
+    if operation is None:
+        raise TypeError(f"{fact.type} of an operation nobody asked for")
+    match fact:
+        case PaymentOperationSubmitted():
+            return _with_operation(state, _submitted(operation, fact))
+        case PaymentOperationUnknown():
+            return _with_operation(state, replace(operation, status=OPERATION.step(operation.status, fact)))
+        case PaymentOperationReconciled():
+            to = OperationStatus.REQUESTED if fact.outcome == "never_seen" else OperationStatus.UNKNOWN
+            return _with_operation(state, replace(operation, status=OPERATION.step(operation.status, fact, to)))
+    tender = state.tenders[fact.tender_id]
+    done = replace(operation, status=OPERATION.step(operation.status, fact))
+    match fact:
+        case PaymentAuthorized() | PaymentReauthorized():
+            tender = tenders.authorize(tender, fact, operation.requested_at)
+            done = replace(done, reference=fact.reference)
+        case PaymentCaptured():
+            tender = tenders.capture(tender, fact, operation.authorization or "", operation.requested_at)
+            done = replace(done, reference=fact.reference, code=None)
+        case PaymentVoided():
+            tender = tenders.release(tender, fact)
+            done = replace(done, code=None)
+        case PaymentDeclined():
+            tender = replace(tender, status=TENDER.step(tender.status, fact))
+            done = replace(done, code=fact.code)
+        case PaymentCaptureFailed():
+            refused = tender.is_capture_refused or fact.code != EXPIRED_AUTHORIZATION
+            tender = replace(tender, status=TENDER.step(tender.status, fact), is_capture_refused=refused)
+            done = replace(done, code=fact.code)
+        case PaymentVoidFailed():
+            tender = replace(tender, status=TENDER.step(tender.status, fact), is_void_refused=True)
+            done = replace(done, code=fact.code)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of an operation")
+    return _with_operation(_with_tender(state, tender), done)
+
+
+def _begin(
+    state: Account,
+    fact: PaymentAuthorizationRequested | PaymentCaptureRequested | PaymentVoidRequested,
+    kind: OperationKind,
+    shipment_id: str | None,
+) -> Account:
+    tender = state.tenders[fact.tender_id]
+    is_new = kind is OperationKind.AUTHORIZE
+    operation = Operation(
+        id=fact.operation_id,
+        kind=kind,
+        tender_id=tender.id,
+        amount_minor=fact.amount_minor,
+        requested_at=fact.requested_at,
+        authorization=None if is_new else tender.current.reference,
+        final=isinstance(fact, PaymentCaptureRequested) and fact.final,
+        shipment_id=shipment_id,
+    )
+    tender = replace(
+        tender,
+        status=TENDER.step(tender.status, fact),
+        attempts=tender.attempts + is_new,
+        is_capture_refused=tender.is_capture_refused and kind is not OperationKind.CAPTURE,
+    )
+    return _with_operation(_with_tender(state, tender), operation)
+
+
+def _submitted(operation: Operation, fact: PaymentOperationSubmitted | RefundLegSubmitted) -> Operation:
+    status = OPERATION.step(operation.status, fact)
+    return replace(operation, status=status, submissions=operation.submissions + 1)
+
+
+def _refund(state: Account, fact: RefundFact) -> Account:
+    if isinstance(fact, RefundRequested):
+        return _with_refund(
+            state,
+            Refund(
+                id=fact.refund_id,
+                kind=fact.kind,
+                cause_id=fact.cause_id,
+                amount_minor=fact.amount_minor,
+                currency=fact.currency,
+                trigger_at=fact.trigger_at,
+                requester=fact.requester,
+                return_id=fact.return_id,
+                lines=fact.lines,
+                channel=fact.channel,
+                consents=fact.consents,
+            ),
+        )
+    refund = state.refunds[fact.refund_id]
+    to = None
+    if isinstance(fact, RefundAttentionNeeded) and refund.status is RefundStatus.PROCESSING:
+        to = RefundStatus.FAILED if fact.reason_code == PAYOUT_FAILED else RefundStatus.ATTENTION
+    refund = replace(refund, status=REFUND.step(refund.status, fact, to))
+    match fact:
+        case RefundApproved():
+            refund = replace(refund, is_approved=True, approver=fact.approver)
+        case RefundRouted():
+            return _with_legs(state, refund, fact)
+        case RefundCancelled():
+            state = _without_legs(state, refund, fact)
+        case (
+            RefundApprovalRequired()
+            | RefundRejected()
+            | RefundCompleted()
+            | RefundPartiallyCompleted()
+            | RefundAttentionNeeded()
+        ):
+            pass
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a refund")
+    return _with_refund(state, refund)
+
+
+def _with_legs(state: Account, refund: Refund, fact: RefundRouted) -> Account:
+    """Every leg is an operation; its id is its key with the provider."""
+    operations = dict(state.operations)
+    for leg in fact.legs:
+        operations[leg.leg_id] = Operation(
+            id=leg.leg_id,
+            kind=OperationKind.REFUND,
+            tender_id=leg.tender_id,
+            amount_minor=leg.amount_minor,
+            requested_at=fact.requested_at,
+            authorization=leg.authorization,
+            refund_id=refund.id,
+            channel=leg.channel,
+        )
+    refund = replace(
+        refund, legs=(*refund.legs, *(leg.leg_id for leg in fact.legs)), promised_at=fact.promised_at
+    )
+    return _with_refund(replace(state, operations=operations), refund)
+
+
+def _without_legs(state: Account, refund: Refund, fact: RefundCancelled) -> Account:
+    operations = dict(state.operations)
+    for id in refund.legs:
+        leg = operations[id]
+        if leg.status in IN_FLIGHT:
+            operations[id] = replace(leg, status=OPERATION.step(leg.status, fact), code="cancelled")
+    return replace(state, operations=operations)
+
+
+def _pay_out(state: Account, fact: RefundLegFact) -> Account:
+    refund, leg = state.refunds[fact.refund_id], state.operations[fact.operation_id]
+    refund = replace(refund, status=REFUND.step(refund.status, fact))
+    match fact:
+        case RefundLegSubmitted():
+            leg = _submitted(leg, fact)
+        case RefundLegSucceeded():
+            leg = replace(leg, status=OPERATION.step(leg.status, fact), reference=fact.reference, code=None)
+        case RefundLegFailed() | RefundLegReversed():
+            leg = replace(leg, status=OPERATION.step(leg.status, fact), code=fact.code)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a refund leg")
+    return _with_operation(_with_refund(state, refund), leg)
+
+
+def is_payout(operation: Operation) -> bool:
+    """Money to a channel of its own, and not back to the authorization it came from."""
+    return operation.channel not in (None, RefundChannel.ORIGINAL)

@@ -1,0 +1,588 @@
+"""Refunds from request to completion: checked against what is left, reserved when approved, routed, paid out in legs.
+
+Everything of an order is decided under its one row lock, so that no two refunds count on the same money.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from shared.contracts.base import Fact, PolicyRef, TenderKind
+from shared.contracts.payments import (
+    RefundApprovalRequired,
+    RefundApproved,
+    RefundAttentionNeeded,
+    RefundCancelled,
+    RefundChannel,
+    RefundCompleted,
+    RefundKind,
+    RefundLeg,
+    RefundLegFailed,
+    RefundLegReversed,
+    RefundLegSubmitted,
+    RefundLegSucceeded,
+    RefundLine,
+    RefundPartiallyCompleted,
+    RefundRejected,
+    RefundRequested,
+    RefundRouted,
+    StoreCreditClawedBack,
+    StoreCreditIssued,
+)
+from shared.machine import Invalid, NotAllowed
+from shared.money import cumulative, format_minor
+
+from payments.domain.account import Account, evolve
+from payments.domain.operation import Operation, OperationStatus
+from payments.domain.refund import (
+    PAYOUT_FAILED,
+    REFUND,
+    REPAYS_EXCESS,
+    ApprovalPolicy,
+    Refund,
+    RefundStatus,
+    is_same_person,
+)
+from payments.domain.routing import Request, RoutingPolicy, Share, Unroutable, fall_back, route
+
+NOT_PAID_ELSEWHERE: Final = frozenset({"disputed", "exceeds_captured"})
+"""Failures that mean the money is not ours to pay, by whatever channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """All published versions. The routing in force at purchase binds an order, the approval rules in force at request."""
+
+    routing: tuple[RoutingPolicy, ...]
+    approval: tuple[ApprovalPolicy, ...]
+
+    def routing_for(self, state: Account, at: datetime) -> RoutingPolicy:
+        then = state.placed_at or at
+        return max(self.routing, key=lambda p: (p.effective_from <= then, p.effective_from, p.version))
+
+    def approval_at(self, at: datetime) -> ApprovalPolicy:
+        return max(self.approval, key=lambda p: (p.effective_from <= at, p.effective_from, p.version))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A line of a refund that is asked for; `amount_minor` None: what the units are worth."""
+
+    line_id: str
+    quantity: int
+    amount_minor: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefund:
+    """Asked for by a person, who waits for the answer: what cannot be is refused and nothing is stored."""
+
+    kind: RefundKind
+    lines: tuple[Asked, ...]
+    amount_minor: int | None
+    currency: str
+    requester: str
+    at: datetime
+    cause_id: str | None = None
+    channel: RefundChannel = RefundChannel.ORIGINAL
+    consents: tuple[RefundChannel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OweRefund:
+    """Stated by a fact, once per cause. It is recorded whatever the balance, and waits for money under way."""
+
+    kind: RefundKind
+    cause_id: str
+    return_id: str | None
+    lines: tuple[RefundLine, ...]
+    amount_minor: int
+    currency: str
+    trigger_at: datetime
+    channel: RefundChannel
+    requester: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveRefund:
+    refund_id: str
+    approver: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RejectRefund:
+    refund_id: str
+    reason_code: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRefund:
+    refund_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RerouteRefund:
+    """A person sends what is outstanding another way; the customer has agreed to the channel."""
+
+    refund_id: str
+    channel: RefundChannel
+    at: datetime
+
+
+def request(state: Account, command: RequestRefund, policies: Policies) -> list[Fact]:
+    """Raises Invalid naming the field, or NotAllowed where a dispute stands in the way."""
+    if command.currency != state.currency:
+        raise Invalid("currency", f"must be {state.currency}, as the order")
+    if command.kind is RefundKind.RETURN:
+        raise Invalid("kind", "refunds of returns are stated by the return, not asked for")
+    if command.cause_id is not None and _of_cause(state, command.cause_id):
+        raise Invalid("cause_id", "a refund was asked for by this cause already")
+    lines = [_valued(state, command.kind, i, line) for i, line in enumerate(command.lines)]
+    amount = sum(line.amount_minor for line in lines) if lines else command.amount_minor
+    if amount is None:
+        raise Invalid("amount_minor", "is required where no lines are given")
+    if command.amount_minor not in (None, amount):
+        raise Invalid("amount_minor", f"must be the sum of the lines, {amount}")
+    if amount <= 0:
+        raise Invalid("amount_minor", "must be above zero")
+    if command.kind in REPAYS_EXCESS and amount > (excess := state.excess_minor(with_dead=False)):
+        raise Invalid("amount_minor", f"only {_text(state, excess)} was captured above what the order is worth")
+    _check_left(state, amount)
+    id = state.refund_id()
+    requested = RefundRequested(
+        order_id=state.order_id,
+        refund_id=id,
+        kind=command.kind,
+        cause_id=command.cause_id or id,
+        lines=tuple(lines),
+        amount_minor=amount,
+        currency=state.currency,
+        trigger_at=command.at,
+        channel=command.channel,
+        consents=command.consents,
+        requester=command.requester,
+    )
+    return [requested, *consider(evolve(state, requested), id, policies, command.at)]
+
+
+def owe(state: Account, command: OweRefund, policies: Policies) -> list[Fact]:
+    """A cause told again is no second refund. Raises Invalid for another currency."""
+    if _of_cause(state, command.cause_id):
+        return []
+    if state.is_open and command.currency != state.currency:
+        raise Invalid("currency", f"must be {state.currency}, as the order")
+    id = state.refund_id()
+    requested = RefundRequested(
+        order_id=state.order_id,
+        refund_id=id,
+        kind=command.kind,
+        cause_id=command.cause_id,
+        return_id=command.return_id,
+        lines=command.lines,
+        amount_minor=command.amount_minor,
+        currency=command.currency,
+        trigger_at=command.trigger_at,
+        channel=command.channel,
+        requester=command.requester,
+    )
+    return [requested, *consider(evolve(state, requested), id, policies, command.at)]
+
+
+def excess(state: Account, policies: Policies, at: datetime) -> list[Fact]:
+    """Give back what was captured above what is left of the order."""
+    amount = state.excess_minor(with_dead=True) if state.is_open else 0
+    if not amount:
+        return []
+    kind = RefundKind.CANCELLATION if state.last_cancellation else RefundKind.OVERPAID
+    cause = state.last_cancellation or f"{state.order_id}-overpaid"
+    again = sum(1 for r in state.refunds.values() if r.cause_id.startswith(cause))
+    command = OweRefund(
+        kind=kind,
+        cause_id=f"{cause}.{again + 1}" if again else cause,
+        return_id=None,
+        lines=(),
+        amount_minor=amount,
+        currency=state.currency,
+        trigger_at=at,
+        channel=RefundChannel.ORIGINAL,
+        requester="service:payments",
+        at=at,
+    )
+    return owe(state, command, policies)
+
+
+def waiting(state: Account, policies: Policies, at: datetime) -> list[Fact]:
+    """Look again at refunds that wait for money under way."""
+    facts: list[Fact] = []
+    for refund in state.refunds.values():
+        if refund.status is RefundStatus.REQUESTED:
+            more = consider(state, refund.id, policies, at)
+            for fact in more:
+                state = evolve(state, fact)
+            facts += more
+    return facts
+
+
+def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -> list[Fact]:
+    """Send a refund to approval, approve it by policy, or let it wait; what can never be is for a person to see."""
+    refund = state.refunds[refund_id]
+    if not state.is_open:
+        return []
+    if refund.currency != state.currency:
+        return [_attention(state, refund, "other_currency")]
+    policy = policies.approval_at(at)
+    is_exception = refund.return_id in state.exceptions
+    reasons = policy.reasons(refund.kind, refund.amount_minor, refund.currency, is_exception)
+    if reasons:
+        return [
+            RefundApprovalRequired(order_id=state.order_id, refund_id=refund_id, reasons=reasons, policy=policy.ref)
+        ]
+    if refund.amount_minor > state.refundable_minor:
+        is_coming = state.capturing_minor() > 0 or any(
+            state.of_line(id).due_back > state.of_line(id).handed_over for id in state.lines
+        )
+        if is_coming:
+            return []
+        return [_attention(state, refund, "disputed" if state.disputed_tenders else "not_captured")]
+    return _approved(state, refund, None, policies, at)
+
+
+def approve(state: Account, command: ApproveRefund, policies: Policies) -> list[Fact]:
+    """Raises NotAllowed for the requester's own approval, and where the balance has gone meanwhile."""
+    refund = _refund(state, command.refund_id)
+    if refund.approver is not None and is_same_person(refund.approver, command.approver):
+        return []
+    if refund.status is not RefundStatus.PENDING_APPROVAL:
+        raise _not_allowed(refund, "approve")
+    if is_same_person(refund.requester, command.approver):
+        raise _not_allowed(refund, "approve", "whoever approves a refund must not be who asked for it")
+    if refund.amount_minor > state.refundable_minor:
+        raise _not_allowed(refund, "approve", f"only {_text(state, state.refundable_minor)} is left to refund")
+    return _approved(state, refund, command.approver, policies, command.at)
+
+
+def reject(state: Account, command: RejectRefund) -> list[Fact]:
+    refund = _refund(state, command.refund_id)
+    if refund.status is RefundStatus.REJECTED:
+        return []
+    if not REFUND.admits(refund.status, RefundRejected) or refund.is_approved:
+        raise _not_allowed(refund, "reject")
+    return [
+        RefundRejected(
+            order_id=state.order_id,
+            refund_id=refund.id,
+            reason_code=command.reason_code,
+            detail=command.detail,
+        )
+    ]
+
+
+def cancel(state: Account, command: CancelRefund) -> list[Fact]:
+    """Only before the first leg is submitted."""
+    refund = _refund(state, command.refund_id)
+    if refund.status is RefundStatus.CANCELLED:
+        return []
+    if not REFUND.admits(refund.status, RefundCancelled) or any(state.operations[id].submissions for id in refund.legs):
+        raise _not_allowed(refund, "cancel", "its money may be on its way already" if refund.legs else "")
+    return [RefundCancelled(order_id=state.order_id, refund_id=refund.id, detail=command.detail)]
+
+
+def reroute(state: Account, command: RerouteRefund, policies: Policies) -> list[Fact]:
+    refund = _refund(state, command.refund_id)
+    outstanding = refund.amount_minor - state.paid_out_minor(refund) - state.paying_out_minor(refund)
+    is_stuck = refund.status in (RefundStatus.ATTENTION, RefundStatus.FAILED, RefundStatus.PARTIALLY_SUCCEEDED)
+    if not is_stuck or not outstanding:
+        raise _not_allowed(refund, "reroute")
+    if not refund.is_approved:
+        again = consider(state, refund.id, policies, command.at)
+        if not again or isinstance(again[0], RefundAttentionNeeded):
+            raise _not_allowed(refund, "reroute", f"only {_text(state, state.refundable_minor)} is left to refund")
+        return again
+    routed = _routed(state, refund, outstanding, command.channel, policies, command.at)
+    if isinstance(routed, Unroutable):
+        raise _not_allowed(refund, "reroute", f"no way to pay {_text(state, outstanding)}: {routed.reason}")
+    return [routed]
+
+
+def leg_succeeded(state: Account, leg: Operation, reference: str) -> list[Fact]:
+    refund = state.refunds[leg.refund_id or ""]
+    paid = RefundLegSucceeded(**_of_leg(state, leg), reference=reference)
+    facts: list[Fact] = [paid]
+    if _is_store_credit(state, leg):
+        facts.append(StoreCreditIssued(**_credit(state, leg)))
+    return facts + finished(evolve(state, paid), refund.id)
+
+
+def leg_failed(state: Account, leg: Operation, code: str, policies: Policies, at: datetime) -> list[Fact]:
+    """For good: the same money goes by the next channel the customer agrees to, or a person looks at it."""
+    failed = RefundLegFailed(**_of_leg(state, leg), code=code)
+    after = evolve(state, failed)
+    if code not in NOT_PAID_ELSEWHERE and (again := _by_fallback(after, leg, code, policies, at)):
+        return [failed, again]
+    return [failed, *finished(after, leg.refund_id or "")]
+
+
+def leg_blocked(state: Account, leg: Operation, policies: Policies, at: datetime) -> list[Fact]:
+    """A dispute stands in the way of a leg that was not sent yet: its money is drawn from the other tenders."""
+    failed = RefundLegFailed(**_of_leg(state, leg), code="disputed")
+    after = evolve(state, failed)
+    refund = after.refunds[leg.refund_id or ""]
+    routed = _routed(after, refund, leg.amount_minor, refund.channel, policies, at)
+    if isinstance(routed, Unroutable):
+        return [failed, *finished(after, refund.id)]
+    return [failed, routed]
+
+
+def leg_reversed(state: Account, leg: Operation, code: str, policies: Policies, at: datetime) -> list[Fact]:
+    """It bounced after it had succeeded: its balance is free again, and it goes another way or to a person."""
+    bounced = RefundLegReversed(**_of_leg(state, leg), code=code)
+    facts: list[Fact] = [bounced]
+    if _is_store_credit(state, leg):
+        facts.append(StoreCreditClawedBack(**_credit(state, leg)))
+    after = evolve(state, bounced)
+    refund = after.refunds[leg.refund_id or ""]
+    if again := _by_fallback(after, leg, code, policies, at):
+        return [*facts, again]
+    if refund.status is RefundStatus.REVERSED:
+        return [*facts, _attention(after, refund, "payout_bounced")]
+    return facts + finished(after, refund.id)
+
+
+def finished(state: Account, refund_id: str) -> list[Fact]:
+    """What the refund comes to once no leg is under way; nothing while one is."""
+    refund = state.refunds[refund_id]
+    if state.paying_out_minor(refund):
+        return []
+    paid = state.paid_out_minor(refund)
+    if paid == refund.amount_minor:
+        return [
+            RefundCompleted(
+                order_id=state.order_id,
+                refund_id=refund.id,
+                kind=refund.kind,
+                cause_id=refund.cause_id,
+                return_id=refund.return_id,
+                amount_minor=refund.amount_minor,
+                currency=refund.currency,
+                trigger_at=refund.trigger_at,
+            )
+        ]
+    if not paid:
+        return [_attention(state, refund, PAYOUT_FAILED)]
+    return [
+        RefundPartiallyCompleted(
+            order_id=state.order_id,
+            refund_id=refund.id,
+            succeeded_minor=paid,
+            failed_minor=refund.amount_minor - paid,
+            currency=refund.currency,
+        )
+    ]
+
+
+def submitted(state: Account, leg: Operation) -> RefundLegSubmitted:
+    return RefundLegSubmitted(**_of_leg(state, leg))
+
+
+def _approved(
+    state: Account, refund: Refund, approver: str | None, policies: Policies, at: datetime
+) -> list[Fact]:
+    """Approving reserves: the legs that hold the money are made in the same decision."""
+    approved = RefundApproved(
+        order_id=state.order_id,
+        refund_id=refund.id,
+        amount_minor=refund.amount_minor,
+        currency=refund.currency,
+        approver=approver,
+    )
+    after = evolve(state, approved)
+    routed = _routed(after, refund, refund.amount_minor, refund.channel, policies, at)
+    if isinstance(routed, Unroutable):
+        return [approved, _attention(after, refund, routed.reason)]
+    if refund.amount_minor:
+        return [approved, routed]
+    return [approved, routed, *finished(evolve(after, routed), refund.id)]
+
+
+def _routed(
+    state: Account, refund: Refund, amount: int, channel: RefundChannel, policies: Policies, at: datetime
+) -> RefundRouted | Unroutable:
+    policy = policies.routing_for(state, at)
+    trigger_at = at if refund.legs else refund.trigger_at
+    asked = Request(
+        amount_minor=amount,
+        channel=channel,
+        consents=refund.all_consents,
+        trigger_at=trigger_at,
+        at=at,
+        disputed=state.disputed_tenders,
+    )
+    found = route(policy, state.sources(), asked)
+    if isinstance(found, Unroutable):
+        return found
+    return RefundRouted(
+        order_id=state.order_id,
+        refund_id=refund.id,
+        legs=_legs(refund, found.shares),
+        excluded=found.excluded,
+        policy=policy.ref,
+        promised_at=max((s.promised_at for s in found.shares), default=trigger_at),
+        requested_at=at,
+    )
+
+
+def _by_fallback(
+    state: Account, leg: Operation, code: str, policies: Policies, at: datetime
+) -> RefundRouted | None:
+    """None where nothing is left to try, or its tender has no balance for it any more."""
+    refund = state.refunds[leg.refund_id or ""]
+    tender = state.tenders[leg.tender_id]
+    if tender.is_disputed or state.left_minor(tender) < leg.amount_minor:
+        return None
+    policy = policies.routing_for(state, at)
+    channel = leg.channel or RefundChannel.ORIGINAL
+    share = Share(tender.id, tender.kind, channel, leg.amount_minor, leg.authorization, (), at)
+    asked = Request(leg.amount_minor, channel, refund.all_consents, at, at)
+    again = fall_back(policy, share, code, asked)
+    if again is None:
+        return None
+    return RefundRouted(
+        order_id=state.order_id,
+        refund_id=refund.id,
+        legs=_legs(refund, [again]),
+        excluded=(),
+        policy=policy.ref,
+        promised_at=again.promised_at,
+        requested_at=at,
+    )
+
+
+def _legs(refund: Refund, shares: Sequence[Share]) -> tuple[RefundLeg, ...]:
+    return tuple(
+        RefundLeg(
+            leg_id=f"{refund.id}L{number}",
+            tender_id=share.tender_id,
+            tender_kind=share.tender_kind,
+            channel=share.channel,
+            amount_minor=share.amount_minor,
+            reasons=share.reasons,
+            promised_at=share.promised_at,
+            authorization=share.authorization,
+        )
+        for number, share in enumerate(shares, len(refund.legs) + 1)
+    )
+
+
+_UNITS_OF: Final = {RefundKind.LOST: "were lost or came back to the sender"}
+
+
+def _valued(state: Account, kind: RefundKind, index: int, asked: Asked) -> RefundLine:
+    """A line of a person's request, held against what the line is worth and what happened to its units (I8)."""
+    at = f"lines.{index}"
+    line = state.lines.get(asked.line_id)
+    if line is None:
+        raise Invalid(f"{at}.line_id", "is no line of this order")
+    refunded = state.refunded_value(asked.line_id)
+    amount = asked.amount_minor
+    if asked.quantity:
+        if kind is not RefundKind.LOST:
+            raise Invalid(f"{at}.quantity", f"must be 0: a refund of kind {kind} is about money, not about units")
+        units = state.of_line(asked.line_id)
+        lost = units.undelivered - units.found
+        before = state.refunded_units(asked.line_id, frozenset({RefundKind.LOST}))
+        if asked.quantity > lost - before:
+            raise Invalid(f"{at}.quantity", f"only {max(0, lost - before)} units were lost and not refunded")
+        after_all = state.refunded_units(asked.line_id) + asked.quantity
+        if after_all > line.quantity:
+            raise Invalid(f"{at}.quantity", f"only {line.quantity} units were ordered, and others were refunded")
+        if amount is None:
+            amount = cumulative(line.goods_minor, after_all, line.quantity) - cumulative(
+                line.goods_minor, after_all - asked.quantity, line.quantity
+            )
+    if amount is None:
+        raise Invalid(f"{at}.amount_minor", "is required where no units are given")
+    if refunded + amount > line.goods_minor + line.shipping_minor:
+        left = line.goods_minor + line.shipping_minor - refunded
+        raise Invalid(f"{at}.amount_minor", f"only {_text(state, max(0, left))} of this line is left to refund")
+    return RefundLine(line_id=asked.line_id, quantity=asked.quantity, amount_minor=amount)
+
+
+def _check_left(state: Account, amount: int) -> None:
+    if amount <= state.refundable_minor:
+        return
+    if amount <= sum(state.left_minor(t) + state.held_minor(t) for t in state.tenders.values()):
+        raise NotAllowed("disputed", "refund", (), "an open dispute holds the money this refund would need")
+    raise Invalid("amount_minor", f"only {_text(state, state.refundable_minor)} is left to refund")
+
+
+def _of_cause(state: Account, cause_id: str) -> bool:
+    return any(r.cause_id == cause_id and not r.is_dead for r in state.refunds.values())
+
+
+def _refund(state: Account, refund_id: str) -> Refund:
+    found = state.refunds.get(refund_id)
+    if found is None:
+        raise Invalid("refund_id", "is no refund of this order")
+    return found
+
+
+def _not_allowed(refund: Refund, command: str, detail: str = "") -> NotAllowed:
+    return NotAllowed(refund.status, command, REFUND.allowed(refund.status), detail)
+
+
+def _attention(state: Account, refund: Refund, reason: str) -> RefundAttentionNeeded:
+    refund = state.refunds[refund.id]
+    return RefundAttentionNeeded(
+        order_id=state.order_id,
+        refund_id=refund.id,
+        reason_code=reason,
+        outstanding_minor=refund.amount_minor - state.paid_out_minor(refund),
+        currency=refund.currency,
+    )
+
+
+def _of_leg(state: Account, leg: Operation) -> dict[str, object]:
+    return {
+        "order_id": state.order_id,
+        "refund_id": leg.refund_id,
+        "leg_id": leg.id,
+        "operation_id": leg.id,
+        "tender_id": leg.tender_id,
+        "channel": leg.channel,
+        "amount_minor": leg.amount_minor,
+        "currency": state.currency,
+    }
+
+
+def _is_store_credit(state: Account, leg: Operation) -> bool:
+    if leg.channel is RefundChannel.ORIGINAL:
+        return state.tenders[leg.tender_id].kind is TenderKind.STORE_CREDIT
+    return leg.channel is RefundChannel.STORE_CREDIT
+
+
+def _credit(state: Account, leg: Operation) -> dict[str, object]:
+    return {
+        "order_id": state.order_id,
+        "credit_id": leg.id,
+        "customer_id": state.customer_id,
+        "amount_minor": leg.amount_minor,
+        "currency": state.currency,
+        "refund_id": leg.refund_id,
+    }
+
+
+def _text(state: Account, minor: int) -> str:
+    return format_minor(minor, state.currency)
+
+
+def ref(policy: RoutingPolicy | ApprovalPolicy) -> PolicyRef:
+    return policy.ref
+
+
+def is_settled(leg: Operation) -> bool:
+    return leg.status in (OperationStatus.SUCCEEDED, OperationStatus.FAILED, OperationStatus.REVERSED)

@@ -1,0 +1,179 @@
+"""One refund: asked for once per cause, approved by policy or by another person, paid out in legs until nothing is owed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from pydantic import AwareDatetime, Field
+
+from shared.contracts.base import Id, Input, PolicyRef
+from shared.contracts.payments import (
+    RefundApprovalRequired,
+    RefundApproved,
+    RefundAttentionNeeded,
+    RefundCancelled,
+    RefundChannel,
+    RefundCompleted,
+    RefundKind,
+    RefundLegFailed,
+    RefundLegReversed,
+    RefundLegSubmitted,
+    RefundLegSucceeded,
+    RefundLine,
+    RefundPartiallyCompleted,
+    RefundRejected,
+    RefundRouted,
+)
+from shared.machine import Machine
+from shared.money import Currency, Minor
+
+
+class RefundStatus(StrEnum):
+    REQUESTED = "requested"
+    PENDING_APPROVAL = "pending_approval"
+    APPROVED = "approved"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    PARTIALLY_SUCCEEDED = "partially_succeeded"
+    FAILED = "failed"
+    ATTENTION = "attention"
+    REVERSED = "reversed"
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+
+
+PAYOUT_FAILED: Final = "payout_failed"
+"""Reason of attention: every leg failed for good and nothing was paid. The refund has failed."""
+
+_ATTENTION: Final = frozenset({RefundStatus.ATTENTION, RefundStatus.FAILED})
+
+REFUND: Final = Machine(
+    "refund",
+    RefundStatus.REQUESTED,
+    {
+        RefundStatus.REQUESTED: {
+            RefundApprovalRequired: RefundStatus.PENDING_APPROVAL,
+            RefundApproved: RefundStatus.APPROVED,
+            RefundRejected: RefundStatus.REJECTED,
+            RefundCancelled: RefundStatus.CANCELLED,
+            RefundAttentionNeeded: RefundStatus.ATTENTION,
+        },
+        RefundStatus.PENDING_APPROVAL: {
+            RefundApproved: RefundStatus.APPROVED,
+            RefundRejected: RefundStatus.REJECTED,
+            RefundCancelled: RefundStatus.CANCELLED,
+        },
+        RefundStatus.APPROVED: {
+            RefundRouted: RefundStatus.PROCESSING,
+            RefundAttentionNeeded: RefundStatus.ATTENTION,
+        },
+        # Cancelled only before its first leg is submitted.
+        RefundStatus.PROCESSING: {
+            RefundLegSubmitted: RefundStatus.PROCESSING,
+            RefundLegSucceeded: RefundStatus.PROCESSING,
+            RefundLegFailed: RefundStatus.PROCESSING,
+            RefundLegReversed: RefundStatus.PROCESSING,
+            RefundRouted: RefundStatus.PROCESSING,
+            RefundCompleted: RefundStatus.SUCCEEDED,
+            RefundPartiallyCompleted: RefundStatus.PARTIALLY_SUCCEEDED,
+            RefundAttentionNeeded: _ATTENTION,
+            RefundCancelled: RefundStatus.CANCELLED,
+        },
+        RefundStatus.SUCCEEDED: {RefundLegReversed: RefundStatus.REVERSED},
+        # Routed again by a person, or put right by a leg that succeeded after all.
+        RefundStatus.PARTIALLY_SUCCEEDED: {
+            RefundRouted: RefundStatus.PROCESSING,
+            RefundLegSucceeded: RefundStatus.PROCESSING,
+            RefundLegReversed: RefundStatus.REVERSED,
+        },
+        RefundStatus.FAILED: {RefundRouted: RefundStatus.PROCESSING, RefundLegSucceeded: RefundStatus.PROCESSING},
+        RefundStatus.ATTENTION: {
+            RefundApprovalRequired: RefundStatus.PENDING_APPROVAL,
+            RefundApproved: RefundStatus.APPROVED,
+            RefundRouted: RefundStatus.PROCESSING,
+            RefundLegSucceeded: RefundStatus.PROCESSING,
+            RefundLegReversed: RefundStatus.REVERSED,
+            RefundRejected: RefundStatus.REJECTED,
+            RefundCancelled: RefundStatus.CANCELLED,
+        },
+        RefundStatus.REVERSED: {
+            RefundRouted: RefundStatus.PROCESSING,
+            RefundAttentionNeeded: RefundStatus.ATTENTION,
+        },
+        RefundStatus.REJECTED: {},
+        RefundStatus.CANCELLED: {},
+    },
+)
+
+DEAD: Final = frozenset({RefundStatus.REJECTED, RefundStatus.CANCELLED})
+"""Nothing was paid and nothing will be: its cause and its units are free again."""
+
+REPAYS_EXCESS: Final = frozenset({RefundKind.CANCELLATION, RefundKind.SHORT_SHIP, RefundKind.OVERPAID})
+"""Kinds that give back what was captured above what the order is worth; the others are about what was handed over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """`legs` are operations. `is_approved` stays, so that a refund routed again is not approved twice."""
+
+    id: str
+    kind: RefundKind
+    cause_id: str
+    amount_minor: int
+    currency: str
+    trigger_at: datetime
+    requester: str
+    return_id: str | None = None
+    lines: tuple[RefundLine, ...] = ()
+    channel: RefundChannel = RefundChannel.ORIGINAL
+    consents: tuple[RefundChannel, ...] = ()
+    status: RefundStatus = RefundStatus.REQUESTED
+    is_approved: bool = False
+    approver: str | None = None
+    legs: tuple[str, ...] = ()
+    promised_at: datetime | None = None
+
+    @property
+    def is_dead(self) -> bool:
+        return self.status in DEAD
+
+    @property
+    def all_consents(self) -> frozenset[RefundChannel]:
+        """Who wants a channel agrees to it."""
+        return frozenset({*self.consents, self.channel})
+
+    def units_of(self, line_id: str) -> int:
+        return sum(line.quantity for line in self.lines if line.line_id == line_id)
+
+
+class ApprovalPolicy(Input):
+    """Which refunds need a second person, at one version. The version in force when a refund is asked for binds it."""
+
+    policy_id: Id = "refund-approval"
+    version: int = Field(ge=1, strict=True)
+    effective_from: AwareDatetime
+    threshold_minor: dict[Currency, Minor] = Field(
+        description="refunds above it need an approval; in a currency that is not here, all do"
+    )
+    always: tuple[RefundKind, ...] = Field(max_length=10, description="kinds that always need one")
+
+    @property
+    def ref(self) -> PolicyRef:
+        return PolicyRef(policy_id=self.policy_id, version=self.version)
+
+    def reasons(self, kind: RefundKind, amount_minor: int, currency: str, is_exception: bool) -> tuple[str, ...]:
+        """All reasons for which it needs an approval, as codes; empty when it needs none."""
+        limit = self.threshold_minor.get(currency)
+        given = {
+            f"kind_{kind}": kind in self.always,
+            "above_threshold": limit is not None and amount_minor > limit,
+            "no_threshold_for_currency": limit is None,
+            "policy_exception": is_exception,
+        }
+        return tuple(reason for reason, applies in given.items() if applies)
+
+
+def is_same_person(one: str, other: str) -> bool:
+    """Actors are `role:subject`; a person with two roles is still one pair of eyes."""
+    return one.partition(":")[2] == other.partition(":")[2]

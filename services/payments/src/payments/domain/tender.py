@@ -1,0 +1,225 @@
+"""One way an order is paid: what was authorized on it, captured, released and disputed, to the minor unit."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from shared.contracts.base import PREPAID, TenderKind
+from shared.contracts.payments import (
+    DisputeLost,
+    DisputeOpened,
+    DisputeWon,
+    PaymentAuthorizationExpired,
+    PaymentAuthorizationRequested,
+    PaymentAuthorized,
+    PaymentCaptured,
+    PaymentCaptureFailed,
+    PaymentCaptureRequested,
+    PaymentDeclined,
+    PaymentReauthorized,
+    PaymentVoided,
+    PaymentVoidFailed,
+    PaymentVoidRequested,
+)
+from shared.machine import Machine
+
+OWN: Final = frozenset({TenderKind.CASH_ON_DELIVERY, TenderKind.INVOICE})
+"""Authorized and captured by ourselves; no provider knows of them."""
+
+
+class TenderStatus(StrEnum):
+    CREATED = "created"
+    AUTHORIZING = "authorizing"
+    AUTHORIZED = "authorized"
+    PARTIALLY_CAPTURED = "partially_captured"
+    CAPTURED = "captured"
+    DECLINED = "declined"
+    VOIDING = "voiding"
+    VOIDED = "voided"
+    AUTHORIZATION_EXPIRED = "authorization_expired"
+    EXPIRED_FINAL = "expired_final"
+
+
+class DisputeStatus(StrEnum):
+    NONE = "none"
+    OPEN = "open"
+    WON = "won"
+    LOST = "lost"
+
+
+TENDER: Final = Machine(
+    "tender",
+    TenderStatus.CREATED,
+    {
+        TenderStatus.CREATED: {PaymentAuthorizationRequested: TenderStatus.AUTHORIZING},
+        TenderStatus.AUTHORIZING: {
+            PaymentAuthorized: TenderStatus.AUTHORIZED,
+            PaymentReauthorized: frozenset({TenderStatus.AUTHORIZED, TenderStatus.PARTIALLY_CAPTURED}),
+            PaymentDeclined: TenderStatus.DECLINED,
+        },
+        TenderStatus.AUTHORIZED: {
+            PaymentCaptureRequested: TenderStatus.AUTHORIZED,
+            PaymentCaptureFailed: TenderStatus.AUTHORIZED,
+            PaymentCaptured: frozenset({TenderStatus.PARTIALLY_CAPTURED, TenderStatus.CAPTURED}),
+            PaymentVoidRequested: TenderStatus.VOIDING,
+            PaymentAuthorizationExpired: frozenset(
+                {TenderStatus.AUTHORIZATION_EXPIRED, TenderStatus.EXPIRED_FINAL}
+            ),
+        },
+        # What remains may be released after a partial capture too; then nothing is left to capture.
+        TenderStatus.PARTIALLY_CAPTURED: {
+            PaymentCaptureRequested: TenderStatus.PARTIALLY_CAPTURED,
+            PaymentCaptureFailed: TenderStatus.PARTIALLY_CAPTURED,
+            PaymentCaptured: frozenset({TenderStatus.PARTIALLY_CAPTURED, TenderStatus.CAPTURED}),
+            PaymentVoidRequested: TenderStatus.PARTIALLY_CAPTURED,
+            PaymentVoidFailed: TenderStatus.PARTIALLY_CAPTURED,
+            PaymentVoided: TenderStatus.CAPTURED,
+            PaymentAuthorizationExpired: frozenset({TenderStatus.AUTHORIZATION_EXPIRED, TenderStatus.CAPTURED}),
+        },
+        TenderStatus.CAPTURED: {},
+        TenderStatus.DECLINED: {},
+        TenderStatus.VOIDING: {
+            PaymentVoided: TenderStatus.VOIDED,
+            PaymentVoidFailed: TenderStatus.AUTHORIZED,
+        },
+        TenderStatus.VOIDED: {},
+        TenderStatus.AUTHORIZATION_EXPIRED: {
+            PaymentAuthorizationRequested: TenderStatus.AUTHORIZING,
+            PaymentAuthorizationExpired: frozenset({TenderStatus.EXPIRED_FINAL, TenderStatus.CAPTURED}),
+        },
+        TenderStatus.EXPIRED_FINAL: {},
+    },
+)
+
+DISPUTE: Final = Machine(
+    "dispute",
+    DisputeStatus.NONE,
+    {
+        DisputeStatus.NONE: {DisputeOpened: DisputeStatus.OPEN},
+        DisputeStatus.OPEN: {DisputeWon: DisputeStatus.WON, DisputeLost: DisputeStatus.LOST},
+        DisputeStatus.WON: {},
+        DisputeStatus.LOST: {},
+    },
+)
+
+CAPTURABLE: Final = frozenset({TenderStatus.AUTHORIZED, TenderStatus.PARTIALLY_CAPTURED})
+PROMISED: Final = frozenset({TenderStatus.CREATED, TenderStatus.AUTHORIZING, TenderStatus.AUTHORIZATION_EXPIRED})
+"""Nothing can be captured on it now, but it may be authorized yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Authorization:
+    """What the provider holds ready under one reference. `captured_at` is when the first of it was captured."""
+
+    reference: str
+    amount_minor: int
+    requested_at: datetime
+    expires_at: datetime | None
+    captured_minor: int = 0
+    voided_minor: int = 0
+    lapsed_minor: int = 0
+    captured_at: datetime | None = None
+
+    @property
+    def open_minor(self) -> int:
+        return self.amount_minor - self.captured_minor - self.voided_minor - self.lapsed_minor
+
+
+@dataclass(frozen=True, slots=True)
+class Tender:
+    """`amount_minor` is what the order wants of it; the authorizations say what there is, the newest last."""
+
+    id: str
+    kind: TenderKind
+    token: str
+    amount_minor: int
+    status: TenderStatus = TenderStatus.CREATED
+    attempts: int = 0
+    authorizations: tuple[Authorization, ...] = ()
+    is_capture_refused: bool = False
+    """A capture was declined; no other is tried on it by itself."""
+    is_void_refused: bool = False
+    dispute: DisputeStatus = DisputeStatus.NONE
+    dispute_id: str | None = None
+    disputed_minor: int = 0
+
+    @property
+    def is_prepaid(self) -> bool:
+        return self.kind in PREPAID
+
+    @property
+    def is_own(self) -> bool:
+        return self.kind in OWN
+
+    @property
+    def is_disputed(self) -> bool:
+        return self.dispute in (DisputeStatus.OPEN, DisputeStatus.LOST)
+
+    @property
+    def authorized_minor(self) -> int:
+        return sum(a.amount_minor - a.lapsed_minor for a in self.authorizations)
+
+    @property
+    def captured_minor(self) -> int:
+        return sum(a.captured_minor for a in self.authorizations)
+
+    @property
+    def voided_minor(self) -> int:
+        return sum(a.voided_minor for a in self.authorizations)
+
+    @property
+    def open_minor(self) -> int:
+        """Authorized and neither captured nor released."""
+        return sum(a.open_minor for a in self.authorizations)
+
+    @property
+    def current(self) -> Authorization:
+        return self.authorizations[-1]
+
+    @property
+    def last_captured_at(self) -> datetime | None:
+        return max((a.captured_at for a in self.authorizations if a.captured_at), default=None)
+
+
+def authorize(tender: Tender, fact: PaymentAuthorized | PaymentReauthorized, requested_at: datetime) -> Tender:
+    to = None
+    if isinstance(fact, PaymentReauthorized):
+        to = TenderStatus.PARTIALLY_CAPTURED if tender.captured_minor else TenderStatus.AUTHORIZED
+    given = Authorization(fact.reference, fact.amount_minor, requested_at, fact.expires_at)
+    return replace(
+        tender,
+        status=TENDER.step(tender.status, fact, to),
+        authorizations=(*tender.authorizations, given),
+        is_capture_refused=False,
+    )
+
+
+def capture(tender: Tender, fact: PaymentCaptured, reference: str, requested_at: datetime) -> Tender:
+    """A final capture releases what remains of the authorization it was made on."""
+    authorizations = []
+    for a in tender.authorizations:
+        if a.reference == reference:
+            a = replace(
+                a, captured_minor=a.captured_minor + fact.amount_minor, captured_at=a.captured_at or requested_at
+            )
+            a = replace(a, voided_minor=a.voided_minor + a.open_minor) if fact.final else a
+        authorizations.append(a)
+    after = replace(tender, authorizations=tuple(authorizations), is_capture_refused=False)
+    is_whole = not after.open_minor
+    to = TenderStatus.CAPTURED if is_whole else TenderStatus.PARTIALLY_CAPTURED
+    return replace(after, status=TENDER.step(tender.status, fact, to))
+
+
+def release(tender: Tender, fact: PaymentVoided) -> Tender:
+    authorizations = tuple(replace(a, voided_minor=a.voided_minor + a.open_minor) for a in tender.authorizations)
+    return replace(tender, status=TENDER.step(tender.status, fact), authorizations=authorizations)
+
+
+def expire(tender: Tender, fact: PaymentAuthorizationExpired) -> Tender:
+    if not fact.final:
+        to = TenderStatus.AUTHORIZATION_EXPIRED
+    else:
+        to = TenderStatus.CAPTURED if tender.captured_minor else TenderStatus.EXPIRED_FINAL
+    authorizations = tuple(replace(a, lapsed_minor=a.lapsed_minor + a.open_minor) for a in tender.authorizations)
+    return replace(tender, status=TENDER.step(tender.status, fact, to), authorizations=authorizations)

@@ -1,0 +1,1 @@
+"""The returns core: policies, what was bought and delivered, eligibility, returns and their money, claims. Pure."""

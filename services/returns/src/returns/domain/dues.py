@@ -1,0 +1,272 @@
+"""What follows when units of a return moved: replacements released, money stated as due, the return resolved."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal, TypeAlias
+
+from returns.domain.order import (
+    OrderReturns,
+    Valued,
+    evolve,
+    goods_worth,
+    room,
+    shipping_worth,
+    target,
+    valued,
+)
+from returns.domain.rma import MONEY, RETURN, Rma, RmaLine, Stated, is_refunded, refund_of
+from returns.domain.units import EXPECTED, INSPECTED, OPEN, UnitStatus
+from shared.contracts.base import Fact, LineQuantity, PolicyRef
+from shared.contracts.returns import (
+    DueLine,
+    ExchangeCreated,
+    ExchangeDifferenceDue,
+    ExchangeReleased,
+    Resolution,
+    ReturnPolicy,
+    ReturnReason,
+    ReturnRefundDue,
+    ReturnResolved,
+)
+from shared.money import cumulative
+
+EARLY: Final[dict[str, tuple[UnitStatus, ...]]] = {
+    "at_once": (*EXPECTED, UnitStatus.UNINSPECTED),
+    "carrier_scan": (UnitStatus.IN_TRANSIT, UnitStatus.UNINSPECTED),
+    "receipt": (UnitStatus.UNINSPECTED,),
+    "inspection": (),
+}
+"""By the policy's trigger: which units are refunded before they are inspected."""
+
+
+ReplacedFor: TypeAlias = Literal["exchange", "lost", "damaged", "wrong_item"]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The policy that binds the order, and its reference."""
+
+    policy: ReturnPolicy
+    ref: PolicyRef
+
+
+def consequences(state: OrderReturns, return_id: str, binding: Binding, at: datetime) -> Iterator[Fact]:
+    """Facts that follow from the state as it is, each from the state after the one before."""
+    for step in (_releases, _refund_due, _resolved):
+        for fact in tuple(step(state, state.returns[return_id], binding, at)):
+            yield fact
+            state = evolve(state, fact)
+
+
+def exchanges_made(state: OrderReturns, one: Rma) -> Iterator[ExchangeCreated]:
+    """What an approved return for goods is to be answered with: one exchange for each line."""
+    assert state.purchase is not None
+    number = state.exchanges
+    for line_id, line in one.lines.items():
+        if not line.approved:
+            continue
+        purchased = state.purchase.lines[line_id]
+        worth = cumulative(purchased.goods_minor, min(line.approved, purchased.quantity), purchased.quantity)
+        price = line.asked.exchange_unit_price_minor
+        number += 1
+        yield ExchangeCreated(
+            order_id=state.order_id,
+            return_id=one.return_id,
+            exchange_id=f"{state.order_id}-X{number}",
+            lines=(LineQuantity(line_id=line_id, quantity=line.approved),),
+            sku=line.asked.exchange_sku or purchased.sku,
+            difference_minor=0 if price is None else price * line.approved - worth,
+        )
+
+
+def owed_in_exchange(one: Rma, line: RmaLine) -> int:
+    """How many units may be sent for this line's units as they stand; 0 while that is not known."""
+    if one.resolution is Resolution.REPLACE_IN_ADVANCE:
+        return line.approved
+    if line.count(*EXPECTED):
+        return 0
+    if one.resolution is Resolution.REPLACE_ON_RECEIPT:
+        return line.received - line.count(UnitStatus.NOT_IN_BOX)
+    is_open = line.count(*OPEN) or any(i.review for i in one.inspected(line.asked.line_id))
+    return 0 if is_open else line.count(UnitStatus.ACCEPTED)
+
+
+def _releases(state: OrderReturns, one: Rma, _: Binding, __: datetime) -> Iterator[Fact]:
+    assert state.purchase is not None
+    for exchange_id, exchange in one.exchanges.items():
+        owed = owed_in_exchange(one, one.lines[exchange.line_id])
+        if exchange.released or not owed:
+            continue
+        difference = cumulative(max(0, exchange.difference_minor), owed, exchange.quantity)
+        if not difference:
+            yield released(state, one, exchange_id)
+        elif not exchange.is_difference_due:
+            yield ExchangeDifferenceDue(
+                order_id=state.order_id,
+                return_id=one.return_id,
+                exchange_id=exchange_id,
+                amount_minor=difference,
+                currency=state.purchase.currency,
+            )
+
+
+def released(state: OrderReturns, one: Rma, exchange_id: str) -> ExchangeReleased:
+    """The replacement of what came back (or is to come back) may be shipped."""
+    exchange = one.exchanges[exchange_id]
+    line = one.lines[exchange.line_id]
+    quantity = owed_in_exchange(one, line)
+    return ExchangeReleased(
+        order_id=state.order_id,
+        return_id=one.return_id,
+        exchange_id=exchange_id,
+        lines=(LineQuantity(line_id=exchange.line_id, quantity=quantity),),
+        sku=exchange.sku,
+        reason_code="exchange" if one.resolution is Resolution.EXCHANGE else replaced_for(line.asked.reason),
+    )
+
+
+def unpaid_advance(state: OrderReturns, one: Rma) -> Iterator[ExchangeDifferenceDue]:
+    """A replacement was sent ahead, and its return did not come: the customer owes what those units are worth."""
+    assert state.purchase is not None
+    for exchange_id, exchange in one.exchanges.items():
+        missing = one.lines[exchange.line_id].count(UnitStatus.NOT_ARRIVED)
+        if exchange.released and missing:
+            purchased = state.purchase.lines[exchange.line_id]
+            worth = cumulative(purchased.goods_minor, min(missing, purchased.quantity), purchased.quantity)
+            yield ExchangeDifferenceDue(
+                order_id=state.order_id,
+                return_id=one.return_id,
+                exchange_id=exchange_id,
+                amount_minor=worth,
+                currency=state.purchase.currency,
+            )
+
+
+def worth_of_inspected(
+    state: OrderReturns, one: Rma, line: RmaLine, quantity: int, before: Valued, advanced: tuple[int, int]
+) -> tuple[int, int]:
+    """(goods, shipping) of units now inspected; `advanced` of them have their worth already: (units, minor)."""
+    if one.resolution not in MONEY:
+        return 0, 0
+    units, minor = advanced
+    line_id = line.asked.line_id
+    return (
+        minor + (goods_worth(state, line_id, quantity - units, before) if quantity > units else 0),
+        shipping_worth(state, line_id, quantity, before),
+    )
+
+
+def _refund_due(state: OrderReturns, one: Rma, binding: Binding, at: datetime) -> Iterator[Fact]:
+    """What the units stand for, less what was stated; nothing while that is nothing."""
+    assert state.purchase is not None
+    lines = [line for line_id in one.lines if (line := _due_line(state, one, line_id, binding.policy))]
+    total = sum(line.refund_minor for line in lines)
+    fee = max(0, min(total, _shipping_fee(one, lines, binding.policy) - one.fee_charged_minor))
+    if total > fee:
+        yield ReturnRefundDue(
+            order_id=state.order_id,
+            return_id=one.return_id,
+            due_id=_due_id(one, sum(line.quantity for line in lines)),
+            lines=tuple(lines),
+            amount_minor=total - fee,
+            currency=state.purchase.currency,
+            trigger_at=at,
+            resolution=one.resolution,
+            return_shipping_fee_minor=fee,
+            policy=binding.ref,
+        )
+
+
+def _due_id(one: Rma, units: int) -> str:
+    """From the return and how many of its units are refunded with this: stating the same units twice is one id."""
+    base = f"{one.return_id}-D{units + sum(line.stated.units for line in one.lines.values())}"
+    corrections = sum(due_id == base or due_id.startswith(f"{base}.") for due_id in one.dues)
+    return f"{base}.{corrections}" if corrections else base
+
+
+def _due_line(state: OrderReturns, one: Rma, line_id: str, policy: ReturnPolicy) -> DueLine | None:
+    line = one.lines[line_id]
+    fresh, worth = 0, 0
+    if one.resolution in MONEY:
+        early = line.count(UnitStatus.KEPT, *EARLY[policy.refund_trigger])
+        fresh = max(0, early - line.advanced_units)
+        worth = goods_worth(state, line_id, fresh, valued(state, line_id)) if fresh else 0
+    wanted = target(one, line) + worth
+    refund = min(wanted - line.stated.refund_minor, room(state, line_id, worth))
+    if refund <= 0:
+        return None
+    now = _stands_for(one, line, fresh, worth)
+    return DueLine(
+        line_id=line_id,
+        quantity=max(0, now.units - line.stated.units),
+        in_advance=fresh > 0,
+        gross_minor=max(0, now.gross_minor - line.stated.gross_minor),
+        fee_minor=max(0, now.fee_minor - line.stated.fee_minor),
+        shipping_minor=max(0, now.shipping_minor - line.stated.shipping_minor),
+        refund_minor=refund,
+    )
+
+
+def _stands_for(one: Rma, line: RmaLine, fresh: int, worth: int) -> Stated:
+    """The sums behind what the line's units should have been refunded."""
+    refunded = [i for i in one.inspected(line.asked.line_id) if is_refunded(i)] if one.resolution in MONEY else []
+    return Stated(
+        units=line.advanced_units + fresh + sum(i.quantity for i in refunded),
+        gross_minor=line.advanced_minor + worth + sum(i.worth_minor for i in refunded),
+        fee_minor=sum(refund_of(i)[1] for i in refunded),
+        shipping_minor=sum(refund_of(i)[2] for i in refunded),
+    )
+
+
+def _shipping_fee(one: Rma, lines: list[DueLine], policy: ReturnPolicy) -> int:
+    """Once per return, unless every unit refunded came back by the shop's fault: as declared, or as found."""
+    for due in lines:
+        found = [i for i in one.inspected(due.line_id) if is_refunded(i)]
+        is_found_faulty = bool(found) and all(i.refund_shipping for i in found)
+        is_free = one.lines[due.line_id].asked.reason in policy.free_return_reasons
+        if due.quantity and not is_free and not is_found_faulty and one.resolution is not Resolution.KEEP_IT:
+            return policy.return_shipping_fee_minor
+    return 0
+
+
+def _resolved(state: OrderReturns, one: Rma, binding: Binding, at: datetime) -> Iterator[Fact]:
+    """Nothing of it is open: no unit, no replacement, no money."""
+    assert state.purchase is not None
+    if (
+        one.has_open_units
+        or not RETURN.admits(one.status, ReturnResolved)
+        or not all(due.is_settled for due in one.dues.values())
+        or any(not e.released and _may_still_be_owed(one, one.lines[e.line_id]) for e in one.exchanges.values())
+    ):
+        return
+    yield ReturnResolved(
+        order_id=state.order_id,
+        return_id=one.return_id,
+        resolution=one.resolution,
+        requested_at=one.requested_at,
+        refunded_minor=one.settled_minor,
+        currency=state.purchase.currency,
+        closes_at=at + timedelta(days=binding.policy.close_days),
+    )
+
+
+def _may_still_be_owed(one: Rma, line: RmaLine) -> bool:
+    return line.count(*OPEN) > 0 or owed_in_exchange(one, line) > 0
+
+
+def is_inspection_complete(one: Rma) -> bool:
+    """Nothing received is uninspected and nothing approved is awaited."""
+    return one.count(UnitStatus.UNINSPECTED, *EXPECTED) == 0 and one.count(*INSPECTED) > 0
+
+
+def replaced_for(reason: ReturnReason) -> ReplacedFor:
+    match reason:
+        case ReturnReason.WRONG_ITEM | ReturnReason.NOT_AS_DESCRIBED:
+            return "wrong_item"
+        case ReturnReason.DEFECTIVE | ReturnReason.DAMAGED_IN_TRANSIT:
+            return "damaged"
+        case ReturnReason.NOT_RECEIVED:
+            return "lost"
+        case _:
+            return "exchange"

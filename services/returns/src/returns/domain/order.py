@@ -1,0 +1,333 @@
+"""The returns of one order: all its returns and claims, under one lock, and what its units may still be asked for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from typing import TypeAlias
+
+from returns.domain import claims, rma, units
+from returns.domain.claims import Claim, ClaimStatus
+from returns.domain.eligibility import UnitGroup
+from returns.domain.rma import MONEY, Rma, RmaLine, is_refunded, is_valued, refund_of, status_of
+from returns.domain.units import BUCKET_OF, HELD, Purchase, ReverseBucket, UnitStatus, Whereabouts
+from shared.contracts.base import Fact, PolicyRef
+from shared.contracts.returns import (
+    ClaimOpened,
+    ClaimResolved,
+    Disposition,
+    ExchangeCreated,
+    ExchangeReleased,
+    PolicyBound,
+    Resolution,
+    ReturnDisputeRecorded,
+    ReturnFact,
+    ReturnPurchaseRecorded,
+    ReturnRefundDue,
+    ReturnRefundSettled,
+    ReturnRequested,
+    ReturnUnitsRecorded,
+)
+from shared.money import cumulative
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReturns:
+    """`exchanges` counts those ever made, which names the next one."""
+
+    order_id: str
+    purchase: Purchase | None = None
+    policy: PolicyRef | None = None
+    where: Whereabouts = field(default_factory=Whereabouts)
+    disputes: tuple[str, ...] = ()
+    returns: dict[str, Rma] = field(default_factory=dict)
+    claims: dict[str, Claim] = field(default_factory=dict)
+    exchanges: int = 0
+
+
+def initial(order_id: str) -> OrderReturns:
+    return OrderReturns(order_id=order_id)
+
+
+def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
+    match fact:
+        case ReturnUnitsRecorded():
+            return replace(state, where=units.record(state.where, fact))
+        case ReturnPurchaseRecorded():
+            purchase = Purchase(
+                placed_at=fact.placed_at.astimezone(timezone.utc),
+                currency=fact.currency,
+                lines={line.line_id: line for line in fact.lines},
+                pinned=fact.pinned,
+            )
+            return replace(state, purchase=purchase)
+        case PolicyBound(policy=policy):
+            return replace(state, policy=policy)
+        case ReturnDisputeRecorded(dispute_id=dispute_id, is_open=is_open):
+            others = tuple(d for d in state.disputes if d != dispute_id)
+            return replace(state, disputes=(*others, dispute_id) if is_open else others)
+        case ReturnRequested(return_id=return_id):
+            return replace(state, returns={**state.returns, return_id: rma.requested(fact)})
+        case ClaimOpened(claim_id=claim_id):
+            return replace(state, claims={**state.claims, claim_id: claims.opened(fact)})
+        case ClaimResolved(claim_id=claim_id):
+            return _claim(state, claim_id, fact)
+        case (
+            ReturnRefundDue(return_id=claim_id)
+            | ReturnRefundSettled(return_id=claim_id)
+            | ExchangeReleased(return_id=claim_id)
+        ) if claim_id in state.claims:
+            return _claim(state, claim_id, fact)
+        case ReturnFact(return_id=return_id):
+            changed = rma.evolve(state.returns[return_id], fact)
+            new = state.exchanges + isinstance(fact, ExchangeCreated)
+            return replace(state, returns={**state.returns, return_id: changed}, exchanges=new)
+        case _:
+            raise TypeError(f"{type(fact).__name__} is no fact of an order's returns")
+
+
+def _claim(
+    state: OrderReturns,
+    claim_id: str,
+    fact: ClaimResolved | ReturnRefundDue | ReturnRefundSettled | ExchangeReleased,
+) -> OrderReturns:
+    changed = claims.evolve(state.claims[claim_id], fact)
+    new = state.exchanges + isinstance(fact, ExchangeReleased)
+    return replace(state, claims={**state.claims, claim_id: changed}, exchanges=new)
+
+
+def rma_lines(state: OrderReturns, line_id: str) -> Iterator[tuple[Rma, RmaLine]]:
+    return ((one, one.lines[line_id]) for one in state.returns.values() if line_id in one.lines)
+
+
+def live_claims(state: OrderReturns, line_id: str, *, for_lost: bool) -> int:
+    """Units of the line that are under claim, or were made good by one."""
+    return sum(
+        claim.units.get(line_id, 0)
+        for claim in state.claims.values()
+        if claim.is_for_lost == for_lost and claim.status is not ClaimStatus.REJECTED
+    )
+
+
+def in_returns(state: OrderReturns, line_id: str) -> int:
+    """Units of the line that a return holds or has taken."""
+    return sum(line.count(*HELD) for _, line in rma_lines(state, line_id))
+
+
+def left(state: OrderReturns, line_id: str) -> int:
+    """How many units of the line could be asked for at most: bought or delivered, and in no return."""
+    assert state.purchase is not None
+    cancelled = state.where.cancelled.get(line_id)
+    bought = state.purchase.lines[line_id].quantity - (cancelled.units if cancelled else 0)
+    return max(0, max(bought, state.where.counted(line_id, "delivered")) - in_returns(state, line_id))
+
+
+def free(state: OrderReturns, line_id: str) -> int:
+    """Delivered units that are with the customer, in no return and under no claim."""
+    taken = in_returns(state, line_id) + live_claims(state, line_id, for_lost=False)
+    return max(0, state.where.counted(line_id, "delivered") - taken - _doubly_paid(state, line_id))
+
+
+def _doubly_paid(state: OrderReturns, line_id: str) -> int:
+    """Units that were made good as lost and turned up after all: they are the customer's to keep, once."""
+    return max(0, live_claims(state, line_id, for_lost=True) - state.where.counted(line_id, "lost"))
+
+
+def lost_unclaimed(state: OrderReturns, line_id: str) -> int:
+    return max(0, state.where.counted(line_id, "lost") - live_claims(state, line_id, for_lost=True))
+
+
+Delivery: TypeAlias = tuple[datetime, datetime | None, int]
+"""Delivered, shipped, units."""
+
+
+def groups(state: OrderReturns, line_id: str, quantity: int, at: datetime) -> list[UnitGroup]:
+    """`quantity` units by history: free ones first, oldest delivery first; then claimed, then undelivered ones."""
+    deliveries = state.where.deliveries(line_id)
+    for delivered_at, n in _taken(state, line_id):
+        _, deliveries = _split(deliveries, delivered_at, n)
+    under_claim = live_claims(state, line_id, for_lost=False) + _doubly_paid(state, line_id)
+    claimed, deliveries = _split(deliveries, None, under_claim)
+    found: list[UnitGroup] = []
+    for is_claimed, those in ((False, deliveries), (True, claimed)):
+        for delivered_at, shipped_at, n in those:
+            take = min(quantity, n) if delivered_at <= at else 0
+            quantity -= take
+            if take and found and (found[-1].delivered_at, found[-1].is_claimed) == (delivered_at, is_claimed):
+                found[-1] = replace(found[-1], quantity=found[-1].quantity + take)
+            elif take:
+                found.append(UnitGroup(line_id, take, shipped_at, delivered_at, is_claimed))
+    if quantity:
+        found.append(UnitGroup(line_id, quantity, None, None))
+    return found
+
+
+def _taken(state: OrderReturns, line_id: str) -> Iterator[tuple[datetime | None, int]]:
+    """(delivery, units) of what earlier returns hold: of their approved groups before reviewed, before declined ones."""
+    for one, line in rma_lines(state, line_id):
+        held = line.count(*HELD)
+        verdicts = [v for v in one.verdicts if v.line_id == line_id]
+        for verdict in sorted(verdicts, key=lambda v: ("approve", "review", "decline").index(v.outcome)):
+            n = min(held, verdict.quantity)
+            held -= n
+            if n:
+                yield verdict.delivered_at, n
+        if held:
+            yield None, held
+
+
+def _split(
+    deliveries: list[Delivery], delivered_at: datetime | None, quantity: int
+) -> tuple[list[Delivery], list[Delivery]]:
+    """Take units out, of the delivery named first, then of the oldest: (taken, rest), both oldest first."""
+    taken, rest = [], []
+    for delivered, shipped, n in sorted(deliveries, key=lambda d: d[0] != delivered_at):
+        take = min(quantity, n)
+        quantity -= take
+        if take:
+            taken.append((delivered, shipped, take))
+        if n - take:
+            rest.append((delivered, shipped, n - take))
+    return sorted(taken, key=lambda d: d[0]), sorted(rest, key=lambda d: d[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Valued:
+    """Units of a line that have been given a worth, and what it was."""
+
+    units: int
+    goods_minor: int
+    shipping_units: int
+    shipping_minor: int
+
+
+def valued(state: OrderReturns, line_id: str) -> Valued:
+    """What returns and claims for money have valued so far. Cancelled units are not in it."""
+    n = goods = shipping_n = shipping = 0
+    for one, line in rma_lines(state, line_id):
+        if one.resolution in MONEY:
+            inspected = [i for i in one.inspected(line_id) if is_valued(i)]
+            n += line.advanced_units + sum(i.quantity for i in inspected)
+            goods += line.advanced_minor + sum(i.worth_minor for i in inspected)
+            shipping_n += sum(i.quantity for i in inspected)
+            shipping += sum(i.shipping_minor for i in inspected)
+    for claim in state.claims.values():
+        if line_id in claim.worth:
+            worth = claim.worth[line_id]
+            n, goods = n + worth.units, goods + worth.goods_minor
+            shipping_n, shipping = shipping_n + worth.units, shipping + worth.shipping_minor
+    return Valued(n, goods, shipping_n, shipping)
+
+
+def goods_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued) -> int:
+    """What `quantity` more units are worth: round(total x k / q) less what the k before them were worth.
+
+    Cancelled units count among those before, at the worth that orders gave them, so that all of it sums to the line.
+    """
+    assert state.purchase is not None
+    line = state.purchase.lines[line_id]
+    cancelled = state.where.cancelled.get(line_id, units.Cancelled())
+    k = min(line.quantity, before.units + cancelled.units + quantity)
+    return max(0, cumulative(line.goods_minor, k, line.quantity) - before.goods_minor - cancelled.goods_minor)
+
+
+def shipping_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued) -> int:
+    """Their part of what was paid for shipping; it stays due for a line while any of it ships, so the rest bears it."""
+    assert state.purchase is not None
+    line = state.purchase.lines[line_id]
+    whole = line.quantity - state.where.cancelled.get(line_id, units.Cancelled()).units
+    k = min(whole, before.shipping_units + quantity)
+    return max(0, cumulative(line.shipping_minor, k, whole) - before.shipping_minor) if whole > 0 else 0
+
+
+def target(one: Rma, line: RmaLine) -> int:
+    """What this line's units should have been refunded, as they now stand; minor units."""
+    if one.resolution is Resolution.EXCHANGE:
+        released = [e for e in one.exchanges.values() if e.line_id == line.asked.line_id and e.released]
+        return sum(cumulative(max(0, -e.difference_minor), e.released, e.quantity) for e in released)
+    if one.resolution not in MONEY:
+        return 0
+    refunds = [refund_of(i) for i in one.inspected(line.asked.line_id)]
+    return line.advanced_minor + sum(goods - fee + shipping for goods, fee, shipping in refunds)
+
+
+def too_much(one: Rma) -> int:
+    """What was stated above what the units now stand for: to be recovered."""
+    return sum(max(0, line.stated.refund_minor - target(one, line)) for line in one.lines.values())
+
+
+def room(state: OrderReturns, line_id: str, more: int) -> int:
+    """How much may be stated for the line over all its returns, `more` being wanted: one's too much is another's too little."""
+    assert state.purchase is not None
+    purchased = state.purchase.lines[line_id]
+    wanted = stated = claimed = 0
+    for one, line in rma_lines(state, line_id):
+        wanted += target(one, line)
+        stated += line.stated.refund_minor
+    for claim in state.claims.values():
+        if line_id in claim.worth:
+            claimed += claim.worth[line_id].goods_minor + claim.worth[line_id].shipping_minor
+    return min(wanted + more + claimed, purchased.goods_minor + purchased.shipping_minor) - stated - claimed
+
+
+@dataclass(frozen=True, slots=True)
+class LineLaw:
+    """One row of the law table: what the database holds to I3, I5, I8 and I9 for one line."""
+
+    line_id: str
+    ordered: int | None
+    delivered: int
+    lost: int
+    undone: int
+    contested: int
+    buckets: dict[ReverseBucket, int]
+    lost_claimed: int
+    refunded: int
+    in_advance: int
+    restocked: int
+    stated_minor: int
+    value_minor: int | None
+
+
+def law(state: OrderReturns, line_id: str) -> LineLaw:
+    """The line's counters. `contested`: units that returns hold and that, as is said now, were not delivered."""
+    purchased = state.purchase.lines.get(line_id) if state.purchase else None
+    buckets = dict.fromkeys(ReverseBucket, 0)
+    refunded = in_advance = restocked = stated = 0
+    for one, line in rma_lines(state, line_id):
+        for status, n in line.units.items():
+            buckets[BUCKET_OF[status]] += n
+        inspected = one.inspected(line_id)
+        restocked += sum(
+            i.quantity for i in inspected
+            if i.disposition is Disposition.RESTOCK and status_of(i) is UnitStatus.ACCEPTED
+        )
+        if one.resolution in MONEY:
+            refunded += line.advanced_units + sum(i.quantity for i in inspected if is_refunded(i))
+            in_advance += max(0, line.advanced_units - line.count(UnitStatus.KEPT))
+        stated += line.stated.refund_minor
+    for claim in state.claims.values():
+        n = claim.units.get(line_id, 0)
+        if not claim.is_for_lost and claim.status is not ClaimStatus.REJECTED:
+            is_open = claim.status is ClaimStatus.OPEN
+            buckets[ReverseBucket.RETURN_OPEN if is_open else ReverseBucket.KEPT_BY_CUSTOMER] += n
+        if line_id in claim.worth:
+            refunded += n
+            stated += claim.worth[line_id].goods_minor + claim.worth[line_id].shipping_minor
+    delivered = state.where.counted(line_id, "delivered")
+    elsewhere = sum(buckets.values()) - buckets[ReverseBucket.WITH_CUSTOMER]
+    buckets[ReverseBucket.WITH_CUSTOMER] = max(0, delivered - elsewhere)
+    return LineLaw(
+        line_id=line_id,
+        ordered=purchased.quantity if purchased else None,
+        delivered=delivered,
+        lost=state.where.counted(line_id, "lost"),
+        undone=state.where.undone(line_id),
+        contested=max(0, elsewhere - delivered),
+        buckets=buckets,
+        lost_claimed=live_claims(state, line_id, for_lost=True),
+        refunded=refunded,
+        in_advance=in_advance,
+        restocked=restocked,
+        stated_minor=stated,
+        value_minor=purchased.goods_minor + purchased.shipping_minor if purchased else None,
+    )

@@ -1,0 +1,479 @@
+"""One return authorization: its header, which follows its lines, and the money that was stated for them."""
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from returns.domain.units import EXPECTED, INSPECTED, OPEN, RETURN_LINE, Units, UnitStatus, move
+from shared.contracts.returns import (
+    Disposition,
+    DueLine,
+    ExchangeCreated,
+    ExchangeDifferenceDue,
+    ExchangeReleased,
+    InspectedLine,
+    InspectionOutcome,
+    Resolution,
+    ReturnApproved,
+    ReturnCancelled,
+    ReturnClosed,
+    ReturnDeclined,
+    ReturnEligibilityEvaluated,
+    ReturnExceptionGranted,
+    ReturnExpired,
+    ReturnFact,
+    ReturnInspectionRevised,
+    ReturnInTransit,
+    ReturnItemsInspected,
+    ReturnItemsReceived,
+    ReturnLabelIssued,
+    ReturnLine,
+    ReturnRefundDue,
+    ReturnRefundSettled,
+    ReturnReopened,
+    ReturnRequested,
+    ReturnResolved,
+    ReturnSentToReview,
+    ReturnUnexpectedItemReceived,
+    Verdict,
+)
+from shared.machine import Machine
+from shared.money import cumulative
+
+
+class ReturnStatus(StrEnum):
+    REQUESTED = "requested"
+    UNDER_REVIEW = "under_review"
+    APPROVED = "approved"
+    DECLINED = "declined"
+    IN_TRANSIT = "in_transit"
+    PARTIALLY_RECEIVED = "partially_received"
+    RECEIVED = "received"
+    INSPECTING = "inspecting"
+    RESOLVED = "resolved"
+    CLOSED = "closed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    REOPENED = "reopened"
+
+
+_ARRIVED: Final = frozenset({ReturnStatus.PARTIALLY_RECEIVED, ReturnStatus.RECEIVED})
+
+RETURN: Final = Machine(
+    "return",
+    ReturnStatus.REQUESTED,
+    {
+        ReturnStatus.REQUESTED: {
+            ReturnEligibilityEvaluated: ReturnStatus.REQUESTED,
+            ReturnSentToReview: ReturnStatus.UNDER_REVIEW,
+            ReturnApproved: ReturnStatus.APPROVED,
+            ReturnDeclined: ReturnStatus.DECLINED,
+            ReturnCancelled: ReturnStatus.CANCELLED,
+        },
+        ReturnStatus.UNDER_REVIEW: {
+            ReturnExceptionGranted: ReturnStatus.UNDER_REVIEW,
+            ReturnApproved: ReturnStatus.APPROVED,
+            ReturnDeclined: ReturnStatus.DECLINED,
+            ReturnCancelled: ReturnStatus.CANCELLED,
+        },
+        ReturnStatus.DECLINED: {ReturnExceptionGranted: ReturnStatus.UNDER_REVIEW},
+        ReturnStatus.APPROVED: {
+            ReturnLabelIssued: ReturnStatus.APPROVED,
+            ReturnInTransit: ReturnStatus.IN_TRANSIT,
+            ReturnItemsReceived: _ARRIVED,
+            ReturnResolved: ReturnStatus.RESOLVED,
+            ReturnExpired: ReturnStatus.EXPIRED,
+            ReturnCancelled: ReturnStatus.CANCELLED,
+        },
+        ReturnStatus.IN_TRANSIT: {
+            ReturnLabelIssued: ReturnStatus.IN_TRANSIT,
+            ReturnInTransit: ReturnStatus.IN_TRANSIT,
+            ReturnItemsReceived: _ARRIVED,
+            ReturnExpired: ReturnStatus.EXPIRED,
+            ReturnCancelled: ReturnStatus.CANCELLED,
+        },
+        ReturnStatus.PARTIALLY_RECEIVED: {
+            ReturnLabelIssued: ReturnStatus.PARTIALLY_RECEIVED,
+            ReturnInTransit: ReturnStatus.PARTIALLY_RECEIVED,
+            ReturnItemsReceived: _ARRIVED,
+            ReturnItemsInspected: ReturnStatus.INSPECTING,
+            ReturnExpired: ReturnStatus.RECEIVED,
+        },
+        ReturnStatus.RECEIVED: {
+            ReturnItemsReceived: ReturnStatus.RECEIVED,
+            ReturnItemsInspected: ReturnStatus.INSPECTING,
+        },
+        ReturnStatus.INSPECTING: {
+            ReturnLabelIssued: ReturnStatus.INSPECTING,
+            ReturnInTransit: ReturnStatus.INSPECTING,
+            ReturnItemsReceived: ReturnStatus.INSPECTING,
+            ReturnItemsInspected: ReturnStatus.INSPECTING,
+            ReturnInspectionRevised: ReturnStatus.INSPECTING,
+            ReturnExpired: ReturnStatus.INSPECTING,
+            ReturnResolved: ReturnStatus.RESOLVED,
+        },
+        ReturnStatus.RESOLVED: {
+            ReturnInspectionRevised: ReturnStatus.INSPECTING,
+            ReturnClosed: ReturnStatus.CLOSED,
+        },
+        ReturnStatus.CLOSED: {ReturnReopened: ReturnStatus.REOPENED},
+        ReturnStatus.EXPIRED: {ReturnReopened: ReturnStatus.REOPENED},
+        ReturnStatus.CANCELLED: {},
+        ReturnStatus.REOPENED: {
+            ReturnItemsReceived: _ARRIVED,
+            ReturnInspectionRevised: ReturnStatus.INSPECTING,
+            ReturnClosed: ReturnStatus.CLOSED,
+        },
+    },
+)
+"""Declined, closed and expired are left by what is listed here only. Money, exchanges and unexpected items stand beside
+the status: they happen, and move nothing."""
+
+MONEY: Final = frozenset({Resolution.REFUND, Resolution.STORE_CREDIT, Resolution.KEEP_IT})
+REPLACEMENT: Final = frozenset(
+    {Resolution.EXCHANGE, Resolution.REPLACE_ON_RECEIPT, Resolution.REPLACE_IN_ADVANCE}
+)
+_KEPT_BY_US: Final = frozenset(
+    {Disposition.RESTOCK, Disposition.REGRADE, Disposition.VENDOR, Disposition.SCRAP}
+)
+
+
+def status_of(line: InspectedLine) -> UnitStatus | None:
+    """Where an inspection puts these units; None for an item that is none of the return's."""
+    if line.outcome is InspectionOutcome.EXTRA_ITEM:
+        return None
+    if line.outcome is InspectionOutcome.NOT_IN_BOX:
+        return UnitStatus.NOT_IN_BOX
+    if line.review:
+        return UnitStatus.REJECTED_HELD
+    if line.refund_percent or line.disposition in _KEPT_BY_US:
+        return UnitStatus.ACCEPTED
+    return UnitStatus.REJECTED_SENT_BACK if line.disposition is Disposition.SEND_BACK else UnitStatus.REJECTED_HELD
+
+
+def is_valued(line: InspectedLine) -> bool:
+    """These units are in our hands, and have a worth."""
+    return status_of(line) not in (None, UnitStatus.NOT_IN_BOX)
+
+
+def is_refunded(line: InspectedLine) -> bool:
+    return is_valued(line) and not line.review and line.refund_percent > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """Sums over what was stated as due. It never shrinks: what turns out too much is recovered, not unsaid."""
+
+    units: int = 0
+    gross_minor: int = 0
+    fee_minor: int = 0
+    shipping_minor: int = 0
+    refund_minor: int = 0
+
+    def plus(self, due: DueLine) -> "Stated":
+        return Stated(
+            self.units + due.quantity,
+            self.gross_minor + due.gross_minor,
+            self.fee_minor + due.fee_minor,
+            self.shipping_minor + due.shipping_minor,
+            self.refund_minor + due.refund_minor,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RmaLine:
+    """`advanced`: units refunded before their inspection, or never to be inspected, and what they were worth."""
+
+    asked: ReturnLine
+    units: Units
+    advanced_units: int = 0
+    advanced_minor: int = 0
+    stated: Stated = Stated()
+
+    def count(self, *statuses: UnitStatus) -> int:
+        return sum(self.units.get(status, 0) for status in statuses)
+
+    @property
+    def received(self) -> int:
+        return self.count(UnitStatus.UNINSPECTED, *INSPECTED)
+
+    @property
+    def approved(self) -> int:
+        return self.received + self.count(*EXPECTED, UnitStatus.NOT_ARRIVED, UnitStatus.KEPT)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    location: str
+    lines: tuple[InspectedLine, ...]
+    revisions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    amount_minor: int
+    is_settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Units owed for returned ones. `difference_minor` is for all of `quantity`: positive, the customer owes it."""
+
+    line_id: str
+    sku: str
+    quantity: int
+    difference_minor: int
+    is_difference_due: bool = False
+    released: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UnexpectedItem:
+    receipt_id: str
+    sku: str
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rma:
+    return_id: str
+    status: ReturnStatus
+    requested_at: datetime
+    resolution: Resolution
+    lines: dict[str, RmaLine]
+    note: str
+    evidence: tuple[str, ...]
+    verdicts: tuple[Verdict, ...] = ()
+    approver: str | None = None
+    expires_at: datetime | None = None
+    closes_at: datetime | None = None
+    tracking: tuple[str, ...] = ()
+    receipts: tuple[str, ...] = ()
+    unexpected: tuple[UnexpectedItem, ...] = ()
+    inspections: dict[str, Inspection] = field(default_factory=dict)
+    dues: dict[str, Due] = field(default_factory=dict)
+    fee_charged_minor: int = 0
+    exchanges: dict[str, Exchange] = field(default_factory=dict)
+
+    def inspected(self, line_id: str) -> list[InspectedLine]:
+        return [line for i in self.inspections.values() for line in i.lines if line.line_id == line_id]
+
+    def count(self, *statuses: UnitStatus) -> int:
+        return sum(line.count(*statuses) for line in self.lines.values())
+
+    @property
+    def is_expecting(self) -> bool:
+        return self.count(*EXPECTED) > 0
+
+    @property
+    def has_open_units(self) -> bool:
+        """Undecided, on their way or uninspected, or an inspection that a person must look at."""
+        return self.count(*OPEN) > 0 or any(line.review for i in self.inspections.values() for line in i.lines)
+
+    @property
+    def settled_minor(self) -> int:
+        return sum(due.amount_minor for due in self.dues.values() if due.is_settled)
+
+
+def refund_of(line: InspectedLine) -> tuple[int, int, int]:
+    """(goods after the percentage withheld, restocking fee, shipping) in minor units; zeros while nothing is refunded."""
+    if not is_refunded(line):
+        return 0, 0, 0
+    goods = cumulative(line.worth_minor, line.refund_percent, 100)
+    return goods, cumulative(goods, line.fee_percent, 100), line.shipping_minor if line.refund_shipping else 0
+
+
+def requested(fact: ReturnRequested) -> Rma:
+    return Rma(
+        return_id=fact.return_id,
+        status=RETURN.initial,
+        requested_at=fact.requested_at,
+        resolution=fact.resolution,
+        lines={line.line_id: RmaLine(line, {RETURN_LINE.initial: line.quantity}) for line in fact.lines},
+        note=fact.note,
+        evidence=fact.evidence,
+    )
+
+
+def evolve(rma: Rma, fact: ReturnFact) -> Rma:
+    """Fold one fact of this return in. Raises NotAllowed where the table does not list it."""
+    match fact:
+        case ReturnRefundDue() | ReturnRefundSettled():
+            return _money(rma, fact)
+        case ExchangeCreated() | ExchangeDifferenceDue() | ExchangeReleased():
+            return _exchange(rma, fact)
+        case ReturnUnexpectedItemReceived(receipt_id=receipt_id, sku=sku, quantity=quantity):
+            unexpected = (*rma.unexpected, UnexpectedItem(receipt_id, sku, quantity))
+            return replace(rma, unexpected=unexpected, receipts=_with(rma.receipts, receipt_id))
+        case ReturnItemsReceived():
+            return _received(rma, fact)
+    rma = replace(rma, status=RETURN.step(rma.status, fact))
+    match fact:
+        case ReturnEligibilityEvaluated(verdicts=verdicts):
+            lines = dict(rma.lines)
+            for v in verdicts:
+                if v.outcome == "decline":
+                    lines[v.line_id] = _moved(lines[v.line_id], fact, UnitStatus.PENDING, v.quantity)
+            return replace(rma, lines=lines, verdicts=verdicts)
+        case ReturnApproved():
+            return _approved(rma, fact)
+        case ReturnDeclined():
+            return _all(rma, fact, UnitStatus.PENDING)
+        case ReturnExceptionGranted(lines=granted):
+            lines = dict(rma.lines)
+            for line in granted:
+                missing = line.quantity - lines[line.line_id].count(UnitStatus.PENDING)
+                lines[line.line_id] = _moved(lines[line.line_id], fact, UnitStatus.DECLINED, max(0, missing))
+            return replace(rma, lines=lines)
+        case ReturnInTransit(tracking=tracking, expires_at=expires_at):
+            return _all(replace(rma, tracking=_with(rma.tracking, tracking), expires_at=expires_at), fact, EXPECTED[1])
+        case ReturnItemsInspected():
+            return _inspected(rma, fact)
+        case ReturnInspectionRevised():
+            return _revised(rma, fact)
+        case ReturnExpired():
+            rma = _all(rma, fact, *EXPECTED)
+            return replace(rma, lines={line_id: _unadvanced(line) for line_id, line in rma.lines.items()})
+        case ReturnCancelled():
+            return _all(rma, fact, UnitStatus.PENDING, *EXPECTED)
+        case ReturnResolved(closes_at=closes_at):
+            return replace(rma, closes_at=closes_at)
+        case ReturnReopened(evidence=evidence):
+            return replace(rma, evidence=(*rma.evidence, *evidence))
+        case ReturnSentToReview() | ReturnLabelIssued() | ReturnClosed():
+            return rma
+        case _:
+            raise TypeError(f"{type(fact).__name__} is no fact of a return")
+
+
+def _with(known: tuple[str, ...], one: str) -> tuple[str, ...]:
+    return known if one in known else (*known, one)
+
+
+def _moved(line: RmaLine, fact: ReturnFact, source: UnitStatus, n: int, to: UnitStatus | None = None) -> RmaLine:
+    return replace(line, units=move(line.units, fact, source, n, to))
+
+
+def _all(rma: Rma, fact: ReturnFact, *sources: UnitStatus) -> Rma:
+    """Every unit in these statuses goes where the fact sends it."""
+    lines = dict(rma.lines)
+    for line_id in lines:
+        for source in sources:
+            lines[line_id] = _moved(lines[line_id], fact, source, lines[line_id].count(source))
+    return replace(rma, lines=lines)
+
+
+def _approved(rma: Rma, fact: ReturnApproved) -> Rma:
+    """What is not named is declined; what the customer keeps is not awaited."""
+    to = UnitStatus.KEPT if rma.resolution is Resolution.KEEP_IT else UnitStatus.AWAITING
+    lines = dict(rma.lines)
+    for approved in fact.lines:
+        lines[approved.line_id] = _moved(lines[approved.line_id], fact, UnitStatus.PENDING, approved.quantity, to)
+    for line_id, line in lines.items():
+        rest = line.count(UnitStatus.PENDING)
+        lines[line_id] = _moved(line, fact, UnitStatus.PENDING, rest, UnitStatus.DECLINED)
+    return replace(rma, lines=lines, expires_at=fact.expires_at, approver=fact.approver)
+
+
+def _received(rma: Rma, fact: ReturnItemsReceived) -> Rma:
+    if rma.status is ReturnStatus.INSPECTING or rma.status is ReturnStatus.RECEIVED:
+        status = RETURN.step(rma.status, fact)
+    else:
+        status = RETURN.step(
+            rma.status, fact, ReturnStatus.RECEIVED if fact.complete else ReturnStatus.PARTIALLY_RECEIVED
+        )
+    lines = dict(rma.lines)
+    for received in fact.lines:
+        left = received.quantity
+        for source in (*EXPECTED, UnitStatus.NOT_ARRIVED):
+            n = min(left, lines[received.line_id].count(source))
+            lines[received.line_id] = _moved(lines[received.line_id], fact, source, n)
+            left -= n
+        if left:
+            raise ValueError(f"{left} units of {received.line_id} were received that nobody expected")
+    return replace(rma, status=status, lines=lines, receipts=_with(rma.receipts, fact.receipt_id))
+
+
+def _inspected(rma: Rma, fact: ReturnItemsInspected) -> Rma:
+    lines = dict(rma.lines)
+    for one in fact.lines:
+        to = status_of(one)
+        if to is not None:
+            line = _moved(lines[one.line_id], fact, UnitStatus.UNINSPECTED, one.quantity, to)
+            taken, worth = from_advanced(line, one.quantity)
+            lines[one.line_id] = replace(
+                line, advanced_units=line.advanced_units - taken, advanced_minor=line.advanced_minor - worth
+            )
+    inspection = Inspection(fact.location, fact.lines)
+    return replace(rma, lines=lines, inspections={**rma.inspections, fact.inspection_id: inspection})
+
+
+def from_advanced(line: RmaLine, quantity: int) -> tuple[int, int]:
+    """How many of these units were refunded in advance, and their part of what those were worth."""
+    taken = min(quantity, line.advanced_units)
+    return taken, cumulative(line.advanced_minor, taken, line.advanced_units) if taken else 0
+
+
+def _unadvanced(line: RmaLine) -> RmaLine:
+    """Units that did not come were not refunded after all: what was paid for them is to be recovered."""
+    here = line.count(UnitStatus.UNINSPECTED, UnitStatus.KEPT)
+    gone, worth = from_advanced(line, max(0, line.advanced_units - here))
+    return replace(line, advanced_units=line.advanced_units - gone, advanced_minor=line.advanced_minor - worth)
+
+
+def _revised(rma: Rma, fact: ReturnInspectionRevised) -> Rma:
+    """Each unit leaves where the old outcome put it for where the new one does."""
+    named = {line.line_id for line in fact.before}
+    lines = dict(rma.lines)
+    for line_id in named:
+        moves = Counter(zip(_one_by_one(fact.before, line_id), _one_by_one(fact.after, line_id), strict=True))
+        for (source, to), quantity in moves.items():
+            if source is not to:
+                lines[line_id] = _moved(lines[line_id], fact, source, quantity, to)
+    inspection = rma.inspections[fact.inspection_id]
+    kept = [line for line in inspection.lines if line.line_id not in named or status_of(line) is None]
+    revised = replace(inspection, lines=(*kept, *fact.after), revisions=inspection.revisions + 1)
+    return replace(rma, lines=lines, inspections={**rma.inspections, fact.inspection_id: revised})
+
+
+def _one_by_one(lines: tuple[InspectedLine, ...], line_id: str) -> list[UnitStatus]:
+    """The status of each unit; what is no unit of the return has none."""
+    statuses = [(status_of(line), line.quantity) for line in lines if line.line_id == line_id]
+    return [status for status, quantity in statuses if status is not None for _ in range(quantity)]
+
+
+def _money(rma: Rma, fact: ReturnRefundDue | ReturnRefundSettled) -> Rma:
+    if isinstance(fact, ReturnRefundSettled):
+        due = replace(rma.dues[fact.due_id], is_settled=True)
+        return replace(rma, dues={**rma.dues, fact.due_id: due})
+    lines = dict(rma.lines)
+    for due_line in fact.lines:
+        line = lines[due_line.line_id]
+        if due_line.in_advance:
+            line = replace(
+                line,
+                advanced_units=line.advanced_units + due_line.quantity,
+                advanced_minor=line.advanced_minor + due_line.gross_minor,
+            )
+        lines[due_line.line_id] = replace(line, stated=line.stated.plus(due_line))
+    return replace(
+        rma,
+        lines=lines,
+        dues={**rma.dues, fact.due_id: Due(fact.amount_minor)},
+        fee_charged_minor=rma.fee_charged_minor + fact.return_shipping_fee_minor,
+    )
+
+
+def _exchange(rma: Rma, fact: ExchangeCreated | ExchangeDifferenceDue | ExchangeReleased) -> Rma:
+    match fact:
+        case ExchangeCreated(lines=(line,), sku=sku, difference_minor=difference):
+            exchange = Exchange(line.line_id, sku, line.quantity, difference)
+        case ExchangeDifferenceDue(exchange_id=exchange_id):
+            exchange = replace(rma.exchanges[exchange_id], is_difference_due=True)
+        case ExchangeReleased(exchange_id=exchange_id, lines=(line,)):
+            exchange = replace(rma.exchanges[exchange_id], released=line.quantity)
+        case _:
+            raise ValueError(f"{fact.type} of a return is about one line")
+    return replace(rma, exchanges={**rma.exchanges, fact.exchange_id: exchange})

@@ -1,0 +1,398 @@
+"""The goods as fulfillment tells them: shipments and what became of each, backorders with every slip of their date."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from shared.contracts.base import LineQuantity
+from shared.contracts.fulfillment import (
+    BackorderCancelled,
+    BackorderConsentRequested,
+    BackorderConsentSettled,
+    BackorderCreated,
+    BackorderEtaRevised,
+    BackorderFact,
+    BackorderFilled,
+    FulfillmentCancellationRefused,
+    FulfillmentHoldsChanged,
+    FulfillmentLinesCancelled,
+    FulfillmentLinesShortShipped,
+    FulfillmentOpened,
+    FulfillmentPlanned,
+    FulfillmentReplanned,
+    FulfillmentWithdrawn,
+    Parcel,
+    ReplacementCreated,
+    ShipmentCancelled,
+    ShipmentCreated,
+    ShipmentDelayed,
+    ShipmentDelivered,
+    ShipmentDeliveryAttempted,
+    ShipmentFact,
+    ShipmentFound,
+    ShipmentHeld,
+    ShipmentLinesRemoved,
+    ShipmentLost,
+    ShipmentPacked,
+    ShipmentRecalled,
+    ShipmentRecallRequested,
+    ShipmentReleased,
+    ShipmentReturnedToSender,
+    ShipmentReturnStarted,
+    ShipmentShipped,
+    ShipmentTrackingUpdated,
+    StockAllocated,
+    StockExpected,
+    StockFact,
+    StockQuarantined,
+    StockReceived,
+    StockReleased,
+    StockRestocked,
+    StockScrapped,
+    StockShipped,
+    StockWithdrawn,
+)
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
+
+
+class ShipmentStatus(StrEnum):
+    CREATED = "created"
+    PACKED = "packed"
+    HELD = "held"
+    SHIPPED = "shipped"
+    IN_TRANSIT = "in_transit"
+    OUT_FOR_DELIVERY = "out_for_delivery"
+    EXCEPTION = "exception"
+    DELIVERED = "delivered"
+    LOST = "lost"
+    RETURNING_TO_SENDER = "returning_to_sender"
+    RETURNED_TO_SENDER = "returned_to_sender"
+    CANCELLED = "cancelled"
+
+
+class BackorderStatus(StrEnum):
+    OPEN = "open"
+    PARTIALLY_FILLED = "partially_filled"
+    FILLED = "filled"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """A parcel: what is in it and how to follow it."""
+
+    parcel_id: str
+    lines: Mapping[str, int]
+    carrier: str | None
+    tracking: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    status: ShipmentStatus = ShipmentStatus.CREATED
+    is_packed: bool = False
+    location: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    number: int = 0
+    of: int = 0
+    replaces: str | None = None
+    holds: tuple[str, ...] = ()
+    carrier: str | None = None
+    boxes: tuple[Box, ...] = ()
+    trouble: str = ""
+    """What is in the way while the status is EXCEPTION, in words."""
+    is_recalled: bool = False
+    created_at: datetime | None = None
+    shipped_at: datetime | None = None
+    delivered_at: datetime | None = None
+    moved_at: datetime | None = None
+    """When the carrier last said something."""
+
+    @property
+    def is_live(self) -> bool:
+        return self.status != ShipmentStatus.CANCELLED
+
+
+@dataclass(frozen=True, slots=True)
+class Slip:
+    """A change of a backorder's date."""
+
+    at: datetime
+    previous: datetime | None
+    eta: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backorder:
+    line_id: str
+    sku: str
+    quantity: int
+    remaining: int
+    eta: datetime | None
+    status: BackorderStatus = BackorderStatus.OPEN
+    slips: tuple[Slip, ...] = ()
+    consent_due_at: datetime | None = None
+    options: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        return self.status in (BackorderStatus.OPEN, BackorderStatus.PARTIALLY_FILLED)
+
+
+@dataclass(frozen=True, slots=True)
+class Fulfillment:
+    shipments: Mapping[str, Shipment] = field(default_factory=dict)
+    backorders: Mapping[str, Backorder] = field(default_factory=dict)
+    cancelled: Mapping[str, int] = field(default_factory=dict)
+    owed_again: Mapping[str, int] = field(default_factory=dict)
+    """Per line: units to be shipped once more, as replacements or in exchange."""
+    reasons: tuple[str, ...] = ()
+    """Why the units are split as they are, by the last plan."""
+    is_planned: bool = False
+
+
+def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
+    """Total: any fact of the service, in any state, leads somewhere."""
+    match entry.fact:
+        case FulfillmentPlanned(reasons=reasons) | FulfillmentReplanned(reasons=reasons):
+            return replace(fulfillment, reasons=reasons, is_planned=True)
+        case FulfillmentLinesCancelled(lines=lines) | FulfillmentWithdrawn(lines=lines):
+            return replace(fulfillment, cancelled=add(fulfillment.cancelled, lines))
+        case ReplacementCreated(lines=lines):
+            return replace(fulfillment, owed_again=add(fulfillment.owed_again, lines))
+        case ShipmentFact() as fact:
+            shipment = _move(fulfillment.shipments.get(fact.shipment_id, Shipment()), fact, entry.occurred_at)
+            return replace(fulfillment, shipments=put(fulfillment.shipments, fact.shipment_id, shipment))
+        case BackorderFact() as fact:
+            backorder = _wait(fulfillment.backorders.get(fact.backorder_id), fact, entry.occurred_at)
+            return replace(fulfillment, backorders=put(fulfillment.backorders, fact.backorder_id, backorder))
+        case (
+            FulfillmentOpened()
+            | FulfillmentHoldsChanged()
+            | FulfillmentCancellationRefused()
+            | FulfillmentLinesShortShipped()
+            | StockFact()
+        ):
+            return fulfillment  # told on the timeline; shipments and backorders carry what follows from it
+        case _:
+            raise TypeError(f"{entry.fact.type} is no fact of an order's fulfillment")
+
+
+def _quantities(lines: Iterable[LineQuantity]) -> dict[str, int]:
+    return add({}, lines)
+
+
+def _boxes(parcels: Iterable[Parcel]) -> tuple[Box, ...]:
+    return tuple(Box(p.parcel_id, _quantities(p.lines), p.carrier, p.tracking) for p in parcels)
+
+
+_SCANS: Final = {
+    "in_transit": (ShipmentStatus.IN_TRANSIT, ""),
+    "out_for_delivery": (ShipmentStatus.OUT_FOR_DELIVERY, ""),
+    "address": (ShipmentStatus.EXCEPTION, "the address is a problem"),
+    "customs": (ShipmentStatus.EXCEPTION, "customs have it"),
+    "damaged": (ShipmentStatus.EXCEPTION, "it was damaged on the way"),
+    "not_received": (ShipmentStatus.EXCEPTION, "the customer says it was not received"),
+}
+
+
+def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
+    match fact:
+        case ShipmentCreated():
+            return replace(
+                shipment,
+                status=ShipmentStatus.CREATED,
+                location=fact.location,
+                lines=_quantities(fact.lines),
+                number=fact.number,
+                of=fact.of,
+                replaces=fact.replaces_shipment_id,
+                created_at=at,
+            )
+        case ShipmentPacked(parcels=parcels):
+            return replace(shipment, status=ShipmentStatus.PACKED, is_packed=True, boxes=_boxes(parcels))
+        case ShipmentHeld(holds=holds):
+            return replace(shipment, status=ShipmentStatus.HELD, holds=tuple(hold.value for hold in holds))
+        case ShipmentReleased(packed=packed):
+            status = ShipmentStatus.PACKED if packed else ShipmentStatus.CREATED
+            return replace(shipment, status=status, is_packed=packed, holds=())
+        case ShipmentShipped():
+            return replace(
+                shipment,
+                status=ShipmentStatus.SHIPPED,
+                is_packed=True,
+                carrier=fact.carrier,
+                boxes=_boxes(fact.parcels),
+                lines=_quantities(fact.lines),
+                number=fact.number,
+                of=fact.of,
+                shipped_at=at,
+            )
+        case ShipmentTrackingUpdated(code=code, moved=moved, detail=detail):
+            if not moved or code == "info":
+                return replace(shipment, moved_at=_later(shipment.moved_at, at))
+            status, trouble = _SCANS[code]
+            return _scanned(shipment, status, at, detail or trouble if trouble else "")
+        case ShipmentDelayed(detail=detail):
+            return _scanned(shipment, ShipmentStatus.EXCEPTION, at, detail or "it is delayed")
+        case ShipmentDeliveryAttempted(detail=detail):
+            return _scanned(shipment, ShipmentStatus.EXCEPTION, at, detail or "nobody could take it")
+        case ShipmentDelivered():
+            return replace(_scanned(shipment, ShipmentStatus.DELIVERED, at), delivered_at=at)
+        case ShipmentLost():
+            return _scanned(shipment, ShipmentStatus.LOST, at)
+        case ShipmentFound():
+            return _scanned(shipment, ShipmentStatus.IN_TRANSIT, at)
+        case ShipmentReturnStarted(detail=detail):
+            return _scanned(shipment, ShipmentStatus.RETURNING_TO_SENDER, at, detail)
+        case ShipmentReturnedToSender():
+            return _scanned(shipment, ShipmentStatus.RETURNED_TO_SENDER, at)
+        case ShipmentCancelled():
+            return replace(shipment, status=ShipmentStatus.CANCELLED, holds=())
+        case ShipmentLinesRemoved(lines=lines):
+            gone = _quantities(lines)
+            left = {line: quantity - gone.get(line, 0) for line, quantity in shipment.lines.items()}
+            return replace(shipment, lines={line: quantity for line, quantity in left.items() if quantity > 0})
+        case ShipmentRecallRequested():
+            return replace(shipment, is_recalled=True)
+        case ShipmentRecalled():
+            return _scanned(shipment, ShipmentStatus.RETURNING_TO_SENDER, at)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a shipment")
+
+
+def _scanned(shipment: Shipment, status: ShipmentStatus, at: datetime, trouble: str = "") -> Shipment:
+    return replace(shipment, status=status, trouble=trouble, moved_at=_later(shipment.moved_at, at))
+
+
+def _later(known: datetime | None, at: datetime) -> datetime:
+    return at if known is None or at > known else known
+
+
+def _wait(backorder: Backorder | None, fact: BackorderFact, at: datetime) -> Backorder:
+    if backorder is None:
+        backorder = Backorder(fact.line_id, fact.sku, 0, 0, None)
+    match fact:
+        case BackorderCreated(quantity=quantity, eta=eta):
+            return replace(backorder, quantity=quantity, remaining=quantity, eta=eta)
+        case BackorderEtaRevised(previous_eta=previous, eta=eta):
+            return replace(backorder, eta=eta, slips=(*backorder.slips, Slip(at, previous, eta)))
+        case BackorderConsentRequested(due_at=due, options=options):
+            return replace(backorder, consent_due_at=due, options=options)
+        case BackorderConsentSettled():
+            return replace(backorder, consent_due_at=None, options=())
+        case BackorderFilled(remaining=remaining):
+            status = BackorderStatus.PARTIALLY_FILLED if remaining else BackorderStatus.FILLED
+            return replace(backorder, remaining=remaining, status=status)
+        case BackorderCancelled(remaining=remaining):
+            status = backorder.status if remaining else BackorderStatus.CANCELLED
+            return replace(backorder, remaining=remaining, status=status)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a backorder")
+
+
+def _noted(fact: ShipmentFact, what: str, detail: str) -> str:
+    return f"Shipment {fact.shipment_id} {what}" + (f": {detail}" if detail else "")
+
+
+_SCAN_WORDS: Final = {
+    "in_transit": "is in transit",
+    "out_for_delivery": "is out for delivery",
+    "address": "is stopped by its address",
+    "customs": "is with customs",
+    "damaged": "was damaged on the way",
+    "not_received": "was not received, says the customer",
+    "info": "was scanned",
+}
+
+SENTENCES: Final[Sentences] = {
+    FulfillmentOpened: lambda f, w: f"Fulfillment took note of the order: {w.units(f.lines)} to plan once confirmed",
+    FulfillmentWithdrawn: lambda f, w: f"Nothing to plan: {w.units(f.lines)} withdrawn with the order",
+    FulfillmentHoldsChanged: lambda f, w: (
+        f"Hand-over blocked: {w.listed(plain(hold) for hold in f.holds)}" if f.holds else "Nothing blocks the hand-over"
+    ),
+    FulfillmentPlanned: lambda f, w: f"Planned: {_plan(f)}",
+    FulfillmentReplanned: lambda f, w: f"Planned again: {_plan(f)}",
+    FulfillmentLinesCancelled: lambda f, w: f"Warehouse let go: {w.units(f.lines)}",
+    FulfillmentCancellationRefused: lambda f, w: f"Too late to cancel: {w.units(f.lines)}, {plain(f.reason_code)}",
+    FulfillmentLinesShortShipped: lambda f, w: (
+        f"Not found by the warehouse for shipment {f.shipment_id}: {w.units(f.lines)}; they are planned again"
+    ),
+    StockAllocated: lambda f, w: f"{w.some(f.quantity, f.line_id)} set aside in {f.location}",
+    StockReleased: lambda f, w: (
+        f"{w.some(f.quantity, f.line_id)} no longer set aside in {f.location}"
+        + ("" if f.on_hand else ", and not on the shelf either")
+    ),
+    StockShipped: lambda f, w: f"{w.some(f.quantity, f.line_id)} left {f.location}",
+    StockRestocked: lambda f, w: f"{w.some(f.quantity, f.line_id)} back on the shelf in {f.location}",
+    StockQuarantined: lambda f, w: f"{w.some(f.quantity, f.line_id)} put in quarantine in {f.location}",
+    StockWithdrawn: lambda f, w: f"{w.some(f.quantity, f.line_id)} not sellable after all in {f.location}",
+    StockScrapped: lambda f, w: f"{w.some(f.quantity, f.line_id)} scrapped in {f.location}",
+    StockReceived: lambda f, w: f"{f.quantity} × {f.sku} received in {f.location}",
+    StockExpected: lambda f, w: f"{f.incoming} × {f.sku} expected in {f.location}, {_by(f.eta)}",
+    BackorderCreated: lambda f, w: f"Backordered: {w.some(f.quantity, f.line_id)}, {_by(f.eta)}",
+    BackorderEtaRevised: lambda f, w: (
+        f"Backorder date moved from {day(f.previous_eta)} to {day(f.eta)}: {w.some(f.quantity, f.line_id)}"
+    ),
+    BackorderConsentRequested: lambda f, w: (
+        f"Customer asked about the later date of {w.some(f.quantity, f.line_id)}; an answer is due by {day(f.due_at)}"
+    ),
+    BackorderConsentSettled: lambda f, w: (
+        f"{'No answer, so policy decides' if f.silent else 'Customer decided'} on "
+        f"{w.some(f.quantity, f.line_id)}: {plain(f.choice)}"
+    ),
+    BackorderFilled: lambda f, w: (
+        f"Backorder filled: {w.some(f.quantity, f.line_id)} into shipment {f.shipment_id}"
+        + (f"; {f.remaining} still to come" if f.remaining else "")
+    ),
+    BackorderCancelled: lambda f, w: f"Backorder cancelled: {w.some(f.quantity, f.line_id)}",
+    ShipmentCreated: lambda f, w: f"Shipment {f.number} of {f.of} planned in {f.location}: {w.units(f.lines)}",
+    ShipmentPacked: lambda f, w: f"Shipment {f.shipment_id} packed in {plural(len(f.parcels), 'parcel')}",
+    ShipmentHeld: lambda f, w: f"Shipment {f.shipment_id} held: {w.listed(plain(hold) for hold in f.holds)}",
+    ShipmentReleased: lambda f, w: f"Shipment {f.shipment_id} released",
+    ShipmentShipped: lambda f, w: f"Shipment {f.number} of {f.of} handed to {f.carrier}: {w.units(f.lines)}",
+    ShipmentTrackingUpdated: lambda f, w: _noted(f, _SCAN_WORDS[f.code], f.detail),
+    ShipmentDelayed: lambda f, w: _noted(f, "is delayed", f.detail),
+    ShipmentDeliveryAttempted: lambda f, w: _noted(f, "could not be delivered at first try", f.detail),
+    ShipmentDelivered: lambda f, w: f"Shipment {f.shipment_id} delivered: {w.units(f.lines)}",
+    ShipmentLost: lambda f, w: f"Shipment {f.shipment_id} lost by the carrier: {w.units(f.lines)}",
+    ShipmentFound: lambda f, w: (
+        f"Shipment {f.shipment_id} found and on its way again"
+        + ("; it had been refunded or replaced, so it is reviewed" if f.review else "")
+    ),
+    ShipmentReturnStarted: lambda f, w: _noted(f, "is coming back to us", f.detail),
+    ShipmentReturnedToSender: lambda f, w: f"Shipment {f.shipment_id} is back with us: {w.units(f.lines)}",
+    ShipmentCancelled: lambda f, w: _noted(f, "cancelled", f.detail),
+    ShipmentLinesRemoved: lambda f, w: f"Taken out of shipment {f.shipment_id}: {w.units(f.lines)}",
+    ShipmentRecallRequested: lambda f, w: _noted(f, "called back", f.detail),
+    ShipmentRecalled: lambda f, w: f"Shipment {f.shipment_id} turned round by the carrier",
+    ReplacementCreated: lambda f, w: f"To be sent again ({plain(f.reason_code)}): {w.units(f.lines)}",
+}
+
+QUIET: Final[Quiet] = frozenset(
+    {FulfillmentOpened, FulfillmentHoldsChanged, StockAllocated, StockReleased, StockShipped}
+)
+
+DETAILS: Final[Details] = {
+    FulfillmentPlanned: lambda f, w: f.reasons,
+    FulfillmentReplanned: lambda f, w: f.reasons,
+    ShipmentPacked: lambda f, w: [f"parcel {parcel.parcel_id}: {w.units(parcel.lines)}" for parcel in f.parcels],
+    ShipmentShipped: lambda f, w: [
+        f"parcel {parcel.parcel_id}" + (f", tracking {parcel.tracking}" if parcel.tracking else "")
+        for parcel in f.parcels
+    ],
+    BackorderConsentRequested: lambda f, w: [f"may choose: {w.listed(plain(option) for option in f.options)}"],
+}
+
+
+def _plan(fact: FulfillmentPlanned | FulfillmentReplanned) -> str:
+    parts = [plural(len(fact.shipments), "shipment")] if fact.shipments else []
+    if fact.backorders:
+        parts.append(plural(len(fact.backorders), "backorder"))
+    return Words.listed(parts) or "nothing to ship"
+
+
+def _by(eta: datetime | None) -> str:
+    return f"expected {day(eta)}" if eta else "no date known yet"

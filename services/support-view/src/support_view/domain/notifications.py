@@ -1,0 +1,139 @@
+"""What the customer was told, when, and whether it still holds."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from shared.contracts.notifications import (
+    Claim,
+    NotificationBounced,
+    NotificationCoalesced,
+    NotificationContradicted,
+    NotificationCorrectionSent,
+    NotificationFact,
+    NotificationFailed,
+    NotificationKind,
+    NotificationQueued,
+    NotificationSent,
+    NotificationSuppressed,
+    Statement,
+)
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, day, plain, put
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    SENT = "sent"
+    COALESCED = "coalesced"
+    SUPPRESSED = "suppressed"
+    FAILED = "failed"
+    BOUNCED = "bounced"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    claim: Claim
+    line_id: str | None
+    quantity: int
+    amount_minor: int | None
+    currency: str | None
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    status: Status = Status.QUEUED
+    kind: NotificationKind | None = None
+    title: str = ""
+    said: tuple[Said, ...] = ()
+    detail: str = ""
+    contradictions: int = 0
+    is_corrected: bool = False
+    sent_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notifications:
+    notifications: Mapping[str, Notification] = field(default_factory=dict)
+
+
+def fold(notifications: Notifications, entry: Entry) -> Notifications:
+    """Total: any fact of the service, in any state, leads somewhere."""
+    if not isinstance(entry.fact, NotificationFact):
+        raise TypeError(f"{entry.fact.type} is no fact of notifications")
+    told = notifications.notifications
+    id = entry.fact.notification_id
+    if isinstance(entry.fact, NotificationCorrectionSent) and entry.fact.corrects_id in told:
+        told = put(told, entry.fact.corrects_id, replace(told[entry.fact.corrects_id], is_corrected=True))
+    notification = _move(told.get(id, Notification()), entry.fact, entry.occurred_at)
+    return replace(notifications, notifications=put(told, id, notification))
+
+
+def _move(notification: Notification, fact: NotificationFact, at: datetime) -> Notification:
+    match fact:
+        case NotificationQueued(kind=kind, statements=statements):
+            return replace(notification, status=Status.QUEUED, kind=kind, said=_said(statements))
+        case NotificationSent(kind=kind, title=title, statements=statements):
+            return replace(notification, status=Status.SENT, kind=kind, title=title, said=_said(statements), sent_at=at)
+        case NotificationSuppressed(detail=detail):
+            return replace(notification, status=Status.SUPPRESSED, detail=detail)
+        case NotificationCoalesced(into_id=into):
+            return replace(notification, status=Status.COALESCED, detail=f"told together with {into}")
+        case NotificationFailed(detail=detail):
+            return replace(notification, status=Status.FAILED, detail=detail)
+        case NotificationBounced(detail=detail):
+            return replace(notification, status=Status.BOUNCED, detail=detail)
+        case NotificationContradicted():
+            return replace(notification, contradictions=notification.contradictions + 1)
+        case NotificationCorrectionSent():
+            return replace(notification, status=Status.SENT, title=notification.title or "Correction", sent_at=at)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a notification")
+
+
+def _said(statements: tuple[Statement, ...]) -> tuple[Said, ...]:
+    return tuple(Said(s.claim, s.line_id, s.quantity, s.amount_minor, s.currency, s.at) for s in statements)
+
+
+_CLAIMS: Final = {
+    Claim.SHIPPED: "shipped",
+    Claim.DELIVERED: "delivered",
+    Claim.REMAINING: "still to come",
+    Claim.ETA: "expected",
+    Claim.CANCELLED: "cancelled",
+    Claim.REFUND_SUBMITTED: "on its way back",
+    Claim.REFUNDED: "refunded",
+}
+
+
+def statement(said: Said | Statement, w: Words) -> str:
+    """`2 × Desk lamp shipped`, `€12.00 refunded`, with its date where it names one."""
+    subject = [w.some(said.quantity, said.line_id)] if said.line_id is not None else []
+    if said.amount_minor is not None:
+        subject.append(w.money(said.amount_minor, said.currency))
+    when = f", {'by ' if said.claim != Claim.ETA else ''}{day(said.at)}" if said.at else ""
+    return f"{w.listed(subject)} {_CLAIMS[said.claim]}{when}".strip()
+
+
+SENTENCES: Final[Sentences] = {
+    NotificationQueued: lambda f, w: f"Message to the customer prepared: {plain(f.kind)}",
+    NotificationSuppressed: lambda f, w: "Message to the customer held back",
+    NotificationCoalesced: lambda f, w: f"Message joined with {f.into_id}",
+    NotificationSent: lambda f, w: f"Customer told: {f.title}",
+    NotificationFailed: lambda f, w: "Message to the customer could not be sent",
+    NotificationBounced: lambda f, w: "Message to the customer came back",
+    NotificationContradicted: lambda f, w: f"No longer true: the customer was told “{statement(f.statement, w)}”",
+    NotificationCorrectionSent: lambda f, w: f"Customer told the correction of {f.corrects_id}",
+}
+
+QUIET: Final[Quiet] = frozenset({NotificationQueued})
+
+DETAILS: Final[Details] = {
+    NotificationQueued: lambda f, w: [statement(said, w) for said in f.statements],
+    NotificationSent: lambda f, w: [statement(said, w) for said in f.statements],
+    NotificationSuppressed: lambda f, w: [f.detail] if f.detail else [],
+    NotificationFailed: lambda f, w: [f.detail] if f.detail else [],
+    NotificationBounced: lambda f, w: [f.detail] if f.detail else [],
+}

@@ -1,0 +1,467 @@
+"""The returns of an order as the returns service tells them: what was asked, decided and why, received, found and due."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from shared.contracts.base import PolicyRef
+from shared.contracts.returns import (
+    ClaimOpened,
+    ClaimResolved,
+    Disposition,
+    ExchangeCreated,
+    ExchangeDifferenceDue,
+    ExchangeReleased,
+    InspectedLine,
+    InspectionOutcome,
+    PolicyBound,
+    PolicyPublished,
+    PolicyRetired,
+    Resolution,
+    ReturnApproved,
+    ReturnCancelled,
+    ReturnClosed,
+    ReturnDeclined,
+    ReturnDisputeRecorded,
+    ReturnEligibilityEvaluated,
+    ReturnExceptionGranted,
+    ReturnExpired,
+    ReturnFact,
+    ReturnInspectionRevised,
+    ReturnInTransit,
+    ReturnItemsInspected,
+    ReturnItemsReceived,
+    ReturnLabelIssued,
+    ReturnPurchaseRecorded,
+    ReturnRefundDue,
+    ReturnRefundSettled,
+    ReturnReopened,
+    ReturnRequested,
+    ReturnResolved,
+    ReturnSentToReview,
+    ReturnUnexpectedItemReceived,
+    ReturnUnitsRecorded,
+    Verdict,
+)
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, put
+
+
+class Status(StrEnum):
+    REQUESTED = "requested"
+    UNDER_REVIEW = "under_review"
+    APPROVED = "approved"
+    DECLINED = "declined"
+    IN_TRANSIT = "in_transit"
+    PARTIALLY_RECEIVED = "partially_received"
+    RECEIVED = "received"
+    INSPECTING = "inspecting"
+    RESOLVED = "resolved"
+    CLOSED = "closed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    REOPENED = "reopened"
+
+
+class ReverseBucket(StrEnum):
+    """Where a delivered unit is; every one is in exactly one."""
+
+    WITH_CUSTOMER = "with_customer"
+    RETURN_OPEN = "return_open"
+    RETURN_IN_TRANSIT = "return_in_transit"
+    RECEIVED_UNINSPECTED = "received_uninspected"
+    ACCEPTED = "accepted"
+    REJECTED_HELD = "rejected_held"
+    REJECTED_SENT_BACK = "rejected_sent_back"
+    KEPT_BY_CUSTOMER = "kept_by_customer"
+
+
+ENDED: Final = frozenset({Status.DECLINED, Status.CLOSED, Status.EXPIRED, Status.CANCELLED, Status.RESOLVED})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    quantity: int
+    reason: str
+    condition: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Units of a line with one inspection outcome; `bucket` None for an item that is none of the return's."""
+
+    inspection_id: str
+    line_id: str
+    quantity: int
+    outcome: InspectionOutcome
+    disposition: Disposition
+    refund_percent: int
+    fee_percent: int
+    bucket: ReverseBucket | None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the policy said of a group of units, with all its reasons."""
+
+    line_id: str
+    quantity: int
+    outcome: str
+    reasons: tuple[str, ...]
+    window_ends_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    status: Status = Status.REQUESTED
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    resolution: Resolution | None = None
+    note: str = ""
+    verdicts: tuple[Judged, ...] = ()
+    policy: str = ""
+    inputs_hash: str = ""
+    reasons: tuple[str, ...] = ()
+    """Why it was declined or sent to review."""
+    approved: Mapping[str, int] = field(default_factory=dict)
+    approver: str | None = None
+    exception: str = ""
+    """Why the policy was set aside, where it was."""
+    expires_at: datetime | None = None
+    has_lapsed: bool = False
+    """What was not received in time is not awaited any more."""
+    trackings: tuple[str, ...] = ()
+    received: Mapping[str, int] = field(default_factory=dict)
+    unexpected: Mapping[str, int] = field(default_factory=dict)
+    found: tuple[Found, ...] = ()
+    due_minor: int = 0
+    fees_minor: int = 0
+    recovery_minor: int = 0
+    refunded_minor: int | None = None
+    requested_at: datetime | None = None
+    approved_at: datetime | None = None
+    sent_at: datetime | None = None
+    received_at: datetime | None = None
+    inspected_at: datetime | None = None
+    resolved_at: datetime | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.status not in ENDED
+
+    def units(self, line_id: str) -> Mapping[ReverseBucket, int]:
+        """The units of a line that this return has a hold on, by bucket."""
+        asked, approved = self.asked.get(line_id), self.approved.get(line_id, 0)
+        received = self.received.get(line_id, 0)
+        units = dict.fromkeys(ReverseBucket, 0)
+        if self.status in (Status.REQUESTED, Status.UNDER_REVIEW) and asked is not None:
+            declined = sum(v.quantity for v in self.verdicts if v.line_id == line_id and v.outcome == "decline")
+            units[ReverseBucket.RETURN_OPEN] = asked.quantity - (0 if self.exception else declined)
+        elif approved and self.resolution == Resolution.KEEP_IT:
+            units[ReverseBucket.KEPT_BY_CUSTOMER] = approved
+        elif approved and not self.has_lapsed:
+            awaited = ReverseBucket.RETURN_IN_TRANSIT if self.sent_at else ReverseBucket.RETURN_OPEN
+            units[awaited] = max(0, approved - received)
+        units[ReverseBucket.RECEIVED_UNINSPECTED] = received
+        for found in self.found:
+            if found.line_id == line_id and found.bucket is not None:
+                units[found.bucket] += found.quantity
+                units[ReverseBucket.RECEIVED_UNINSPECTED] -= found.quantity
+        return units
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    lines: Mapping[str, int]
+    reason: str
+    since: datetime
+    outcome: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    policy: str = ""
+    """The return policy that binds the order since its purchase."""
+    returns: Mapping[str, Return] = field(default_factory=dict)
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+
+
+def fold(returns: Returns, entry: Entry) -> Returns:
+    """Total: any fact of the service about an order, in any state, leads somewhere."""
+    match entry.fact:
+        case PolicyBound(policy=policy):
+            return replace(returns, policy=_named(policy))
+        case ClaimOpened() as fact:
+            claim = Claim(add({}, fact.lines), fact.reason.value, entry.occurred_at)
+            return replace(returns, claims=put(returns.claims, fact.claim_id, claim))
+        case ClaimResolved(claim_id=id, outcome=outcome):
+            claim = returns.claims.get(id) or Claim({}, "", entry.occurred_at)
+            return replace(returns, claims=put(returns.claims, id, replace(claim, outcome=outcome)))
+        case ReturnPurchaseRecorded() | ReturnUnitsRecorded() | ReturnDisputeRecorded():
+            return returns  # what other services told; their own sections carry it
+        case ReturnFact() as fact:
+            told = _move(returns.returns.get(fact.return_id, Return()), fact, entry.occurred_at)
+            return replace(returns, returns=put(returns.returns, fact.return_id, told))
+        case _:
+            raise TypeError(f"{entry.fact.type} is no fact of an order's returns")
+
+
+def _named(policy: PolicyRef) -> str:
+    return f"{policy.policy_id} v{policy.version}"
+
+
+def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
+    match fact:
+        case ReturnRequested():
+            return replace(
+                told,
+                status=Status.REQUESTED,
+                asked={
+                    line.line_id: Asked(line.quantity, line.reason.value, line.condition.value) for line in fact.lines
+                },
+                resolution=fact.resolution,
+                note=fact.note,
+                requested_at=at,
+            )
+        case ReturnEligibilityEvaluated():
+            return replace(
+                told,
+                verdicts=tuple(_judged(verdict) for verdict in fact.verdicts),
+                policy=_named(fact.policy),
+                inputs_hash=fact.inputs_hash,
+            )
+        case ReturnSentToReview():
+            return replace(told, status=Status.UNDER_REVIEW, reasons=tuple(why.text for why in fact.reasons))
+        case ReturnApproved():
+            return replace(
+                told,
+                status=Status.APPROVED,
+                approved=add({}, fact.lines),
+                approver=fact.approver,
+                expires_at=fact.expires_at,
+                policy=_named(fact.policy),
+                approved_at=at,
+            )
+        case ReturnDeclined():
+            return replace(
+                told,
+                status=Status.DECLINED,
+                reasons=tuple(why.text for why in fact.reasons),
+                policy=_named(fact.policy),
+            )
+        case ReturnExceptionGranted():
+            return replace(told, status=Status.UNDER_REVIEW, exception=fact.detail, approver=fact.approver)
+        case ReturnLabelIssued(tracking=tracking):
+            return replace(told, trackings=_with(told.trackings, tracking))
+        case ReturnInTransit(tracking=tracking):
+            return replace(
+                told,
+                status=Status.IN_TRANSIT if told.status == Status.APPROVED else told.status,
+                trackings=_with(told.trackings, tracking),
+                sent_at=told.sent_at or at,
+            )
+        case ReturnItemsReceived():
+            return replace(
+                told,
+                status=_after_parcel(told.status, fact.complete),
+                received={**told.received, **{line.line_id: line.total for line in fact.lines}},
+                received_at=at,
+            )
+        case ReturnUnexpectedItemReceived(sku=sku, quantity=quantity):
+            return replace(told, unexpected=put(told.unexpected, sku, told.unexpected.get(sku, 0) + quantity))
+        case ReturnItemsInspected():
+            found = tuple(_found(fact.inspection_id, line) for line in fact.lines)
+            return replace(told, status=Status.INSPECTING, found=(*told.found, *found), inspected_at=at)
+        case ReturnInspectionRevised():
+            kept = tuple(found for found in told.found if found.inspection_id != fact.inspection_id)
+            found = tuple(_found(fact.inspection_id, line) for line in fact.after)
+            return replace(
+                told,
+                status=Status.INSPECTING,
+                found=(*kept, *found),
+                recovery_minor=told.recovery_minor + fact.recovery_minor,
+            )
+        case ReturnRefundDue():
+            fees = sum(line.fee_minor for line in fact.lines) + fact.return_shipping_fee_minor
+            return replace(told, due_minor=told.due_minor + fact.amount_minor, fees_minor=told.fees_minor + fees)
+        case ReturnResolved():
+            return replace(
+                told,
+                status=Status.RESOLVED,
+                resolution=fact.resolution,
+                requested_at=fact.requested_at,
+                refunded_minor=fact.refunded_minor,
+                resolved_at=at,
+            )
+        case ReturnExpired():
+            return replace(told, status=_EXPIRED.get(told.status, Status.EXPIRED), has_lapsed=True)
+        case ReturnCancelled():
+            return replace(told, status=Status.CANCELLED, has_lapsed=True)
+        case ReturnClosed():
+            return replace(told, status=Status.CLOSED)
+        case ReturnReopened():
+            return replace(told, status=Status.REOPENED, resolved_at=None)
+        case ExchangeCreated() | ExchangeDifferenceDue() | ExchangeReleased() | ReturnRefundSettled():
+            return told  # told on the timeline; refunds and shipments carry what follows from it
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a return")
+
+
+_EXPIRED: Final = {
+    Status.PARTIALLY_RECEIVED: Status.RECEIVED,
+    Status.RECEIVED: Status.RECEIVED,
+    Status.INSPECTING: Status.INSPECTING,
+}
+"""What has arrived goes on without what has not."""
+
+
+def _after_parcel(status: Status, is_complete: bool) -> Status:
+    if status in (Status.RECEIVED, Status.INSPECTING):
+        return status
+    return Status.RECEIVED if is_complete else Status.PARTIALLY_RECEIVED
+
+
+def _with(trackings: tuple[str, ...], tracking: str) -> tuple[str, ...]:
+    return trackings if tracking in trackings else (*trackings, tracking)
+
+
+def _judged(verdict: Verdict) -> Judged:
+    return Judged(
+        verdict.line_id,
+        verdict.quantity,
+        verdict.outcome,
+        tuple(why.text for why in verdict.reasons),
+        verdict.window_ends_at,
+    )
+
+
+def _found(inspection_id: str, line: InspectedLine) -> Found:
+    return Found(
+        inspection_id,
+        line.line_id,
+        line.quantity,
+        line.outcome,
+        line.disposition,
+        line.refund_percent,
+        line.fee_percent,
+        _bucket(line),
+    )
+
+
+_KEPT_BY_US: Final = frozenset({Disposition.RESTOCK, Disposition.REGRADE, Disposition.VENDOR, Disposition.SCRAP})
+
+
+def _bucket(line: InspectedLine) -> ReverseBucket | None:
+    if line.outcome == InspectionOutcome.EXTRA_ITEM:
+        return None
+    if line.outcome == InspectionOutcome.NOT_IN_BOX:
+        return ReverseBucket.WITH_CUSTOMER
+    if not line.review and (line.refund_percent or line.disposition in _KEPT_BY_US):
+        return ReverseBucket.ACCEPTED
+    if not line.review and line.disposition == Disposition.SEND_BACK:
+        return ReverseBucket.REJECTED_SENT_BACK
+    return ReverseBucket.REJECTED_HELD
+
+
+_VERDICTS: Final = {"approve": "approve", "review": "a person must decide on", "decline": "decline"}
+
+SENTENCES: Final[Sentences] = {
+    PolicyPublished: lambda f, w: f"Return policy {f.policy.policy_id} v{f.policy.version} published",
+    PolicyRetired: lambda f, w: f"Return policy {f.policy_id} v{f.version} retired",
+    PolicyBound: lambda f, w: f"Return policy {_named(f.policy)} binds this order, whatever is published later",
+    ReturnRequested: lambda f, w: f"Return requested: {w.units(f.lines)}, for a {_wish(f.resolution)}",
+    ReturnEligibilityEvaluated: lambda f, w: (
+        f"Policy {_named(f.policy)} says: "
+        + w.listed(
+            f"{_VERDICTS[verdict.outcome]} {w.some(verdict.quantity, verdict.line_id)}" for verdict in f.verdicts
+        )
+    ),
+    ReturnSentToReview: lambda f, w: f"Return {f.return_id} waits for a person to decide",
+    ReturnApproved: lambda f, w: (
+        f"Return approved: {w.units(f.lines)}, to be sent by {day(f.expires_at)}"
+        + (f"; approved by {f.approver}" if f.approver else "")
+    ),
+    ReturnDeclined: lambda f, w: f"Return {f.return_id} declined under {_named(f.policy)}",
+    ReturnExceptionGranted: lambda f, w: f"Exception granted by {f.approver}: {w.units(f.lines)}",
+    ReturnLabelIssued: lambda f, w: f"Return label issued: {f.carrier} {f.tracking}",
+    ReturnInTransit: lambda f, w: f"Return {f.return_id} is on its way to us",
+    ReturnItemsReceived: lambda f, w: (
+        f"Return parcel received in {f.location}: {w.units(f.lines)}; "
+        + ("all is here" if f.complete else "more is awaited")
+    ),
+    ReturnUnexpectedItemReceived: lambda f, w: f"Not part of the return, but in the parcel: {f.quantity} × {f.sku}",
+    ReturnItemsInspected: lambda f, w: (
+        "Inspected: " + w.listed(f"{w.some(line.quantity, line.line_id)} {plain(line.outcome)}" for line in f.lines)
+    ),
+    ReturnInspectionRevised: lambda f, w: (
+        "Inspection revised: now "
+        + w.listed(f"{w.some(line.quantity, line.line_id)} {plain(line.outcome)}" for line in f.after)
+        + (f"; {w.money(f.recovery_minor)} was refunded too much" if f.recovery_minor else "")
+    ),
+    ReturnRefundDue: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} is due for {w.units(f.lines)}",
+    ReturnResolved: lambda f, w: (
+        f"Return {f.return_id} resolved by {_wish(f.resolution)}: {w.money(f.refunded_minor, f.currency)} refunded"
+    ),
+    ReturnRefundSettled: lambda f, w: (
+        f"Return {f.return_id} took note of its refund: {w.money(f.amount_minor)} paid out"
+    ),
+    ReturnPurchaseRecorded: lambda f, w: "Returns took note of the purchase",
+    ReturnUnitsRecorded: lambda f, w: f"Returns took note: {w.units(f.lines)} {f.stage}",
+    ReturnDisputeRecorded: lambda f, w: (
+        f"Returns took note of a dispute: {'open, so returns are reviewed' if f.is_open else 'over'}"
+    ),
+    ReturnExpired: lambda f, w: f"Return {f.return_id} expired: nothing was sent in time",
+    ReturnCancelled: lambda f, w: f"Return {f.return_id} cancelled",
+    ReturnClosed: lambda f, w: f"Return {f.return_id} closed",
+    ReturnReopened: lambda f, w: f"Return {f.return_id} reopened",
+    ExchangeCreated: lambda f, w: f"Exchange agreed: {w.units(f.lines)} for {f.sku}",
+    ExchangeDifferenceDue: lambda f, w: (
+        f"Exchange difference of {w.money(abs(f.amount_minor), f.currency)} is due to "
+        + ("us" if f.amount_minor > 0 else "the customer")
+    ),
+    ExchangeReleased: lambda f, w: f"Replacement may be sent: {w.units(f.lines)} as {f.sku}",
+    ClaimOpened: lambda f, w: f"Claim opened ({plain(f.reason)}): {w.units(f.lines)}",
+    ClaimResolved: lambda f, w: f"Claim {f.claim_id} {f.outcome}",
+}
+
+QUIET: Final[Quiet] = frozenset(
+    {ReturnPurchaseRecorded, ReturnUnitsRecorded, ReturnDisputeRecorded, ReturnRefundSettled}
+)
+
+DETAILS: Final[Details] = {
+    ReturnRequested: lambda f, w: [
+        *(
+            f"{w.some(line.quantity, line.line_id)}: {plain(line.reason)}, said to be {plain(line.condition)}"
+            for line in f.lines
+        ),
+        *([f"“{f.note}”"] if f.note else []),
+    ],
+    ReturnEligibilityEvaluated: lambda f, w: [
+        f"{w.some(verdict.quantity, verdict.line_id)}: {why.text}" for verdict in f.verdicts for why in verdict.reasons
+    ],
+    ReturnSentToReview: lambda f, w: [why.text for why in f.reasons],
+    ReturnDeclined: lambda f, w: [why.text for why in f.reasons],
+    ReturnExceptionGranted: lambda f, w: [f.detail],
+    ReturnItemsInspected: lambda f, w: [_inspection(line, w) for line in f.lines],
+    ReturnInspectionRevised: lambda f, w: [_inspection(line, w) for line in f.after],
+    ReturnRefundDue: lambda f, w: [
+        f"{w.some(line.quantity, line.line_id)}: {w.money(line.gross_minor, f.currency)} worth, "
+        f"{w.money(line.fee_minor, f.currency)} fee, {w.money(line.refund_minor, f.currency)} due"
+        for line in f.lines
+    ],
+    ReturnCancelled: lambda f, w: [f.detail] if f.detail else [],
+    ReturnReopened: lambda f, w: [f.detail] if f.detail else [],
+    ClaimResolved: lambda f, w: [f.detail] if f.detail else [],
+}
+
+
+def _wish(resolution: Resolution) -> str:
+    return "goodwill, goods kept" if resolution == Resolution.KEEP_IT else plain(resolution)
+
+
+def _inspection(line: InspectedLine, w: Words) -> str:
+    fee = f", {line.fee_percent}% fee" if line.fee_percent else ""
+    return (
+        f"{w.some(line.quantity, line.line_id)}: {plain(line.outcome)}, "
+        f"goes to {plain(line.disposition)}, {line.refund_percent}% refunded{fee}"
+    )

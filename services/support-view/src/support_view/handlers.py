@@ -1,0 +1,57 @@
+"""Kafka in: every fact of every service goes on the timeline; what cannot be read is parked, and leaves a hole till then."""
+
+from collections.abc import Sequence
+
+from shared.consumer import log
+from shared.envelope import Undecodable, context_of, fact_of, source_of
+from shared.parking import Parked, Record
+from shared.shell import Db
+from support_view import store
+from support_view.domain.timeline import SERVICES, Entry
+
+TOPICS = [f"{service}.events" for service in SERVICES]
+
+HIGHEST = 2**63 - 1
+
+
+def read(record: Record) -> store.Told:
+    """Raises Undecodable, naming the header or field."""
+    context = context_of(record.key, record.headers)
+    fact = fact_of(context, record.value)
+    if context.source != source_of(fact.service):
+        raise Undecodable("bad_header", f"header ce_source: {context.source} does not tell {fact.type}")
+    if context.subject != fact.subject:
+        raise Undecodable("bad_header", f"header ce_subject: must be {fact.subject}, as in the data")
+    if context.sequence is None or not 0 < context.sequence <= HIGHEST:
+        raise Undecodable("bad_header", "header ce_sequence: is required, and from 1 on")
+    for name in ("actor", "reason", "correlation_id", "causation_id"):
+        if "\x00" in (getattr(context, name) or ""):
+            raise Undecodable("bad_header", f"header of {name}: must not contain NUL")
+    assert record.value is not None
+    entry = Entry(
+        id=str(context.message_id()),
+        service=fact.service,
+        subject=fact.subject,
+        sequence=context.sequence,
+        fact=fact,
+        occurred_at=context.time,
+        actor=context.actor,
+        reason=context.reason,
+        correlation_id=context.correlation_id,
+        causation_id=context.causation_id,
+    )
+    return store.Told(entry, record.value.decode())
+
+
+async def take(db: Db, records: Sequence[Record]) -> list[Parked]:
+    """One transaction's worth. Nothing queues behind what is parked: a section waits for its hole by itself."""
+    told: list[store.Told] = []
+    parked: list[Parked] = []
+    for record in records:
+        try:
+            told.append(read(record))
+        except Undecodable as error:
+            log.error("message.parked", key=record.parking_key(), topic=record.topic, error=str(error))
+            parked.append(Parked(record, record.parking_key(), error.reason, str(error)))
+    await store.add(db, told)
+    return parked

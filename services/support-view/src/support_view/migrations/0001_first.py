@@ -1,0 +1,56 @@
+"""The timeline, what it adds up to per order and service, and what orders are found by."""
+
+from alembic import op
+
+from shared.migrations.plumbing import PLUMBING
+
+revision = "0001"
+down_revision = None
+
+TIMELINE = """
+CREATE TABLE timeline (
+    id uuid PRIMARY KEY,
+    subject text COLLATE "C" NOT NULL,
+    service text COLLATE "C" NOT NULL,
+    sequence bigint NOT NULL CHECK (sequence > 0),
+    type text NOT NULL,
+    data json NOT NULL,
+    occurred_at timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    actor text NOT NULL,
+    reason text NOT NULL,
+    correlation_id text NOT NULL,
+    causation_id text
+);
+CREATE INDEX timeline_place ON timeline (subject, service, sequence);
+COMMENT ON TABLE timeline IS 'One row per fact that was seen, once (I12). Everything else here can be made again from it.';
+COMMENT ON COLUMN timeline.id IS 'id of the fact; a second delivery finds it here and adds nothing';
+COMMENT ON COLUMN timeline.subject IS 'the order, or stock:<sku>@<location>, or policy:<id>';
+COMMENT ON COLUMN timeline.sequence IS 'rises by one per service and subject (I14); two facts with one sequence are both kept, and shown';
+COMMENT ON COLUMN timeline.data IS 'as it travelled, byte for byte';
+
+CREATE TABLE sections (
+    subject text COLLATE "C" NOT NULL,
+    service text COLLATE "C" NOT NULL,
+    next bigint NOT NULL DEFAULT 1 CHECK (next > 0),
+    waiting bigint[] NOT NULL DEFAULT '{}',
+    state json NOT NULL DEFAULT '{}',
+    PRIMARY KEY (subject, service)
+) WITH (fillfactor = 70);
+COMMENT ON TABLE sections IS 'Per order and service: the fold of its facts in sequence, a pure function of the set of timeline rows.';
+COMMENT ON COLUMN sections.next IS 'the sequence expected next; all below it are folded';
+COMMENT ON COLUMN sections.waiting IS 'sequences on the timeline beyond a hole';
+
+CREATE TABLE finds (
+    kind text COLLATE "C" NOT NULL CHECK (kind IN ('order', 'email', 'tracking', 'return')),
+    value text COLLATE "C" NOT NULL,
+    subject text COLLATE "C" NOT NULL,
+    PRIMARY KEY (kind, value, subject)
+);
+COMMENT ON TABLE finds IS 'What an order is found by, in lower case.';
+"""
+
+
+def upgrade() -> None:
+    op.execute(PLUMBING)
+    op.execute(TIMELINE)

@@ -1,0 +1,245 @@
+"""All SQL of the view: a batch costs a fixed number of statements, and every read of an order is one snapshot."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from asyncpg import Record as Row
+
+from shared.contracts import FACTS, OrderFact
+from shared.database import Pool
+from shared.shell import Db
+from support_view.domain.timeline import Entry, Place
+from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, span_to_read
+
+Key = tuple[str, str]
+"""Subject and service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An entry and its data as it travelled."""
+
+    entry: Entry
+    data: str
+
+
+# In the order of ids, so that two processes that are told the same facts cannot wait for each other in a circle.
+KEEP = """
+INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::json[], $7::timestamptz[],
+    $8::text[], $9::text[], $10::text[], $11::text[])
+ON CONFLICT (id) DO NOTHING RETURNING id"""
+LOCK = """
+SELECT subject, service, next, waiting, state FROM sections JOIN unnest($1::text[], $2::text[]) AS k (subject, service)
+    USING (subject, service) ORDER BY subject, service FOR UPDATE OF sections"""
+MAKE = """
+INSERT INTO sections (subject, service) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING"""
+READ_SPANS = """
+SELECT t.id, t.subject, t.service, t.sequence, t.type, t.data, t.occurred_at, t.actor, t.reason, t.correlation_id,
+    t.causation_id
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS s (subject, service, first, last)
+JOIN timeline AS t ON t.subject = s.subject AND t.service = s.service AND t.sequence BETWEEN s.first AND s.last"""
+SAVE = """
+UPDATE sections SET next = new.next, waiting = new.waiting::bigint[], state = new.state
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::json[]) AS new (subject, service, next, waiting, state)
+WHERE sections.subject = new.subject AND sections.service = new.service"""
+FINDABLE = """
+INSERT INTO finds (kind, value, subject) SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"""
+
+
+async def add(db: Db, told: Sequence[Told]) -> None:
+    """Put facts on the timeline, once each, and fold what they make foldable, in the caller's transaction."""
+    if not told:
+        return
+    told = sorted(told, key=lambda t: t.entry.id)
+    entries = [t.entry for t in told]
+    rows = await db.fetch(
+        KEEP,
+        [e.id for e in entries],
+        [e.subject for e in entries],
+        [e.service for e in entries],
+        [e.sequence for e in entries],
+        [e.fact.type for e in entries],
+        [t.data for t in told],
+        [e.occurred_at for e in entries],
+        [e.actor for e in entries],
+        [e.reason for e in entries],
+        [e.correlation_id for e in entries],
+        [e.causation_id for e in entries],
+    )
+    fresh = {str(row["id"]) for row in rows}
+    by_section: dict[Key, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        if entry.id in fresh and isinstance(entry.fact, OrderFact):
+            by_section[entry.subject, entry.service].append(entry)
+    if by_section:
+        made, sections = await _lock(db, sorted(by_section))
+        await _fold(db, sections, by_section)
+        await _make_findable(db, made, by_section)
+
+
+async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Section[Any]]]:
+    """The sections, locked in key order, and which of them are new."""
+    rows = await db.fetch(LOCK, *_columns(keys))
+    missing = sorted(set(keys) - {(row["subject"], row["service"]) for row in rows})
+    if missing:
+        await db.execute(MAKE, *_columns(missing))
+        rows += await db.fetch(LOCK, *_columns(missing))
+    return missing, {(row["subject"], row["service"]): _section(row) for row in rows}
+
+
+def _columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:
+    return [subject for subject, _ in keys], [service for _, service in keys]
+
+
+def _section(row: Row) -> Section[Any]:
+    return Section(DOMAINS[row["service"]].state.validate_json(row["state"]), row["next"], frozenset(row["waiting"]))
+
+
+async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key, Sequence[Entry]]) -> None:
+    """Advance locked sections by what they were told, reading from the timeline where a hole closes."""
+    sequences = {key: {entry.sequence for entry in entries} for key, entries in told.items()}
+    spans = {key: span_to_read(section, sequences[key]) for key, section in sections.items()}
+    read = await _read_spans(db, {key: span for key, span in spans.items() if span is not None})
+    after = {
+        key: advance(key[1], section, sequences[key], read[key] if spans[key] else told[key], spans[key])
+        for key, section in sections.items()
+    }
+    await _save(db, after)
+
+
+async def _read_spans(db: Db, spans: Mapping[Key, Span]) -> Mapping[Key, Sequence[Entry]]:
+    entries: dict[Key, list[Entry]] = defaultdict(list)
+    if spans:
+        firsts, lasts = [span.first for span in spans.values()], [span.last for span in spans.values()]
+        for row in await db.fetch(READ_SPANS, *_columns([*spans]), firsts, lasts):
+            entries[row["subject"], row["service"]].append(_entry(row))
+    return entries
+
+
+async def _save(db: Db, sections: Mapping[Key, Section[Any]]) -> None:
+    await db.execute(
+        SAVE,
+        *_columns([*sections]),
+        [section.next for section in sections.values()],
+        [f"{{{','.join(map(str, sorted(section.waiting)))}}}" for section in sections.values()],
+        [DOMAINS[service].state.dump_json(s.state).decode() for (_, service), s in sections.items()],
+    )
+
+
+async def _make_findable(db: Db, made: Sequence[Key], told: Mapping[Key, Sequence[Entry]]) -> None:
+    finds = {("order", subject.lower(), subject) for subject, _ in made}
+    for (subject, _), entries in told.items():
+        finds |= {(kind, value, subject) for entry in entries for kind, value in findable(entry.fact)}
+    if finds:
+        await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
+
+
+def _entry(row: Row) -> Entry:
+    return Entry(
+        id=str(row["id"]),
+        service=row["service"],
+        subject=row["subject"],
+        sequence=row["sequence"],
+        fact=FACTS[row["type"]].model_validate_json(row["data"]),
+        occurred_at=row["occurred_at"],
+        actor=row["actor"],
+        reason=row["reason"],
+        correlation_id=row["correlation_id"],
+        causation_id=row["causation_id"],
+    )
+
+
+FORGET = "DELETE FROM sections"
+FORGET_FINDS = "DELETE FROM finds"
+KEYS = """
+SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) AND subject NOT LIKE '%:%'
+ORDER BY subject, service LIMIT $3"""
+
+
+async def rebuild(pool: Pool, chunk: int = 500) -> int:
+    """Make every section and find again from the timeline, in one transaction; how many sections there are.
+
+    Consumers wait for it at their first lock and then find what they would have found.
+    """
+    count = 0
+    async with pool.acquire(timeout=5) as db, db.transaction():
+        await db.execute("LOCK TABLE timeline, sections, finds IN EXCLUSIVE MODE")
+        await db.execute(FORGET)
+        await db.execute(FORGET_FINDS)
+        after: Key = ("", "")
+        while rows := await db.fetch(KEYS, *after, chunk):
+            keys = [(row["subject"], row["service"]) for row in rows]
+            made, sections = await _lock(db, keys)
+            read = await _read_spans(db, dict.fromkeys(keys, ALL))
+            await _save(db, {key: advance(key[1], sections[key], set(), read[key], ALL) for key in keys})
+            await _make_findable(db, made, read)
+            after = keys[-1]
+            count += len(keys)
+    return count
+
+
+SECTIONS = "SELECT subject, service, next, waiting, state FROM sections WHERE subject = ANY($1::text[])"
+PLACES = """
+SELECT id, service, sequence, occurred_at, causation_id, seen_at FROM timeline WHERE subject = $1"""
+ENTRIES = """
+SELECT id, subject, service, sequence, type, data, occurred_at, seen_at, actor, reason, correlation_id, causation_id
+FROM timeline WHERE id = ANY($1::uuid[])"""
+# By the start of an order id, and by the whole of anything else.
+FIND = """
+SELECT DISTINCT subject FROM finds
+WHERE (kind = 'order' AND value >= $1 AND value < $2) OR (kind IN ('email', 'tracking', 'return') AND value = $1)
+ORDER BY subject LIMIT $3"""
+ABOVE_ALL: Final = "\U0010ffff"
+"""No text that starts with another comes after that other and this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that was seen of an order, in one snapshot. `places` are in no order."""
+
+    order_id: str
+    sections: Mapping[str, Section[Any]]
+    places: Sequence[Place]
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    entry: Entry
+    seen_at: datetime
+
+
+async def story(db: Db, order_id: str) -> Story | None:
+    """None when nothing was seen of it."""
+    rows = await db.fetch(PLACES, order_id)
+    sections = await db.fetch(SECTIONS, [order_id])
+    if not rows or not sections:
+        return None
+    return Story(
+        order_id,
+        {row["service"]: _section(row) for row in sections},
+        [
+            Place(str(row["id"]), row["service"], row["sequence"], row["occurred_at"], row["causation_id"])
+            for row in rows
+        ],
+        max(row["seen_at"] for row in rows),
+    )
+
+
+async def entries(db: Db, ids: Sequence[str]) -> list[Seen]:
+    """In the order of the ids."""
+    rows = {str(row["id"]): Seen(_entry(row), row["seen_at"]) for row in await db.fetch(ENTRIES, ids)}
+    return [rows[id] for id in ids]
+
+
+async def search(db: Db, text: str, limit: int) -> dict[str, dict[str, Section[Any]]]:
+    """Orders found by a folded text, with their sections."""
+    subjects = [row["subject"] for row in await db.fetch(FIND, text, text + ABOVE_ALL, limit)]
+    found: dict[str, dict[str, Section[Any]]] = {subject: {} for subject in subjects}
+    for row in await db.fetch(SECTIONS, subjects):
+        found[row["subject"]][row["service"]] = _section(row)
+    return found

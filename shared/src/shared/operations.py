@@ -1,0 +1,143 @@
+"""What an operator may ask of any service: its lag, and its parked messages, redriven or discarded under their name."""
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from pydantic import BaseModel, Field
+
+from shared.auth import Caller, Role
+from shared.contracts.base import Input, Name
+from shared.http import needs
+from shared.parking import settle, waiting
+
+router = APIRouter(prefix="/operations", tags=["operations"])
+
+Operator = Annotated[Caller, needs(Role.OPERATOR)]
+Reader = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR, Role.AUDITOR)]
+
+
+class ParkedMessage(BaseModel):
+    id: int
+    key: str
+    topic: str
+    partition: int
+    position: int
+    type: str | None
+    reason: str
+    detail: str
+    parked_at: datetime
+    headers: dict[str, str]
+    value: str = Field(description="as text, what is not UTF-8 escaped; at most 64 KiB of it")
+
+
+class PartitionLag(BaseModel):
+    group: str
+    topic: str
+    partition: int
+    messages: int
+    seconds: float
+
+
+class Lag(BaseModel):
+    partitions: list[PartitionLag]
+    unpublished: int
+    oldest_unpublished_seconds: float
+    parked_keys: int
+
+
+class Redrive(Input):
+    key: Name
+
+
+class Redriven(BaseModel):
+    done: int
+    still_parked: int
+
+
+class Discard(Input):
+    ids: Annotated[tuple[int, ...], Field(min_length=1, max_length=1000)]
+    reason: Name
+
+
+class Discarded(BaseModel):
+    discarded: list[int]
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"")[: 64 * 1024].decode("utf-8", "backslashreplace")
+
+
+@router.get("/parked")
+async def parked(
+    request: Request,
+    _: Reader,
+    key: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[ParkedMessage]:
+    """Open parked messages, by key, in the order they came."""
+    async with request.app.state.pool.acquire(timeout=5) as db:
+        found = await waiting(db, key, limit)
+    shown = []
+    for w in found:
+        headers = {name: _text(value) for name, value in w.record.headers}
+        shown.append(
+            ParkedMessage(
+                id=w.id,
+                key=w.key,
+                topic=w.record.topic,
+                partition=w.record.partition,
+                position=w.record.position,
+                type=headers.get("ce_type"),
+                reason=w.reason,
+                detail=w.detail,
+                parked_at=w.parked_at,
+                headers=headers,
+                value=_text(w.record.value),
+            )
+        )
+    return shown
+
+
+@router.post("/parked/redrive")
+async def redrive(request: Request, body: Redrive, who: Operator) -> Redriven:
+    """Tell a key's parked messages again, in order, until one is refused again."""
+    consumers = request.app.state.running.consumers
+    if not consumers:
+        raise HTTPException(404, "this service consumes nothing")
+    done, left = await consumers[0].redrive(body.key, who.actor)
+    return Redriven(done=done, still_parked=left)
+
+
+@router.post("/parked/discard")
+async def discard(request: Request, body: Discard, who: Operator) -> Discarded:
+    """Set messages aside for good. What is queued behind them stays until it is redriven."""
+    async with request.app.state.pool.acquire(timeout=5) as db, db.transaction():
+        return Discarded(discarded=await settle(db, body.ids, "discarded", who.actor, body.reason))
+
+
+UNPUBLISHED = """
+SELECT (SELECT count(*) FROM outbox) AS unpublished,
+       coalesce((SELECT extract(epoch FROM now() - recorded_at) FROM events
+                 WHERE id = (SELECT event_id FROM outbox ORDER BY position LIMIT 1)), 0)::float AS oldest,
+       (SELECT count(DISTINCT key) FROM parked WHERE status = 'open') AS parked_keys,
+       (SELECT count(*) FROM parked WHERE status = 'open') AS parked"""
+
+
+@router.get("/lag")
+async def lag(request: Request, _: Reader) -> Lag:
+    """What this process has still to do, per partition, and what it has still to publish."""
+    running = request.app.state.running
+    partitions = [
+        PartitionLag(group=consumer.group, topic=topic, partition=partition, messages=behind, seconds=round(seconds, 3))
+        for consumer in running.consumers
+        for (topic, partition), (behind, seconds) in sorted((await consumer.lag()).items())
+    ]
+    async with running.pool.acquire(timeout=5) as db:
+        row = await db.fetchrow(UNPUBLISHED)
+    return Lag(
+        partitions=partitions,
+        unpublished=row["unpublished"],
+        oldest_unpublished_seconds=row["oldest"],
+        parked_keys=row["parked_keys"],
+    )

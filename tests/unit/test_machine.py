@@ -1,0 +1,57 @@
+"""Machines are tables, and tables have laws."""
+
+from enum import StrEnum
+
+import pytest
+
+from ops.docs import machines
+from shared.contracts.orders import OrderClosed, OrderCompleted, OrderPlaced
+from shared.machine import Machine, NotAllowed
+
+
+class Light(StrEnum):
+    RED = "red"
+    GREEN = "green"
+    OFF = "off"
+
+
+LIGHT = Machine(
+    "light",
+    Light.RED,
+    {
+        Light.RED: {OrderPlaced: Light.GREEN},
+        Light.GREEN: {OrderCompleted: frozenset({Light.RED, Light.OFF})},
+        Light.OFF: {},
+    },
+)
+COMPLETED = OrderCompleted(order_id="A", delivered=1, cancelled=0, lost=0)
+
+
+def test_a_listed_step_is_made_and_the_choice_is_the_callers() -> None:
+    assert LIGHT.step(Light.GREEN, COMPLETED, Light.OFF) is Light.OFF
+    assert LIGHT.step(Light.GREEN, COMPLETED, Light.RED) is Light.RED
+
+
+@pytest.mark.parametrize("to", [None, Light.GREEN])
+def test_what_is_not_listed_is_not_allowed(to: Light | None) -> None:
+    with pytest.raises(NotAllowed) as refused:
+        LIGHT.step(Light.GREEN, COMPLETED, to)
+    assert refused.value.allowed == ("order.completed",)
+    with pytest.raises(NotAllowed, match="while off"):
+        LIGHT.step(Light.OFF, OrderClosed(order_id="A"))
+
+
+def test_a_status_that_cannot_be_reached_or_has_no_row_breaks_a_law() -> None:
+    assert LIGHT.broken_laws() == []
+    lonely = Machine("lonely", Light.RED, {Light.RED: {OrderPlaced: Light.RED}, Light.OFF: {}})
+    assert lonely.broken_laws() == ["green has no row", "green is unreachable", "off is unreachable"]
+
+
+def test_a_machine_draws_itself() -> None:
+    assert "red --> green: order.placed" in LIGHT.mermaid()
+    assert "off --> [*]" in LIGHT.mermaid()
+
+
+@pytest.mark.parametrize(("service", "machine"), [pytest.param(s, m, id=f"{s}-{m.name}") for s, m in machines()])
+def test_every_machine_of_every_service_keeps_the_laws(service: str, machine: Machine[Light]) -> None:
+    assert machine.broken_laws() == []

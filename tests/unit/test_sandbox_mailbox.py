@@ -1,0 +1,83 @@
+"""The mailbox shows every mail that arrived, as it arrived."""
+
+from collections.abc import AsyncIterator
+from email.message import EmailMessage
+from pathlib import Path
+
+import aiosmtplib
+import pytest
+
+from tests.unit.sandbox_world import World, sandbox
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    async with sandbox(tmp_path) as world:
+        yield world
+
+
+async def deliver(world: World, content: EmailMessage | bytes, to: list[str]) -> None:
+    await aiosmtplib.send(
+        content, sender="shop@example.org", recipients=to, hostname="127.0.0.1", port=world.app.state.smtp_port
+    )
+
+
+def mail(subject: str = "Ihre Bestellung ist unterwegs – 2 von 3") -> EmailMessage:
+    message = EmailMessage()
+    message["From"] = "Shop <shop@example.org>"
+    message["To"] = "Anna <anna@example.org>"
+    message["Subject"] = subject
+    message["X-Notification-Id"] = "n-1"
+    message.set_content("Zwei Stück sind unterwegs. €19,99\n")
+    message.add_alternative("<p>Zwei Stück <b>&lt;script&gt;</b></p>\n", subtype="html")
+    return message
+
+
+async def test_a_mail_is_shown_with_its_parts_and_headers(world: World) -> None:
+    await deliver(world, mail(), ["Anna@Example.org"])
+    (shown,) = (await world.http.get("/mailbox", params={"to": "anna@example.ORG"})).json()
+    assert shown["subject"] == "Ihre Bestellung ist unterwegs – 2 von 3"
+    assert shown["text"].splitlines() == ["Zwei Stück sind unterwegs. €19,99"]
+    assert shown["html"].splitlines() == ["<p>Zwei Stück <b>&lt;script&gt;</b></p>"]
+    assert shown["recipients"] == ["anna@example.org"]
+    assert {"name": "X-Notification-Id", "value": "n-1"} in shown["headers"]
+    assert (await world.http.get(f"/mailbox/{shown['id']}")).json() == shown
+
+
+async def test_every_mail_is_kept_even_when_it_comes_twice_and_newest_comes_first(world: World) -> None:
+    for subject in ("first", "second", "second"):
+        await deliver(world, mail(subject), ["anna@example.org", "bert@example.org"])
+    await deliver(world, mail("third"), ["carla@example.org"])
+    shown = (await world.http.get("/mailbox", params={"to": "bert@example.org"})).json()
+    assert [m["subject"] for m in shown] == ["second", "second", "first"]
+    newest = (await world.http.get("/mailbox", params={"limit": 1})).json()
+    assert [m["subject"] for m in newest] == ["third"]
+
+
+async def test_mails_survive_the_sandbox(tmp_path: Path) -> None:
+    async with sandbox(tmp_path) as world:
+        await deliver(world, mail(), ["anna@example.org"])
+        before = (await world.http.get("/mailbox")).json()
+    async with sandbox(tmp_path) as world:
+        assert (await world.http.get("/mailbox")).json() == before != []
+
+
+async def test_a_malformed_mail_hides_no_other(world: World) -> None:
+    broken = (
+        b'From: "<@;:\r\nMessage-ID: [\r\nSubject: =?no-such-set?q?x?=\r\n'
+        b"Content-Type: text/plain; charset=no-such-set\r\n\r\ncaf\xc3\xa9 \xff\r\n"
+    )
+    await deliver(world, broken, ["anna@example.org"])
+    await deliver(world, mail("whole"), ["anna@example.org"])
+    whole, shown = (await world.http.get("/mailbox")).json()
+    assert whole["subject"] == "whole"
+    assert shown["text"].strip() == "café \ufffd"
+
+
+async def test_what_is_too_large_or_not_there_is_refused(world: World) -> None:
+    with pytest.raises(aiosmtplib.SMTPException):
+        await deliver(world, b"Subject: big\r\n\r\n" + b"x" * 60 + b"\r\n" * 600_000, ["anna@example.org"])
+    assert (await world.http.get("/mailbox")).json() == []
+    unknown = await world.http.get("/mailbox/1")
+    assert (unknown.status_code, unknown.json()["title"]) == (404, "Not known")
+    assert (await world.http.get("/mailbox", params={"limit": 0})).status_code == 422
