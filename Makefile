@@ -4,7 +4,7 @@ PYTHON := $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { command -v $$p; break; }; done)
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .tools/bin/uv)
 BIN := .venv/bin
-ROOTS := $(wildcard services/*/src shared/src sandbox/src ops/src tests bench)
+ROOTS := $(wildcard services/*/src shared/src sandbox/src ops/src tests) $(patsubst %/__main__.py,%,$(wildcard bench/__main__.py))
 
 export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never

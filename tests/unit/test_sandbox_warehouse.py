@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sandbox.streams import UNPUBLISHED, Streams, _headers
+from sandbox.streams import UNPUBLISHED, Streams, headers_of
 from sandbox.warehouse import Warehouse
 from shared.contracts.base import LineQuantity
 from shared.contracts.fulfillment import (
@@ -78,7 +78,7 @@ async def told(world: World) -> list[tuple[str, dict[str, Any]]]:
     rows = await world.ledger.run(lambda db: db.execute(UNPUBLISHED).fetchall())
     found = []
     for row in rows:
-        context = context_of(row["key"].encode(), _headers(row))
+        context = context_of(row["key"].encode(), headers_of(row))
         assert context.message_id() and context.source == "warehouse"
         message = data_of(WAREHOUSE_MESSAGES[context.type], row["data"].encode())
         found += [(context.type, message.model_dump(mode="json"))] * row["copies"]
@@ -251,7 +251,7 @@ async def test_a_record_is_heard_once_and_one_that_cannot_be_read_stops_nothing(
     streams = Streams(world.ledger, "nowhere", count)
     place = type("Place", (), {"partition": 0})()
     for records in ([record(0, "s1"), *broken, stranger], [record(0, "s1"), record(9, "s9")]):
-        await world.ledger.run(partial(streams._take, {place: records}))
+        await world.ledger.run(partial(streams.take, {place: records}))
     assert [name for name in heard if name] == ["s1", "s9"]
     shipments = (await world.http.get("/warehouse/shipments", params={"order_id": "order-1"})).json()
     assert [shipment["shipment_id"] for shipment in shipments] == ["s1", "s9"]

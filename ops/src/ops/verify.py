@@ -175,3 +175,14 @@ async def books(endpoints: Endpoints, auth_key: str, counted: Counted, report: R
     report("payments: our books and the processor's", found["compared"])
     for drift in found["drift"]:
         yield Finding("our books equal the processor's", f"payments {drift['operation_id']}", drift["detail"])
+
+
+async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Counted, list[Finding]]:
+    """Everything, over all services."""
+    counted = Counted()
+    findings: list[Finding] = []
+    for service in DECIDING:
+        findings += [f async for f in journals(endpoints.database(service), service, counted, report)]
+    findings += [f async for f in timeline(endpoints, counted, report)]
+    findings += [f async for f in books(endpoints, auth_key, counted, report)]
+    return counted, findings

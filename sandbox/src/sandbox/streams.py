@@ -98,7 +98,7 @@ class Streams:
         if not rows:
             return None
         sends = [
-            await producer.send(TOLD_ON, row["data"].encode(), row["key"].encode(), headers=_headers(row))
+            await producer.send(TOLD_ON, row["data"].encode(), row["key"].encode(), headers=headers_of(row))
             for row in rows
             for _ in range(row["copies"])
         ]
@@ -120,11 +120,11 @@ class Streams:
             while True:
                 batches = await consumer.getmany(timeout_ms=500, max_records=500)
                 if batches:
-                    await self._ledger.run(partial(self._take, batches))
+                    await self._ledger.run(partial(self.take, batches))
         finally:
             await consumer.stop()
 
-    def _take(self, batches: Mapping[TopicPartition, Sequence[Record]], db: sqlite3.Connection) -> None:
+    def take(self, batches: Mapping[TopicPartition, Sequence[Record]], db: sqlite3.Connection) -> None:
         positions = dict(db.execute(POSITIONS).fetchall())
         for place, records in batches.items():
             for record in records:
@@ -134,7 +134,7 @@ class Streams:
             db.execute(ADVANCE, (place.partition, records[-1].offset + 1))
 
 
-def _headers(row: sqlite3.Row) -> list[tuple[str, bytes]]:
+def headers_of(row: sqlite3.Row) -> list[tuple[str, bytes]]:
     return [
         ("ce_specversion", b"1.0"),
         ("ce_id", row["id"].encode()),

@@ -44,10 +44,11 @@ class RelayProgress:
 class Relay:
     """Runs in every replica; publishes in one."""
 
-    def __init__(self, settings: Settings, service: str) -> None:
+    def __init__(self, settings: Settings, service: str, topic: str | None = None) -> None:
+        """`topic` is `<service>.events` unless said otherwise."""
         self.progress = RelayProgress()
         self._settings = settings
-        self._topic = f"{service}.events"
+        self._topic = topic or f"{service}.events"
         self._source = source_of(service).encode()
         self._schemas = {t: schema_id(fact).encode() for t, fact in FACTS.items()}
         self._woken = asyncio.Event()

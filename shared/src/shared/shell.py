@@ -69,6 +69,25 @@ async def _keep_nothing(db: Db, touched: Sequence[Held[Any]], surroundings: Any)
     return None
 
 
+class Remembered(Generic[S]):
+    """States of late, by the hash of their last fact: the chain says what happened before it, so a state found under
+    it is the state, whoever wrote the row since and whether or not the transaction that made it was committed."""
+
+    def __init__(self, most: int = 2048) -> None:
+        self._most = most
+        self._states: dict[str, tuple[bytes, S]] = {}
+
+    def find(self, key: str) -> tuple[bytes, S] | None:
+        return self._states.get(key)
+
+    def keep(self, key: str, chain: bytes, state: S) -> None:
+        """The one written longest ago makes room."""
+        self._states.pop(key, None)
+        self._states[key] = (chain, state)
+        if len(self._states) > self._most:
+            del self._states[next(iter(self._states))]
+
+
 @dataclass(frozen=True, slots=True)
 class Flow(Generic[S, C, X]):
     """How one kind of aggregate is decided, folded and kept.
@@ -91,6 +110,7 @@ class Flow(Generic[S, C, X]):
     deadlines: Callable[[S], Mapping[str, datetime]] | None = None
     laws: Callable[[S], Sequence[str]] = _no_laws
     prefix: str = ""
+    remembered: "Remembered[S]" = field(default_factory=lambda: Remembered(), compare=False)
 
     def fold(self, key: str, facts: Sequence[Fact]) -> S:
         """The state that a journal gives."""
@@ -102,7 +122,10 @@ class Flow(Generic[S, C, X]):
 
 CLAIM = "INSERT INTO inbox (id) SELECT DISTINCT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id"
 UNCLAIM = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
-LOAD = "SELECT key, state, sequence, chain FROM states WHERE key = ANY($1::text[]) ORDER BY key FOR UPDATE"
+# The document is not sent where the state at this very chain is remembered here.
+LOAD = """
+SELECT key, CASE WHEN states.chain IS DISTINCT FROM known.chain THEN state END, sequence, states.chain
+FROM unnest($1::text[], $2::bytea[]) AS known (key, chain) JOIN states USING (key) ORDER BY key FOR UPDATE OF states"""
 # A first command needs its lock too: the row is made before it is locked, and removed again if nothing comes of it.
 MAKE = """
 INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
@@ -123,14 +146,22 @@ WHERE deadlines.key = gone.key AND deadlines.name = gone.name"""
 
 async def load(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, Held[S]]:
     """Lock and read the aggregates, in key order; those that do not exist yet are locked in their initial state."""
-    rows = await db.fetch(LOAD, keys)
+    # Taken out before waiting: another transaction of this process may remember something else meanwhile.
+    known = [flow.remembered.find(key) for key in keys]
+    remembered = {key: found[1] for key, found in zip(keys, known, strict=True) if found is not None}
+    rows = await db.fetch(LOAD, keys, [found and found[0] for found in known])
     if len(rows) < len(keys):
-        missing = sorted(set(keys) - {row["key"] for row in rows})
+        missing = sorted(set(keys) - {row[0] for row in rows})
         await db.execute(MAKE, missing)
-        rows += await db.fetch(LOAD, missing)
+        rows += await db.fetch(LOAD, missing, [None] * len(missing))
     held = {}
     for key, document, sequence, chain in rows:
-        state = flow.state.validate_json(document) if sequence else flow.initial(key)
+        if not sequence:
+            state = flow.initial(key)
+        elif document is None:
+            state = remembered[key]
+        else:
+            state = flow.state.validate_json(document)
         held[key] = Held(key, state, state, sequence, chain, is_new=not sequence)
     return held
 
@@ -188,6 +219,8 @@ async def apply(
         outcomes.append(Outcome(facts=facts))
 
     touched = [h for h in held.values() if h.facts]
+    for h in touched:
+        flow.remembered.keep(h.key, h.chain, h.state)
     if touched:
         await db.execute(
             SAVE,

@@ -2,10 +2,12 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import EmailStr, Field
 
-from shared.contracts.base import Id, Model, OrderFact, Text
+from shared.contracts.base import Count, Id, LineQuantity, Model, Name, OrderFact, TenderKind, Text
+from shared.contracts.payments import RefundChannel
 from shared.money import Currency, Minor
 
 
@@ -38,6 +40,110 @@ class Statement(Model):
     as_of_sequence: int
 
 
+class ShipmentMatter(Model):
+    """The shipment that a message is about: its own units, and which of how many it is."""
+
+    about: Literal["shipment"] = "shipment"
+    shipment_id: Id
+    number: int = Field(ge=1)
+    of: int = Field(ge=1)
+    carrier: Id
+    tracking: tuple[Id, ...]
+    lines: tuple[LineQuantity, ...]
+
+
+class LegMatter(Model):
+    leg_id: Id
+    channel: RefundChannel
+    tender_kind: TenderKind
+    amount_minor: Minor
+    promised_at: datetime
+
+
+class RefundMatter(Model):
+    """The payouts that a message is about, by channel."""
+
+    about: Literal["refund"] = "refund"
+    refund_id: Id
+    currency: Currency
+    legs: tuple[LegMatter, ...]
+
+
+Matter = Annotated[ShipmentMatter | RefundMatter, Field(discriminator="about")]
+
+
+class RecipientBasis(Model):
+    """Whom to tell, and what the lines are called."""
+
+    about: Literal["recipient"] = "recipient"
+    email: EmailStr
+    name: Name
+    currency: Currency
+    titles: dict[Id, Name]
+
+
+class UnitsBasis(Model):
+    """Units of lines that were owed, shipped or cancelled by this fact."""
+
+    about: Literal["units"] = "units"
+    owed: tuple[LineQuantity, ...] = ()
+    shipped: tuple[LineQuantity, ...] = ()
+    cancelled: tuple[LineQuantity, ...] = ()
+
+
+class BackorderBasis(Model):
+    """A backorder after it; nothing is left of it at quantity 0."""
+
+    about: Literal["backorder"] = "backorder"
+    backorder_id: Id
+    line_id: Id
+    quantity: Count
+    eta: datetime | None
+
+
+class ChargeBasis(Model):
+    about: Literal["charge"] = "charge"
+    shipment_id: Id | None
+    amount_minor: Minor
+
+
+class LegStage(StrEnum):
+    ROUTED = "routed"
+    SUBMITTED = "submitted"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class RefundBasis(Model):
+    """The legs of a refund that this fact concerns, and how far they are now."""
+
+    about: Literal["refund"] = "refund"
+    refund_id: Id
+    stage: LegStage
+    legs: tuple[LegMatter, ...]
+
+
+class WaitingBasis(Model):
+    """Something to tell, as soon as it is known to whom."""
+
+    about: Literal["waiting"] = "waiting"
+    kind: NotificationKind
+    trigger_id: str
+    matter: Matter
+    service: Id
+    sequence: int
+
+
+class NotificationBasisNoted(OrderFact, service="notifications", type="notification.basis_noted"):
+    """What messages of this order rest on, as another service told it."""
+
+    heard: str = Field(description="type of the fact that was heard; its id is the causation id")
+    basis: Annotated[
+        RecipientBasis | UnitsBasis | BackorderBasis | ChargeBasis | RefundBasis | WaitingBasis,
+        Field(discriminator="about"),
+    ]
+
+
 class NotificationFact(OrderFact, service="notifications"):
     notification_id: Id
 
@@ -48,6 +154,8 @@ class NotificationQueued(NotificationFact, type="notification.queued"):
     dedupe_key: str
     trigger_id: str = Field(description="id of the fact that caused it")
     statements: tuple[Statement, ...]
+    matter: Matter | None = None
+    queued_at: datetime | None = None
 
 
 class NotificationSuppressed(NotificationFact, type="notification.suppressed"):
@@ -66,6 +174,10 @@ class NotificationSent(NotificationFact, type="notification.sent"):
 
 class NotificationFailed(NotificationFact, type="notification.failed"):
     detail: Text
+
+
+class NotificationDelivered(NotificationFact, type="notification.delivered"):
+    """The recipient's mail server says so."""
 
 
 class NotificationBounced(NotificationFact, type="notification.bounced"):

@@ -335,7 +335,8 @@ class DueLine(Model):
 
     line_id: Id
     quantity: Count
-    in_advance: bool = Field(default=False, description="before their inspection, as the policy's trigger has it")
+    advanced_units: Count = Field(default=0, description="refunded before their inspection, as policy has it")
+    advanced_minor: Minor = Field(default=0, description="what those are worth")
     gross_minor: Minor
     fee_minor: Minor
     shipping_minor: Minor

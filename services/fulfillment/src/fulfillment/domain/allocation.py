@@ -5,19 +5,19 @@ from dataclasses import replace
 from datetime import datetime
 
 from fulfillment.domain import backorder as backorders_
-from fulfillment.domain.ledger import OrderFulfillment, evolve
+from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment, evolve
 from fulfillment.domain.planning import Need, Pick, PlannedParcels, Split, plan, shipments_left
 from fulfillment.domain.policy import FulfillmentPolicy, in_force
 from fulfillment.domain.shipment import Shipment, numbering, quantities, summed
 from fulfillment.domain.stock import Stock
-from shared.contracts.base import Fact, LineQuantity
+from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.fulfillment import (
     BackorderCancelled,
     BackorderConsentSettled,
     BackorderCreated,
     BackorderFilled,
-    FulfillmentLinesCancelled,
     CancelledUnits,
+    FulfillmentLinesCancelled,
     FulfillmentPlanned,
     FulfillmentReplanned,
     PlannedBackorder,
@@ -26,7 +26,6 @@ from shared.contracts.fulfillment import (
     ShipmentHeld,
     StockAllocated,
 )
-from shared.contracts.base import Bucket
 from shared.contracts.orders import BackorderChoice
 from shared.machine import Invalid
 
@@ -67,9 +66,9 @@ def place(
     )
     about = {"order_id": state.order_id, "shipments": planned, "backorders": tuple(backorders)}
     facts: list[Fact] = [
-        FulfillmentReplanned(**about, reasons=split.reasons, policy=policy.ref)
-        if state.shipments or state.backorders
-        else FulfillmentPlanned(**about, reasons=split.reasons, policy=policy.ref, preference=state.preference)
+        FulfillmentPlanned(**about, reasons=split.reasons, policy=policy.ref, preference=state.preference)
+        if state.status is FulfillmentStatus.OPENED
+        else FulfillmentReplanned(**about, reasons=split.reasons, policy=policy.ref)
     ]
     facts += _created(state, split, names, is_waiting=bool(backorders or state.waiting), replaces=replaces_shipment_id)
     facts += [
@@ -154,14 +153,13 @@ def settle_consent(
             return [settled, closed, told]
         case BackorderChoice.SUBSTITUTE:
             facts = [settled, closed]
-            after = _after(state, facts)
-            return facts + place(after, [Need(backorder.line_id, str(substitute_sku), units)], stock)
+            return facts + place(after(state, facts), [Need(backorder.line_id, str(substitute_sku), units)], stock)
         case BackorderChoice.SHIP_AVAILABLE:
             facts = [settled]
-            return facts + fill(_after(state, facts), stock, at)
+            return facts + fill(after(state, facts), stock, at)
 
 
-def _after(state: OrderFulfillment, facts: Sequence[Fact]) -> OrderFulfillment:
+def after(state: OrderFulfillment, facts: Sequence[Fact]) -> OrderFulfillment:
     for fact in facts:
         state = evolve(state, fact)
     return state

@@ -124,10 +124,14 @@ def evolve(backorder: Backorder, fact: BackorderFact) -> Backorder:
         case BackorderFilled(quantity=units, remaining=remaining):
             to = _S.PARTIALLY_FILLED if remaining else _S.FILLED
             status = BACKORDER.step(backorder.status, fact, to)
-            return replace(backorder, open=backorder.open - units, status=status, consent_due=_due(backorder, remaining))
+            return replace(
+                backorder, open=backorder.open - units, status=status, consent_due=_due(backorder, remaining)
+            )
         case BackorderCancelled(quantity=units, remaining=remaining):
             status = BACKORDER.step(backorder.status, fact, backorder.status if remaining else _S.CANCELLED)
-            return replace(backorder, open=backorder.open - units, status=status, consent_due=_due(backorder, remaining))
+            return replace(
+                backorder, open=backorder.open - units, status=status, consent_due=_due(backorder, remaining)
+            )
     backorder = replace(backorder, status=BACKORDER.step(backorder.status, fact))
     match fact:
         case BackorderEtaRevised(eta=eta):

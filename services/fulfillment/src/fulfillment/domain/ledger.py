@@ -9,7 +9,7 @@ from typing import Final
 from fulfillment.domain import backorder as backorders_
 from fulfillment.domain import shipment as shipments_
 from fulfillment.domain.backorder import Backorder
-from fulfillment.domain.quantities import Line
+from fulfillment.domain.quantities import IN_SHIPMENTS, Line
 from fulfillment.domain.shipment import Item, Shipment
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
@@ -71,6 +71,9 @@ FULFILLMENT: Final = Machine(
 )
 
 
+AS_AVAILABLE: Final = ShippingPreference()
+
+
 @dataclass(frozen=True, slots=True)
 class OrderFulfillment:
     """`cancellations`, `inspections` and `replacements` are the ids that had their effect, so that none has two."""
@@ -78,7 +81,7 @@ class OrderFulfillment:
     order_id: str
     status: FulfillmentStatus = FulfillmentStatus.UNOPENED
     placed_at: datetime | None = None
-    preference: ShippingPreference = ShippingPreference()
+    preference: ShippingPreference = AS_AVAILABLE
     lines: dict[str, Line] = field(default_factory=dict)
     shipments: dict[str, Shipment] = field(default_factory=dict)
     backorders: dict[str, Backorder] = field(default_factory=dict)
@@ -105,6 +108,27 @@ class OrderFulfillment:
 def deadlines(state: OrderFulfillment) -> dict[str, datetime]:
     """When silence about a backorder becomes an answer."""
     return {f"consent {b.backorder_id}": b.consent_due for b in state.waiting if b.consent_due}
+
+
+def laws(state: OrderFulfillment) -> list[str]:
+    """The invariants it breaks, in words: none, ever."""
+    broken = []
+    for line in state.lines.values():
+        if line.ordered != line.of(*Bucket):
+            broken.append(f"I1: line {line.line_id} owes {line.ordered}, its buckets hold {line.of(*Bucket)}")
+        broken += [f"I2: line {line.line_id} has {n} {bucket}" for bucket, n in line.units.items() if n < 0]
+        shipped = in_shipments(state, line.line_id)
+        if shipped != line.of(*IN_SHIPMENTS):
+            broken.append(f"I4: line {line.line_id} has {shipped} in shipments, its buckets {line.of(*IN_SHIPMENTS)}")
+        waiting = sum(backorder.open for backorder in state.waiting if backorder.line_id == line.line_id)
+        if waiting != line.of(Bucket.BACKORDERED):
+            broken.append(f"I1: line {line.line_id} has {waiting} in backorders, {line.of(Bucket.BACKORDERED)} counted")
+    return broken
+
+
+def in_shipments(state: OrderFulfillment, line_id: str) -> int:
+    """Units of a line in live shipments, less those that were promised anew."""
+    return sum(s.quantity(line_id) - s.reshipped.get(line_id, 0) for s in state.live_shipments)
 
 
 Lines = dict[str, Line]
@@ -141,13 +165,14 @@ def _of_shipment(lines: Lines, fact: ShipmentFact) -> Lines:
 
 def _of_backorder(lines: Lines, fact: BackorderFact) -> Lines:
     match fact:
-        case BackorderCreated():
-            move, source, target = fact, Bucket.UNALLOCATED, Bucket.BACKORDERED
-        case BackorderFilled() | BackorderConsentSettled(choice=BackorderChoice.SUBSTITUTE):
-            move, source, target = fact, Bucket.BACKORDERED, Bucket.UNALLOCATED
+        case BackorderCreated(line_id=line_id, quantity=units):
+            return {**lines, line_id: lines[line_id].moved(units, Bucket.UNALLOCATED, Bucket.BACKORDERED)}
+        case BackorderFilled(line_id=line_id, quantity=units):
+            return {**lines, line_id: lines[line_id].moved(units, Bucket.BACKORDERED, Bucket.UNALLOCATED)}
+        case BackorderConsentSettled(line_id=line_id, quantity=units, choice=BackorderChoice.SUBSTITUTE):
+            return {**lines, line_id: lines[line_id].moved(units, Bucket.BACKORDERED, Bucket.UNALLOCATED)}
         case _:
             return lines
-    return {**lines, move.line_id: lines[move.line_id].moved(move.quantity, source, target)}
 
 
 def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
@@ -183,9 +208,9 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
                 state, backorders={**state.backorders, backorder_id: backorder}, lines=_of_backorder(state.lines, fact)
             )
             if isinstance(fact, BackorderConsentSettled) and fact.choice is BackorderChoice.SHIP_AVAILABLE:
-                return replace(state, preference=ShippingPreference())
+                return replace(state, preference=AS_AVAILABLE)
             return state
-        case FulfillmentOpened(lines=lines, placed_at=placed_at, preference=preference):
+        case FulfillmentOpened(lines=opened, placed_at=placed_at, preference=preference):
             return replace(
                 state,
                 status=FULFILLMENT.step(state.status, fact),
@@ -193,7 +218,7 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
                 preference=preference,
                 lines={
                     line.line_id: Line(line.line_id, line.sku, line.quantity, {Bucket.UNALLOCATED: line.quantity})
-                    for line in lines
+                    for line in opened
                 },
             )
         case FulfillmentPlanned() | FulfillmentReplanned():
@@ -204,10 +229,10 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
         case FulfillmentHoldsChanged(holds=holds):
             return replace(state, holds=holds)
         case FulfillmentLinesCancelled(cancellation_id=cancellation_id, lines=cancelled):
-            lines = dict(state.lines)
-            for units in cancelled:
-                lines[units.line_id] = lines[units.line_id].moved(units.quantity, units.was, Bucket.CANCELLED)
-            return replace(state, lines=lines, cancellations=_answered(state, cancellation_id))
+            left = dict(state.lines)
+            for gone in cancelled:
+                left[gone.line_id] = left[gone.line_id].moved(gone.quantity, gone.was, Bucket.CANCELLED)
+            return replace(state, lines=left, cancellations=_answered(state, cancellation_id))
         case FulfillmentCancellationRefused(cancellation_id=cancellation_id):
             return replace(state, cancellations=_answered(state, cancellation_id))
         case FulfillmentLinesShortShipped(lines=moves):

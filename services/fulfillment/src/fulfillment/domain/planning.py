@@ -159,9 +159,7 @@ def _fewest(
     return best
 
 
-def _covered(
-    locations: Sequence[str], wanted: Mapping[str, int], free: Mapping[str, Mapping[str, int]]
-) -> int:
+def _covered(locations: Sequence[str], wanted: Mapping[str, int], free: Mapping[str, Mapping[str, int]]) -> int:
     return sum(min(units, sum(free[sku].get(at, 0) for at in locations)) for sku, units in wanted.items())
 
 
@@ -246,9 +244,7 @@ def _shipments_in_words(quantity: int) -> str:
     return "one shipment" if quantity == 1 else f"{quantity} shipments"
 
 
-def _of_locations(
-    needs: Sequence[Need], picked: Mapping[tuple[int, str], int], locations: Sequence[str]
-) -> str:
+def _of_locations(needs: Sequence[Need], picked: Mapping[tuple[int, str], int], locations: Sequence[str]) -> str:
     at = {place: sum(units for (_, where), units in picked.items() if where == place) for place in locations}
     parts = ", ".join(f"{_units(units)} from {place}" for place, units in at.items())
     if len(locations) == 1:

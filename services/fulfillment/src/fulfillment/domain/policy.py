@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from pydantic import Field
 
@@ -19,7 +20,9 @@ class FulfillmentPolicy(Model):
     consent_after_days: int = Field(ge=0, description="a slip of more than this asks for the customer's consent")
     consent_hours: int = Field(ge=1, description="how long the customer has to answer")
     consent_options: tuple[BackorderChoice, ...]
-    silence: BackorderChoice = Field(description="what happens when nobody answers")
+    silence: Literal[BackorderChoice.WAIT, BackorderChoice.CANCEL, BackorderChoice.SHIP_AVAILABLE] = Field(
+        description="what happens when nobody answers"
+    )
 
     @property
     def ref(self) -> PolicyRef:

@@ -1,7 +1,7 @@
 """A shelf, one sku at one location, as goods come in: received once per receipt, announced with a date. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias
 
@@ -39,8 +39,17 @@ class Expect:
 
 
 ShelfCommand: TypeAlias = Receive | Expect
-Receipts: TypeAlias = Mapping[tuple[str, str], int]
-"""Quantity by (shelf's key, receipt id): of the receipts that a batch names, those that had their effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """Of the receipts that a batch names, the quantities of those that had their effect, by (shelf's key, receipt id).
+
+    `told_at` is when the latest of what is told of a shelf happened.
+    """
+
+    known: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    told_at: Mapping[str, datetime] = field(default_factory=dict)
 
 
 def key_of(sku: str, location: str) -> str:
@@ -53,7 +62,7 @@ def decide(state: ShelfState, command: ShelfCommand, receipts: Receipts) -> Sequ
         raise Invalid("sku", "must not contain @")
     match command:
         case Receive(receipt_id=receipt_id, sku=sku, location=location, quantity=quantity):
-            before = receipts.get((state.key, receipt_id))
+            before = receipts.known.get((state.key, receipt_id))
             if before is not None and before != quantity:
                 raise Invalid("receipt_id", f"{receipt_id} was received before with {before} units")
             if before is not None:
@@ -80,5 +89,5 @@ def evolve(state: ShelfState, fact: Fact) -> ShelfState:
 
 def follow(receipts: Receipts, fact: Fact) -> Receipts:
     if isinstance(fact, StockReceived):
-        return {**receipts, (fact.subject, fact.receipt_id): fact.quantity}
+        return replace(receipts, known={**receipts.known, (fact.subject, fact.receipt_id): fact.quantity})
     return receipts

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
-from fulfillment.domain.tracking import EXCEPTIONS, Standing, ShipmentStatus, standing, with_scan
+from fulfillment.domain.tracking import EXCEPTIONS, ShipmentStatus, Standing, standing, with_scan
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.fulfillment import (
     Parcel as ToldParcel,
@@ -38,7 +38,7 @@ from shared.contracts.fulfillment import (
 from shared.machine import Invalid, Machine, NotAllowed
 
 _S = ShipmentStatus
-_ON_ITS_WAY: Final = {
+_ON_ITS_WAY: Final[dict[type[Fact], _S | frozenset[_S]]] = {
     ShipmentDelayed: _S.EXCEPTION,
     ShipmentDeliveryAttempted: _S.EXCEPTION,
     ShipmentDelivered: _S.DELIVERED,
@@ -183,14 +183,14 @@ def summed(lines: Iterable[tuple[str, int]]) -> dict[str, int]:
     return sums
 
 
-def told_parcels(shipment: Shipment, tracking: Mapping[str, str] | None = None) -> tuple[ToldParcel, ...]:
-    """The parcels that hold something, as facts name them."""
+def told_parcels(shipment: Shipment, carrier: str, tracking: Mapping[str, str]) -> tuple[ToldParcel, ...]:
+    """The parcels that hold something, as they are handed over."""
     return tuple(
         ToldParcel(
             parcel_id=parcel.parcel_id,
             lines=quantities(parcel.lines),
-            carrier=shipment.carrier,
-            tracking=tracking[parcel.parcel_id] if tracking else parcel.tracking,
+            carrier=carrier,
+            tracking=tracking[parcel.parcel_id],
         )
         for parcel in shipment.parcels.values()
         if parcel.lines
@@ -234,7 +234,9 @@ def check_tracking(shipment: Shipment, tracking: Mapping[str, str]) -> None:
     unknown = sorted(tracking.keys() - shipment.parcels.keys())
     if unknown:
         raise Invalid("tracking.parcel_id", f"{unknown[0]} is not a parcel of {shipment.shipment_id}")
-    missing = [parcel.parcel_id for parcel in shipment.parcels.values() if parcel.lines and not tracking.get(parcel.parcel_id)]
+    missing = [
+        parcel.parcel_id for parcel in shipment.parcels.values() if parcel.lines and not tracking.get(parcel.parcel_id)
+    ]
     if missing:
         raise Invalid("tracking", f"parcel {missing[0]} has none")
     if len(set(tracking.values())) < len(tracking):
@@ -361,7 +363,9 @@ def evolve(shipment: Shipment, fact: ShipmentFact) -> Shipment:
     shipment = replace(shipment, status=SHIPMENT.step(shipment.status, fact, target))
     match fact:
         case ShipmentPacked(parcels=parcels):
-            boxes = {p.parcel_id: Parcel(p.parcel_id, {line.line_id: line.quantity for line in p.lines}) for p in parcels}
+            boxes = {
+                p.parcel_id: Parcel(p.parcel_id, {line.line_id: line.quantity for line in p.lines}) for p in parcels
+            }
             return replace(shipment, parcels=boxes)
         case ShipmentShipped(carrier=carrier, parcels=parcels, number=number):
             tracking = {p.parcel_id: p.tracking for p in parcels}
@@ -385,14 +389,14 @@ def _unpacked(parcels: Mapping[str, Parcel], lines: Iterable[LineQuantity]) -> d
     """Units leave the last parcels first; a parcel that is empty then stays known, since the warehouse may name it."""
     left = {line.line_id: line.quantity for line in lines}
     kept: dict[str, Parcel] = {}
-    for name, parcel in reversed(parcels.items()):
+    for name, parcel in reversed(list(parcels.items())):
         inside = dict(parcel.lines)
         for line_id, units in parcel.lines.items():
             taken = min(units, left.get(line_id, 0))
             left[line_id] = left.get(line_id, 0) - taken
             inside[line_id] = units - taken
         kept[name] = replace(parcel, lines={line_id: units for line_id, units in inside.items() if units})
-    return dict(reversed(kept.items()))
+    return dict(reversed(list(kept.items())))
 
 
 def _scanned(shipment: Shipment, fact: ScanFact) -> Shipment:
@@ -430,7 +434,9 @@ def without(shipment: Shipment, line_id: str, sku: str, quantity: int) -> Shipme
     return replace(shipment, items=tuple(items))
 
 
-def owed_again(shipments: Mapping[str, Shipment], line_id: str, quantity: int, was: ShipmentStatus) -> dict[str, Shipment]:
+def owed_again(
+    shipments: Mapping[str, Shipment], line_id: str, quantity: int, was: ShipmentStatus
+) -> dict[str, Shipment]:
     """The shipments after units of parcels that stand at `was` have been promised anew: they count no longer there."""
     changed = dict(shipments)
     for shipment in shipments.values():

@@ -41,7 +41,7 @@ class Stock:
     """The shelves (sku, then location) of the skus a batch touches, locked; and the queue for them.
 
     `ahead` is, by order and sku, what older orders waited for when it was loaded; `since` is how that demand changed
-    within the batch, by sku, as (place, units).
+    within the batch, by sku, as (place, units). `told_at` is when the latest of what is told of an order happened.
     """
 
     shelves: Mapping[str, Mapping[str, Shelf]] = field(default_factory=dict)
@@ -49,6 +49,7 @@ class Stock:
     ahead: Mapping[tuple[str, str], int] = field(default_factory=dict)
     since: Mapping[str, tuple[tuple[Place, int], ...]] = field(default_factory=dict)
     policies: tuple[FulfillmentPolicy, ...] = ()
+    told_at: Mapping[str, datetime] = field(default_factory=dict)
 
     def free(self, sku: str) -> dict[str, int]:
         """Free units by location."""

@@ -14,8 +14,8 @@ from typing import Any, Final
 from orders.domain.quantities import (
     BEFORE_HAND_OVER,
     GONE_ASTRAY,
-    OPEN,
     HANDED_OVER,
+    OPEN,
     Backorder,
     Line,
     Shipment,

@@ -5,6 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from payments.domain import tender as tenders
+from payments.domain.operation import IN_FLIGHT, OPERATION, Operation, OperationStatus
+from payments.domain.refund import PAYOUT_FAILED, REFUND, REPAYS_EXCESS, Refund, RefundStatus
+from payments.domain.routing import Source
+from payments.domain.tender import DISPUTE, TENDER, Tender
 from shared.contracts.base import Fact
 from shared.contracts.payments import (
     DisputeFact,
@@ -33,7 +38,6 @@ from shared.contracts.payments import (
     RefundApproved,
     RefundAttentionNeeded,
     RefundCancelled,
-    RefundChannel,
     RefundCompleted,
     RefundFact,
     RefundKind,
@@ -51,12 +55,6 @@ from shared.contracts.payments import (
     UnitsChange,
 )
 from shared.money import cumulative
-
-from payments.domain import tender as tenders
-from payments.domain.operation import IN_FLIGHT, OPERATION, Operation, OperationStatus
-from payments.domain.refund import PAYOUT_FAILED, REFUND, REPAYS_EXCESS, Refund, RefundStatus
-from payments.domain.routing import Source
-from payments.domain.tender import DISPUTE, TENDER, Tender
 
 EXPIRED_AUTHORIZATION: Final = "authorization_expired"
 """The provider's code for a capture that came too late; it is authorized again, and not held against the tender."""
@@ -115,24 +113,25 @@ class Account:
     def handed_over_minor(self) -> int:
         """What was handed over is worth: goods by cumulative rounding, and all shipping with the first of it.
 
-        More units than are left of the line are replacements, and were paid for.
+        Orders takes the worth of cancelled units off the line's start, so what is handed over counts from its end: once
+        nothing is left to ship, both sum up to the line. More units than are left of it are replacements, and were paid.
         """
         value, is_any = 0, False
         for id, line in self.lines.items():
             units = self.of_line(id)
-            part = min(units.handed_over, line.quantity - min(units.cancelled, line.quantity))
-            value += cumulative(line.goods_minor, part, line.quantity)
+            part = min(units.handed_over, max(0, line.quantity - units.cancelled))
+            value += line.goods_minor - cumulative(line.goods_minor, line.quantity - part, line.quantity)
             is_any |= part > 0
         return value + (self.shipping_minor if is_any else 0)
 
     @property
     def worth_minor(self) -> int:
-        """What is left of the order: cancelled units are taken off its end, shipping stays while anything ships."""
+        """What is left of the order; shipping stays due while anything ships."""
         value, is_any = 0, False
         for id, line in self.lines.items():
-            left = line.quantity - min(self.of_line(id).cancelled, line.quantity)
-            value += cumulative(line.goods_minor, left, line.quantity)
-            is_any |= left > 0
+            gone = min(self.of_line(id).cancelled, line.quantity)
+            value += line.goods_minor - cumulative(line.goods_minor, gone, line.quantity)
+            is_any |= gone < line.quantity
         return value + (self.shipping_minor if is_any else 0)
 
     @property
@@ -248,6 +247,28 @@ class Account:
 
     def refund_id(self) -> str:
         return f"{self.order_id}-R{len(self.refunds) + 1}"
+
+
+def laws(state: Account) -> list[str]:
+    """The invariants of the domain that the account breaks, in words: always none."""
+    broken = []
+    for t in state.tenders.values():
+        refunds = state.refunded_minor(t.id) + state.refunding_minor(t.id)
+        if t.captured_minor + t.voided_minor > t.authorized_minor:
+            broken.append(f"I6: tender {t.id} captured {t.captured_minor} of {t.authorized_minor} authorized")
+        if refunds + state.held_minor(t) > t.captured_minor:
+            broken.append(f"I6: tender {t.id} gives back {refunds} of {t.captured_minor} captured")
+    if (back := state.refunded_minor() + state.refunding_minor()) > state.captured_minor:
+        broken.append(f"I7: refunds of {back} of {state.captured_minor} captured")
+    for id, line in state.lines.items():
+        units = state.of_line(id)
+        if (n := state.refunded_units(id)) > units.due_back + units.cancelled + units.undelivered:
+            broken.append(f"I8: line {id} has {n} units refunded of {line.quantity}")
+    return broken + [
+        f"I10: the legs of refund {r.id} sum up to more than it"
+        for r in state.refunds.values()
+        if state.paid_out_minor(r) + state.paying_out_minor(r) > r.amount_minor
+    ]
 
 
 def evolve(state: Account, fact: Fact) -> Account:
@@ -463,9 +484,7 @@ def _with_legs(state: Account, refund: Refund, fact: RefundRouted) -> Account:
             refund_id=refund.id,
             channel=leg.channel,
         )
-    refund = replace(
-        refund, legs=(*refund.legs, *(leg.leg_id for leg in fact.legs)), promised_at=fact.promised_at
-    )
+    refund = replace(refund, legs=(*refund.legs, *(leg.leg_id for leg in fact.legs)), promised_at=fact.promised_at)
     return _with_refund(replace(state, operations=operations), refund)
 
 
@@ -491,8 +510,3 @@ def _pay_out(state: Account, fact: RefundLegFact) -> Account:
         case _:
             raise TypeError(f"{fact.type} is no fact of a refund leg")
     return _with_operation(_with_refund(state, refund), leg)
-
-
-def is_payout(operation: Operation) -> bool:
-    """Money to a channel of its own, and not back to the authorization it came from."""
-    return operation.channel not in (None, RefundChannel.ORIGINAL)

@@ -7,6 +7,8 @@ is no longer needed is released, as soon as nothing on its tender is in flight.
 from collections.abc import Sequence
 from datetime import datetime
 
+from payments.domain.account import Account, evolve
+from payments.domain.tender import CAPTURABLE, PROMISED, Tender, TenderStatus
 from shared.contracts.base import Fact, TenderKind
 from shared.contracts.payments import (
     OperationKind,
@@ -19,9 +21,6 @@ from shared.contracts.payments import (
     PaymentVoidRequested,
     StoreCreditSpent,
 )
-
-from payments.domain.account import Account, evolve
-from payments.domain.tender import CAPTURABLE, PROMISED, Tender, TenderStatus
 
 
 def authorizations(state: Account, at: datetime) -> list[Fact]:
@@ -58,6 +57,8 @@ def captures(state: Account, at: datetime, *, again: bool = False) -> list[Fact]
         if tender.status is TenderStatus.AUTHORIZATION_EXPIRED:
             facts.append(_ask(state, tender, _still_needed(state, tender), at, requests))
             requests += 1
+        if tender.status in PROMISED:
+            # It may be authorized yet, and is drawn on then: none of the tenders after it gives its part.
             missing -= tender.amount_minor - tender.captured_minor
             continue
         amount = min(_capturable(state, tender), missing)
@@ -74,8 +75,8 @@ def captures(state: Account, at: datetime, *, again: bool = False) -> list[Fact]
 
 def releases(state: Account, at: datetime) -> list[Fact]:
     """Void what no longer can be needed. Nothing is released while a declined capture may still be drawn elsewhere."""
-    rest = state.worth_minor - state.captured_minor - state.capturing_minor()
-    if rest > 0 and any(t.is_capture_refused for t in state.tenders.values()):
+    rest = max(0, state.worth_minor - state.captured_minor - state.capturing_minor())
+    if rest and any(t.is_capture_refused for t in state.tenders.values()):
         return []
     facts: list[Fact] = []
     requests = 0

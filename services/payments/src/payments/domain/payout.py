@@ -6,10 +6,24 @@ Everything of an order is decided under its one row lock, so that no two refunds
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
-from shared.contracts.base import Fact, PolicyRef, TenderKind
+from payments.domain.account import Account, evolve
+from payments.domain.operation import Operation
+from payments.domain.policy import in_force
+from payments.domain.refund import (
+    PAYOUT_FAILED,
+    REFUND,
+    REPAYS_EXCESS,
+    ApprovalPolicy,
+    Refund,
+    RefundStatus,
+    is_same_person,
+)
+from payments.domain.routing import Request, RoutingPolicy, Share, Unroutable, fall_back, route
+from shared.contracts.base import Fact, LineQuantity, TenderKind
 from shared.contracts.payments import (
+    PaymentUnitsNoted,
     RefundApprovalRequired,
     RefundApproved,
     RefundAttentionNeeded,
@@ -29,22 +43,10 @@ from shared.contracts.payments import (
     RefundRouted,
     StoreCreditClawedBack,
     StoreCreditIssued,
+    UnitsChange,
 )
 from shared.machine import Invalid, NotAllowed
 from shared.money import cumulative, format_minor
-
-from payments.domain.account import Account, evolve
-from payments.domain.operation import Operation, OperationStatus
-from payments.domain.refund import (
-    PAYOUT_FAILED,
-    REFUND,
-    REPAYS_EXCESS,
-    ApprovalPolicy,
-    Refund,
-    RefundStatus,
-    is_same_person,
-)
-from payments.domain.routing import Request, RoutingPolicy, Share, Unroutable, fall_back, route
 
 NOT_PAID_ELSEWHERE: Final = frozenset({"disputed", "exceeds_captured"})
 """Failures that mean the money is not ours to pay, by whatever channel."""
@@ -58,11 +60,10 @@ class Policies:
     approval: tuple[ApprovalPolicy, ...]
 
     def routing_for(self, state: Account, at: datetime) -> RoutingPolicy:
-        then = state.placed_at or at
-        return max(self.routing, key=lambda p: (p.effective_from <= then, p.effective_from, p.version))
+        return in_force(self.routing, state.placed_at or at)
 
     def approval_at(self, at: datetime) -> ApprovalPolicy:
-        return max(self.approval, key=lambda p: (p.effective_from <= at, p.effective_from, p.version))
+        return in_force(self.approval, at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +171,17 @@ def request(state: Account, command: RequestRefund, policies: Policies) -> list[
     return [requested, *consider(evolve(state, requested), id, policies, command.at)]
 
 
+def preview(state: Account, command: RequestRefund, policies: Policies) -> list[Fact]:
+    """What the request would lead to, an approval that it needs taken as given. Raises as `request` does."""
+    facts, id = request(state, command, policies), state.refund_id()
+    for fact in facts:
+        state = evolve(state, fact)
+    refund = state.refunds[id]
+    if refund.status is not RefundStatus.PENDING_APPROVAL:
+        return facts
+    return [*facts, *_approved(state, refund, None, policies, command.at)]
+
+
 def owe(state: Account, command: OweRefund, policies: Policies) -> list[Fact]:
     """A cause told again is no second refund. Raises Invalid for another currency."""
     if _of_cause(state, command.cause_id):
@@ -190,7 +202,17 @@ def owe(state: Account, command: OweRefund, policies: Policies) -> list[Fact]:
         channel=command.channel,
         requester=command.requester,
     )
-    return [requested, *consider(evolve(state, requested), id, policies, command.at)]
+    facts: list[Fact] = []
+    if units := tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in command.lines if n.quantity):
+        facts.append(
+            PaymentUnitsNoted(
+                order_id=state.order_id, change=UnitsChange.DUE_BACK, cause_id=command.cause_id, lines=units
+            )
+        )
+    facts.append(requested)
+    for fact in facts:
+        state = evolve(state, fact)
+    return facts + consider(state, id, policies, command.at)
 
 
 def excess(state: Account, policies: Policies, at: datetime) -> list[Fact]:
@@ -200,7 +222,7 @@ def excess(state: Account, policies: Policies, at: datetime) -> list[Fact]:
         return []
     kind = RefundKind.CANCELLATION if state.last_cancellation else RefundKind.OVERPAID
     cause = state.last_cancellation or f"{state.order_id}-overpaid"
-    again = sum(1 for r in state.refunds.values() if r.cause_id.startswith(cause))
+    again = sum(1 for r in state.refunds.values() if r.cause_id == cause or r.cause_id.startswith(f"{cause}."))
     command = OweRefund(
         kind=kind,
         cause_id=f"{cause}.{again + 1}" if again else cause,
@@ -235,6 +257,12 @@ def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -
         return []
     if refund.currency != state.currency:
         return [_attention(state, refund, "other_currency")]
+    if any(
+        state.refunded_units(n.line_id) > state.lines[n.line_id].quantity - state.of_line(n.line_id).cancelled
+        for n in refund.lines
+        if n.line_id in state.lines
+    ):
+        return [_attention(state, refund, "units_refunded_already")]
     policy = policies.approval_at(at)
     is_exception = refund.return_id in state.exceptions
     reasons = policy.reasons(refund.kind, refund.amount_minor, refund.currency, is_exception)
@@ -389,9 +417,7 @@ def submitted(state: Account, leg: Operation) -> RefundLegSubmitted:
     return RefundLegSubmitted(**_of_leg(state, leg))
 
 
-def _approved(
-    state: Account, refund: Refund, approver: str | None, policies: Policies, at: datetime
-) -> list[Fact]:
+def _approved(state: Account, refund: Refund, approver: str | None, policies: Policies, at: datetime) -> list[Fact]:
     """Approving reserves: the legs that hold the money are made in the same decision."""
     approved = RefundApproved(
         order_id=state.order_id,
@@ -436,9 +462,7 @@ def _routed(
     )
 
 
-def _by_fallback(
-    state: Account, leg: Operation, code: str, policies: Policies, at: datetime
-) -> RefundRouted | None:
+def _by_fallback(state: Account, leg: Operation, code: str, policies: Policies, at: datetime) -> RefundRouted | None:
     """None where nothing is left to try, or its tender has no balance for it any more."""
     refund = state.refunds[leg.refund_id or ""]
     tender = state.tenders[leg.tender_id]
@@ -476,9 +500,6 @@ def _legs(refund: Refund, shares: Sequence[Share]) -> tuple[RefundLeg, ...]:
         )
         for number, share in enumerate(shares, len(refund.legs) + 1)
     )
-
-
-_UNITS_OF: Final = {RefundKind.LOST: "were lost or came back to the sender"}
 
 
 def _valued(state: Account, kind: RefundKind, index: int, asked: Asked) -> RefundLine:
@@ -546,7 +567,7 @@ def _attention(state: Account, refund: Refund, reason: str) -> RefundAttentionNe
     )
 
 
-def _of_leg(state: Account, leg: Operation) -> dict[str, object]:
+def _of_leg(state: Account, leg: Operation) -> dict[str, Any]:
     return {
         "order_id": state.order_id,
         "refund_id": leg.refund_id,
@@ -565,7 +586,7 @@ def _is_store_credit(state: Account, leg: Operation) -> bool:
     return leg.channel is RefundChannel.STORE_CREDIT
 
 
-def _credit(state: Account, leg: Operation) -> dict[str, object]:
+def _credit(state: Account, leg: Operation) -> dict[str, Any]:
     return {
         "order_id": state.order_id,
         "credit_id": leg.id,
@@ -578,11 +599,3 @@ def _credit(state: Account, leg: Operation) -> dict[str, object]:
 
 def _text(state: Account, minor: int) -> str:
     return format_minor(minor, state.currency)
-
-
-def ref(policy: RoutingPolicy | ApprovalPolicy) -> PolicyRef:
-    return policy.ref
-
-
-def is_settled(leg: Operation) -> bool:
-    return leg.status in (OperationStatus.SUCCEEDED, OperationStatus.FAILED, OperationStatus.REVERSED)

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from shared.contracts.base import Id, Input, PolicyRef
+from payments.domain.policy import Policy
 from shared.contracts.payments import (
     RefundApprovalRequired,
     RefundApproved,
@@ -147,20 +147,14 @@ class Refund:
         return sum(line.quantity for line in self.lines if line.line_id == line_id)
 
 
-class ApprovalPolicy(Input):
-    """Which refunds need a second person, at one version. The version in force when a refund is asked for binds it."""
+class ApprovalPolicy(Policy):
+    """Which refunds need a second person. The version in force when a refund is asked for binds it."""
 
-    policy_id: Id = "refund-approval"
-    version: int = Field(ge=1, strict=True)
-    effective_from: AwareDatetime
+    policy_id: Literal["refund-approval"] = "refund-approval"
     threshold_minor: dict[Currency, Minor] = Field(
         description="refunds above it need an approval; in a currency that is not here, all do"
     )
     always: tuple[RefundKind, ...] = Field(max_length=10, description="kinds that always need one")
-
-    @property
-    def ref(self) -> PolicyRef:
-        return PolicyRef(policy_id=self.policy_id, version=self.version)
 
     def reasons(self, kind: RefundKind, amount_minor: int, currency: str, is_exception: bool) -> tuple[str, ...]:
         """All reasons for which it needs an approval, as codes; empty when it needs none."""

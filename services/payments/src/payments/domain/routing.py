@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
-from shared.contracts.base import PREPAID, Id, Input, PolicyRef, TenderKind
+from payments.domain.policy import Policy
+from shared.contracts.base import PREPAID, Input, TenderKind
 from shared.contracts.payments import RefundChannel, TenderExcluded
 from shared.money import largest_remainder
 
@@ -30,21 +31,15 @@ class Fallback(Input):
     days: Days
 
 
-class RoutingPolicy(Input):
-    """How refunds are routed, at one version. The version in force at purchase binds an order."""
+class RoutingPolicy(Policy):
+    """How refunds are routed. The version in force at purchase binds an order."""
 
-    policy_id: Id = "refund-routing"
-    version: int = Field(ge=1, strict=True)
-    effective_from: AwareDatetime
+    policy_id: Literal["refund-routing"] = "refund-routing"
     strategy: Strategy = Strategy.PRO_RATA
     limit_days: dict[TenderKind, Days] = Field(description="schemes take no refunds of captures older than this")
     no_refunds_to: tuple[TenderKind, ...] = Field(max_length=8, description="tenders that money cannot go back to")
     fallbacks: tuple[Fallback, ...] = Field(max_length=2, description="in the order they are tried")
     promise_days: dict[TenderKind, Days] = Field(description="until money that goes back to a tender has arrived")
-
-    @property
-    def ref(self) -> PolicyRef:
-        return PolicyRef(policy_id=self.policy_id, version=self.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,9 +120,7 @@ def route(policy: RoutingPolicy, sources: Sequence[Source], request: Request) ->
     return Route(tuple(shares), excluded)
 
 
-def next_channel(
-    policy: RoutingPolicy, after: RefundChannel, consents: frozenset[RefundChannel]
-) -> Fallback | None:
+def next_channel(policy: RoutingPolicy, after: RefundChannel, consents: frozenset[RefundChannel]) -> Fallback | None:
     """The fallback to try when `after` has failed for good: the next on the list that the customer agrees to."""
     channels = [f.channel for f in policy.fallbacks]
     start = channels.index(after) + 1 if after in channels else 0

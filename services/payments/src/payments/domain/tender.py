@@ -63,9 +63,7 @@ TENDER: Final = Machine(
             PaymentCaptureFailed: TenderStatus.AUTHORIZED,
             PaymentCaptured: frozenset({TenderStatus.PARTIALLY_CAPTURED, TenderStatus.CAPTURED}),
             PaymentVoidRequested: TenderStatus.VOIDING,
-            PaymentAuthorizationExpired: frozenset(
-                {TenderStatus.AUTHORIZATION_EXPIRED, TenderStatus.EXPIRED_FINAL}
-            ),
+            PaymentAuthorizationExpired: frozenset({TenderStatus.AUTHORIZATION_EXPIRED, TenderStatus.EXPIRED_FINAL}),
         },
         # What remains may be released after a partial capture too; then nothing is left to capture.
         TenderStatus.PARTIALLY_CAPTURED: {

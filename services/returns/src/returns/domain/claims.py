@@ -49,11 +49,12 @@ CLAIMABLE: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """What claimed units were worth when the claim was refunded."""
+    """What claimed units were worth when the claim was refunded, and what was stated as due for them."""
 
     units: int
     goods_minor: int
     shipping_minor: int
+    refund_minor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,10 @@ def evolve(claim: Claim, fact: ClaimResolved | ReturnRefundDue | ReturnRefundSet
         case ClaimResolved(outcome=outcome):
             return replace(claim, status=CLAIM.step(claim.status, fact, ClaimStatus(outcome)))
         case ReturnRefundDue(due_id=due_id, amount_minor=amount, lines=lines):
-            worth = {line.line_id: Worth(line.quantity, line.gross_minor, line.shipping_minor) for line in lines}
+            worth = {
+                line.line_id: Worth(line.quantity, line.gross_minor, line.shipping_minor, line.refund_minor)
+                for line in lines
+            }
             return replace(claim, worth=worth, dues={**claim.dues, due_id: Due(amount)})
         case ReturnRefundSettled(due_id=due_id):
             return replace(claim, dues={**claim.dues, due_id: replace(claim.dues[due_id], is_settled=True)})

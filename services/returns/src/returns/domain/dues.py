@@ -1,23 +1,21 @@
 """What follows when units of a return moved: replacements released, money stated as due, the return resolved."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from returns.domain.order import (
     OrderReturns,
-    Valued,
     evolve,
     goods_worth,
     room,
-    shipping_worth,
     target,
     valued,
 )
+from returns.domain.policies import Binding
 from returns.domain.rma import MONEY, RETURN, Rma, RmaLine, Stated, is_refunded, refund_of
-from returns.domain.units import EXPECTED, INSPECTED, OPEN, UnitStatus
-from shared.contracts.base import Fact, LineQuantity, PolicyRef
+from returns.domain.units import EXPECTED, OPEN, UnitStatus
+from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.returns import (
     DueLine,
     ExchangeCreated,
@@ -41,14 +39,6 @@ EARLY: Final[dict[str, tuple[UnitStatus, ...]]] = {
 
 
 ReplacedFor: TypeAlias = Literal["exchange", "lost", "damaged", "wrong_item"]
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """The policy that binds the order, and its reference."""
-
-    policy: ReturnPolicy
-    ref: PolicyRef
 
 
 def consequences(state: OrderReturns, return_id: str, binding: Binding, at: datetime) -> Iterator[Fact]:
@@ -143,20 +133,6 @@ def unpaid_advance(state: OrderReturns, one: Rma) -> Iterator[ExchangeDifference
             )
 
 
-def worth_of_inspected(
-    state: OrderReturns, one: Rma, line: RmaLine, quantity: int, before: Valued, advanced: tuple[int, int]
-) -> tuple[int, int]:
-    """(goods, shipping) of units now inspected; `advanced` of them have their worth already: (units, minor)."""
-    if one.resolution not in MONEY:
-        return 0, 0
-    units, minor = advanced
-    line_id = line.asked.line_id
-    return (
-        minor + (goods_worth(state, line_id, quantity - units, before) if quantity > units else 0),
-        shipping_worth(state, line_id, quantity, before),
-    )
-
-
 def _refund_due(state: OrderReturns, one: Rma, binding: Binding, at: datetime) -> Iterator[Fact]:
     """What the units stand for, less what was stated; nothing while that is nothing."""
     assert state.purchase is not None
@@ -200,7 +176,8 @@ def _due_line(state: OrderReturns, one: Rma, line_id: str, policy: ReturnPolicy)
     return DueLine(
         line_id=line_id,
         quantity=max(0, now.units - line.stated.units),
-        in_advance=fresh > 0,
+        advanced_units=fresh,
+        advanced_minor=worth,
         gross_minor=max(0, now.gross_minor - line.stated.gross_minor),
         fee_minor=max(0, now.fee_minor - line.stated.fee_minor),
         shipping_minor=max(0, now.shipping_minor - line.stated.shipping_minor),
@@ -253,11 +230,6 @@ def _resolved(state: OrderReturns, one: Rma, binding: Binding, at: datetime) -> 
 
 def _may_still_be_owed(one: Rma, line: RmaLine) -> bool:
     return line.count(*OPEN) > 0 or owed_in_exchange(one, line) > 0
-
-
-def is_inspection_complete(one: Rma) -> bool:
-    """Nothing received is uninspected and nothing approved is awaited."""
-    return one.count(UnitStatus.UNINSPECTED, *EXPECTED) == 0 and one.count(*INSPECTED) > 0
 
 
 def replaced_for(reason: ReturnReason) -> ReplacedFor:

@@ -256,17 +256,20 @@ def too_much(one: Rma) -> int:
 
 
 def room(state: OrderReturns, line_id: str, more: int) -> int:
-    """How much may be stated for the line over all its returns, `more` being wanted: one's too much is another's too little."""
+    """How much more may be stated for the line if `more` is wanted: over all its returns and claims, what one of them
+    has too much is not paid again to another."""
     assert state.purchase is not None
     purchased = state.purchase.lines[line_id]
-    wanted = stated = claimed = 0
+    wanted = stated = 0
     for one, line in rma_lines(state, line_id):
         wanted += target(one, line)
         stated += line.stated.refund_minor
     for claim in state.claims.values():
         if line_id in claim.worth:
-            claimed += claim.worth[line_id].goods_minor + claim.worth[line_id].shipping_minor
-    return min(wanted + more + claimed, purchased.goods_minor + purchased.shipping_minor) - stated - claimed
+            worth = claim.worth[line_id]
+            wanted += worth.goods_minor + worth.shipping_minor
+            stated += worth.refund_minor
+    return min(wanted + more, purchased.goods_minor + purchased.shipping_minor) - stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +290,12 @@ class LineLaw:
     stated_minor: int
     value_minor: int | None
 
+    @property
+    def taken(self) -> int:
+        """Open, accepted or kept, and what was claimed as lost."""
+        without = (ReverseBucket.WITH_CUSTOMER, ReverseBucket.REJECTED_HELD, ReverseBucket.REJECTED_SENT_BACK)
+        return sum(n for bucket, n in self.buckets.items() if bucket not in without) + self.lost_claimed
+
 
 def law(state: OrderReturns, line_id: str) -> LineLaw:
     """The line's counters. `contested`: units that returns hold and that, as is said now, were not delivered."""
@@ -298,7 +307,8 @@ def law(state: OrderReturns, line_id: str) -> LineLaw:
             buckets[BUCKET_OF[status]] += n
         inspected = one.inspected(line_id)
         restocked += sum(
-            i.quantity for i in inspected
+            i.quantity
+            for i in inspected
             if i.disposition is Disposition.RESTOCK and status_of(i) is UnitStatus.ACCEPTED
         )
         if one.resolution in MONEY:
@@ -312,7 +322,7 @@ def law(state: OrderReturns, line_id: str) -> LineLaw:
             buckets[ReverseBucket.RETURN_OPEN if is_open else ReverseBucket.KEPT_BY_CUSTOMER] += n
         if line_id in claim.worth:
             refunded += n
-            stated += claim.worth[line_id].goods_minor + claim.worth[line_id].shipping_minor
+            stated += claim.worth[line_id].refund_minor
     delivered = state.where.counted(line_id, "delivered")
     elsewhere = sum(buckets.values()) - buckets[ReverseBucket.WITH_CUSTOMER]
     buckets[ReverseBucket.WITH_CUSTOMER] = max(0, delivered - elsewhere)
@@ -331,3 +341,31 @@ def law(state: OrderReturns, line_id: str) -> LineLaw:
         stated_minor=stated,
         value_minor=purchased.goods_minor + purchased.shipping_minor if purchased else None,
     )
+
+
+def laws(state: OrderReturns) -> list[str]:
+    """The invariants that the state breaks, in words: the same that the law table holds, line by line."""
+    broken = []
+    for line_id in law_lines(state):
+        row = law(state, line_id)
+        b = row.buckets
+        held = {
+            "I2: a bucket is below zero": min(b.values()) >= 0,
+            "I3: delivered is not the sum of reverse buckets": sum(b.values()) == row.delivered + row.contested,
+            "I3: more is contested than was ever delivered": row.contested <= row.undone,
+            "I5: more is returned, kept or claimed than was delivered or lost": row.taken
+            <= row.delivered + row.lost + row.undone,
+            "I8: more units are refunded than there is a ground for": row.refunded
+            <= b[ReverseBucket.ACCEPTED] + b[ReverseBucket.KEPT_BY_CUSTOMER] + row.lost_claimed + row.in_advance,
+            "I9: more is restocked than was accepted": row.restocked <= b[ReverseBucket.ACCEPTED],
+            "I10: more money is stated than the line is worth": row.value_minor is None
+            or row.stated_minor <= row.value_minor,
+        }
+        broken += [f"{line_id}: {law}" for law, holds in held.items() if not holds]
+    return broken
+
+
+def law_lines(state: OrderReturns) -> list[str]:
+    """Every line there is anything to count of."""
+    bought = dict.fromkeys(state.purchase.lines) if state.purchase else {}
+    return list(bought | dict.fromkeys(state.where.lines()))

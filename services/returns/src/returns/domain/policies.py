@@ -183,3 +183,11 @@ class Policies:
             return None
         _, version, policy_id = max(candidates)
         return PolicyRef(policy_id=policy_id, version=version)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """The policy that binds the order, and its reference."""
+
+    policy: ReturnPolicy
+    ref: PolicyRef

@@ -70,7 +70,6 @@ RETURN: Final = Machine(
             ReturnSentToReview: ReturnStatus.UNDER_REVIEW,
             ReturnApproved: ReturnStatus.APPROVED,
             ReturnDeclined: ReturnStatus.DECLINED,
-            ReturnCancelled: ReturnStatus.CANCELLED,
         },
         ReturnStatus.UNDER_REVIEW: {
             ReturnExceptionGranted: ReturnStatus.UNDER_REVIEW,
@@ -122,7 +121,7 @@ RETURN: Final = Machine(
         ReturnStatus.EXPIRED: {ReturnReopened: ReturnStatus.REOPENED},
         ReturnStatus.CANCELLED: {},
         ReturnStatus.REOPENED: {
-            ReturnItemsReceived: _ARRIVED,
+            ReturnItemsReceived: ReturnStatus.RECEIVED,
             ReturnInspectionRevised: ReturnStatus.INSPECTING,
             ReturnClosed: ReturnStatus.CLOSED,
         },
@@ -132,12 +131,8 @@ RETURN: Final = Machine(
 the status: they happen, and move nothing."""
 
 MONEY: Final = frozenset({Resolution.REFUND, Resolution.STORE_CREDIT, Resolution.KEEP_IT})
-REPLACEMENT: Final = frozenset(
-    {Resolution.EXCHANGE, Resolution.REPLACE_ON_RECEIPT, Resolution.REPLACE_IN_ADVANCE}
-)
-_KEPT_BY_US: Final = frozenset(
-    {Disposition.RESTOCK, Disposition.REGRADE, Disposition.VENDOR, Disposition.SCRAP}
-)
+REPLACEMENT: Final = frozenset({Resolution.EXCHANGE, Resolution.REPLACE_ON_RECEIPT, Resolution.REPLACE_IN_ADVANCE})
+_KEPT_BY_US: Final = frozenset({Disposition.RESTOCK, Disposition.REGRADE, Disposition.VENDOR, Disposition.SCRAP})
 
 
 def status_of(line: InspectedLine) -> UnitStatus | None:
@@ -353,7 +348,7 @@ def _with(known: tuple[str, ...], one: str) -> tuple[str, ...]:
 
 
 def _moved(line: RmaLine, fact: ReturnFact, source: UnitStatus, n: int, to: UnitStatus | None = None) -> RmaLine:
-    return replace(line, units=move(line.units, fact, source, n, to))
+    return replace(line, units=move(line.units, fact, source, n, to)) if n else line
 
 
 def _all(rma: Rma, fact: ReturnFact, *sources: UnitStatus) -> Rma:
@@ -378,12 +373,9 @@ def _approved(rma: Rma, fact: ReturnApproved) -> Rma:
 
 
 def _received(rma: Rma, fact: ReturnItemsReceived) -> Rma:
-    if rma.status is ReturnStatus.INSPECTING or rma.status is ReturnStatus.RECEIVED:
-        status = RETURN.step(rma.status, fact)
-    else:
-        status = RETURN.step(
-            rma.status, fact, ReturnStatus.RECEIVED if fact.complete else ReturnStatus.PARTIALLY_RECEIVED
-        )
+    to = ReturnStatus.RECEIVED if fact.complete else ReturnStatus.PARTIALLY_RECEIVED
+    has_choice = RETURN.transitions[rma.status].get(ReturnItemsReceived) is _ARRIVED
+    status = RETURN.step(rma.status, fact, to if has_choice else None)
     lines = dict(rma.lines)
     for received in fact.lines:
         left = received.quantity
@@ -451,13 +443,12 @@ def _money(rma: Rma, fact: ReturnRefundDue | ReturnRefundSettled) -> Rma:
     lines = dict(rma.lines)
     for due_line in fact.lines:
         line = lines[due_line.line_id]
-        if due_line.in_advance:
-            line = replace(
-                line,
-                advanced_units=line.advanced_units + due_line.quantity,
-                advanced_minor=line.advanced_minor + due_line.gross_minor,
-            )
-        lines[due_line.line_id] = replace(line, stated=line.stated.plus(due_line))
+        lines[due_line.line_id] = replace(
+            line,
+            advanced_units=line.advanced_units + due_line.advanced_units,
+            advanced_minor=line.advanced_minor + due_line.advanced_minor,
+            stated=line.stated.plus(due_line),
+        )
     return replace(
         rma,
         lines=lines,

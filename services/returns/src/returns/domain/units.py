@@ -69,9 +69,7 @@ INSPECTED: Final = frozenset(
 EXPECTED: Final = (UnitStatus.IN_TRANSIT, UnitStatus.AWAITING)
 """A parcel's units are taken from these, in this order."""
 OPEN: Final = frozenset({UnitStatus.PENDING, UnitStatus.UNINSPECTED, *EXPECTED})
-FREED: Final = frozenset(
-    {UnitStatus.DECLINED, UnitStatus.CANCELLED, UnitStatus.NOT_ARRIVED, UnitStatus.NOT_IN_BOX}
-)
+FREED: Final = frozenset({UnitStatus.DECLINED, UnitStatus.CANCELLED, UnitStatus.NOT_ARRIVED, UnitStatus.NOT_IN_BOX})
 """The return has let go of them: they are with the customer, and may be asked for again."""
 HELD: Final = frozenset(UnitStatus) - FREED
 
@@ -125,8 +123,6 @@ Units: TypeAlias = dict[UnitStatus, int]
 
 def move(units: Units, fact: Fact, source: UnitStatus, quantity: int, to: UnitStatus | None = None) -> Units:
     """Take `quantity` units from `source` to where the table sends them by `fact`. Raises when they are not there."""
-    if quantity == 0:
-        return units
     target = RETURN_LINE.step(source, fact, to)
     if units.get(source, 0) < quantity:
         raise ValueError(f"{quantity} units cannot leave {source}, which holds {units.get(source, 0)}")
@@ -176,9 +172,7 @@ class Whereabouts:
 
     def undone(self, line_id: str) -> int:
         """Once delivered or lost, and not delivered now: returns and claims of them stand all the same."""
-        return sum(
-            s.units.get(line_id, 0) for s in self.shipments.values() if s.has_arrived and s.stage != "delivered"
-        )
+        return sum(s.units.get(line_id, 0) for s in self.shipments.values() if s.has_arrived and s.stage != "delivered")
 
     def deliveries(self, line_id: str) -> list[tuple[datetime, datetime | None, int]]:
         """(delivered, shipped, units) of every delivery, oldest first."""
@@ -219,8 +213,8 @@ def record(where: Whereabouts, fact: ReturnUnitsRecorded) -> Whereabouts:
     if fact.stage == "cancelled":
         cancelled = dict(where.cancelled)
         for line in fact.lines:
-            before = cancelled.get(line.line_id, Cancelled())
-            cancelled[line.line_id] = Cancelled(before.units + line.quantity, before.goods_minor + line.goods_minor)
+            so_far = cancelled.get(line.line_id, Cancelled())
+            cancelled[line.line_id] = Cancelled(so_far.units + line.quantity, so_far.goods_minor + line.goods_minor)
         return replace(where, cancelled=cancelled)
     before = where.shipments.get(fact.source_id)
     units: dict[str, int] = {}

@@ -212,7 +212,9 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
                 created_at=at,
             )
         case ShipmentPacked(parcels=parcels):
-            return replace(shipment, status=ShipmentStatus.PACKED, is_packed=True, boxes=_boxes(parcels))
+            # A hold blocks the hand-over, not the packing.
+            status = ShipmentStatus.HELD if shipment.status == ShipmentStatus.HELD else ShipmentStatus.PACKED
+            return replace(shipment, status=status, is_packed=True, boxes=_boxes(parcels))
         case ShipmentHeld(holds=holds):
             return replace(shipment, status=ShipmentStatus.HELD, holds=tuple(hold.value for hold in holds))
         case ShipmentReleased(packed=packed):
@@ -293,8 +295,13 @@ def _wait(backorder: Backorder | None, fact: BackorderFact, at: datetime) -> Bac
             raise TypeError(f"{fact.type} is no fact of a backorder")
 
 
-def _noted(fact: ShipmentFact, what: str, detail: str) -> str:
-    return f"Shipment {fact.shipment_id} {what}" + (f": {detail}" if detail else "")
+def _named(fact: ShipmentFact, w: Words) -> str:
+    name = w.shipment(fact.shipment_id)
+    return name[0].upper() + name[1:]
+
+
+def _noted(fact: ShipmentFact, w: Words, what: str, detail: str) -> str:
+    return f"{_named(fact, w)} {what}" + (f": {detail}" if detail else "")
 
 
 _SCAN_WORDS: Final = {
@@ -318,7 +325,7 @@ SENTENCES: Final[Sentences] = {
     FulfillmentLinesCancelled: lambda f, w: f"Warehouse let go: {w.units(f.lines)}",
     FulfillmentCancellationRefused: lambda f, w: f"Too late to cancel: {w.units(f.lines)}, {plain(f.reason_code)}",
     FulfillmentLinesShortShipped: lambda f, w: (
-        f"Not found by the warehouse for shipment {f.shipment_id}: {w.units(f.lines)}; they are planned again"
+        f"Not found by the warehouse for {w.shipment(f.shipment_id)}: {w.units(f.lines)}; they are planned again"
     ),
     StockAllocated: lambda f, w: f"{w.some(f.quantity, f.line_id)} set aside in {f.location}",
     StockReleased: lambda f, w: (
@@ -344,30 +351,30 @@ SENTENCES: Final[Sentences] = {
         f"{w.some(f.quantity, f.line_id)}: {plain(f.choice)}"
     ),
     BackorderFilled: lambda f, w: (
-        f"Backorder filled: {w.some(f.quantity, f.line_id)} into shipment {f.shipment_id}"
+        f"Backorder filled: {w.some(f.quantity, f.line_id)} into {w.shipment(f.shipment_id)}"
         + (f"; {f.remaining} still to come" if f.remaining else "")
     ),
     BackorderCancelled: lambda f, w: f"Backorder cancelled: {w.some(f.quantity, f.line_id)}",
     ShipmentCreated: lambda f, w: f"Shipment {f.number} of {f.of} planned in {f.location}: {w.units(f.lines)}",
-    ShipmentPacked: lambda f, w: f"Shipment {f.shipment_id} packed in {plural(len(f.parcels), 'parcel')}",
-    ShipmentHeld: lambda f, w: f"Shipment {f.shipment_id} held: {w.listed(plain(hold) for hold in f.holds)}",
-    ShipmentReleased: lambda f, w: f"Shipment {f.shipment_id} released",
+    ShipmentPacked: lambda f, w: f"{_named(f, w)} packed in {plural(len(f.parcels), 'parcel')}",
+    ShipmentHeld: lambda f, w: f"{_named(f, w)} held: {w.listed(plain(hold) for hold in f.holds)}",
+    ShipmentReleased: lambda f, w: f"{_named(f, w)} released",
     ShipmentShipped: lambda f, w: f"Shipment {f.number} of {f.of} handed to {f.carrier}: {w.units(f.lines)}",
-    ShipmentTrackingUpdated: lambda f, w: _noted(f, _SCAN_WORDS[f.code], f.detail),
-    ShipmentDelayed: lambda f, w: _noted(f, "is delayed", f.detail),
-    ShipmentDeliveryAttempted: lambda f, w: _noted(f, "could not be delivered at first try", f.detail),
-    ShipmentDelivered: lambda f, w: f"Shipment {f.shipment_id} delivered: {w.units(f.lines)}",
-    ShipmentLost: lambda f, w: f"Shipment {f.shipment_id} lost by the carrier: {w.units(f.lines)}",
+    ShipmentTrackingUpdated: lambda f, w: _noted(f, w, _SCAN_WORDS[f.code], f.detail),
+    ShipmentDelayed: lambda f, w: _noted(f, w, "is delayed", f.detail),
+    ShipmentDeliveryAttempted: lambda f, w: _noted(f, w, "could not be delivered at first try", f.detail),
+    ShipmentDelivered: lambda f, w: f"{_named(f, w)} delivered: {w.units(f.lines)}",
+    ShipmentLost: lambda f, w: f"{_named(f, w)} lost by the carrier: {w.units(f.lines)}",
     ShipmentFound: lambda f, w: (
-        f"Shipment {f.shipment_id} found and on its way again"
+        f"{_named(f, w)} found and on its way again"
         + ("; it had been refunded or replaced, so it is reviewed" if f.review else "")
     ),
-    ShipmentReturnStarted: lambda f, w: _noted(f, "is coming back to us", f.detail),
-    ShipmentReturnedToSender: lambda f, w: f"Shipment {f.shipment_id} is back with us: {w.units(f.lines)}",
-    ShipmentCancelled: lambda f, w: _noted(f, "cancelled", f.detail),
-    ShipmentLinesRemoved: lambda f, w: f"Taken out of shipment {f.shipment_id}: {w.units(f.lines)}",
-    ShipmentRecallRequested: lambda f, w: _noted(f, "called back", f.detail),
-    ShipmentRecalled: lambda f, w: f"Shipment {f.shipment_id} turned round by the carrier",
+    ShipmentReturnStarted: lambda f, w: _noted(f, w, "is coming back to us", f.detail),
+    ShipmentReturnedToSender: lambda f, w: f"{_named(f, w)} is back with us: {w.units(f.lines)}",
+    ShipmentCancelled: lambda f, w: _noted(f, w, "cancelled", f.detail),
+    ShipmentLinesRemoved: lambda f, w: f"Taken out of {w.shipment(f.shipment_id)}: {w.units(f.lines)}",
+    ShipmentRecallRequested: lambda f, w: _noted(f, w, "called back", f.detail),
+    ShipmentRecalled: lambda f, w: f"{_named(f, w)} turned round by the carrier",
     ReplacementCreated: lambda f, w: f"To be sent again ({plain(f.reason_code)}): {w.units(f.lines)}",
 }
 

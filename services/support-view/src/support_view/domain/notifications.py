@@ -133,7 +133,7 @@ QUIET: Final[Quiet] = frozenset({NotificationQueued})
 DETAILS: Final[Details] = {
     NotificationQueued: lambda f, w: [statement(said, w) for said in f.statements],
     NotificationSent: lambda f, w: [statement(said, w) for said in f.statements],
-    NotificationSuppressed: lambda f, w: [f.detail] if f.detail else [],
-    NotificationFailed: lambda f, w: [f.detail] if f.detail else [],
-    NotificationBounced: lambda f, w: [f.detail] if f.detail else [],
+    NotificationSuppressed: lambda f, w: [f.detail],
+    NotificationFailed: lambda f, w: [f.detail],
+    NotificationBounced: lambda f, w: [f.detail],
 }

@@ -133,12 +133,6 @@ class Orders:
         is_under_way = self.standing in (Status.PLACED, Status.CONFIRMED)
         return Status.CANCEL_PENDING if is_under_way and self.pending else self.standing
 
-    @property
-    def words(self) -> Words:
-        if self.placed is None:
-            return Words()
-        return Words(self.placed.currency, {line.line_id: line.title for line in self.placed.lines})
-
 
 def fold(orders: Orders, entry: Entry) -> Orders:
     """Total: any fact of the service, in any state, leads somewhere."""
@@ -270,10 +264,10 @@ QUIET: Final[Quiet] = frozenset({OrderProgressed})
 
 DETAILS: Final[Details] = {
     OrderPlaced: lambda f, w: [f"{w.some(line.quantity, line.line_id)}, {line.sku}" for line in f.lines],
-    OrderRejected: lambda f, w: [f.detail] if f.detail else [],
-    OrderHoldPlaced: lambda f, w: [f.detail] if f.detail else [],
-    OrderHoldReleased: lambda f, w: [f.detail] if f.detail else [],
-    OrderCancellationRequested: lambda f, w: [f.detail] if f.detail else [],
+    OrderRejected: lambda f, w: [f.detail],
+    OrderHoldPlaced: lambda f, w: [f.detail],
+    OrderHoldReleased: lambda f, w: [f.detail],
+    OrderCancellationRequested: lambda f, w: [f.detail],
 }
 
 

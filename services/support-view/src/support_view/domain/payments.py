@@ -50,7 +50,7 @@ from shared.contracts.payments import (
     StoreCreditSpent,
     TenderFact,
 )
-from support_view.domain.timeline import Details, Entry, Quiet, Sentences, day, plain, put
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, day, plain, put
 
 
 class TenderStatus(StrEnum):
@@ -146,6 +146,7 @@ class Leg:
 @dataclass(frozen=True, slots=True)
 class Refund:
     kind: RefundKind | None = None
+    requester: str = ""
     status: RefundStatus = RefundStatus.REQUESTED
     amount_minor: int = 0
     cause_id: str = ""
@@ -194,6 +195,7 @@ class Dispute:
 
 @dataclass(frozen=True, slots=True)
 class Payments:
+    currency: str | None = None
     tenders: Mapping[str, Tender] = field(default_factory=dict)
     operations: Mapping[str, Operation] = field(default_factory=dict)
     captured_by_shipment: Mapping[str, int] = field(default_factory=dict)
@@ -210,7 +212,7 @@ def fold(payments: Payments, entry: Entry) -> Payments:
     """Total: any fact of the service, in any state, leads somewhere."""
     match entry.fact:
         case TenderFact() as fact:
-            return _operate(payments, fact, entry)
+            return replace(_operate(payments, fact, entry), currency=fact.currency)
         case PaymentAuthorizationExpired(tender_id=id, final=final):
             tender = payments.tenders.get(id, Tender())
             status = TenderStatus.AUTHORIZATION_EXPIRED
@@ -244,7 +246,9 @@ def fold(payments: Payments, entry: Entry) -> Payments:
             return replace(payments, store_credit_minor=payments.store_credit_minor + amount)
         case StoreCreditClawedBack(amount_minor=amount):
             return replace(payments, store_credit_minor=payments.store_credit_minor - amount)
-        case StoreCreditSpent() | PaymentOpened() | PaymentUnitsNoted():
+        case PaymentOpened(currency=currency):
+            return replace(payments, currency=currency)
+        case StoreCreditSpent() | PaymentUnitsNoted():
             return payments  # told on the timeline; the tenders and refunds carry what follows from it
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of payments")
@@ -374,6 +378,7 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
                 amount_minor=fact.amount_minor,
                 cause_id=fact.cause_id,
                 return_id=fact.return_id,
+                requester=fact.requester,
                 requested_at=at,
                 trigger_at=fact.trigger_at,
             )
@@ -477,12 +482,16 @@ def _pay_out(payments: Payments, fact: RefundLegFact, entry: Entry) -> Payments:
     return replace(payments, refunds=put(payments.refunds, fact.refund_id, refund))
 
 
-def _for(shipment_id: str | None) -> str:
-    return f" for shipment {shipment_id}" if shipment_id else ""
+def _for(shipment_id: str | None, w: Words) -> str:
+    return f" for {w.shipment(shipment_id)}" if shipment_id else ""
+
+
+def _to(leg: RefundLegFact, w: Words) -> str:
+    return w.tender(leg.tender_id) if leg.channel == RefundChannel.ORIGINAL else CHANNELS[leg.channel]
 
 
 CHANNELS: Final = {
-    RefundChannel.ORIGINAL: "the way it was paid",
+    RefundChannel.ORIGINAL: "the tender it came from",
     RefundChannel.STORE_CREDIT: "store credit",
     RefundChannel.BANK_TRANSFER: "bank transfer",
 }
@@ -519,14 +528,14 @@ SENTENCES: Final[Sentences] = {
         + (", and is not needed any more" if f.final else "; it is authorized again")
     ),
     PaymentCaptureRequested: lambda f, w: (
-        f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id)} requested"
+        f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id, w)} requested"
     ),
     PaymentCaptured: lambda f, w: (
-        f"{w.money(f.amount_minor, f.currency)} captured{_for(f.shipment_id)}; "
+        f"{w.money(f.amount_minor, f.currency)} captured{_for(f.shipment_id, w)}; "
         f"{w.money(f.order_captured_minor, f.currency)} in all"
     ),
     PaymentCaptureFailed: lambda f, w: (
-        f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id)} failed: {plain(f.code)}"
+        f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id, w)} failed: {plain(f.code)}"
     ),
     PaymentVoidRequested: lambda f, w: f"Release of {w.money(f.amount_minor, f.currency)} requested",
     PaymentVoided: lambda f, w: f"{w.money(f.amount_minor, f.currency)} released to the customer; it was never taken",
@@ -553,10 +562,10 @@ SENTENCES: Final[Sentences] = {
         + w.listed(f"{w.money(leg.amount_minor)} to {_payee(leg.channel, leg.tender_kind)}" for leg in f.legs)
         + f"; promised by {day(f.promised_at)}"
     ),
-    RefundLegSubmitted: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} sent to {CHANNELS[f.channel]}",
-    RefundLegSucceeded: lambda f, w: f"{w.money(f.amount_minor, f.currency)} refunded to {CHANNELS[f.channel]}",
+    RefundLegSubmitted: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} sent to {_to(f, w)}",
+    RefundLegSucceeded: lambda f, w: f"{w.money(f.amount_minor, f.currency)} refunded to {_to(f, w)}",
     RefundLegFailed: lambda f, w: (
-        f"Refund of {w.money(f.amount_minor, f.currency)} to {CHANNELS[f.channel]} failed: {plain(f.code)}"
+        f"Refund of {w.money(f.amount_minor, f.currency)} to {_to(f, w)} failed: {plain(f.code)}"
     ),
     RefundLegReversed: lambda f, w: (
         f"Refund of {w.money(f.amount_minor, f.currency)} bounced: {plain(f.code)}; its balance is free again"
@@ -592,8 +601,8 @@ DETAILS: Final[Details] = {
         *([f"observed {w.money(f.observed_minor)}"] if f.observed_minor is not None else []),
     ],
     RefundApprovalRequired: lambda f, w: [plain(reason) for reason in f.reasons],
-    RefundRejected: lambda f, w: [f.detail] if f.detail else [],
-    RefundCancelled: lambda f, w: [f.detail] if f.detail else [],
+    RefundRejected: lambda f, w: [f.detail],
+    RefundCancelled: lambda f, w: [f.detail],
     RefundRouted: lambda f, w: [
         *(
             f"{w.money(leg.amount_minor)} to {_payee(leg.channel, leg.tender_kind)}: "

@@ -256,6 +256,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
         case ReturnInTransit(tracking=tracking):
             return replace(
                 told,
+                expires_at=fact.expires_at,
                 status=Status.IN_TRANSIT if told.status == Status.APPROVED else told.status,
                 trackings=_with(told.trackings, tracking),
                 sent_at=told.sent_at or at,
@@ -271,7 +272,13 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
             return replace(told, unexpected=put(told.unexpected, sku, told.unexpected.get(sku, 0) + quantity))
         case ReturnItemsInspected():
             found = tuple(_found(fact.inspection_id, line) for line in fact.lines)
-            return replace(told, status=Status.INSPECTING, found=(*told.found, *found), inspected_at=at)
+            return replace(
+                told,
+                status=Status.INSPECTING,
+                found=(*told.found, *found),
+                recovery_minor=told.recovery_minor + fact.recovery_minor,
+                inspected_at=at,
+            )
         case ReturnInspectionRevised():
             kept = tuple(found for found in told.found if found.inspection_id != fact.inspection_id)
             found = tuple(_found(fact.inspection_id, line) for line in fact.after)
@@ -294,7 +301,12 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 resolved_at=at,
             )
         case ReturnExpired():
-            return replace(told, status=_EXPIRED.get(told.status, Status.EXPIRED), has_lapsed=True)
+            return replace(
+                told,
+                status=_EXPIRED.get(told.status, Status.EXPIRED),
+                has_lapsed=True,
+                recovery_minor=told.recovery_minor + fact.recovery_minor,
+            )
         case ReturnCancelled():
             return replace(told, status=Status.CANCELLED, has_lapsed=True)
         case ReturnClosed():
@@ -434,7 +446,7 @@ DETAILS: Final[Details] = {
             f"{w.some(line.quantity, line.line_id)}: {plain(line.reason)}, said to be {plain(line.condition)}"
             for line in f.lines
         ),
-        *([f"“{f.note}”"] if f.note else []),
+        f.note and f"“{f.note}”",
     ],
     ReturnEligibilityEvaluated: lambda f, w: [
         f"{w.some(verdict.quantity, verdict.line_id)}: {why.text}" for verdict in f.verdicts for why in verdict.reasons
@@ -449,9 +461,9 @@ DETAILS: Final[Details] = {
         f"{w.money(line.fee_minor, f.currency)} fee, {w.money(line.refund_minor, f.currency)} due"
         for line in f.lines
     ],
-    ReturnCancelled: lambda f, w: [f.detail] if f.detail else [],
-    ReturnReopened: lambda f, w: [f.detail] if f.detail else [],
-    ClaimResolved: lambda f, w: [f.detail] if f.detail else [],
+    ReturnCancelled: lambda f, w: [f.detail],
+    ReturnReopened: lambda f, w: [f.detail],
+    ClaimResolved: lambda f, w: [f.detail],
 }
 
 

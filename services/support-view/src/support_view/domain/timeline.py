@@ -111,10 +111,12 @@ class _Units(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """Line titles and the currency, as far as `order.placed` has been seen; ids and bare numbers until then."""
+    """What things are called, as far as it has been seen: ids and bare numbers until then."""
 
     currency: str | None = None
     titles: Mapping[str, str] = field(default_factory=dict)
+    tenders: Mapping[str, str] = field(default_factory=dict)
+    shipments: Mapping[str, str] = field(default_factory=dict)
 
     def money(self, minor: int, currency: str | None = None) -> str:
         if chosen := currency or self.currency:
@@ -127,6 +129,14 @@ class Words:
 
     def some(self, quantity: int, line_id: str) -> str:
         return f"{quantity} × {self.titles.get(line_id, f'line {line_id}')}"
+
+    def shipment(self, id: str) -> str:
+        """`shipment 2 of 3`."""
+        return self.shipments.get(id, f"shipment {id}")
+
+    def tender(self, id: str) -> str:
+        """`gift card`."""
+        return self.tenders.get(id, f"tender {id}")
 
     @staticmethod
     def listed(parts: Iterable[str]) -> str:
@@ -153,7 +163,7 @@ Sentences: TypeAlias = Mapping[type[Fact], Callable[[Any, Words], str]]
 """Per class of fact, what happened in plain words."""
 
 Details: TypeAlias = Mapping[type[Fact], Callable[[Any, Words], Sequence[str]]]
-"""Per class of fact that carries reasons or parts worth reading, one line each."""
+"""Per class of fact that carries reasons or parts worth reading, one line each; an empty line says nothing."""
 
 Quiet: TypeAlias = frozenset[type[Fact]]
 """Facts by which a service takes note of another's, or prepares a step of its own: for those who want every detail."""

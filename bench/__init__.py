@@ -1,0 +1,1 @@
+"""Speed, measured beside a floor in the same run; ratios count, rates are of one machine on one day."""

@@ -1,0 +1,584 @@
+"""The stories: what happens to orders, played through public interfaces and watched in support-view.
+
+Each is a chapter of the demo and an end-to-end test. Past days are told by the facts' own times.
+"""
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Final
+from uuid import uuid4
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer
+
+from ops.databases import database_url
+from ops.people import PATIENCE_S, People, Refused, View
+from shared.auth import Role
+from shared.migrations.__main__ import migrate
+from shared.money import cumulative
+from shared.parking import Record
+from support_view.api import read_story, read_timeline, view_of
+from support_view.handlers import TOPICS, take
+
+ADDRESS: Final = {
+    "name": "Ada King",
+    "street": "Marylebone 12",
+    "city": "Berlin",
+    "postal_code": "10115",
+    "country": "DE",
+}
+CUSTOMER: Final = {"customer_id": "ada", "email": "ada@example.org", "name": "Ada King", "locale": "en"}
+
+INSPECTION: Final = [
+    {"outcome": "as_new", "disposition": "restock", "refund_percent": 100, "fee_percent": 0},
+    {"outcome": "opened", "disposition": "regrade", "refund_percent": 100, "fee_percent": 15},
+    {"outcome": "defective", "disposition": "vendor", "refund_percent": 100, "fee_percent": 0, "refund_shipping": True},
+    {"outcome": "customer_damage", "disposition": "quarantine", "refund_percent": 50, "fee_percent": 0, "review": True},
+    {"outcome": "incomplete", "disposition": "quarantine", "refund_percent": 50, "fee_percent": 0, "review": True},
+    {"outcome": "wrong_item", "disposition": "hold", "refund_percent": 0, "fee_percent": 0},
+    {"outcome": "counterfeit", "disposition": "hold", "refund_percent": 0, "fee_percent": 0},
+    {"outcome": "not_in_box", "disposition": "none", "refund_percent": 0, "fee_percent": 0},
+    {"outcome": "extra_item", "disposition": "quarantine", "refund_percent": 0, "fee_percent": 0},
+]
+
+
+def captured(view: View) -> int:
+    minor: int = view["totals"]["captured"]["minor"]
+    return minor
+
+
+def shipments(view: View) -> dict[str, View]:
+    return {s["shipment_id"]: s for s in view["shipments"]}
+
+
+def units(view: View, line_id: str, bucket: str, kind: str = "forward") -> int:
+    line = next(line for line in view["lines"] if line["line_id"] == line_id)
+    count: int = line[kind].get(bucket, 0)
+    return count
+
+
+async def policy(people: People, policy_id: str, version: int, days: int, from_days_ago: float, **more: object) -> None:
+    """Publish a return policy; one that is there already stays as it is."""
+    body = {
+        "policy_id": policy_id,
+        "version": version,
+        "effective_from": people.ago(days=from_days_ago).isoformat(),
+        "window_days": days,
+        "inspection": INSPECTION,
+    }
+    await people.post("returns", "/policies", body | more, Role.SUPERVISOR)
+
+
+def _line(line_id: str, sku: str, title: str, quantity: int, price: int) -> View:
+    return {"line_id": line_id, "sku": sku, "title": title, "quantity": quantity, "unit_price_minor": price}
+
+
+def _tender(tender_id: str, kind: str, amount: int, token: str = "tok_ok") -> View:  # noqa: S107  # a test token, not a secret
+    return {"tender_id": tender_id, "kind": kind, "token": token, "amount_minor": amount}
+
+
+async def place(
+    people: People,
+    name: str,
+    lines: Sequence[View],
+    tenders: Sequence[View],
+    *,
+    days_ago: float = 0,
+    discount: int = 0,
+    tax: int = 0,
+    shipping: int = 0,
+) -> View:
+    """The storefront places an order; returns it as the orders service shows it."""
+    body = {
+        "order_id": f"{name}-{people.run}",
+        "placed_at": people.ago(days=days_ago, minutes=30).isoformat(),
+        "customer": CUSTOMER,
+        "ship_to": ADDRESS,
+        "currency": "EUR",
+        "lines": list(lines),
+        "tenders": list(tenders),
+        "discount_minor": discount,
+        "tax_minor": tax,
+        "shipping_minor": shipping,
+    }
+    order: View = await people.post("orders", "/orders", body)
+    return order
+
+
+async def split_and_backorder(people: People) -> str:
+    """Two shipments and a backorder; money taken for what left, to the minor unit; goods received fill the rest."""
+    lamp, shade, bulb = (f"{sku}-{people.run}" for sku in ("LAMP", "SHADE", "BULB"))
+    people.says("stock lies in two locations and is one shade short")
+    await people.stocks([(lamp, "BER", 2), (shade, "BER", 1), (bulb, "HAM", 1)], people.ago(minutes=60))
+    eta = people.now + timedelta(days=5)
+    await people.outside(
+        "/warehouse/goods-expected",
+        {
+            "sku": shade,
+            "location": "BER",
+            "incoming": 4,
+            "eta": eta.isoformat(),
+            "occurred_at": people.ago(minutes=50).isoformat(),
+        },
+    )
+    await people.reads(
+        "fulfillment", f"/stock?sku={shade}", "4 shades announced", lambda rows: '"incoming":4' in _flat(rows)
+    )
+    people.says("five units on three lines, with discount, tax and shipping, by gift card and card")
+    lines = [
+        _line("1", lamp, "Desk lamp", 2, 4999),
+        _line("2", shade, "Lamp shade", 2, 1999),
+        _line("3", bulb, "Bulb", 1, 999),
+    ]
+    total = 2 * 4999 + 2 * 1999 + 999 - 500 + 2333 + 499
+    tenders = [_tender("gift", "gift_card", 5000), _tender("card", "card", total - 5000)]
+    order = await place(people, "split", lines, tenders, discount=500, tax=2333, shipping=499)
+    order_id: str = order["order_id"]
+    goods = {line["line_id"]: line["goods_minor"] for line in order["lines"]}
+    assert sum(goods.values()) + 499 == total == order["total_minor"], "the split to lines must sum to the total"
+    people.says("authorized, confirmed, planned: two shipments and a backorder with an ETA")
+    view = await people.sees(
+        order_id,
+        "two shipments and one shade backordered",
+        lambda v: (
+            v["order"]["status"] == "confirmed" and len(v["shipments"]) == 2 and units(v, "2", "backordered") == 1
+        ),
+    )
+    [backorder] = view["backorders"]
+    assert backorder["eta"], "the backorder has an ETA"
+    first, second = (f"{order_id}-S{n}" for n in (1, 2))
+    assert {s["title"] for s in view["shipments"]} == {"Shipment 1 of 3", "Shipment 2 of 3"}, [s["title"] for s in view["shipments"]]
+    locations = {s["shipment_id"]: s["location"] for s in view["shipments"]}
+    if locations[first] == "HAM":
+        first, second = second, first
+    await people.sees(order_id, "the gift card taken at confirmation", lambda v: captured(v) == 5000)
+    people.says("the first shipment leaves; its units and the shipping are captured, less what is prepaid")
+    await people.ships(first, people.ago(minutes=20))
+    # By cumulative rounding, counted from the last unit: cancelled ones would be the first.
+    worth = goods["1"] + goods["2"] - cumulative(goods["2"], 1, 2) + 499
+    await people.sees(
+        order_id,
+        "partly shipped and backordered, side by side, and its worth captured",
+        lambda v: (
+            v["rollups"]["fulfillment_status"] == "partly_shipped"
+            and v["rollups"]["has_backorder"]
+            and captured(v) == worth
+        ),
+        never=lambda v: captured(v) not in (5000, worth) or not v["rollups"]["has_backorder"],
+    )
+    people.says("the second shipment leaves and arrives; the first is scanned and arrives later")
+    await people.ships(second, people.ago(minutes=15))
+    worth += goods["3"]
+    await people.delivers(second, people.ago(minutes=12))
+    await people.sees(
+        order_id,
+        "one delivered, one on its way, one unit backordered",
+        lambda v: (
+            shipments(v)[second]["status"] == "delivered" and captured(v) == worth and v["rollups"]["has_backorder"]
+        ),
+    )
+    await people.delivers(first, people.ago(minutes=9))
+    people.says("goods received fill the backorder; the third shipment goes out")
+    await people.stocks([(shade, "BER", 4)], people.ago(minutes=8))
+    third = f"{order_id}-S3"
+    await people.sees(order_id, "the backorder filled by a third shipment", lambda v: third in shipments(v))
+    await people.ships(third, people.ago(minutes=6))
+    await people.delivers(third, people.ago(minutes=3))
+    people.says("everything arrived: completed, paid to the minor unit, nothing left authorized")
+    view = await people.sees(
+        order_id,
+        "completed and captured in full",
+        lambda v: (
+            v["order"]["status"] == "completed"
+            and captured(v) == total
+            and v["rollups"]["fulfillment_status"] == "delivered"
+        ),
+    )
+    assert not view["rollups"]["has_backorder"]
+    assert {s["title"] for s in view["shipments"]} == {"Shipment 1 of 3", "Shipment 2 of 3", "Shipment 3 of 3"}
+    await books_agree(people, order_id, captured=total, refunded=0)
+    return order_id
+
+
+async def declined(people: People) -> str:
+    """The card is declined: the order is rejected, nothing is allocated, no money moved."""
+    vase = f"VASE-{people.run}"
+    people.says("a card that is declined")
+    await people.stocks([(vase, "BER", 1)], people.ago(minutes=60))
+    order = await place(
+        people,
+        "declined",
+        [_line("1", vase, "Vase", 1, 2500)],
+        [_tender("card", "card", 2500, "tok_decline_insufficient_funds")],
+    )
+    order_id: str = order["order_id"]
+    view = await people.sees(order_id, "rejected", lambda v: v["order"]["status"] == "rejected")
+    people.says("nothing allocated, no money moved")
+    assert view["shipments"] == [] and captured(view) == 0, "nothing may have moved"
+    stock = await people.get("fulfillment", f"/stock?sku={vase}")
+    assert '"allocated":0' in _flat(stock), f"nothing may be allocated: {stock}"
+    await books_agree(people, order_id, captured=0, refunded=0)
+    return order_id
+
+
+async def cancel_in_the_middle(people: People) -> str:
+    """One unit in transit, one packed, one backordered: two are cancelled, one refused, the rest voided, not refunded."""
+    cup, pot = (f"{sku}-{people.run}" for sku in ("CUP", "POT"))
+    people.says("three units: one leaves, one is packed, one is backordered")
+    await people.stocks([(cup, "BER", 1), (pot, "HAM", 1)], people.ago(minutes=60))
+    lines = [_line("1", cup, "Cup", 2, 1200), _line("2", pot, "Pot", 1, 3400)]
+    order = await place(people, "cancel", lines, [_tender("card", "card", 6290)], shipping=490)
+    order_id: str = order["order_id"]
+    view = await people.sees(
+        order_id,
+        "two shipments, one backordered",
+        lambda v: len(v["shipments"]) == 2 and units(v, "1", "backordered") == 1,
+    )
+    by_location = {s["location"]: s["shipment_id"] for s in view["shipments"]}
+    gone, packed = by_location["BER"], by_location["HAM"]
+    await people.ships(gone, people.ago(minutes=20))
+    await people.scans(gone, "in_transit", people.ago(minutes=15))
+    await people.outside(f"/warehouse/shipments/{packed}/pack", {"occurred_at": people.ago(minutes=14).isoformat()})
+    await people.sees(
+        order_id,
+        "one in transit and charged, one packed, one backordered",
+        lambda v: (
+            units(v, "1", "in_transit") == 1
+            and units(v, "2", "packed") == 1
+            and units(v, "1", "backordered") == 1
+            and captured(v) == 1690
+        ),
+    )
+    people.says("the customer cancels everything; fulfillment answers per unit")
+    await people.reads(
+        "orders", f"/orders/{order_id}", "a unit in transit", lambda o: o["lines"][0]["units"].get("in_transit") == 1
+    )
+    await people.post("orders", f"/orders/{order_id}/cancellations", {"detail": "changed my mind"}, Role.AGENT)
+    view = await people.sees(
+        order_id,
+        "packed and backordered cancelled, the one in transit refused",
+        lambda v: (
+            units(v, "1", "cancelled") == 1
+            and units(v, "2", "cancelled") == 1
+            and units(v, "1", "in_transit") == 1
+            and not any(c["is_open"] for c in v["order"]["cancellations"])
+        ),
+    )
+    people.says("what was not captured is voided, not refunded")
+    view = await people.sees(
+        order_id,
+        "the remainder voided",
+        lambda v: (
+            v["totals"]["voided"]["minor"] == 4600 and v["totals"]["refunded"]["minor"] == 0 and captured(v) == 1690
+        ),
+        never=lambda v: v["totals"]["refunded"]["minor"] or v["totals"]["refund_pending"]["minor"],
+    )
+    await people.delivers(gone, people.ago(minutes=10))
+    await people.sees(order_id, "completed with what was left", lambda v: v["order"]["status"] == "completed")
+    await books_agree(people, order_id, captured=1690, refunded=0)
+    return order_id
+
+
+async def return_under_policy(people: People) -> str:
+    """Approved on day 20 under the policy of the purchase, though a shorter one is in force since; refunded to both tenders."""
+    coat = f"COAT-{people.run}"
+    name = f"standard-{people.run}"
+    people.says("policy v1 (30 days) is in force at purchase")
+    await policy(people, name, 1, 30, 24)
+    await people.stocks([(coat, "BER", 2)], people.ago(days=24))
+    order = await place(
+        people,
+        "return",
+        [_line("1", coat, "Rain coat", 2, 4995)],
+        [_tender("gift", "gift_card", 3000), _tender("card", "card", 8491)],
+        days_ago=23,
+        tax=1001,
+        shipping=500,
+    )
+    order_id: str = order["order_id"]
+    shipment = f"{order_id}-S1"
+    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await people.ships(shipment, people.ago(days=22))
+    await people.delivers(shipment, people.ago(days=20))
+    await people.sees(
+        order_id, "delivered and captured", lambda v: v["order"]["status"] == "completed" and captured(v) == 11491
+    )
+    people.says("policy v2 (10 days) is published afterwards")
+    await policy(people, name, 2, 10, 0)
+    people.says("a return on day 20 is approved under v1")
+    await people.reads(
+        "returns", f"/orders/{order_id}/returns", "both units delivered", lambda r: '"with_customer":2' in _flat(r)
+    )
+    request = {
+        "lines": [{"line_id": "1", "quantity": 2, "reason": "unwanted", "condition": "unopened"}],
+        "resolution": "refund",
+        "note": "too large",
+    }
+    await people.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
+    view = await people.sees(order_id, "approved", lambda v: v["returns"] and v["returns"][0]["status"] == "approved")
+    [decided] = view["returns"]
+    assert f"{name} v1" in decided["policy"] or decided["policy"].endswith("1"), decided["policy"]
+    assert len(decided["inputs_hash"]) == 64 and decided["reasons"], "the decision stores its reasons and inputs"
+    return_id: str = decided["return_id"]
+    people.says("it arrives in two parcels, one message delivered twice")
+    parcel = {"order_id": order_id, "location": "BER", "lines": [{"line_id": "1", "quantity": 1}]}
+    for n, copies in ((1, 2), (2, 1)):
+        body = parcel | {
+            "receipt_id": f"{return_id}-{n}",
+            "copies": copies,
+            "occurred_at": people.ago(minutes=9 - n).isoformat(),
+        }
+        await people.outside(f"/warehouse/returns/{return_id}/receive", body)
+    await people.sees(
+        order_id,
+        "two units received, not three",
+        lambda v: units(v, "1", "received_uninspected", "reverse") == 2,
+        never=lambda v: units(v, "1", "received_uninspected", "reverse") > 2,
+    )
+    people.says("inspected: one as new, one opened (15 % fee)")
+    inspection = {
+        "order_id": order_id,
+        "location": "BER",
+        "inspection_id": f"{return_id}-I1",
+        "occurred_at": people.ago(minutes=5).isoformat(),
+        "lines": [
+            {"line_id": "1", "quantity": 1, "outcome": "as_new"},
+            {"line_id": "1", "quantity": 1, "outcome": "opened"},
+        ],
+    }
+    await people.outside(f"/warehouse/returns/{return_id}/inspect", inspection)
+    people.says("refund due by cumulative rounding, reserved, routed to both tenders, completed; return resolved")
+    view = await people.sees(
+        order_id,
+        "return resolved, refund completed",
+        lambda v: (
+            v["returns"][0]["status"] in ("resolved", "closed")
+            and v["refunds"]
+            and v["refunds"][0]["status"] == "succeeded"
+        ),
+    )
+    [refund] = view["refunds"]
+    goods = order["lines"][0]["goods_minor"]
+    opened = goods - cumulative(goods, 1, 2)
+    due = goods - cumulative(opened, 15, 100)
+    assert refund["amount"]["minor"] == refund["settled"]["minor"] == due, (refund["amount"], due)
+    assert sum(leg["amount"]["minor"] for leg in refund["legs"]) == due and len(refund["legs"]) == 2, refund["legs"]
+    assert view["returns"][0]["cycle_seconds"] is not None and refund["latency_seconds"] is not None
+    stock = await people.reads(
+        "fulfillment", f"/stock?sku={coat}", "one unit restocked", lambda rows: '"on_hand":1' in _flat(rows)
+    )
+    assert '"allocated":0' in _flat(stock)
+    await books_agree(people, order_id, captured=11491, refunded=due)
+    return order_id
+
+
+async def exception_to_policy(people: People) -> str:
+    """Outside the window: declined with every reason; a supervisor grants an exception, audited."""
+    boots = f"BOOTS-{people.run}"
+    name = f"short-{people.run}"
+    people.says("a policy of 10 days; delivered 25 days ago")
+    await policy(people, name, 1, 10, 29, statutory_days=10, declined_conditions=["used"])
+    await people.stocks([(boots, "BER", 1)], people.ago(days=29))
+    line = _line("1", boots, "Boots", 1, 8900) | {"final_sale": True}
+    order = await place(people, "exception", [line], [_tender("card", "card", 8900)], days_ago=28)
+    order_id: str = order["order_id"]
+    shipment = f"{order_id}-S1"
+    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await people.ships(shipment, people.ago(days=27))
+    await people.delivers(shipment, people.ago(days=25))
+    await people.sees(order_id, "delivered", lambda v: v["order"]["status"] == "completed" and captured(v) == 8900)
+    await people.reads("returns", f"/orders/{order_id}/returns", "delivered", lambda r: '"with_customer":1' in _flat(r))
+    people.says("declined, with every reason")
+    request = {
+        "lines": [{"line_id": "1", "quantity": 1, "reason": "unwanted", "condition": "used"}],
+        "resolution": "refund",
+        "note": "they pinch",
+    }
+    await people.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
+    view = await people.sees(order_id, "declined", lambda v: v["returns"] and v["returns"][0]["status"] == "declined")
+    [decided] = view["returns"]
+    assert len(decided["reasons"]) >= 3, f"window, final sale and condition: {decided['reasons']}"
+    return_id = decided["return_id"]
+    people.says("an agent may not grant an exception; a supervisor does, with a reason")
+    path = f"/orders/{order_id}/returns/{return_id}/exception"
+    try:
+        await people.post("returns", path, {"reason": "please"}, Role.AGENT)
+    except Refused as refused:
+        assert refused.status == 403, refused
+    else:
+        raise AssertionError("an agent must not grant an exception")
+    await people.post("returns", path, {"reason": "we recommended the wrong size"}, Role.SUPERVISOR)
+    view = await people.sees(order_id, "approved by exception", lambda v: v["returns"][0]["status"] == "approved")
+    entries_ = await people.timeline(order_id)
+    [granted] = [e for e in entries_ if e["type"] == "return.exception_granted"]
+    assert granted["actor"] == "supervisor:demo-supervisor" and granted["policy"], granted
+    return order_id
+
+
+async def unknown_outcome(people: People) -> str:
+    """A capture and a refund that time out although they were done are found, once each; a bounce frees the balance."""
+    clock = f"CLOCK-{people.run}"
+    people.says("the processor performs a capture and never answers")
+    await people.stocks([(clock, "BER", 2)], people.ago(minutes=60))
+    lines = [_line("1", clock, "Clock", 1, 7000)]
+    order = await place(people, "unknown", lines, [_tender("card", "card", 7000, "tok_capture_timeout_after")])
+    order_id: str = order["order_id"]
+    await _arrives(people, order_id)
+    people.says("unknown, not failed; the reconciler finds one capture in the processor's books")
+    await people.sees(order_id, "captured once", lambda v: captured(v) == 7000, never=lambda v: captured(v) > 7000)
+    types = [e["type"] for e in await people.timeline(order_id)]
+    assert "payment.operation_unknown" in types and "payment.operation_reconciled" in types, types
+    assert "payment.capture_failed" not in types
+    await books_agree(people, order_id, captured=7000, refunded=0)
+
+    people.says("the same for a refund leg")
+    lines = [_line("1", clock, "Clock", 1, 7000)]
+    late = await place(people, "unknown-refund", lines, [_tender("card", "card", 7000, "tok_refund_timeout_after")])
+    late_id: str = late["order_id"]
+    await _arrives(people, late_id)
+    await people.sees(late_id, "captured", lambda v: captured(v) == 7000)
+    await _goodwill(people, late_id, 1500)
+    await people.sees(
+        late_id,
+        "refunded once",
+        lambda v: v["totals"]["refunded"]["minor"] == 1500,
+        never=lambda v: v["totals"]["refunded"]["minor"] > 1500,
+    )
+    types = [e["type"] for e in await people.timeline(late_id)]
+    assert "payment.operation_unknown" in types and "payment.operation_reconciled" in types, types
+    await books_agree(people, late_id, captured=7000, refunded=1500)
+
+    people.says("a refund that bounces days later is reversed, and its balance is free again")
+    await people.stocks([(f"{clock}-B", "BER", 1)], people.ago(minutes=60))
+    lines = [_line("1", f"{clock}-B", "Clock", 1, 7000)]
+    bouncing = await place(people, "bounce", lines, [_tender("card", "card", 7000, "tok_refund_bounces")])
+    bounce_id: str = bouncing["order_id"]
+    await _arrives(people, bounce_id)
+    await people.sees(bounce_id, "captured", lambda v: captured(v) == 7000)
+    await _goodwill(people, bounce_id, 2000)
+    await people.sees(
+        bounce_id,
+        "the leg reversed",
+        lambda v: any(leg["status"] == "reversed" for r in v["refunds"] for leg in r["legs"]),
+    )
+    types = [e["type"] for e in await people.timeline(bounce_id)]
+    assert "refund.leg_succeeded" in types and "refund.leg_reversed" in types, types
+    return order_id
+
+
+async def out_of_order(people: People) -> str:
+    """The facts of the split order, shuffled and each delivered twice to a view of its own, show the same."""
+    order_id = f"split-{people.run}"
+    people.says("every fact of the order is read from the topics, shuffled and doubled")
+    live = await people.sees(order_id, "completed", lambda v: v["order"]["status"] == "completed")
+    records = await _records(people, order_id, live["freshness"]["facts"])
+    twice = [*records, *records]
+    random.Random(people.run).shuffle(twice)  # the seed is the run's, so that a failure can be told again
+    people.says(f"{len(twice)} deliveries to a view that has seen nothing")
+    name = f"shuffled_{uuid4().hex[:8]}"
+    admin = await asyncpg.connect(people.endpoints.postgres)
+    try:
+        await admin.execute(f"CREATE DATABASE {name}")
+        dsn = database_url(people.endpoints.postgres, name)
+        await asyncio.to_thread(migrate, "support_view", dsn)
+        shuffled = await _show(dsn, order_id, twice)
+    finally:
+        await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+        await admin.close()
+    people.says("the same timeline and the same summary")
+    live = await people.get("support-view", f"/api/orders/{order_id}")
+    timeline = await people.timeline(order_id)
+    unseen = {"freshness", "seen_at"}
+    assert {k: v for k, v in shuffled[0].items() if k not in unseen} == {
+        k: v for k, v in live.items() if k not in unseen
+    }
+    assert [_less(e, unseen) for e in shuffled[1]] == [_less(e, unseen) for e in timeline]
+    return order_id
+
+
+async def _arrives(people: People, order_id: str) -> None:
+    shipment = f"{order_id}-S1"
+    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await people.ships(shipment, people.ago(minutes=20))
+    await people.delivers(shipment, people.ago(minutes=10))
+    await people.sees(order_id, "delivered", lambda v: v["order"]["status"] == "completed")
+
+
+async def _goodwill(people: People, order_id: str, amount: int) -> None:
+    body = {"kind": "goodwill", "amount_minor": amount, "currency": "EUR", "reason": "arrived scratched"}
+    await people.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
+    view = await people.sees(order_id, "a refund to approve", lambda v: v["refunds"])
+    refund_id = view["refunds"][0]["refund_id"]
+    await people.post("payments", f"/orders/{order_id}/refunds/{refund_id}/approve", {"reason": "sorry"}, Role.SUPERVISOR)
+
+
+async def books_agree(people: People, order_id: str, *, captured: int, refunded: int) -> None:
+    """The processor's own ledger says the same, to the minor unit."""
+    books = await people.ledger(order_id)
+    theirs = (
+        sum(a["captured_minor"] for a in books["authorizations"]),
+        sum(a["refunded_minor"] for a in books["authorizations"]),
+    )
+    assert theirs == (captured, refunded), f"the processor's books say {theirs}, ours {(captured, refunded)}"
+
+
+async def _records(people: People, order_id: str, count: int) -> list[Record]:
+    """The order's records from every topic."""
+    consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=people.endpoints.kafka, group_id=None)
+    await consumer.start()
+    try:
+        places = consumer.assignment()
+        await consumer.seek_to_beginning()
+        ends = await consumer.end_offsets(list(places))
+        found: dict[bytes, Record] = {}
+        while any([await consumer.position(place) < ends[place] for place in places]):
+            for batch in (await consumer.getmany(timeout_ms=int(PATIENCE_S * 1000), max_records=5000)).values():
+                for r in batch:
+                    if r.key == order_id.encode():
+                        found[dict(r.headers)["ce_id"]] = Record(
+                            r.topic, r.partition, r.offset, r.timestamp, r.key, r.headers, r.value
+                        )
+    finally:
+        await consumer.stop()
+    assert len(found) >= count, f"{len(found)} of {count} facts are on the topics"
+    return list(found.values())
+
+
+async def _show(dsn: str, order_id: str, records: Sequence[Record]) -> tuple[View, list[View]]:
+    """Summary and timeline of a view fed with these records, a few at a time."""
+    pool = await asyncpg.create_pool(dsn, min_size=1, max_size=2)
+    try:
+        for start in range(0, len(records), 7):
+            async with pool.acquire() as db, db.transaction():
+                parked = await take(db, records[start : start + 7])
+                assert not parked, parked
+        async with pool.acquire() as db:
+            seen = await read_story(db, order_id)
+            shown = await read_timeline(db, seen, None, None, 500)
+            return view_of(seen).model_dump(mode="json"), shown.model_dump(mode="json")["entries"]
+    finally:
+        await pool.close()
+
+
+def _less(entry: View, without: set[str]) -> View:
+    return {name: value for name, value in entry.items() if name not in without}
+
+
+def _flat(answer: object) -> str:
+    return json.dumps(answer, separators=(",", ":"))
+
+
+Story = Callable[[People], Awaitable[str]]
+
+STORIES: Final[dict[str, Story]] = {
+    "split and backorder": split_and_backorder,
+    "declined": declined,
+    "cancel in the middle": cancel_in_the_middle,
+    "return under policy": return_under_policy,
+    "declined return, exception": exception_to_policy,
+    "unknown outcome": unknown_outcome,
+    "out of order": out_of_order,
+}

@@ -1,0 +1,440 @@
+"""HTTP in: the warehouse works on shipments and stock, carriers scan, support recalls; everyone reads."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+
+from fulfillment import store
+from fulfillment.domain.backorder import BackorderStatus
+from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
+from fulfillment.domain.order import Command, HandOver, Pack, Recall, ShortPick, Track
+from fulfillment.domain.policy import FulfillmentPolicy
+from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, ShelfState, key_of
+from fulfillment.domain.shipment import Shipment, numbering
+from fulfillment.domain.tracking import ShipmentStatus, standing
+from fulfillment.handlers import units
+from fulfillment.settings import FulfillmentSettings
+from fulfillment.store import ORDERS, SHELVES
+from shared.auth import Caller, Role
+from shared.contracts.base import Bucket, Fact, Id, Input, Quantity, Text
+from shared.contracts.fulfillment import Scan
+from shared.contracts.orders import Hold, ShippingPreference
+from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
+from shared.http import (
+    AtDesk,
+    Desk,
+    IdempotencyKey,
+    OccurredAt,
+    SignedBody,
+    business_time,
+    needs,
+    signed,
+    webhook_cause,
+)
+from shared.machine import Invalid
+from shared.shell import Told
+
+router = APIRouter(tags=["fulfillment"])
+
+Warehouse = Annotated[Caller, needs(Role.WAREHOUSE, Role.OPERATOR)]
+Support = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
+Reader = Annotated[Caller, needs(*Role)]
+OrderId = Annotated[Id, Path()]
+ShipmentId = Annotated[Id, Path(description="`<order>-S<n>`")]
+
+
+class ReceiveGoods(Input):
+    """A receipt counts once per shelf, whatever brings it."""
+
+    receipt_id: Id
+    sku: Id
+    location: Id
+    quantity: Quantity
+    occurred_at: OccurredAt
+
+
+class ExpectGoods(Input):
+    """What is on its way in all, replacing what was announced before; `eta` None: no date is known."""
+
+    sku: Id
+    location: Id
+    incoming: Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+    eta: AwareDatetime | None
+    occurred_at: OccurredAt
+
+
+class PackShipment(Input):
+    """No parcels named: everything is in one."""
+
+    parcels: Annotated[tuple[WarehouseParcel, ...], Field(max_length=100)] = ()
+    occurred_at: OccurredAt
+
+
+class HandOverShipment(Input):
+    """Tracking numbers by parcel, as packed."""
+
+    carrier: Id
+    tracking: Annotated[tuple[ParcelTracking, ...], Field(min_length=1, max_length=100)]
+    occurred_at: OccurredAt
+
+
+class ShortPickShipment(Input):
+    """What could not be found; it is planned again."""
+
+    lines: Annotated[tuple[PartnerLine, ...], Field(min_length=1, max_length=500)]
+    occurred_at: OccurredAt
+
+
+class RecallShipment(Input):
+    detail: Text = ""
+    occurred_at: OccurredAt
+
+
+class LineOut(BaseModel):
+    line_id: str
+    sku: str
+    ordered: int = Field(description="units owed, those on top by replacements included")
+    again: int = Field(description="of them on top by replacements")
+    units: dict[Bucket, int] = Field(description="units by forward bucket; empty buckets are left out")
+
+
+class ItemOut(BaseModel):
+    line_id: str
+    sku: str
+    quantity: int
+
+
+class ParcelOut(BaseModel):
+    parcel_id: str
+    units: dict[str, int] = Field(description="units by line that count here; those promised anew do not")
+    tracking: str | None
+    status: ShipmentStatus | None = Field(description="none before the hand-over")
+    exception: str | None = Field(description="the kind of exception it stands in")
+    scanned_at: datetime | None
+
+
+class ShipmentOut(BaseModel):
+    """`number` of `of`: of counts the live shipments and one more for what is still backordered."""
+
+    shipment_id: str
+    location: str
+    status: ShipmentStatus
+    number: int | None = Field(description="none for a cancelled one")
+    of: int
+    carrier: str | None
+    items: list[ItemOut]
+    parcels: list[ParcelOut]
+    recall_requested: bool
+    waits_for: str | None = Field(description="what it needs next, in words; none when it has arrived or ended")
+
+
+class BackorderOut(BaseModel):
+    backorder_id: str
+    line_id: str
+    sku: str
+    status: BackorderStatus
+    quantity: int
+    open: int
+    eta: datetime | None
+    earlier_etas: list[datetime | None]
+    consent_due_at: datetime | None = Field(description="until when the customer has to say whether to wait")
+
+
+class FulfillmentOut(BaseModel):
+    order_id: str
+    status: FulfillmentStatus
+    preference: ShippingPreference
+    holds: list[Hold]
+    lines: list[LineOut]
+    shipments: list[ShipmentOut]
+    backorders: list[BackorderOut]
+
+
+class ShelfOut(BaseModel):
+    sku: str
+    location: str
+    on_hand: int
+    allocated: int
+    free: int
+    incoming: int
+    eta: datetime | None
+    backordered: int = Field(description="units of the sku that orders wait for, wherever they will come from")
+
+
+class StockOut(BaseModel):
+    shelves: list[ShelfOut]
+    next: str | None = Field(description="what `after` takes to go on; none at the end")
+
+
+class GoodsOut(BaseModel):
+    """The shelf after the goods; `applied` false: it was told before."""
+
+    sku: str
+    location: str
+    received: int = Field(description="units received there in all")
+    incoming: int
+    eta: datetime | None
+    applied: bool
+
+
+class ScanOut(BaseModel):
+    order_id: str
+    tracking: str
+
+
+def shown(order: OrderFulfillment) -> FulfillmentOut:
+    numbers = numbering(order.shipments.values())
+    of = len(numbers) + bool(order.waiting)
+    return FulfillmentOut(
+        order_id=order.order_id,
+        status=order.status,
+        preference=order.preference,
+        holds=list(order.holds),
+        lines=[
+            LineOut(line_id=x.line_id, sku=x.sku, ordered=x.ordered, again=x.again, units=x.units)
+            for x in order.lines.values()
+        ],
+        shipments=[_shipment(s, numbers.get(s.shipment_id), of, order.holds) for s in order.shipments.values()],
+        backorders=[
+            BackorderOut(
+                backorder_id=b.backorder_id,
+                line_id=b.line_id,
+                sku=b.sku,
+                status=b.status,
+                quantity=b.quantity,
+                open=b.open,
+                eta=b.eta,
+                earlier_etas=list(b.earlier),
+                consent_due_at=b.consent_due,
+            )
+            for b in order.backorders.values()
+        ],
+    )
+
+
+def _shipment(shipment: Shipment, number: int | None, of: int, holds: Sequence[Hold]) -> ShipmentOut:
+    return ShipmentOut(
+        shipment_id=shipment.shipment_id,
+        location=shipment.location,
+        status=shipment.status,
+        number=number,
+        of=of,
+        carrier=shipment.carrier,
+        items=[ItemOut(line_id=i.line_id, sku=i.sku, quantity=i.quantity) for i in shipment.items],
+        parcels=[
+            ParcelOut(
+                parcel_id=p.parcel_id,
+                units=p.lines,
+                tracking=p.tracking,
+                status=p.status if p.tracking else None,
+                exception=standing(p.scans).kind,
+                scanned_at=max(p.scans.values(), default=None),
+            )
+            for p in shipment.parcels.values()
+        ],
+        recall_requested=shipment.recall,
+        waits_for=_waits_for(shipment, holds),
+    )
+
+
+def _waits_for(shipment: Shipment, holds: Sequence[Hold]) -> str | None:
+    match shipment.status:
+        case ShipmentStatus.CREATED:
+            return f"to be packed at {shipment.location}"
+        case ShipmentStatus.HELD:
+            return f"the release of its holds: {', '.join(holds)}"
+        case ShipmentStatus.PACKED:
+            return "to be handed over to a carrier"
+        case ShipmentStatus.SHIPPED:
+            return "the carrier's first scan"
+        case ShipmentStatus.IN_TRANSIT | ShipmentStatus.OUT_FOR_DELIVERY:
+            return "its delivery"
+        case ShipmentStatus.EXCEPTION:
+            return "the carrier to move it on"
+        case ShipmentStatus.LOST:
+            return "a claim, or to be found"
+        case ShipmentStatus.RETURNING_TO_SENDER:
+            return "its arrival back at the warehouse"
+        case _:
+            return None
+
+
+def _answer(order: OrderFulfillment, _: Sequence[Fact]) -> tuple[int, FulfillmentOut]:
+    return 200, shown(order)
+
+
+@router.get("/orders/{order_id}/fulfillment")
+async def read_order(order_id: OrderId, request: Request, _: Reader) -> FulfillmentOut:
+    """The order's units, shipments and backorders as they are now."""
+    return shown(await _known(request, order_id, f"order {order_id} is not known"))
+
+
+async def _known(request: Request, order_id: str, refusal: str) -> OrderFulfillment:
+    order = await store.find(request.app.state.pool, order_id)
+    if order is None:
+        raise HTTPException(404, refusal)
+    return order
+
+
+async def _tell(
+    request: Request, desk: Desk, shipment_id: str, command: Command, who: Caller, key: str, reason: str, at: datetime
+) -> Response:
+    """A shipment's id starts with its order's."""
+    order_id = shipment_id.rpartition("-S")[0]
+    refusal = f"shipment {shipment_id} is not known"
+    if shipment_id not in (await _known(request, order_id, refusal)).shipments:
+        raise HTTPException(404, refusal)
+    return await desk.tell(
+        ORDERS,
+        order_id,
+        command,
+        caller=who,
+        reason=reason,
+        at=at,
+        answer=_answer,
+        request=request,
+        idempotency_key=key,
+    )
+
+
+@router.post("/shipments/{shipment_id}/pack", response_model=FulfillmentOut)
+async def pack(
+    shipment_id: ShipmentId, body: PackShipment, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
+) -> Response:
+    """What is packed must be what the shipment has: units that are missing are a short pick first."""
+    parcels = tuple((parcel.parcel_id, units(parcel.lines)) for parcel in body.parcels)
+    at = business_time(body.occurred_at)
+    return await _tell(request, desk, shipment_id, Pack(shipment_id, parcels), who, key, "packed", at)
+
+
+@router.post("/shipments/{shipment_id}/hand-over", response_model=FulfillmentOut)
+async def hand_over(
+    shipment_id: ShipmentId, body: HandOverShipment, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
+) -> Response:
+    """The parcels are the carrier's from now on. Refused while the order is held."""
+    tracking = tuple((parcel.parcel_id, parcel.tracking) for parcel in body.tracking)
+    at = business_time(body.occurred_at)
+    command = HandOver(shipment_id, body.carrier, tracking)
+    return await _tell(request, desk, shipment_id, command, who, key, "handed over", at)
+
+
+@router.post("/shipments/{shipment_id}/short-pick", response_model=FulfillmentOut)
+async def short_pick(
+    shipment_id: ShipmentId,
+    body: ShortPickShipment,
+    request: Request,
+    desk: AtDesk,
+    who: Warehouse,
+    key: IdempotencyKey,
+) -> Response:
+    """Units that are not on their shelf: they leave the shipment and the stock, and are planned again."""
+    at = business_time(body.occurred_at)
+    command = ShortPick(shipment_id, units(body.lines))
+    return await _tell(request, desk, shipment_id, command, who, key, "short pick", at)
+
+
+@router.post("/shipments/{shipment_id}/recall", response_model=FulfillmentOut)
+async def recall(
+    shipment_id: ShipmentId, body: RecallShipment, request: Request, desk: AtDesk, who: Support, key: IdempotencyKey
+) -> Response:
+    """Ask the carrier to turn round what is on its way; before the hand-over cancel instead."""
+    at = business_time(body.occurred_at)
+    command = Recall(shipment_id, body.detail)
+    return await _tell(request, desk, shipment_id, command, who, key, body.detail or "recall", at)
+
+
+@router.get("/stock", tags=["stock"])
+async def read_stock(
+    request: Request,
+    _: Reader,
+    sku: Annotated[Id | None, Query()] = None,
+    after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> StockOut:
+    """The shelves, by sku and location."""
+    last_sku, __, last_location = (after or "").partition("@")
+    rows = await store.shelves(request.app.state.pool, sku, (last_sku, last_location), limit)
+    found = [ShelfOut(**dict(row), free=row["on_hand"] - row["allocated"]) for row in rows]
+    return StockOut(shelves=found, next=f"{found[-1].sku}@{found[-1].location}" if len(found) == limit else None)
+
+
+async def _goods(
+    request: Request, desk: Desk, sku: str, location: str, command: ShelfCommand, who: Caller, key: str, at: datetime
+) -> Response:
+    def answer(shelf: ShelfState, facts: Sequence[Fact]) -> tuple[int, GoodsOut]:
+        return 201 if facts else 200, GoodsOut(
+            sku=sku,
+            location=location,
+            received=shelf.received,
+            incoming=shelf.incoming,
+            eta=shelf.eta,
+            applied=bool(facts),
+        )
+
+    return await desk.tell(
+        SHELVES,
+        key_of(sku, location),
+        command,
+        caller=who,
+        reason="goods received" if isinstance(command, Receive) else "goods expected",
+        at=at,
+        answer=answer,
+        request=request,
+        idempotency_key=key,
+    )
+
+
+@router.post("/stock/receipts", tags=["stock"], status_code=201, response_model=GoodsOut)
+async def receive_goods(
+    body: ReceiveGoods, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
+) -> Response:
+    """Goods came in. Whoever waits for them is served at once, first placed first."""
+    command = Receive(body.receipt_id, body.sku, body.location, body.quantity)
+    at = business_time(body.occurred_at)
+    return await _goods(request, desk, body.sku, body.location, command, who, key, at)
+
+
+@router.post("/stock/expectations", tags=["stock"], status_code=201, response_model=GoodsOut)
+async def expect_goods(
+    body: ExpectGoods, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
+) -> Response:
+    """Goods are announced, or announced anew: backorders get their dates from it."""
+    command = Expect(body.sku, body.location, body.incoming, body.eta)
+    at = business_time(body.occurred_at)
+    return await _goods(request, desk, body.sku, body.location, command, who, key, at)
+
+
+@router.get("/policies", tags=["policies"])
+async def read_policies(request: Request, _: Reader) -> list[FulfillmentPolicy]:
+    """Every version of what fulfillment decides by; the one in force when an order was placed binds it."""
+    async with request.app.state.pool.acquire(timeout=5) as db:
+        return list(await store.policies(db))
+
+
+def _carrier_secret(settings: FulfillmentSettings) -> str:
+    return settings.carrier_webhook_secret.get_secret_value()
+
+
+@router.post("/webhooks/carrier", tags=["webhooks"], status_code=202)
+async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], desk: AtDesk) -> ScanOut:
+    """A carrier's scan, signed. The same scan told again has no second effect. A number that is not known yet is
+    answered 404: the warehouse may still be telling of the hand-over, so send it again."""
+    try:
+        told = CarrierScan.model_validate_json(body.body)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise Invalid(".".join(str(part) for part in problem["loc"]) or "body", problem["msg"]) from None
+    at = business_time(told.occurred_at)
+    order_id = await store.order_of_parcel(desk.pool, told.carrier, told.tracking)
+    if order_id is None:
+        raise HTTPException(404, f"tracking: {told.tracking} of {told.carrier} is not known")
+    scan = Scan(carrier=told.carrier, tracking=told.tracking, code=told.code, at=at)
+    cause = webhook_cause(f"carrier:{told.carrier}", f"{told.tracking} {told.code} {at.isoformat()}", at, told.code)
+    tracked: Told[Command] = Told(order_id, Track(scan, told.detail), cause)
+    [refusal] = await desk.take(ORDERS, [tracked])
+    if refusal is not None:
+        raise refusal
+    return ScanOut(order_id=order_id, tracking=told.tracking)

@@ -1,0 +1,345 @@
+"""What fulfillment is told about an order, and what it decides: the one place where commands meet the state. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal, TypeAlias
+
+from fulfillment.domain import allocation, cancellation, goods
+from fulfillment.domain import shipment as shipments_
+from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment
+from fulfillment.domain.planning import Need
+from fulfillment.domain.shipment import (
+    BEFORE_HAND_OVER,
+    SHIPMENT,
+    Shipment,
+    numbering,
+    quantities,
+    summed,
+    told_parcels,
+)
+from fulfillment.domain.stock import Stock
+from fulfillment.domain.tracking import ShipmentStatus
+from shared.contracts.base import Bucket, Fact, LineQuantity
+from shared.contracts.fulfillment import (
+    CancelledUnits,
+    FulfillmentHoldsChanged,
+    FulfillmentOpened,
+    FulfillmentWithdrawn,
+    OpenedLine,
+    ReplacementCreated,
+    Scan,
+    ShipmentHeld,
+    ShipmentReleased,
+    ShipmentShipped,
+    StockShipped,
+)
+from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
+from shared.contracts.returns import InspectedLine
+from shared.machine import Invalid, NotAllowed
+
+ReplacementReason: TypeAlias = Literal["lost", "damaged", "wrong_item", "exchange"]
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    placed_at: datetime
+    lines: tuple[OpenedLine, ...]
+    preference: ShippingPreference
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The order is confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """The order is rejected."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceHold:
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHold:
+    hold: Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    cancellation_id: str
+    lines: tuple[LineQuantity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Parcels by id; none: everything is in one."""
+
+    shipment_id: str
+    parcels: tuple[tuple[str, tuple[LineQuantity, ...]], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShortPick:
+    shipment_id: str
+    lines: tuple[LineQuantity, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Tracking numbers by parcel id."""
+
+    shipment_id: str
+    carrier: str
+    tracking: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    scan: Scan
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    shipment_id: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """Goods may have come in, or been announced anew."""
+
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SettleConsent:
+    backorder_id: str
+    choice: BackorderChoice
+    substitute_sku: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TakeSilence:
+    """The customer has not answered by `at`."""
+
+    backorder_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    inspection_id: str
+    location: str
+    lines: tuple[InspectedLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReviseInspection:
+    inspection_id: str
+    location: str
+    before: tuple[InspectedLine, ...]
+    after: tuple[InspectedLine, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Units to send again; `cause_id` is the return or claim it answers."""
+
+    replacement_id: str
+    cause_id: str
+    lines: tuple[LineQuantity, ...]
+    sku: str
+    reason_code: ReplacementReason
+
+
+Command: TypeAlias = (
+    Open
+    | Plan
+    | Withdraw
+    | PlaceHold
+    | ReleaseHold
+    | Cancel
+    | Pack
+    | ShortPick
+    | HandOver
+    | Track
+    | Recall
+    | Fill
+    | SettleConsent
+    | TakeSilence
+    | Inspect
+    | ReviseInspection
+    | Replace
+)
+
+_S: Final = FulfillmentStatus
+
+
+def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[Fact]:
+    match state.status, command:
+        case _S.UNOPENED, Open(placed_at=placed_at, lines=lines, preference=preference):
+            return [FulfillmentOpened(order_id=state.order_id, placed_at=placed_at, lines=lines, preference=preference)]
+        case ((_S.OPENED | _S.PLANNED | _S.WITHDRAWN), Open()):
+            return []
+        case _S.OPENED, Plan():
+            needs = [
+                Need(line.line_id, line.sku, line.of(Bucket.UNALLOCATED))
+                for line in state.lines.values()
+                if line.of(Bucket.UNALLOCATED)
+            ]
+            return allocation.place(state, needs, stock) if needs else []
+        case _S.PLANNED, Plan():
+            return []
+        case _S.OPENED, Withdraw():
+            left = {line_id: line.of(Bucket.UNALLOCATED) for line_id, line in state.lines.items()}
+            return [FulfillmentWithdrawn(order_id=state.order_id, lines=quantities(left))]
+        case _S.WITHDRAWN, Withdraw() | PlaceHold() | ReleaseHold():
+            return []
+        case ((_S.OPENED | _S.PLANNED), PlaceHold(hold=hold)):
+            return _with_holds(state, sorted({*state.holds, hold}))
+        case ((_S.OPENED | _S.PLANNED), ReleaseHold(hold=hold)):
+            return _with_holds(state, sorted({*state.holds} - {hold}))
+        case ((_S.OPENED | _S.PLANNED | _S.WITHDRAWN), Cancel(cancellation_id=cancellation_id, lines=lines)):
+            return cancellation.cancel(state, cancellation_id, lines)
+        case _S.PLANNED, Pack(shipment_id=shipment_id, parcels=parcels):
+            return shipments_.pack(state.order_id, _shipment(state, shipment_id), _by_parcel(parcels))
+        case _S.PLANNED, ShortPick(shipment_id=shipment_id, lines=lines):
+            return cancellation.short_pick(state, _shipment(state, shipment_id), _sums(lines), stock)
+        case _S.PLANNED, HandOver():
+            return _hand_over(state, command)
+        case _S.PLANNED, Track(scan=scan, detail=detail):
+            found = shipments_.parcel_of(state.shipments.values(), scan.carrier, scan.tracking)
+            if found is None:
+                raise Invalid("tracking", f"{scan.tracking} of {scan.carrier} is not known")
+            return shipments_.track(state.order_id, *found, scan, detail)
+        case _S.PLANNED, Recall(shipment_id=shipment_id, detail=detail):
+            return shipments_.recall(state.order_id, _shipment(state, shipment_id), detail)
+        case _S.PLANNED, Fill(at=at):
+            return allocation.fill(state, stock, at)
+        case _S.PLANNED, SettleConsent(backorder_id=backorder_id, choice=choice, substitute_sku=sku, at=at):
+            return allocation.settle_consent(state, backorder_id, choice, sku, stock, at)
+        case _S.PLANNED, TakeSilence(backorder_id=backorder_id, at=at):
+            due = state.backorders[backorder_id].consent_due
+            if due is None or due > at:
+                return []
+            choice = allocation.binding(state, stock).silence
+            return allocation.settle_consent(state, backorder_id, choice, None, stock, at, is_silent=True)
+        case _S.PLANNED, Inspect(inspection_id=inspection_id, location=location, lines=lines):
+            return goods.inspect(state, inspection_id, location, lines)
+        case _S.PLANNED, ReviseInspection(inspection_id=inspection_id, location=location):
+            return goods.revise(state, inspection_id, location, command.before, command.after, stock)
+        case _S.PLANNED, Replace():
+            return _replace(state, command, stock)
+        case status, _:
+            raise NotAllowed(status, type(command).__name__, FULFILLMENT.allowed(status))
+
+
+def _shipment(state: OrderFulfillment, shipment_id: str) -> Shipment:
+    shipment = state.shipments.get(shipment_id)
+    if shipment is None:
+        raise Invalid("shipment_id", f"{shipment_id} is not a shipment of {state.order_id}")
+    return shipment
+
+
+def _sums(lines: Iterable[LineQuantity]) -> dict[str, int]:
+    return summed((line.line_id, line.quantity) for line in lines)
+
+
+def _by_parcel(parcels: Iterable[tuple[str, tuple[LineQuantity, ...]]]) -> dict[str, dict[str, int]]:
+    boxes: dict[str, dict[str, int]] = {}
+    for parcel_id, lines in parcels:
+        if parcel_id in boxes:
+            raise Invalid("parcels.parcel_id", f"{parcel_id} is named twice")
+        boxes[parcel_id] = _sums(lines)
+    return boxes
+
+
+def _with_holds(state: OrderFulfillment, holds: Sequence[Hold]) -> list[Fact]:
+    """Any hold stops what has not been handed over; what is on its way goes on."""
+    if tuple(holds) == state.holds:
+        return []
+    facts: list[Fact] = [FulfillmentHoldsChanged(order_id=state.order_id, holds=tuple(holds))]
+    for shipment in state.shipments.values():
+        about = {"order_id": state.order_id, "shipment_id": shipment.shipment_id}
+        if shipment.status not in BEFORE_HAND_OVER:
+            continue
+        if holds:
+            facts.append(ShipmentHeld(**about, holds=tuple(holds)))
+        else:
+            facts.append(ShipmentReleased(**about, packed=shipment.is_packed))
+    return facts
+
+
+def _hand_over(state: OrderFulfillment, command: HandOver) -> list[Fact]:
+    shipment = _shipment(state, command.shipment_id)
+    tracking = dict(command.tracking)
+    match shipment.status:
+        case ShipmentStatus.PACKED:
+            shipments_.check_tracking(shipment, tracking)
+        case ShipmentStatus.HELD:
+            holds = ", ".join(state.holds)
+            detail = f"{shipment.shipment_id} must not be handed over: held for {holds}"
+            raise NotAllowed(shipment.status, "hand over", SHIPMENT.allowed(shipment.status), detail)
+        case status if shipment.carrier == command.carrier and all(
+            tracking.get(parcel.parcel_id) == parcel.tracking for parcel in shipment.parcels.values()
+        ):
+            return []
+        case status:
+            raise NotAllowed(status, "hand over", SHIPMENT.allowed(status))
+    lines = quantities(_sums(LineQuantity(line_id=i.line_id, quantity=i.quantity) for i in shipment.items))
+    about = {"order_id": state.order_id, "shipment_id": shipment.shipment_id}
+    left = [
+        StockShipped(**about, sku=item.sku, location=shipment.location, quantity=item.quantity, line_id=item.line_id)
+        for item in shipment.items
+    ]
+    numbers = numbering(state.shipments.values())
+    shipped = ShipmentShipped(
+        **about,
+        carrier=command.carrier,
+        parcels=told_parcels(shipment, command.carrier, tracking),
+        lines=lines,
+        number=numbers[shipment.shipment_id],
+        of=len(numbers) + bool(state.waiting),
+    )
+    return [*left, shipped]
+
+
+def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fact]:
+    """Owe units again: those that never arrived in their place, those that did on top, and none of them twice."""
+    if command.replacement_id in state.replacements:
+        return []
+    moved: list[CancelledUnits] = []
+    wanted = _sums(command.lines)
+    for line_id, units in wanted.items():
+        line = state.lines.get(line_id)
+        if line is None:
+            raise Invalid("lines.line_id", f"{line_id} is not a line of {state.order_id}")
+        if command.reason_code == "lost":
+            for bucket in (Bucket.LOST, Bucket.RETURNED_TO_SENDER):
+                gone = min(units, line.of(bucket))
+                units -= gone
+                if gone:
+                    moved.append(CancelledUnits(line_id=line_id, quantity=gone, was=bucket))
+            if units:
+                raise Invalid("lines.quantity", f"{units} more than what was lost or came back of line {line_id}")
+        elif units > line.of(Bucket.DELIVERED) - line.again:
+            raise Invalid("lines.quantity", f"more than was delivered and not replaced yet of line {line_id}")
+    created = ReplacementCreated(
+        order_id=state.order_id,
+        replacement_id=command.replacement_id,
+        cause_id=command.cause_id,
+        lines=quantities(wanted),
+        moved=tuple(moved),
+        sku=command.sku,
+        reason_code=command.reason_code,
+    )
+    lost_in = next((s.shipment_id for s in state.shipments.values() if s.status is ShipmentStatus.LOST), None)
+    after = allocation.after(state, [created])
+    needs = [Need(line_id, command.sku, units) for line_id, units in wanted.items()]
+    return [created, *allocation.place(after, needs, stock, lost_in if moved else None)]

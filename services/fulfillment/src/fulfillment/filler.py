@@ -1,0 +1,100 @@
+"""Serves the queue for goods: whoever waited longest first, as soon as there is something, and new dates to the rest."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timezone
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from fulfillment import store
+from fulfillment.domain.order import Command, Fill
+from fulfillment.domain.stock import Place
+from fulfillment.store import ORDERS, InQueue
+from shared.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.envelope import Cause
+from shared.runtime import Running
+from shared.shell import Told, apply
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.3
+PAGE = 200
+FIRST: Place = (datetime.min.replace(tzinfo=timezone.utc), "")
+
+Page = Callable[[Place], Awaitable[list[InQueue]]]
+
+
+async def filler(running: Running, stop: asyncio.Event) -> None:
+    """Until stopped. What made goods free may be any replica's doing, so the shelves are asked."""
+    while not stop.is_set():
+        served = 0
+        try:
+            served = await serve(running.pool)
+        except OUTAGES as error:
+            log.warning("backorders.deferred", error=repr(error))
+        if served:
+            running.woken()
+        else:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+
+
+async def serve(pool: Pool) -> int:
+    """One round over everybody who may be served; returns how many were told something."""
+    served = await _each(pool, lambda after: store.fillable(pool, after, PAGE))
+    shelves = await store.announced(pool)
+    if shelves:
+        skus = sorted({sku for sku, _, _ in shelves})
+        served += await _each(pool, lambda after: store.concerned(pool, skus, after, PAGE))
+        await store.heed(pool, shelves)
+    return served
+
+
+async def _each(pool: Pool, page: Page) -> int:
+    served, after = 0, FIRST
+    while queue := await page(after):
+        served += await _fill(pool, queue)
+        after = (queue[-1].placed_at, queue[-1].order_id)
+    return served
+
+
+async def _fill(pool: Pool, queue: Sequence[InQueue]) -> int:
+    """Tell these orders in one transaction; one that breaks a law is left out, and the others served."""
+    try:
+        return await _apply(pool, [_told(order) for order in queue])
+    except BROKEN_LAWS as error:
+        if len(queue) == 1:
+            log.error("backorder.failed", order_id=queue[0].order_id, error=repr(error), exc_info=error)
+            return 0
+        return sum([await _fill(pool, [order]) for order in queue])
+
+
+def _told(order: InQueue) -> Told[Command]:
+    cause = Cause(
+        id=uuid7(),
+        at=order.at,
+        actor="service:fulfillment",
+        reason="serve the queue",
+        correlation_id=order.order_id,
+    )
+    return Told(order.order_id, Fill(order.at), cause)
+
+
+async def _apply(pool: Pool, told: Sequence[Told[Command]]) -> int:
+    """A round that serves nobody leaves nothing behind, not even its claims: an order may wait for long."""
+    async with pool.acquire(timeout=5) as db:
+        transaction = db.transaction()
+        await transaction.start()
+        try:
+            outcomes, _ = await apply(db, ORDERS, told)
+        except BaseException:
+            await transaction.rollback()
+            raise
+        served = sum(bool(outcome.facts) for outcome in outcomes)
+        await (transaction.commit() if served else transaction.rollback())
+    for t, outcome in zip(told, outcomes, strict=True):
+        if outcome.error is not None:
+            log.error("backorder.failed", order_id=t.key, error=repr(outcome.error), exc_info=outcome.error)
+    return served

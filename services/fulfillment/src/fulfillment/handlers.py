@@ -1,0 +1,151 @@
+"""Kafka in: what orders, returns and the warehouse tell, as commands of an order or of a shelf."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from fulfillment.domain.order import (
+    Cancel,
+    Command,
+    HandOver,
+    Inspect,
+    Open,
+    Pack,
+    PlaceHold,
+    Plan,
+    ReleaseHold,
+    Replace,
+    ReviseInspection,
+    SettleConsent,
+    ShortPick,
+    Withdraw,
+)
+from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, key_of
+from fulfillment.store import ORDERS, SHELVES
+from shared.consumer import Route
+from shared.contracts.base import LineQuantity, OrderFact
+from shared.contracts.fulfillment import OpenedLine
+from shared.contracts.orders import (
+    OrderBackorderConsentGiven,
+    OrderCancellationRequested,
+    OrderConfirmed,
+    OrderHoldPlaced,
+    OrderHoldReleased,
+    OrderPlaced,
+    OrderRejected,
+)
+from shared.contracts.partners import (
+    PartnerLine,
+    WarehouseGoodsExpected,
+    WarehouseGoodsReceived,
+    WarehouseHandedOver,
+    WarehousePacked,
+    WarehouseShipmentMessage,
+    WarehouseShortPicked,
+)
+from shared.contracts.returns import ExchangeReleased, ReturnInspectionRevised, ReturnItemsInspected
+from shared.envelope import Cause
+from shared.shell import Told
+
+ToldOrder: TypeAlias = Told[Command]
+
+
+def units(lines: Iterable[PartnerLine]) -> tuple[LineQuantity, ...]:
+    return tuple(LineQuantity(line_id=line.line_id, quantity=line.quantity) for line in lines)
+
+
+def _of_order(fact: OrderFact, command: Command, cause: Cause) -> ToldOrder:
+    return Told(fact.order_id, command, cause)
+
+
+def _of_warehouse(message: WarehouseShipmentMessage, command: Command, cause: Cause) -> ToldOrder:
+    """The warehouse's own time of the event is when it happened."""
+    return Told(message.order_id, command, replace(cause, at=message.occurred_at))
+
+
+def placed(fact: OrderPlaced, cause: Cause) -> ToldOrder:
+    lines = tuple(OpenedLine(line_id=line.line_id, sku=line.sku, quantity=line.quantity) for line in fact.lines)
+    return _of_order(fact, Open(fact.placed_at, lines, fact.preference), cause)
+
+
+def confirmed(fact: OrderConfirmed, cause: Cause) -> ToldOrder:
+    return _of_order(fact, Plan(), cause)
+
+
+def rejected(fact: OrderRejected, cause: Cause) -> ToldOrder:
+    return _of_order(fact, Withdraw(), cause)
+
+
+def hold_placed(fact: OrderHoldPlaced, cause: Cause) -> ToldOrder:
+    return _of_order(fact, PlaceHold(fact.hold), cause)
+
+
+def hold_released(fact: OrderHoldReleased, cause: Cause) -> ToldOrder:
+    return _of_order(fact, ReleaseHold(fact.hold), cause)
+
+
+def cancellation_requested(fact: OrderCancellationRequested, cause: Cause) -> ToldOrder:
+    return _of_order(fact, Cancel(fact.cancellation_id, fact.lines), cause)
+
+
+def consent_given(fact: OrderBackorderConsentGiven, cause: Cause) -> ToldOrder:
+    return _of_order(fact, SettleConsent(fact.backorder_id, fact.choice, fact.substitute_sku, cause.at), cause)
+
+
+def inspected(fact: ReturnItemsInspected, cause: Cause) -> ToldOrder:
+    return _of_order(fact, Inspect(fact.inspection_id, fact.location, fact.lines), cause)
+
+
+def inspection_revised(fact: ReturnInspectionRevised, cause: Cause) -> ToldOrder:
+    return _of_order(fact, ReviseInspection(fact.inspection_id, fact.location, fact.before, fact.after), cause)
+
+
+def exchange_released(fact: ExchangeReleased, cause: Cause) -> ToldOrder:
+    return _of_order(fact, Replace(fact.exchange_id, fact.return_id, fact.lines, fact.sku, fact.reason_code), cause)
+
+
+def packed(message: WarehousePacked, cause: Cause) -> ToldOrder:
+    parcels = tuple((parcel.parcel_id, units(parcel.lines)) for parcel in message.parcels)
+    return _of_warehouse(message, Pack(message.shipment_id, parcels), cause)
+
+
+def short_picked(message: WarehouseShortPicked, cause: Cause) -> ToldOrder:
+    return _of_warehouse(message, ShortPick(message.shipment_id, units(message.lines)), cause)
+
+
+def handed_over(message: WarehouseHandedOver, cause: Cause) -> ToldOrder:
+    tracking = tuple((parcel.parcel_id, parcel.tracking) for parcel in message.tracking)
+    return _of_warehouse(message, HandOver(message.shipment_id, message.carrier, tracking), cause)
+
+
+def goods_received(message: WarehouseGoodsReceived, cause: Cause) -> Told[ShelfCommand]:
+    command = Receive(message.receipt_id, message.sku, message.location, message.quantity)
+    return Told(key_of(message.sku, message.location), command, replace(cause, at=message.occurred_at))
+
+
+def goods_expected(message: WarehouseGoodsExpected, cause: Cause) -> Told[ShelfCommand]:
+    command = Expect(message.sku, message.location, message.incoming, message.eta)
+    return Told(key_of(message.sku, message.location), command, replace(cause, at=message.occurred_at))
+
+
+ROUTES: Final = (
+    Route(
+        ORDERS,
+        {
+            OrderPlaced: placed,
+            OrderConfirmed: confirmed,
+            OrderRejected: rejected,
+            OrderHoldPlaced: hold_placed,
+            OrderHoldReleased: hold_released,
+            OrderCancellationRequested: cancellation_requested,
+            OrderBackorderConsentGiven: consent_given,
+            ReturnItemsInspected: inspected,
+            ReturnInspectionRevised: inspection_revised,
+            ExchangeReleased: exchange_released,
+            WarehousePacked: packed,
+            WarehouseShortPicked: short_picked,
+            WarehouseHandedOver: handed_over,
+        },
+    ),
+    Route(SHELVES, {WarehouseGoodsReceived: goods_received, WarehouseGoodsExpected: goods_expected}),
+)

@@ -1,0 +1,389 @@
+"""All SQL of fulfillment: the queue and the shelves beside the states, what proves them, and reads for the API.
+
+Rows are locked in one order everywhere: orders by id, then shelves by (sku, location).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import asyncpg
+from pydantic import TypeAdapter
+
+from fulfillment.domain import order as orders_
+from fulfillment.domain import shelf as shelves_
+from fulfillment.domain.allocation import fills_whole
+from fulfillment.domain.ledger import OrderFulfillment, deadlines, evolve, in_shipments, laws
+from fulfillment.domain.order import (
+    Cancel,
+    Command,
+    Fill,
+    HandOver,
+    Inspect,
+    Open,
+    Plan,
+    Replace,
+    ReviseInspection,
+    SettleConsent,
+    ShortPick,
+    TakeSilence,
+    Track,
+)
+from fulfillment.domain.policy import FulfillmentPolicy
+from fulfillment.domain.shelf import Receipts, Receive, ShelfCommand, ShelfState
+from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
+from shared.contracts.base import Bucket
+from shared.contracts.fulfillment import ShelfFact, StockReceived
+from shared.database import Pool
+from shared.shell import Db, Flow, Held, Told
+
+TOUCH_STOCK: Final = (
+    Plan,
+    Cancel,
+    ShortPick,
+    HandOver,
+    Track,
+    Fill,
+    SettleConsent,
+    TakeSilence,
+    Inspect,
+    ReviseInspection,
+    Replace,
+)
+"""Commands that need the shelves of their order, or may change them."""
+
+POLICIES = """
+SELECT policy_id, version, effective_from, location_priority, consent_after_days, consent_hours, consent_options, silence
+FROM policies"""
+LOCK_SHELVES = """
+SELECT sku, location, on_hand, allocated, incoming, eta FROM stock WHERE sku = ANY($1::text[])
+ORDER BY sku, location FOR UPDATE"""
+# After the shelves are locked: whoever planned before us has committed, and stands in the queue.
+AHEAD = """
+SELECT asked.order_id, asked.sku, sum(b.open)::int
+FROM unnest($1::text[], $2::timestamptz[], $3::text[]) AS asked (order_id, placed_at, sku)
+JOIN backorders b ON b.sku = asked.sku AND b.open > 0
+    AND (b.placed_at, b.order_id) < (asked.placed_at, asked.order_id COLLATE "C")
+GROUP BY asked.order_id, asked.sku"""
+
+KEEP_LINES = """
+INSERT INTO lines (order_id, line_id, sku, ordered, again, in_shipments, unallocated, allocated, backordered, packed,
+    in_transit, delivered, lost, returned_to_sender, cancelled)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
+    $10::int[], $11::int[], $12::int[], $13::int[], $14::int[], $15::int[])
+ON CONFLICT (order_id, line_id) DO UPDATE SET ordered = excluded.ordered, again = excluded.again,
+    in_shipments = excluded.in_shipments, unallocated = excluded.unallocated, allocated = excluded.allocated,
+    backordered = excluded.backordered, packed = excluded.packed, in_transit = excluded.in_transit,
+    delivered = excluded.delivered, lost = excluded.lost, returned_to_sender = excluded.returned_to_sender,
+    cancelled = excluded.cancelled"""
+KEEP_BACKORDERS = """
+INSERT INTO backorders (order_id, backorder_id, line_id, sku, placed_at, quantity, open, eta, revision, whole, changed_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::int[], $7::int[],
+    $8::timestamptz[], $9::int[], $10::boolean[], $11::timestamptz[])
+ON CONFLICT (backorder_id) DO UPDATE SET open = excluded.open, eta = excluded.eta, revision = excluded.revision,
+    whole = excluded.whole, changed_at = greatest(backorders.changed_at, excluded.changed_at)"""
+KEEP_PARCELS = """
+INSERT INTO parcels (carrier, tracking, order_id, shipment_id)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING"""
+MAKE_SHELVES = """
+INSERT INTO stock (sku, location, changed_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS new (sku, location, changed_at)
+ORDER BY sku COLLATE "C", location COLLATE "C" ON CONFLICT DO NOTHING"""
+# By what is added, not to what it was: a shelf made after the locks were taken is not known here.
+MOVE_STOCK = """
+UPDATE stock SET on_hand = stock.on_hand + moved.on_hand, allocated = stock.allocated + moved.allocated,
+    changed_at = CASE WHEN moved.on_hand > moved.allocated THEN greatest(stock.changed_at, moved.at)
+        ELSE stock.changed_at END
+FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::timestamptz[]) AS moved (sku, location, on_hand, allocated, at)
+WHERE stock.sku = moved.sku AND stock.location = moved.location"""
+
+FIND_RECEIPTS = """
+SELECT shelf, receipt_id, quantity FROM receipts JOIN unnest($1::text[], $2::text[]) AS asked (shelf, receipt_id)
+USING (shelf, receipt_id)"""
+KEEP_RECEIPTS = """
+INSERT INTO receipts (shelf, receipt_id, quantity) SELECT * FROM unnest($1::text[], $2::text[], $3::int[])"""
+KEEP_SHELVES = """
+INSERT INTO stock (sku, location, on_hand, incoming, eta, announced, changed_at)
+SELECT sku, location, received, incoming, eta, 1, at
+FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::timestamptz[], $6::timestamptz[])
+    AS new (sku, location, received, incoming, eta, at)
+ORDER BY sku COLLATE "C", location COLLATE "C"
+ON CONFLICT (sku, location) DO UPDATE SET on_hand = stock.on_hand + excluded.on_hand, incoming = excluded.incoming,
+    eta = excluded.eta, announced = stock.announced + 1, changed_at = greatest(stock.changed_at, excluded.changed_at)"""
+
+
+async def policies(db: Db) -> tuple[FulfillmentPolicy, ...]:
+    return tuple(FulfillmentPolicy.model_validate(dict(row)) for row in await db.fetch(POLICIES))
+
+
+async def surroundings(db: Db, told: Sequence[Told[Command]], states: Mapping[str, OrderFulfillment]) -> Stock:
+    """The shelves of the skus that the batch may touch, locked, and who waits for them before whom."""
+    told_at: dict[str, datetime] = {}
+    opened = {t.key: t.command for t in told if isinstance(t.command, Open)}
+    skus: dict[str, set[str]] = {}
+    for t in told:
+        told_at[t.key] = max(t.cause.at, told_at.get(t.key, t.cause.at))
+        if isinstance(t.command, TOUCH_STOCK) and t.key in states and _may_touch(t.command):
+            of_order = skus.setdefault(t.key, states[t.key].skus())
+            if t.key in opened:
+                of_order |= {line.sku for line in opened[t.key].lines}
+            if isinstance(t.command, Replace):
+                of_order.add(t.command.sku)
+            if isinstance(t.command, SettleConsent) and t.command.substitute_sku:
+                of_order.add(t.command.substitute_sku)
+    if not skus:
+        return Stock(told_at=told_at)
+    shelves: dict[str, dict[str, Shelf]] = {}
+    for sku, location, *counts in await db.fetch(LOCK_SHELVES, sorted(set().union(*skus.values()))):
+        shelves.setdefault(sku, {})[location] = Shelf(*counts)
+    places: dict[str, Place] = {}
+    for key in skus:
+        placed_at = opened[key].placed_at if key in opened else states[key].placed_at
+        if placed_at is not None:
+            places[key] = (placed_at, key)
+    asked = [(key, places[key][0], sku) for key in places for sku in skus[key]]
+    ahead = {(key, sku): units for key, sku, units in await db.fetch(AHEAD, *_columns(asked, 3))}
+    return Stock(shelves, places, ahead, {}, await policies(db), told_at)
+
+
+def _may_touch(command: Command) -> bool:
+    """Of the scans, only a parcel that came back touches stock."""
+    return not isinstance(command, Track) or command.scan.code == "returned"
+
+
+def _columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:
+    """Rows as the columns that unnest takes."""
+    columns: list[list[object]] = [[] for _ in range(width)]
+    for row in rows:
+        for column, value in zip(columns, row, strict=True):
+            column.append(value)
+    return columns
+
+
+async def keep(db: Db, touched: Sequence[Held[OrderFulfillment]], stock: Stock) -> None:
+    """What changed of lines, backorders, parcels and shelves: one statement per table."""
+    if lines := [row for held in touched for row in _lines(held)]:
+        await db.execute(KEEP_LINES, *_columns(lines, 15))
+    if waiting := [(*row, stock.told_at[held.key]) for held in touched for row in _backorders(held)]:
+        await db.execute(KEEP_BACKORDERS, *_columns(waiting, 11))
+    if parcels := [row for held in touched for row in _parcels(held)]:
+        await db.execute(KEEP_PARCELS, *_columns(parcels, 4))
+    effects = shelf_effects(fact for held in touched for fact in held.facts)
+    if effects:
+        at = max(stock.told_at[held.key] for held in touched)
+        if new := [(*shelf, at) for shelf in effects if shelf[1] not in stock.shelves.get(shelf[0], {})]:
+            await db.execute(MAKE_SHELVES, *_columns(new, 3))
+        await db.execute(MOVE_STOCK, *_columns(((*shelf, *change, at) for shelf, change in effects.items()), 5))
+
+
+def _lines(held: Held[OrderFulfillment]) -> Iterable[tuple[object, ...]]:
+    for line_id, line in held.state.lines.items():
+        if held.before.lines.get(line_id) is not line:
+            units = [line.of(bucket) for bucket in Bucket]
+            yield held.key, line_id, line.sku, line.ordered, line.again, in_shipments(held.state, line_id), *units
+
+
+def _backorders(held: Held[OrderFulfillment]) -> list[tuple[object, ...]]:
+    if not held.state.backorders:
+        return []
+    before = set(_queued(held.before))
+    return [row for row in _queued(held.state) if row not in before]
+
+
+def _queued(state: OrderFulfillment) -> Iterable[tuple[object, ...]]:
+    whole = fills_whole(state)
+    for b in state.backorders.values():
+        place = (state.order_id, b.backorder_id, b.line_id, b.sku, state.placed_at)
+        yield *place, b.quantity, b.open, b.eta, b.revision, whole and b.open > 0
+
+
+def _parcels(held: Held[OrderFulfillment]) -> Iterable[tuple[str, str, str, str]]:
+    for shipment_id, shipment in held.state.shipments.items():
+        before = held.before.shipments.get(shipment_id)
+        if shipment.carrier and (before is None or before.carrier is None):
+            for parcel in shipment.parcels.values():
+                assert parcel.tracking is not None
+                yield shipment.carrier, parcel.tracking, held.key, shipment_id
+
+
+async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, ShelfState]) -> Receipts:
+    named = [(t.key, t.command.receipt_id) for t in told if isinstance(t.command, Receive)]
+    rows = await db.fetch(FIND_RECEIPTS, *_columns(named, 2)) if named else []
+    told_at: dict[str, datetime] = {}
+    for t in told:
+        told_at[t.key] = max(t.cause.at, told_at.get(t.key, t.cause.at))
+    return Receipts({(shelf, receipt_id): quantity for shelf, receipt_id, quantity in rows}, told_at)
+
+
+async def keep_shelves(db: Db, touched: Sequence[Held[ShelfState]], known: Receipts) -> None:
+    received = [fact for held in touched for fact in held.facts if isinstance(fact, StockReceived)]
+    if received:
+        await db.execute(KEEP_RECEIPTS, *_columns(((f.subject, f.receipt_id, f.quantity) for f in received), 3))
+    rows = []
+    for held in touched:
+        shelf = held.facts[0]
+        assert isinstance(shelf, ShelfFact)
+        more = held.state.received - held.before.received
+        rows.append((shelf.sku, shelf.location, more, held.state.incoming, held.state.eta, known.told_at[held.key]))
+    await db.execute(KEEP_SHELVES, *_columns(rows, 6))
+
+
+ORDERS: Final[Flow[OrderFulfillment, Command, Stock]] = Flow(
+    service="fulfillment",
+    state=TypeAdapter(OrderFulfillment),
+    initial=OrderFulfillment,
+    decide=orders_.decide,
+    evolve=evolve,
+    surroundings=surroundings,
+    follow=follow,
+    keep=keep,
+    deadlines=deadlines,
+    laws=laws,
+)
+
+SHELVES: Final[Flow[ShelfState, ShelfCommand, Receipts]] = Flow(
+    service="fulfillment",
+    state=TypeAdapter(ShelfState),
+    initial=ShelfState,
+    decide=shelves_.decide,
+    evolve=shelves_.evolve,
+    surroundings=receipts,
+    follow=shelves_.follow,
+    keep=keep_shelves,
+    prefix="stock",
+)
+
+
+# First placed, first filled: an order is served when what waits before it leaves something of what it waits for; an order
+# that takes all or nothing, when everything it waits for is there.
+FILLABLE = """
+WITH free AS MATERIALIZED (
+    SELECT sku, sum(on_hand - allocated) AS units, max(changed_at) AS changed_at
+    FROM stock WHERE sku IN (SELECT sku FROM backorders WHERE open > 0) GROUP BY sku HAVING sum(on_hand - allocated) > 0
+), queue AS (
+    SELECT b.order_id, b.placed_at, b.whole, b.open, free.units, greatest(b.changed_at, free.changed_at) AS at,
+        sum(b.open) OVER (PARTITION BY b.sku ORDER BY b.placed_at, b.order_id, b.backorder_id) AS up_to
+    FROM backorders b JOIN free USING (sku) WHERE b.open > 0
+)
+SELECT order_id, placed_at, max(at) AS at FROM queue
+WHERE (placed_at, order_id) > ($1::timestamptz, $2::text COLLATE "C")
+GROUP BY order_id, placed_at, whole
+HAVING CASE WHEN whole THEN bool_and(up_to <= units) AND NOT EXISTS (
+        SELECT FROM backorders rest WHERE rest.order_id = queue.order_id AND rest.open > 0
+            AND rest.sku NOT IN (SELECT sku FROM free))
+    ELSE bool_or(up_to - open < units) END
+ORDER BY placed_at, order_id LIMIT $3"""
+ANNOUNCED = "SELECT sku, location, announced FROM stock WHERE announced > heeded"
+CONCERNED = """
+SELECT b.order_id, b.placed_at, max(greatest(b.changed_at, (SELECT max(s.changed_at) FROM stock s WHERE s.sku = b.sku))) AS at
+FROM backorders b
+WHERE b.open > 0 AND b.sku = ANY($4::text[]) AND (b.placed_at, b.order_id) > ($1::timestamptz, $2::text COLLATE "C")
+GROUP BY b.order_id, b.placed_at ORDER BY b.placed_at, b.order_id LIMIT $3"""
+HEED = """
+UPDATE stock SET heeded = greatest(heeded, seen.announced)
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS seen (sku, location, announced)
+WHERE stock.sku = seen.sku AND stock.location = seen.location"""
+
+STOCK_DRIFT = """
+WITH moves AS (
+    SELECT subject, sequence, type, data->>'sku' AS sku, data->>'location' AS location, (data->>'quantity')::bigint AS units,
+        (data->>'on_hand')::boolean AS is_on_hand, (data->>'incoming')::bigint AS incoming,
+        (data->>'eta')::timestamptz AS eta
+    FROM events
+    WHERE type IN ('stock.received', 'stock.expected', 'stock.allocated', 'stock.released', 'stock.shipped',
+        'stock.restocked', 'stock.withdrawn')
+), sums AS (
+    SELECT sku, location,
+        coalesce(sum(CASE WHEN type IN ('stock.received', 'stock.restocked') THEN units
+            WHEN type IN ('stock.shipped', 'stock.withdrawn') OR (type = 'stock.released' AND NOT is_on_hand) THEN -units
+            ELSE 0 END), 0) AS on_hand,
+        coalesce(sum(CASE WHEN type = 'stock.allocated' THEN units
+            WHEN type IN ('stock.released', 'stock.shipped') THEN -units ELSE 0 END), 0) AS allocated
+    FROM moves GROUP BY sku, location
+), announced AS (
+    SELECT DISTINCT ON (subject) subject, sku, location, sequence, incoming, eta
+    FROM moves WHERE type = 'stock.expected' ORDER BY subject, sequence DESC
+), awaited AS (
+    SELECT a.sku, a.location, a.eta, greatest(0, a.incoming - coalesce((SELECT sum(m.units) FROM moves m
+        WHERE m.subject = a.subject AND m.type = 'stock.received' AND m.sequence > a.sequence), 0)) AS incoming
+    FROM announced a
+), told AS (
+    SELECT sku, location, on_hand, allocated, coalesce(incoming, 0) AS incoming,
+        CASE WHEN incoming > 0 THEN eta END AS eta
+    FROM sums LEFT JOIN awaited USING (sku, location)
+), waits AS (
+    SELECT data->>'backorder_id' AS backorder_id, sum(CASE WHEN type = 'backorder.created' THEN 1 ELSE -1 END
+        * (data->>'quantity')::bigint) AS open
+    FROM events WHERE type IN ('backorder.created', 'backorder.filled', 'backorder.cancelled') GROUP BY 1
+)
+SELECT 'stock ' || coalesce(told.sku, kept.sku) || ' at ' || coalesce(told.location, kept.location) AS what,
+    format('on hand %s, allocated %s, incoming %s, eta %s', told.on_hand, told.allocated, told.incoming, told.eta) AS told,
+    format('on hand %s, allocated %s, incoming %s, eta %s', kept.on_hand, kept.allocated, kept.incoming, kept.eta) AS kept
+FROM told FULL JOIN stock kept ON kept.sku = told.sku AND kept.location = told.location
+WHERE (told.on_hand, told.allocated, told.incoming, told.eta)
+    IS DISTINCT FROM (kept.on_hand::bigint, kept.allocated::bigint, kept.incoming::bigint, kept.eta)
+UNION ALL
+SELECT 'backorder ' || coalesce(waits.backorder_id, kept.backorder_id), format('open %s', waits.open),
+    format('open %s', kept.open)
+FROM waits FULL JOIN backorders kept ON kept.backorder_id = waits.backorder_id
+WHERE waits.open IS DISTINCT FROM kept.open::bigint"""
+"""Where the shelves and the queue are not the sum of their facts in the journal: (what, told, kept); no row, ever."""
+
+READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
+FIND_PARCEL = "SELECT order_id FROM parcels WHERE carrier = $1 AND tracking = $2 ORDER BY place DESC LIMIT 1"
+READ_SHELVES = """
+SELECT sku, location, on_hand, allocated, incoming, eta,
+    (SELECT coalesce(sum(open), 0)::int FROM backorders b WHERE b.sku = stock.sku AND open > 0) AS backordered
+FROM stock WHERE ($1::text IS NULL OR sku = $1) AND (sku, location) > ($2::text COLLATE "C", $3::text COLLATE "C")
+ORDER BY sku, location LIMIT $4"""
+
+
+@dataclass(frozen=True, slots=True)
+class InQueue:
+    """An order that may be served, its place, and when what it may be served by happened."""
+
+    order_id: str
+    placed_at: datetime
+    at: datetime
+
+
+async def fillable(pool: Pool, after: Place, limit: int) -> list[InQueue]:
+    """Orders whose goods are there, first placed first."""
+    async with pool.acquire(timeout=5) as db:
+        return [InQueue(*row) for row in await db.fetch(FILLABLE, *after, limit)]
+
+
+async def announced(pool: Pool) -> list[tuple[str, str, int]]:
+    """Shelves (sku, location, count) where goods came or were announced since backorders were last looked at."""
+    async with pool.acquire(timeout=5) as db:
+        return [tuple(row) for row in await db.fetch(ANNOUNCED)]
+
+
+async def concerned(pool: Pool, skus: Sequence[str], after: Place, limit: int) -> list[InQueue]:
+    """Orders that wait for one of these skus, first placed first."""
+    async with pool.acquire(timeout=5) as db:
+        return [InQueue(*row) for row in await db.fetch(CONCERNED, *after, limit, skus)]
+
+
+async def heed(pool: Pool, shelves: Sequence[tuple[str, str, int]]) -> None:
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(HEED, *_columns(shelves, 3))
+
+
+async def find(pool: Pool, order_id: str) -> OrderFulfillment | None:
+    """The order as it is now, or None where it is not known."""
+    async with pool.acquire(timeout=5) as db:
+        document = await db.fetchval(READ, order_id)
+    return None if document is None else ORDERS.state.validate_json(document)
+
+
+async def order_of_parcel(pool: Pool, carrier: str, tracking: str) -> str | None:
+    async with pool.acquire(timeout=5) as db:
+        order_id: str | None = await db.fetchval(FIND_PARCEL, carrier, tracking)
+    return order_id
+
+
+async def shelves(pool: Pool, sku: str | None, after: tuple[str, str], limit: int) -> list[asyncpg.Record]:
+    async with pool.acquire(timeout=5) as db:
+        return await db.fetch(READ_SHELVES, sku, *after, limit)

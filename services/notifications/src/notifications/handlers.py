@@ -1,0 +1,17 @@
+"""Kafka in: which facts of other services are told to the customer, or are what that rests on."""
+
+from typing import Final
+
+from notifications.domain import NOTED, Note
+from notifications.store import NOTIFICATIONS
+from shared.consumer import Route
+from shared.contracts.base import Fact
+from shared.envelope import Cause
+from shared.shell import Told
+
+
+def note(fact: Fact, cause: Cause) -> Told[Note]:
+    return Told(fact.subject, Note(fact, cause.causation_id or str(cause.id), cause.sequence or 0, cause.at), cause)
+
+
+ROUTE: Final = Route(NOTIFICATIONS, dict.fromkeys(NOTED, note))

@@ -1,0 +1,123 @@
+"""Sends what is queued. The mail server is asked outside transactions, and every attempt carries the same Message-ID."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
+from uuid import NAMESPACE_URL, uuid5
+
+import structlog
+
+from notifications import store
+from notifications.domain import Command, Outcome, RecordFailure, RecordSent, Suppress
+from notifications.gateway import NotNow, RefusedForGood, message, send
+from notifications.mails import Mail, composed
+from notifications.settings import NotificationsSettings
+from notifications.store import NOTIFICATIONS, Due, SendingPolicy
+from shared.database import OUTAGES, Pool
+from shared.envelope import Cause
+from shared.http import Desk
+from shared.runtime import Running
+from shared.shell import Db, Told
+
+log = structlog.get_logger()
+
+AT_ONCE = 20
+POLL_SECONDS = 0.5
+
+
+async def sender(running: Running, stop: asyncio.Event) -> None:
+    """Until stopped; an outage of the database is waited out, one of the mail server postpones its messages."""
+    settings = running.settings
+    assert isinstance(settings, NotificationsSettings)
+    while not stop.is_set():
+        taken = 0
+        try:
+            taken = await send_due(running.pool, running.desk, settings)
+        except OUTAGES as error:
+            log.warning("notifications.deferred", error=repr(error))
+        if not taken:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+
+
+async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings) -> int:
+    """Take what is due, send it, record what became of it; returns how many were taken."""
+    lease = timedelta(seconds=settings.smtp_timeout_seconds * 3)
+    async with pool.acquire(timeout=5) as db, db.transaction():
+        due = await store.take(db, AT_ONCE, lease)
+        if not due:
+            return 0
+        policy = await store.policy(db)
+        mails = await _words(db, due)
+    now = datetime.now(timezone.utc)
+    outcomes = await asyncio.gather(*(_attempt(d, mails[d.notification_id], policy, settings, now) for d in due))
+    told: list[Told[Command]] = []
+    postponed: list[tuple[str, timedelta, str]] = []
+    for d, outcome in zip(due, outcomes, strict=True):
+        if isinstance(outcome, str):
+            postponed.append((d.notification_id, policy.pause_after(d.attempts), outcome))
+        else:
+            told.append(Told(d.order_id, outcome, _cause(d, outcome)))
+    for t, error in zip(told, await desk.take(NOTIFICATIONS, told), strict=True):
+        if error is not None:
+            log.error("notification.unrecorded", order_id=t.key, error=str(error))
+    if postponed:
+        async with pool.acquire(timeout=5) as db:
+            await db.execute(store.POSTPONE, *zip(*postponed, strict=True))
+    return len(due)
+
+
+async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
+    """Composed at the first attempt and stored, so that every attempt says the same."""
+    states = await store.states(db, sorted({d.order_id for d in due if d.body is None}))
+    mails, new = {}, []
+    for d in due:
+        if d.body is None:
+            state = states[d.order_id]
+            mail = composed(state, state.notifications[d.notification_id])
+            new.append((d.notification_id, mail.to, mail.name, mail.title, mail.text))
+        else:
+            assert d.recipient is not None
+            assert d.recipient_name is not None
+            assert d.title is not None
+            mail = Mail(to=d.recipient, name=d.recipient_name, title=d.title, text=d.body)
+        mails[d.notification_id] = mail
+    if new:
+        await db.execute(store.COMPOSE, *zip(*new, strict=True))
+    return mails
+
+
+async def _attempt(
+    due: Due, mail: Mail, policy: SendingPolicy, settings: NotificationsSettings, now: datetime
+) -> Outcome | str:
+    """What became of it; an error as text where it is to be tried again."""
+    id = due.notification_id
+    if now - due.queued_at > policy.stale_after:
+        return Suppress(id, f"older than {policy.stale_after.days} days")
+    if due.attempts > policy.max_attempts:
+        # Its last attempts were never recorded: it may have been sent, and must not be for ever.
+        return RecordFailure(id, f"given up after {policy.max_attempts} attempts, of which some were not recorded")
+    try:
+        await send(settings.smtp_url, message(id, mail, settings.mail_from), settings.smtp_timeout_seconds)
+    except RefusedForGood as error:
+        log.warning("notification.refused", notification_id=id, error=str(error))
+        return RecordFailure(id, str(error))
+    except NotNow as error:
+        log.warning("notification.deferred", notification_id=id, attempts=due.attempts, error=str(error))
+        if due.attempts >= policy.max_attempts:
+            return RecordFailure(id, f"given up after {due.attempts} attempts: {error}")
+        return str(error)
+    log.info("notification.sent", notification_id=id, order_id=due.order_id, attempts=due.attempts)
+    return RecordSent(id, mail.title)
+
+
+def _cause(due: Due, outcome: Outcome) -> Cause:
+    """Recorded once per message and outcome, however often two senders try to."""
+    return Cause(
+        id=uuid5(NAMESPACE_URL, f"{due.notification_id}|{type(outcome).__name__}"),
+        at=datetime.now(timezone.utc),
+        actor="service:notifications",
+        reason=type(outcome).__name__,
+        correlation_id=due.order_id,
+    )

@@ -1,0 +1,649 @@
+"""HTTP in: an order's payments and refunds, the processor's signed webhook, refund policies, and the reconciliation."""
+
+import re
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+from payments.domain import payout
+from payments.domain.account import Account
+from payments.domain.decision import Command, Conclude, Dispute, RetryCaptures
+from payments.domain.operation import Operation, OperationStatus
+from payments.domain.payout import ApproveRefund, Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
+from payments.domain.policy import Policy
+from payments.domain.refund import ApprovalPolicy, Refund, RefundStatus
+from payments.domain.routing import RoutingPolicy
+from payments.domain.tender import DisputeStatus, TenderStatus
+from payments.gateway import Notice, Processor, Unanswered
+from payments.reconciliation import Report, compare
+from payments.store import PAYMENTS, Booked, all_policies, booked, find, is_known, order_of, publish
+from shared.auth import Caller, Role
+from shared.contracts.base import Fact, Id, Input, PolicyRef, TenderKind, Text
+from shared.contracts.payments import (
+    OperationKind,
+    RefundApprovalRequired,
+    RefundAttentionNeeded,
+    RefundChannel,
+    RefundKind,
+    RefundLeg,
+    RefundLine,
+    RefundRequested,
+    RefundRouted,
+    TenderExcluded,
+)
+from shared.http import (
+    AtDesk,
+    Desk,
+    IdempotencyKey,
+    OccurredAt,
+    SignedBody,
+    business_time,
+    needs,
+    signed,
+    webhook_cause,
+)
+from shared.machine import Invalid
+from shared.money import Currency, Minor
+from shared.shell import Told
+
+router = APIRouter(tags=["payments"])
+
+MAX_LINES: Final = 200
+CARD_DIGITS: Final = re.compile(r"\d(?:[ -]?\d){12,18}")
+
+
+def _no_card_number(text: str) -> str:
+    """13 to 19 digits with a valid check digit (ISO/IEC 7812, Luhn) are taken for a card number and stored nowhere."""
+    for match in CARD_DIGITS.finditer(text):
+        digits = [int(c) for c in reversed(match.group()) if c.isdigit()]
+        doubled = (d * 2 - 9 if d > 4 else d * 2 for d in digits[1::2])
+        if (sum(digits[::2]) + sum(doubled)) % 10 == 0:
+            raise ValueError("must not hold a card number")
+    return text
+
+
+Reason = Annotated[Text, Field(min_length=1), AfterValidator(_no_card_number)]
+OrderId = Annotated[Id, Path()]
+Part = Annotated[int, Field(ge=0, le=100_000, strict=True)]
+
+
+class LineIn(Input):
+    """Units that were lost (`amount_minor` is then what they are worth, unless it is given), or money without units."""
+
+    line_id: Id
+    quantity: Part = 0
+    amount_minor: Minor | None = None
+
+
+class RefundIn(Input):
+    """`lines`, or an amount for the order as a whole. Refunds of returns are stated by the return and not asked for."""
+
+    kind: RefundKind
+    currency: Currency
+    lines: Annotated[tuple[LineIn, ...], Field(max_length=MAX_LINES)] = ()
+    amount_minor: Minor | None = None
+    reason: Reason
+    cause_id: Id | None = Field(default=None, description="what makes it due; one refund per cause")
+    channel: RefundChannel = Field(default=RefundChannel.ORIGINAL, description="where the customer wants it")
+    consents: Annotated[tuple[RefundChannel, ...], Field(max_length=3)] = Field(
+        default=(), description="fallbacks the customer agrees to"
+    )
+    occurred_at: OccurredAt
+
+
+class ReasonIn(Input):
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class RejectIn(Input):
+    reason_code: Id
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class RerouteIn(Input):
+    """Where the customer wants what is outstanding."""
+
+    channel: RefundChannel
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class PublishRouting(Input):
+    policy: RoutingPolicy
+    reason: Reason
+
+
+class PublishApproval(Input):
+    policy: ApprovalPolicy
+    reason: Reason
+
+
+class TenderOut(BaseModel):
+    tender_id: str
+    kind: TenderKind
+    status: TenderStatus
+    dispute: DisputeStatus
+    amount_minor: int = Field(description="what the order wants of it")
+    authorized_minor: int
+    captured_minor: int
+    voided_minor: int
+    refunded_minor: int
+    refunding_minor: int
+    disputed_minor: int
+    refundable_minor: int
+    expires_at: datetime | None
+
+
+class OperationOut(BaseModel):
+    operation_id: str
+    kind: OperationKind
+    tender_id: str
+    status: OperationStatus
+    amount_minor: int
+    requested_at: datetime
+    final: bool
+    shipment_id: str | None
+    reference: str | None
+    code: str | None
+
+
+class LegOut(BaseModel):
+    leg_id: str
+    tender_id: str
+    channel: RefundChannel
+    amount_minor: int
+    status: OperationStatus
+    reference: str | None
+    code: str | None
+
+
+class RefundOut(BaseModel):
+    order_id: str
+    refund_id: str
+    kind: RefundKind
+    status: RefundStatus
+    cause_id: str
+    return_id: str | None
+    amount_minor: int
+    paid_minor: int
+    paying_minor: int
+    currency: str
+    lines: list[RefundLine]
+    channel: RefundChannel
+    consents: list[RefundChannel]
+    requester: str
+    approver: str | None
+    trigger_at: datetime
+    promised_at: datetime | None
+    legs: list[LegOut]
+
+
+class PaymentsOut(BaseModel):
+    """An order's money: what it is worth, what was taken and given back, tender by tender."""
+
+    order_id: str
+    currency: str
+    total_minor: int
+    worth_minor: int = Field(description="the total less what was cancelled")
+    handed_over_minor: int = Field(description="the value of what was handed over")
+    authorized_minor: int
+    captured_minor: int
+    capturing_minor: int
+    refunded_minor: int
+    refunding_minor: int
+    refundable_minor: int
+    tenders: list[TenderOut]
+    operations: list[OperationOut]
+    refunds: list[RefundOut]
+
+
+class PreviewOut(BaseModel):
+    """What a refund would come to; nothing was stored."""
+
+    amount_minor: int
+    currency: str
+    lines: list[RefundLine]
+    approval_reasons: list[str] = Field(description="why it needs an approval; empty when it needs none")
+    legs: list[RefundLeg]
+    excluded: list[TenderExcluded]
+    promised_at: datetime | None
+    obstacle: str | None = Field(description="why it could not be paid out, as a code")
+    policies: list[PolicyRef]
+
+
+def _leg(operation: Operation) -> LegOut:
+    return LegOut(
+        leg_id=operation.id,
+        tender_id=operation.tender_id,
+        channel=operation.channel or RefundChannel.ORIGINAL,
+        amount_minor=operation.amount_minor,
+        status=operation.status,
+        reference=operation.reference,
+        code=operation.code,
+    )
+
+
+def _refund(state: Account, refund: Refund) -> RefundOut:
+    return RefundOut(
+        order_id=state.order_id,
+        refund_id=refund.id,
+        kind=refund.kind,
+        status=refund.status,
+        cause_id=refund.cause_id,
+        return_id=refund.return_id,
+        amount_minor=refund.amount_minor,
+        paid_minor=state.paid_out_minor(refund),
+        paying_minor=state.paying_out_minor(refund),
+        currency=refund.currency,
+        lines=list(refund.lines),
+        channel=refund.channel,
+        consents=list(refund.consents),
+        requester=refund.requester,
+        approver=refund.approver,
+        trigger_at=refund.trigger_at,
+        promised_at=refund.promised_at,
+        legs=[_leg(state.operations[id]) for id in refund.legs],
+    )
+
+
+def shown(state: Account) -> PaymentsOut:
+    return PaymentsOut(
+        order_id=state.order_id,
+        currency=state.currency,
+        total_minor=state.total_minor,
+        worth_minor=state.worth_minor,
+        handed_over_minor=state.handed_over_minor,
+        authorized_minor=sum(t.authorized_minor for t in state.tenders.values()),
+        captured_minor=state.captured_minor,
+        capturing_minor=state.capturing_minor(),
+        refunded_minor=state.refunded_minor(),
+        refunding_minor=state.refunding_minor(),
+        refundable_minor=state.refundable_minor,
+        tenders=[
+            TenderOut(
+                tender_id=t.id,
+                kind=t.kind,
+                status=t.status,
+                dispute=t.dispute,
+                amount_minor=t.amount_minor,
+                authorized_minor=t.authorized_minor,
+                captured_minor=t.captured_minor,
+                voided_minor=t.voided_minor,
+                refunded_minor=state.refunded_minor(t.id),
+                refunding_minor=state.refunding_minor(t.id),
+                disputed_minor=state.held_minor(t),
+                refundable_minor=0 if t.is_disputed else state.left_minor(t),
+                expires_at=t.current.expires_at if t.authorizations else None,
+            )
+            for t in state.tenders.values()
+        ],
+        operations=[
+            OperationOut(
+                operation_id=o.id,
+                kind=o.kind,
+                tender_id=o.tender_id,
+                status=o.status,
+                amount_minor=o.amount_minor,
+                requested_at=o.requested_at,
+                final=o.final,
+                shipment_id=o.shipment_id,
+                reference=o.reference,
+                code=o.code,
+            )
+            for o in state.operations.values()
+        ],
+        refunds=[_refund(state, r) for r in state.refunds.values()],
+    )
+
+
+async def _known(request: Request, order_id: OrderId) -> str:
+    if not await is_known(request.app.state.pool, order_id):
+        raise HTTPException(404, f"order {order_id} is not known")
+    return order_id
+
+
+KnownOrder = Annotated[str, Depends(_known)]
+
+
+async def _known_refund(request: Request, order_id: KnownOrder, refund_id: Annotated[Id, Path()]) -> str:
+    if not await is_known(request.app.state.pool, order_id, refund_id):
+        raise HTTPException(404, f"refund {refund_id} is not known")
+    return refund_id
+
+
+KnownRefund = Annotated[str, Depends(_known_refund)]
+Reader = Annotated[Caller, needs(*Role)]
+Asker = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR)]
+Approver = Annotated[Caller, needs(Role.SUPERVISOR)]
+Operator = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR)]
+Auditor = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR, Role.AUDITOR)]
+
+
+def _of_refund(refund_id: str) -> Callable[[Account, Sequence[Fact]], tuple[int, BaseModel]]:
+    return lambda state, _: (200, _refund(state, state.refunds[refund_id]))
+
+
+def _asked(body: RefundIn, who: Caller) -> RequestRefund:
+    return RequestRefund(
+        kind=body.kind,
+        lines=tuple(Asked(n.line_id, n.quantity, n.amount_minor) for n in body.lines),
+        amount_minor=body.amount_minor,
+        currency=body.currency,
+        requester=who.actor,
+        at=business_time(body.occurred_at),
+        cause_id=body.cause_id,
+        channel=body.channel,
+        consents=body.consents,
+    )
+
+
+@router.get("/orders/{order_id}/payments", response_model=PaymentsOut)
+async def read_payments(order_id: OrderId, request: Request, _: Reader) -> Response:
+    """The order's money as it is now. The ETag is its version."""
+    found = await find(request.app.state.pool, order_id)
+    if found is None:
+        raise HTTPException(404, f"order {order_id} is not known")
+    state, version = found
+    return Response(shown(state).model_dump_json(), media_type="application/json", headers={"ETag": f'"{version}"'})
+
+
+@router.post("/orders/{order_id}/captures", status_code=202, response_model=PaymentsOut)
+async def retry_captures(
+    order_id: KnownOrder, body: ReasonIn, request: Request, desk: AtDesk, who: Operator, key: IdempotencyKey
+) -> Response:
+    """Ask once more for what was handed over and declined."""
+    at = business_time(body.occurred_at)
+    return await desk.tell(
+        PAYMENTS,
+        order_id,
+        RetryCaptures(at),
+        caller=who,
+        reason=body.reason,
+        at=at,
+        answer=lambda state, _: (202, shown(state)),
+        request=request,
+        idempotency_key=key,
+    )
+
+
+@router.post("/orders/{order_id}/refunds", status_code=201, response_model=RefundOut)
+async def request_refund(
+    order_id: KnownOrder, body: RefundIn, request: Request, desk: AtDesk, who: Asker, key: IdempotencyKey
+) -> Response:
+    """Ask for a refund. Below the policy's threshold it is approved and routed at once."""
+    command = _asked(body, who)
+
+    def answer(state: Account, facts: Sequence[Fact]) -> tuple[int, BaseModel]:
+        [requested] = [f for f in facts if isinstance(f, RefundRequested)]
+        return 201, _refund(state, state.refunds[requested.refund_id])
+
+    return await desk.tell(
+        PAYMENTS,
+        order_id,
+        command,
+        caller=who,
+        reason=body.reason,
+        at=command.at,
+        answer=answer,
+        request=request,
+        idempotency_key=key,
+    )
+
+
+@router.post("/orders/{order_id}/refunds/preview")
+async def preview_refund(order_id: KnownOrder, body: RefundIn, request: Request, who: Asker) -> PreviewOut:
+    """What the refund would come to, with its approval and its route; nothing is stored."""
+    found = await find(request.app.state.pool, order_id)
+    policies = await all_policies(request.app.state.pool)
+    if found is None or not found[0].is_open:
+        raise HTTPException(404, f"order {order_id} is not known")
+    state, _ = found
+    facts = payout.preview(state, _asked(body, who), policies)
+    [requested] = [f for f in facts if isinstance(f, RefundRequested)]
+    required = [f for f in facts if isinstance(f, RefundApprovalRequired)]
+    routed = [f for f in facts if isinstance(f, RefundRouted)]
+    stuck = [f for f in facts if isinstance(f, RefundAttentionNeeded)]
+    return PreviewOut(
+        amount_minor=requested.amount_minor,
+        currency=requested.currency,
+        lines=list(requested.lines),
+        approval_reasons=[reason for f in required for reason in f.reasons],
+        legs=[leg for f in routed for leg in f.legs],
+        excluded=[tender for f in routed for tender in f.excluded],
+        promised_at=routed[0].promised_at if routed else None,
+        obstacle=stuck[0].reason_code if stuck else None,
+        policies=[*(f.policy for f in required), *(f.policy for f in routed)],
+    )
+
+
+async def _told(
+    desk: Desk,
+    request: Request,
+    order_id: str,
+    refund_id: str,
+    command: Command,
+    who: Caller,
+    key: str,
+    reason: str,
+    at: datetime,
+) -> Response:
+    return await desk.tell(
+        PAYMENTS,
+        order_id,
+        command,
+        caller=who,
+        reason=reason,
+        at=at,
+        answer=_of_refund(refund_id),
+        request=request,
+        idempotency_key=key,
+    )
+
+
+@router.post("/orders/{order_id}/refunds/{refund_id}/approve", response_model=RefundOut)
+async def approve_refund(
+    order_id: KnownOrder,
+    refund_id: KnownRefund,
+    body: ReasonIn,
+    request: Request,
+    desk: AtDesk,
+    who: Approver,
+    key: IdempotencyKey,
+) -> Response:
+    """Approve another person's refund: its money is reserved and routed at once."""
+    at = business_time(body.occurred_at)
+    command = ApproveRefund(refund_id, who.actor, at)
+    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+
+
+@router.post("/orders/{order_id}/refunds/{refund_id}/reject", response_model=RefundOut)
+async def reject_refund(
+    order_id: KnownOrder,
+    refund_id: KnownRefund,
+    body: RejectIn,
+    request: Request,
+    desk: AtDesk,
+    who: Approver,
+    key: IdempotencyKey,
+) -> Response:
+    at = business_time(body.occurred_at)
+    command = RejectRefund(refund_id, body.reason_code, body.reason)
+    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+
+
+@router.post("/orders/{order_id}/refunds/{refund_id}/cancel", response_model=RefundOut)
+async def cancel_refund(
+    order_id: KnownOrder,
+    refund_id: KnownRefund,
+    body: ReasonIn,
+    request: Request,
+    desk: AtDesk,
+    who: Asker,
+    key: IdempotencyKey,
+) -> Response:
+    """Withdraw a refund; only before its first leg is submitted."""
+    at = business_time(body.occurred_at)
+    command = CancelRefund(refund_id, body.reason)
+    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+
+
+@router.post("/orders/{order_id}/refunds/{refund_id}/reroute", response_model=RefundOut)
+async def reroute_refund(
+    order_id: KnownOrder,
+    refund_id: KnownRefund,
+    body: RerouteIn,
+    request: Request,
+    desk: AtDesk,
+    who: Approver,
+    key: IdempotencyKey,
+) -> Response:
+    """Send what is outstanding of a refund that is stuck another way, which the customer has agreed to."""
+    at = business_time(body.occurred_at)
+    command = RerouteRefund(refund_id, body.channel, at)
+    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+
+
+def _secret(settings: Any) -> str:
+    secret: str = settings.processor_webhook_secret.get_secret_value()
+    return secret
+
+
+@router.post("/webhooks/processor", status_code=204)
+async def hear_processor(request: Request, desk: AtDesk, signed_body: Annotated[SignedBody, signed(_secret)]) -> None:
+    """A notice of the processor, signed. Each has one effect, however often and in whatever order it comes."""
+    try:
+        notice = Notice.model_validate_json(signed_body.body)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Invalid(".".join(str(p) for p in first["loc"]) or "body", first["msg"]) from None
+    data, at = notice.data, business_time(notice.occurred_at)
+    found = await order_of(request.app.state.pool, data.operation_key, data.authorization_id)
+    if found is None:
+        subject = data.operation_key or data.authorization_id
+        raise HTTPException(404, f"nothing was ever asked for under {subject}")
+    order_id, currency = found
+    if data.order_id != order_id:
+        raise Invalid("data.order_id", "is not the order that this was asked for")
+    if data.currency != currency:
+        raise Invalid("data.currency", f"must be {currency}, as it was asked for")
+    cause = webhook_cause("processor", signed_body.id, at, notice.type)
+    told: Told[Command] = Told(order_id, await _heard(request, notice, at), cause)
+    [refusal] = await desk.take(PAYMENTS, [told])
+    if refusal is not None:
+        raise refusal
+
+
+async def _heard(request: Request, notice: Notice, at: datetime) -> Command:
+    """The command. A notice of an authorization that does not say how long it lasts is completed by asking."""
+    data = notice.data
+    if notice.type == "dispute.opened" or notice.type == "dispute.won" or notice.type == "dispute.lost":
+        if data.authorization_id is None:
+            raise Invalid("data.authorization_id", "is required for a dispute")
+        change: Any = notice.type.partition(".")[2]
+        return Dispute(data.authorization_id, data.reference, change, data.amount_minor, at)
+    if data.operation_key is None:
+        raise Invalid("data.operation_key", "is required")
+    if notice.type == "authorization.succeeded" and data.expires_at is None:
+        processor: Processor = request.app.state.processor
+        try:
+            return Conclude(data.operation_key, await processor.find(data.operation_key) or notice.verdict())
+        except Unanswered as error:
+            detail = f"the processor did not say how long the authorization lasts: {error}"
+            raise HTTPException(503, detail, {"Retry-After": "5"}) from None
+    return Conclude(data.operation_key, notice.verdict())
+
+
+@router.get("/routing-policies", tags=["policies"])
+async def routing_policies(request: Request, _: Reader) -> list[RoutingPolicy]:
+    """Every version; the one in force at purchase binds an order."""
+    return list((await all_policies(request.app.state.pool)).routing)
+
+
+@router.post("/routing-policies", status_code=201, tags=["policies"])
+async def publish_routing_policy(
+    body: PublishRouting, request: Request, response: Response, who: Operator
+) -> RoutingPolicy:
+    """Publish the next version. Publishing the same one again changes nothing; a published one never changes."""
+    known = (await all_policies(request.app.state.pool)).routing
+    await _publish(request, response, known, body.policy, who, body.reason)
+    return body.policy
+
+
+@router.get("/approval-policies", tags=["policies"])
+async def approval_policies(request: Request, _: Reader) -> list[ApprovalPolicy]:
+    """Every version; the one in force when a refund is asked for binds it."""
+    return list((await all_policies(request.app.state.pool)).approval)
+
+
+@router.post("/approval-policies", status_code=201, tags=["policies"])
+async def publish_approval_policy(
+    body: PublishApproval, request: Request, response: Response, who: Operator
+) -> ApprovalPolicy:
+    """Publish the next version. Publishing the same one again changes nothing; a published one never changes."""
+    known = (await all_policies(request.app.state.pool)).approval
+    await _publish(request, response, known, body.policy, who, body.reason)
+    return body.policy
+
+
+async def _publish(
+    request: Request,
+    response: Response,
+    known: Sequence[Policy],
+    policy: Policy,
+    who: Caller,
+    reason: str,
+) -> None:
+    newest = max(known, key=lambda p: p.version)
+    if policy.version > newest.version + 1:
+        raise Invalid("policy.version", f"must be {newest.version + 1}, the next")
+    if policy.version > newest.version and policy.effective_from <= newest.effective_from:
+        raise Invalid("policy.effective_from", "must be later than that of the version before")
+    try:
+        is_new = await publish(request.app.state.pool, policy, who.actor, reason)
+    except ValueError as error:
+        raise Invalid("policy.version", str(error)) from None
+    if not is_new:
+        response.status_code = 200
+
+
+@router.get("/reconciliation", tags=["reconciliation"])
+async def reconcile(
+    request: Request,
+    _: Auditor,
+    after: Annotated[str, Query(max_length=64, pattern=r"^[A-Za-z0-9._:@-]*$")] = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 100,
+) -> Report:
+    """Hold a page of orders against the processor's books. What seems to differ is read again before it is told."""
+    pool = request.app.state.pool
+    orders, ours = await booked(pool, after, limit)
+    drift = compare(ours, await _books(request, orders))
+    if drift:
+        suspects = sorted({d.order_id for d in drift})
+        theirs = await _books(request, suspects)
+        again = [o for o in (await booked(pool, after, limit))[1] if o.order_id in suspects]
+        named = {(d.operation_id, d.difference) for d in drift}
+        drift = [d for d in compare(again, theirs) if (d.operation_id, d.difference) in named]
+    return Report(
+        orders=len(orders),
+        operations=len(ours),
+        under_way=sum(1 for o in ours if _is_under_way(o)),
+        drift=drift,
+        next=orders[-1] if len(orders) == limit else None,
+    )
+
+
+def _is_under_way(operation: Booked) -> bool:
+    return operation.status in ("requested", "submitted", "unknown")
+
+
+async def _books(request: Request, orders: Sequence[str]) -> Any:
+    processor: Processor = request.app.state.processor
+    try:
+        return await processor.books(orders) if orders else []
+    except Unanswered as error:
+        raise HTTPException(503, f"the processor did not show its books: {error}", {"Retry-After": "5"}) from None

@@ -1,0 +1,235 @@
+"""The provider: one port, whatever processor is behind it, and the sandbox's adapter to it. A call unanswered is unknown."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol, TypeVar
+
+import httpx
+import stamina
+from pydantic import AwareDatetime, Field, ValidationError
+
+from payments.domain.operation import Result, Verdict
+from payments.settings import PaymentsSettings
+from payments.store import Call
+from shared.contracts.base import Id, Model
+from shared.contracts.payments import OperationKind, RefundChannel
+from shared.money import Minor
+
+
+class Unanswered(Exception):
+    """The provider did not say what became of it: it may or may not have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookedThere:
+    """An operation as the provider's books have it."""
+
+    operation_id: str
+    order_id: str
+    result: Result
+    amount_minor: int
+
+
+class Processor(Protocol):
+    """What payments asks of a provider of any kind."""
+
+    async def perform(self, call: Call) -> Verdict:
+        """Ask for it under its id as the idempotency key. Raises Unanswered."""
+        ...
+
+    async def find(self, operation_id: str) -> Verdict | None:
+        """What became of it; None when the provider has never seen the key. Raises Unanswered."""
+        ...
+
+    async def books(self, order_ids: Sequence[str]) -> list[BookedThere]:
+        """Everything it has in its books of these orders. Raises Unanswered."""
+        ...
+
+
+NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+"""The request did not leave: the only failures that are tried again at once."""
+
+REFUSED: Final = frozenset({400, 404, 413, 422})
+"""It was understood and not performed. Any other error may come from something on the way that knows nothing of it."""
+
+RESULTS: Final = {
+    "authorized": Result.SUCCEEDED,
+    "succeeded": Result.SUCCEEDED,
+    "declined": Result.FAILED,
+    "failed": Result.FAILED,
+    "pending": Result.PENDING,
+    "bounced": Result.REVERSED,
+}
+
+
+class _Operation(Model):
+    """The sandbox's own words."""
+
+    id: str
+    operation_key: str
+    status: Literal["authorized", "declined", "succeeded", "pending", "failed", "bounced"]
+    code: str | None
+    order_id: str
+    amount_minor: int
+    processed_at: AwareDatetime
+    expires_at: AwareDatetime | None
+
+    def verdict(self) -> Verdict:
+        return Verdict(
+            result=RESULTS[self.status],
+            amount_minor=self.amount_minor,
+            at=self.processed_at,
+            reference=self.id,
+            code=self.code or "",
+            expires_at=self.expires_at,
+        )
+
+
+class _Books(Model):
+    operations: tuple[_Operation, ...]
+
+
+class SandboxProcessor:
+    """The card processor of the sandbox, over HTTP."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def perform(self, call: Call) -> Verdict:
+        path, body = _request(call)
+        response = await self._sent("POST", path, json=body, headers={"Idempotency-Key": call.operation_id})
+        if response.status_code in REFUSED:
+            code = f"refused_{response.status_code}"
+            return Verdict(Result.FAILED, call.amount_minor, call.requested_at, call.operation_id, code)
+        return _read(response, _Operation).verdict()
+
+    async def find(self, operation_id: str) -> Verdict | None:
+        response = await self._sent("GET", "operations", params={"idempotency_key": operation_id})
+        return None if response.status_code == 404 else _read(response, _Operation).verdict()
+
+    async def books(self, order_ids: Sequence[str]) -> list[BookedThere]:
+        response = await self._sent("GET", "ledger", params={"order_id": list(order_ids)})
+        return [
+            BookedThere(o.operation_key, o.order_id, RESULTS[o.status], o.amount_minor)
+            for o in _read(response, _Books).operations
+        ]
+
+    async def _sent(self, method: str, path: str, **what: Any) -> httpx.Response:
+        try:
+            async for attempt in stamina.retry_context(
+                on=NEVER_SENT, attempts=3, wait_initial=0.05, wait_max=0.3, timeout=None
+            ):
+                with attempt:
+                    return await self._client.request(method, path, **what)
+        except httpx.HTTPError as error:
+            raise Unanswered(repr(error)) from error
+        raise AssertionError("a retry context ends by an answer or an error")
+
+
+def _request(call: Call) -> tuple[str, dict[str, object]]:
+    """The path and body of a call; the same in every attempt, or the key would be refused."""
+    requested_at = call.requested_at.isoformat()
+    match call.kind:
+        case OperationKind.AUTHORIZE:
+            return "authorizations", {
+                "token": call.token,
+                "amount_minor": call.amount_minor,
+                "currency": call.currency,
+                "order_id": call.order_id,
+                "channel": call.tender_kind,
+                "requested_at": requested_at,
+            }
+        case OperationKind.CAPTURE:
+            return f"authorizations/{call.authorization}/captures", {
+                "amount_minor": call.amount_minor,
+                "final": call.final,
+                "requested_at": requested_at,
+            }
+        case OperationKind.VOID:
+            return f"authorizations/{call.authorization}/void", {"requested_at": requested_at}
+        case OperationKind.REFUND if call.channel == RefundChannel.ORIGINAL:
+            return f"authorizations/{call.authorization}/refunds", {
+                "amount_minor": call.amount_minor,
+                "requested_at": requested_at,
+            }
+        case OperationKind.REFUND:
+            return "payouts", {
+                "channel": call.channel,
+                "amount_minor": call.amount_minor,
+                "currency": call.currency,
+                "order_id": call.order_id,
+                "requested_at": requested_at,
+            }
+    raise ValueError(f"{call.kind} is no kind of operation")
+
+
+M = TypeVar("M", bound=Model)
+
+
+def _read(response: httpx.Response, model: type[M]) -> M:
+    """Raises Unanswered for anything but an answer we understand: what it means is asked again later."""
+    if not response.is_success:
+        raise Unanswered(f"answered {response.status_code}")
+    try:
+        return model.model_validate_json(response.content)
+    except ValidationError as error:
+        raise Unanswered(f"answered what cannot be read: {error}") from error
+
+
+class NoticeData(Model):
+    operation_key: Id | None = None
+    reference: str = Field(min_length=1, max_length=200)
+    authorization_id: str | None = Field(default=None, max_length=200)
+    order_id: Id
+    amount_minor: Minor
+    currency: str = Field(max_length=3)
+    code: str | None = Field(default=None, max_length=200)
+    expires_at: AwareDatetime | None = None
+
+
+class Notice(Model):
+    """A webhook of the processor. What it may add some day is ignored."""
+
+    id: str = Field(min_length=1, max_length=200)
+    type: Literal[
+        "authorization.succeeded",
+        "authorization.declined",
+        "capture.succeeded",
+        "capture.failed",
+        "void.succeeded",
+        "refund.succeeded",
+        "refund.failed",
+        "refund.bounced",
+        "dispute.opened",
+        "dispute.won",
+        "dispute.lost",
+    ]
+    occurred_at: AwareDatetime
+    data: NoticeData
+
+    def verdict(self) -> Verdict:
+        """What it says of an operation; a dispute says nothing of one."""
+        return Verdict(
+            result=RESULTS[self.type.partition(".")[2]],
+            amount_minor=self.data.amount_minor,
+            at=self.occurred_at,
+            reference=self.data.reference,
+            code=self.data.code or "",
+            expires_at=self.data.expires_at,
+        )
+
+
+@asynccontextmanager
+async def sandbox_processor(settings: PaymentsSettings) -> AsyncIterator[SandboxProcessor]:
+    """Connections are kept; a call that is not answered in time is given up, and its outcome unknown."""
+    async with httpx.AsyncClient(
+        base_url=str(settings.processor_url),
+        headers={"Authorization": f"Bearer {settings.processor_key.get_secret_value()}"},
+        timeout=settings.processor_timeout_seconds,
+        trust_env=False,
+        limits=httpx.Limits(
+            max_connections=settings.processor_calls, max_keepalive_connections=settings.processor_calls
+        ),
+    ) as client:
+        yield SandboxProcessor(client)

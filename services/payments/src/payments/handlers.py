@@ -1,0 +1,144 @@
+"""Facts of orders, fulfillment and returns, as commands of an order's account."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from payments.domain.decision import CancelRest, Command, Confirm, NoteUnits, Open
+from payments.domain.payout import OweRefund
+from payments.store import PAYMENTS
+from shared.consumer import Route
+from shared.contracts.base import Fact, Input, LineQuantity
+from shared.contracts.fulfillment import (
+    ShipmentCreated,
+    ShipmentFound,
+    ShipmentLost,
+    ShipmentReturnedToSender,
+    ShipmentShipped,
+)
+from shared.contracts.orders import OrderCancelled, OrderConfirmed, OrderLinesCancelled, OrderPlaced, OrderRejected
+from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, RefundLine, UnitsChange
+from shared.contracts.returns import ExchangeDifferenceDue, Resolution, ReturnExceptionGranted, ReturnRefundDue
+from shared.envelope import Cause
+from shared.shell import Told
+
+
+def placed(fact: OrderPlaced, cause: Cause) -> Told[Command]:
+    lines = tuple(
+        PayableLine(line_id=n.line_id, quantity=n.quantity, goods_minor=n.goods_minor, shipping_minor=n.shipping_minor)
+        for n in fact.lines
+    )
+    opening = Open(
+        customer_id=fact.customer.customer_id,
+        currency=fact.currency,
+        lines=lines,
+        shipping_minor=fact.shipping_minor,
+        total_minor=fact.total_minor,
+        tenders=fact.tenders,
+        placed_at=fact.placed_at,
+        at=cause.at,
+    )
+    return Told(fact.order_id, opening, cause)
+
+
+def confirmed(fact: OrderConfirmed, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, Confirm(cause.at), cause)
+
+
+def rejected(fact: OrderRejected, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, CancelRest(fact.order_id, cause.at), cause)
+
+
+def cancelled(fact: OrderCancelled, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, CancelRest(fact.cancellation_id, cause.at), cause)
+
+
+def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
+    lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.lines)
+    return _noted(fact.order_id, UnitsChange.CANCELLED, fact.cancellation_id, lines, cause)
+
+
+def shipment_created(fact: ShipmentCreated, cause: Cause) -> Told[Command] | None:
+    """Only a replacement is news: its units were paid for."""
+    if fact.replaces_shipment_id is None:
+        return None
+    return _noted(fact.order_id, UnitsChange.REPLACING, fact.shipment_id, fact.lines, cause)
+
+
+def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
+    return _noted(fact.order_id, UnitsChange.HANDED_OVER, fact.shipment_id, fact.lines, cause)
+
+
+def undelivered(fact: ShipmentLost | ShipmentReturnedToSender, cause: Cause) -> Told[Command]:
+    return _noted(fact.order_id, UnitsChange.UNDELIVERED, fact.shipment_id, fact.lines, cause)
+
+
+def found(fact: ShipmentFound, cause: Cause) -> Told[Command]:
+    return _noted(fact.order_id, UnitsChange.FOUND, fact.shipment_id, fact.lines, cause)
+
+
+def exception_granted(fact: ReturnExceptionGranted, cause: Cause) -> Told[Command]:
+    return _noted(fact.order_id, UnitsChange.EXCEPTIONAL, fact.return_id, fact.lines, cause)
+
+
+def refund_due(fact: ReturnRefundDue, cause: Cause) -> Told[Command]:
+    is_credit = fact.resolution is Resolution.STORE_CREDIT
+    owed = OweRefund(
+        kind=RefundKind.RETURN,
+        cause_id=fact.due_id,
+        return_id=fact.return_id,
+        lines=tuple(
+            RefundLine(line_id=n.line_id, quantity=n.quantity, amount_minor=n.refund_minor) for n in fact.lines
+        ),
+        amount_minor=fact.amount_minor,
+        currency=fact.currency,
+        trigger_at=fact.trigger_at,
+        channel=RefundChannel.STORE_CREDIT if is_credit else RefundChannel.ORIGINAL,
+        requester=cause.actor,
+        at=cause.at,
+    )
+    return Told(fact.order_id, owed, cause)
+
+
+def difference_due(fact: ExchangeDifferenceDue, cause: Cause) -> Told[Command] | None:
+    """Below zero it is owed to the customer; what the customer owes is no refund."""
+    if fact.amount_minor >= 0:
+        return None
+    owed = OweRefund(
+        kind=RefundKind.PRICE_ADJUSTMENT,
+        cause_id=fact.exchange_id,
+        return_id=fact.return_id,
+        lines=(),
+        amount_minor=-fact.amount_minor,
+        currency=fact.currency,
+        trigger_at=cause.at,
+        channel=RefundChannel.ORIGINAL,
+        requester=cause.actor,
+        at=cause.at,
+    )
+    return Told(fact.order_id, owed, cause)
+
+
+def _noted(
+    order_id: str, change: UnitsChange, cause_id: str, lines: tuple[LineQuantity, ...], cause: Cause
+) -> Told[Command]:
+    return Told(order_id, NoteUnits(change, cause_id, lines, cause.at), cause)
+
+
+_TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], Told[Command] | None]]] = {
+    OrderPlaced: placed,
+    OrderConfirmed: confirmed,
+    OrderRejected: rejected,
+    OrderCancelled: cancelled,
+    OrderLinesCancelled: lines_cancelled,
+    ShipmentCreated: shipment_created,
+    ShipmentShipped: shipped,
+    ShipmentLost: undelivered,
+    ShipmentReturnedToSender: undelivered,
+    ShipmentFound: found,
+    ReturnExceptionGranted: exception_granted,
+    ReturnRefundDue: refund_due,
+    ExchangeDifferenceDue: difference_due,
+}
+
+ROUTE: Final = Route(PAYMENTS, _TRANSLATIONS)
+TOPICS: Final = ("orders.events", "fulfillment.events", "returns.events")

@@ -1,0 +1,350 @@
+"""All SQL of payments: rows that carry the laws, the operations that workers poll, policies, and reads for the API."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import TypeAdapter
+
+from payments.domain.account import Account, evolve, laws
+from payments.domain.decision import Command, deadlines, decide
+from payments.domain.payout import Policies
+from payments.domain.policy import Policy
+from payments.domain.refund import ApprovalPolicy
+from payments.domain.routing import RoutingPolicy
+from shared.database import Pool
+from shared.shell import Db, Flow, Held, Told
+
+KEEP_TENDERS = """
+INSERT INTO tenders (order_id, tender_id, kind, status, dispute, currency, authorized_minor, captured_minor, voided_minor,
+    refunded_minor, refunding_minor, disputed_minor)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
+    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+ON CONFLICT (order_id, tender_id) DO UPDATE SET status = excluded.status, dispute = excluded.dispute,
+    authorized_minor = excluded.authorized_minor, captured_minor = excluded.captured_minor,
+    voided_minor = excluded.voided_minor, refunded_minor = excluded.refunded_minor,
+    refunding_minor = excluded.refunding_minor, disputed_minor = excluded.disputed_minor"""
+
+KEEP_ACCOUNTS = """
+INSERT INTO accounts (order_id, currency, total_minor, worth_minor, captured_minor, refunded_minor, refunding_minor)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+ON CONFLICT (order_id) DO UPDATE SET worth_minor = excluded.worth_minor, captured_minor = excluded.captured_minor,
+    refunded_minor = excluded.refunded_minor, refunding_minor = excluded.refunding_minor"""
+
+KEEP_LINES = """
+INSERT INTO lines (order_id, line_id, ordered, handed_over, cancelled, undelivered, due_back, refunded)
+SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[])
+ON CONFLICT (order_id, line_id) DO UPDATE SET handed_over = excluded.handed_over, cancelled = excluded.cancelled,
+    undelivered = excluded.undelivered, due_back = excluded.due_back, refunded = excluded.refunded"""
+
+# A change of status starts the workers' count anew: what is asked for is due at once, what was submitted is asked after
+# when its answer should have come, what is unknown soon.
+KEEP_OPERATIONS = """
+INSERT INTO operations (operation_id, order_id, tender_id, kind, status, is_own, amount_minor, currency, token, tender_kind,
+    authorization_ref, channel, final, requested_at, reference, code, next_attempt_at)
+SELECT n.*, CASE
+    WHEN is_own OR status IN ('succeeded', 'failed', 'reversed') THEN NULL
+    WHEN status = 'requested' THEN now()
+    WHEN status = 'submitted' THEN now() + interval '30 seconds'
+    ELSE now() + interval '500 milliseconds' END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[],
+    $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::timestamptz[], $15::text[], $16::text[])
+    AS n (operation_id, order_id, tender_id, kind, status, is_own, amount_minor, currency, token, tender_kind,
+        authorization_ref, channel, final, requested_at, reference, code)
+ON CONFLICT (operation_id) DO UPDATE SET status = excluded.status, reference = excluded.reference, code = excluded.code,
+    attempts = CASE WHEN operations.status = excluded.status THEN operations.attempts ELSE 0 END,
+    next_attempt_at = CASE WHEN operations.status = excluded.status THEN operations.next_attempt_at
+        ELSE excluded.next_attempt_at END"""
+
+KEEP_REFUNDS = """
+INSERT INTO refunds (refund_id, order_id, kind, status, cause_id, amount_minor, paid_minor, paying_minor, currency, requester,
+    approver)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[],
+    $9::text[], $10::text[], $11::text[])
+ON CONFLICT (refund_id) DO UPDATE SET status = excluded.status, paid_minor = excluded.paid_minor,
+    paying_minor = excluded.paying_minor, approver = excluded.approver"""
+
+POLICIES = "SELECT policy_id, policy::text FROM policies ORDER BY policy_id, version"
+PUBLISH = """
+INSERT INTO policies (policy_id, version, effective_from, policy, published_by, reason) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT DO NOTHING RETURNING true"""
+PUBLISHED = "SELECT policy::text FROM policies WHERE policy_id = $1 AND version = $2"
+
+# A lease: taken up by one worker, and by another if that one dies. The pauses grow to a minute.
+CLAIM = """
+UPDATE operations SET attempts = attempts + 1,
+    next_attempt_at = now() + least(interval '1 minute', interval '1 second' * 2 ^ least(attempts, 6)) + make_interval(secs => $3)
+WHERE operation_id IN (
+    SELECT operation_id FROM operations WHERE next_attempt_at <= now() AND status = ANY($1::text[])
+    ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+RETURNING *"""
+SUBMITTED = "SELECT * FROM operations WHERE operation_id = ANY($1::text[]) AND status = 'submitted'"
+ORDER_OF = "SELECT order_id, currency FROM operations WHERE operation_id = $1"
+AUTHORIZED_BY = "SELECT order_id, currency FROM operations WHERE reference = $1 AND kind = 'authorize'"
+
+READ = "SELECT state, sequence FROM states WHERE key = $1 AND sequence > 0"
+EXISTS = "SELECT EXISTS (SELECT FROM states WHERE key = $1 AND sequence > 0)"
+HAS_REFUND = "SELECT EXISTS (SELECT FROM refunds WHERE order_id = $1 AND refund_id = $2)"
+ORDERS = "SELECT order_id FROM accounts WHERE order_id > $1 ORDER BY order_id LIMIT $2"
+OPERATIONS = """
+SELECT operation_id, order_id, kind, status, amount_minor, code FROM operations
+WHERE order_id = ANY($1::text[]) AND NOT is_own ORDER BY operation_id"""
+
+STATE: Final[TypeAdapter[Account]] = TypeAdapter(Account)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operation as the provider is asked for it: the same in every attempt."""
+
+    operation_id: str
+    order_id: str
+    tender_kind: str
+    kind: str
+    token: str
+    amount_minor: int
+    currency: str
+    authorization: str | None
+    channel: str | None
+    final: bool
+    requested_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """An operation as our books have it."""
+
+    operation_id: str
+    order_id: str
+    kind: str
+    status: str
+    amount_minor: int
+    code: str | None
+
+
+async def policies(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Account]) -> Policies:
+    """Every version there is; which one binds is for the decision to say."""
+    return _policies([(row[0], row[1]) for row in await db.fetch(POLICIES)])
+
+
+def _policies(rows: Sequence[tuple[str, str]]) -> Policies:
+    return Policies(
+        routing=tuple(RoutingPolicy.model_validate_json(text) for id, text in rows if id == "refund-routing"),
+        approval=tuple(ApprovalPolicy.model_validate_json(text) for id, text in rows if id == "refund-approval"),
+    )
+
+
+async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
+    """Rows of accounts that are open; those told of early have units only, and wait for their order."""
+    tenders: list[tuple[Any, ...]] = []
+    accounts: list[tuple[Any, ...]] = []
+    lines: list[tuple[Any, ...]] = []
+    operations: list[tuple[Any, ...]] = []
+    refunds: list[tuple[Any, ...]] = []
+    for held in touched:
+        order, now, before = held.key, held.state, held.before
+        refunds += _refunds(now, before)
+        if not now.is_open:
+            continue
+        moved = now.operations is not before.operations or now.tenders is not before.tenders
+        accounts.append(
+            (
+                order,
+                now.currency,
+                now.total_minor,
+                now.worth_minor,
+                now.captured_minor,
+                now.refunded_minor(),
+                now.refunding_minor(),
+            )
+        )
+        if moved:
+            tenders += _tenders(now)
+            operations += _operations(now, before)
+        if now.units is not before.units or now.refunds is not before.refunds or not before.is_open:
+            lines += _lines(now)
+    for statement, rows in (
+        (KEEP_TENDERS, tenders),
+        (KEEP_ACCOUNTS, accounts),
+        (KEEP_LINES, lines),
+        (KEEP_OPERATIONS, operations),
+        (KEEP_REFUNDS, refunds),
+    ):
+        if rows:
+            await db.execute(statement, *zip(*rows, strict=True))
+
+
+def _tenders(now: Account) -> list[tuple[Any, ...]]:
+    return [
+        (
+            now.order_id,
+            t.id,
+            t.kind,
+            t.status,
+            t.dispute,
+            now.currency,
+            t.authorized_minor,
+            t.captured_minor,
+            t.voided_minor,
+            now.refunded_minor(t.id),
+            now.refunding_minor(t.id),
+            now.held_minor(t),
+        )
+        for t in now.tenders.values()
+    ]
+
+
+def _lines(now: Account) -> list[tuple[Any, ...]]:
+    rows = []
+    for id, line in now.lines.items():
+        u = now.of_line(id)
+        refunded = now.refunded_units(id)
+        rows.append((now.order_id, id, line.quantity, u.handed_over, u.cancelled, u.undelivered, u.due_back, refunded))
+    return rows
+
+
+def _operations(now: Account, before: Account) -> list[tuple[Any, ...]]:
+    rows = []
+    for o in now.operations.values():
+        if before.operations.get(o.id) == o:
+            continue
+        tender = now.tenders[o.tender_id]
+        # What goes back to a tender of our own has nowhere to go but a channel, and that is the provider's.
+        is_own = tender.is_own and o.kind != "refund"
+        rows.append(
+            (
+                o.id,
+                now.order_id,
+                o.tender_id,
+                o.kind,
+                o.status,
+                is_own,
+                o.amount_minor,
+                now.currency,
+                tender.token,
+                tender.kind,
+                o.authorization,
+                o.channel,
+                o.final,
+                o.requested_at,
+                o.reference,
+                o.code,
+            )
+        )
+    return rows
+
+
+def _refunds(now: Account, before: Account) -> list[tuple[Any, ...]]:
+    if now.refunds is before.refunds and now.operations is before.operations:
+        return []
+    return [
+        (
+            r.id,
+            now.order_id,
+            r.kind,
+            r.status,
+            r.cause_id,
+            r.amount_minor,
+            now.paid_out_minor(r),
+            now.paying_out_minor(r),
+            r.currency,
+            r.requester,
+            r.approver,
+        )
+        for r in now.refunds.values()
+    ]
+
+
+async def claim(pool: Pool, statuses: Sequence[str], most: int, lease_seconds: float) -> list[Call]:
+    """Take up what is due, so that no other worker does before the lease is over."""
+    async with pool.acquire(timeout=5) as db:
+        return [_call(row) for row in await db.fetch(CLAIM, list(statuses), most, lease_seconds)]
+
+
+async def submitted(pool: Pool, operation_ids: Sequence[str]) -> list[Call]:
+    async with pool.acquire(timeout=5) as db:
+        return [_call(row) for row in await db.fetch(SUBMITTED, list(operation_ids))]
+
+
+def _call(row: Any) -> Call:
+    return Call(
+        operation_id=row["operation_id"],
+        order_id=row["order_id"],
+        tender_kind=row["tender_kind"],
+        kind=row["kind"],
+        token=row["token"],
+        amount_minor=row["amount_minor"],
+        currency=row["currency"],
+        authorization=row["authorization_ref"],
+        channel=row["channel"],
+        final=row["final"],
+        requested_at=row["requested_at"],
+    )
+
+
+async def order_of(pool: Pool, operation_id: str | None, authorization: str | None) -> tuple[str, str] | None:
+    """Whose operation or authorization it is and in which currency, or None for one we never asked for."""
+    async with pool.acquire(timeout=5) as db:
+        if operation_id is not None:
+            row = await db.fetchrow(ORDER_OF, operation_id)
+        else:
+            row = await db.fetchrow(AUTHORIZED_BY, authorization)
+    return None if row is None else (row["order_id"], row["currency"])
+
+
+async def find(pool: Pool, order_id: str) -> tuple[Account, int] | None:
+    """The account and its version, or None where the order is not known."""
+    async with pool.acquire(timeout=5) as db:
+        row = await db.fetchrow(READ, order_id)
+    return None if row is None else (STATE.validate_json(row["state"]), row["sequence"])
+
+
+async def is_known(pool: Pool, order_id: str, refund_id: str | None = None) -> bool:
+    async with pool.acquire(timeout=5) as db:
+        if refund_id is None:
+            return bool(await db.fetchval(EXISTS, order_id))
+        return bool(await db.fetchval(HAS_REFUND, order_id, refund_id))
+
+
+async def all_policies(pool: Pool) -> Policies:
+    async with pool.acquire(timeout=5) as db:
+        return _policies([(row[0], row[1]) for row in await db.fetch(POLICIES)])
+
+
+async def publish(pool: Pool, policy: Policy, by: str, reason: str) -> bool:
+    """False when this very version is published already. Raises ValueError when it is, and says something else."""
+    text = policy.model_dump_json()
+    async with pool.acquire(timeout=5) as db:
+        made = await db.fetchval(PUBLISH, policy.policy_id, policy.version, policy.effective_from, text, by, reason)
+        if made:
+            return True
+        published = await db.fetchval(PUBLISHED, policy.policy_id, policy.version)
+    if type(policy).model_validate_json(published) != policy:
+        raise ValueError("is published and never changes: take the next number")
+    return False
+
+
+async def booked(pool: Pool, after: str, most: int) -> tuple[list[str], list[Booked]]:
+    """A page of orders in order of their ids, and their operations with the provider."""
+    async with pool.acquire(timeout=5) as db:
+        orders = [row["order_id"] for row in await db.fetch(ORDERS, after, most)]
+        rows = await db.fetch(OPERATIONS, orders)
+    return orders, [Booked(**row) for row in rows]
+
+
+def _unopened(order_id: str) -> Account:
+    return Account(order_id)
+
+
+PAYMENTS: Final[Flow[Account, Command, Policies]] = Flow(
+    service="payments",
+    state=STATE,
+    initial=_unopened,
+    decide=decide,
+    evolve=evolve,
+    surroundings=policies,
+    keep=keep,
+    deadlines=deadlines,
+    laws=laws,
+)

@@ -1,0 +1,168 @@
+"""The workers: operations are submitted, those without an answer are asked after, and neither inside a transaction.
+
+An operation is told to be submitted before the provider is asked, so that one that may have happened is never taken for
+one that has not. A worker that dies leaves it to the next, which asks before it does anything.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from payments.domain.decision import Command, Conclude, LoseSight, Submit
+from payments.domain.operation import Verdict
+from payments.gateway import Processor, Unanswered
+from payments.store import PAYMENTS, Call, claim, submitted
+from shared.database import OUTAGES, Pool
+from shared.envelope import Cause
+from shared.http import Desk
+from shared.shell import Told
+
+log = structlog.get_logger()
+
+POLL_SECONDS: Final = 0.1
+PAUSE_SECONDS: Final = 1.0
+LEASE_SECONDS: Final = 15.0
+"""From taking an operation up to telling that it is submitted; whoever takes longer is taken for dead."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A command about an operation, and when it is true."""
+
+    call: Call
+    command: Command
+    at: datetime
+
+
+async def _tell(desk: Desk, news: Sequence[News], reason: str) -> None:
+    if not news:
+        return
+    told: list[Told[Command]] = [
+        Told(
+            n.call.order_id,
+            n.command,
+            Cause(
+                id=uuid7(),
+                at=n.at,
+                actor="service:payments",
+                reason=reason,
+                correlation_id=n.call.operation_id,
+            ),
+        )
+        for n in news
+    ]
+    for t, error in zip(told, await desk.take(PAYMENTS, told), strict=True):
+        if error is not None:
+            log.error("operation.undecided", operation=t.cause.correlation_id, error=repr(error), exc_info=error)
+
+
+class Submitter:
+    """Keeps up to `calls` calls under way; one that hangs holds no other."""
+
+    def __init__(self, pool: Pool, desk: Desk, processor: Processor, calls: int) -> None:
+        self._pool = pool
+        self._desk = desk
+        self._processor = processor
+        self._calls = calls
+        self._flying: dict[asyncio.Task[News], Call] = {}
+        self._answered: list[News] = []
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._flying and not self._answered
+
+    async def step(self, *, takes_up: bool = True) -> bool:
+        """Take up what is due and tell what was answered; whether there was anything to do.
+
+        Raises an outage; the answers that could not be told are kept for the next step.
+        """
+        taken = await self._take_up() if takes_up else 0
+        if self._flying:
+            done, _ = await asyncio.wait(self._flying, timeout=POLL_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                del self._flying[task]
+                self._answered.append(task.result())
+        answered = len(self._answered)
+        await _tell(self._desk, self._answered, "provider answered")
+        del self._answered[:answered]
+        return bool(taken or answered or self._flying)
+
+    async def _take_up(self) -> int:
+        room = self._calls - len(self._flying)
+        taken = await claim(self._pool, ["requested"], room, LEASE_SECONDS) if room else []
+        if not taken:
+            return 0
+        news = [News(call, Submit(call.operation_id), call.requested_at) for call in taken]
+        await _tell(self._desk, news, "provider asked")
+        # What was concluded or withdrawn meanwhile is not asked for.
+        for call in await submitted(self._pool, [call.operation_id for call in taken]):
+            self._flying[asyncio.create_task(self._perform(call))] = call
+        return len(taken)
+
+    async def _perform(self, call: Call) -> News:
+        try:
+            verdict = await self._processor.perform(call)
+        except Unanswered as error:
+            log.warning("operation.unanswered", operation=call.operation_id, kind=call.kind, error=str(error))
+            return News(call, LoseSight(call.operation_id), call.requested_at)
+        return News(call, Conclude(call.operation_id, verdict), verdict.at)
+
+
+class Reconciler:
+    """Asks the provider what became of operations whose answer is missing, less and less often, until it is known."""
+
+    def __init__(self, pool: Pool, desk: Desk, processor: Processor, calls: int) -> None:
+        self._pool = pool
+        self._desk = desk
+        self._processor = processor
+        self._calls = calls
+
+    async def step(self) -> bool:
+        """Whether there was anything to ask after. Raises an outage."""
+        taken = await claim(self._pool, ["submitted", "unknown"], self._calls, 0)
+        found = await asyncio.gather(*(self._find(call) for call in taken))
+        await _tell(self._desk, [news for news in found if news is not None], "provider asked what became of it")
+        return bool(taken)
+
+    async def _find(self, call: Call) -> News | None:
+        try:
+            verdict: Verdict | None = await self._processor.find(call.operation_id)
+        except Unanswered as error:
+            log.warning("operation.still_unknown", operation=call.operation_id, kind=call.kind, error=str(error))
+            return None
+        return News(call, Conclude(call.operation_id, verdict), verdict.at if verdict else call.requested_at)
+
+
+async def keep_submitting(submitter: Submitter, stop: asyncio.Event) -> None:
+    """Until stopped, and what is under way then is waited for."""
+    await _keep_at(submitter.step, stop)
+    while not submitter.is_idle:
+        try:
+            await submitter.step(takes_up=False)
+        except OUTAGES as error:
+            log.warning("answers.lost", error=repr(error))
+            return
+
+
+async def keep_reconciling(reconciler: Reconciler, stop: asyncio.Event) -> None:
+    await _keep_at(reconciler.step, stop)
+
+
+async def _keep_at(step: Callable[[], Awaitable[bool]], stop: asyncio.Event) -> None:
+    """An outage is waited out."""
+    while not stop.is_set():
+        pause = POLL_SECONDS
+        try:
+            if await step():
+                continue
+        except OUTAGES as error:
+            log.warning("work.deferred", error=repr(error))
+            pause = PAUSE_SECONDS
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause)

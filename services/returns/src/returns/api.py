@@ -1,0 +1,841 @@
+"""HTTP in: policies are published, returns asked for, decided, received, inspected and settled; everyone reads."""
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timezone
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+
+from returns.domain import policies
+from returns.domain.claims import Claim, ClaimStatus
+from returns.domain.decisions import (
+    ApproveReturn,
+    CancelReturn,
+    CloseReturn,
+    Command,
+    DeclineReturn,
+    GrantException,
+    IssueLabel,
+    OpenClaim,
+    ReopenReturn,
+    RequestReturn,
+    ResolveClaim,
+    SettleDifference,
+)
+from returns.domain.inspections import InspectItems, RevisedUnits, ReviseInspection
+from returns.domain.order import OrderReturns, law, law_lines, left
+from returns.domain.parcels import ReceiveParcel, RecordScan
+from returns.domain.policies import Policy, PublishPolicy, RetirePolicy, VersionStatus
+from returns.domain.rma import Due, Exchange, ReturnStatus, Rma, UnexpectedItem
+from returns.domain.units import ReverseBucket, UnitStatus
+from returns.handlers import summed
+from returns.store import ORDER_RETURNS, POLICIES, find, find_policy, list_policies
+from shared.auth import Caller, Role
+from shared.contracts.base import Fact, Id, Input, LineQuantity, Name, PolicyRef, Quantity, Text
+from shared.contracts.partners import InspectedUnits, PartnerLine, ReturnScan, WarehouseUnexpectedItem
+from shared.contracts.returns import (
+    DeclaredCondition,
+    Disposition,
+    InspectedLine,
+    InspectionOutcome,
+    InspectionRule,
+    PolicyPublished,
+    Resolution,
+    ReturnLine,
+    ReturnPolicy,
+    ReturnReason,
+    Verdict,
+    WindowTier,
+)
+from shared.envelope import Undecodable, data_of
+from shared.http import (
+    AtDesk,
+    Desk,
+    IdempotencyKey,
+    OccurredAt,
+    SignedBody,
+    business_time,
+    needs,
+    signed,
+    webhook_cause,
+)
+from shared.machine import Invalid
+from shared.money import Minor
+from shared.shell import Told
+
+router = APIRouter(tags=["returns"])
+
+MAX_LINES = 200
+MAX_POLICIES = 1000
+
+Publisher = Annotated[Caller, needs(Role.SUPERVISOR, Role.OPERATOR)]
+Customer = Annotated[Caller, needs(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
+Reviewer = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR)]
+Approver = Annotated[Caller, needs(Role.SUPERVISOR)]
+Receiver = Annotated[Caller, needs(Role.WAREHOUSE, Role.SUPERVISOR)]
+Reader = Annotated[Caller, needs(*Role)]
+
+Reason = Annotated[Text, Field(min_length=1, pattern=r"\S", description="why; it stands in the audit record")]
+Evidence = Annotated[tuple[Name, ...], Field(max_length=20, description="names of images")]
+Number = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+def _within_reason(instant: datetime) -> datetime:
+    if not 2000 <= instant.year < 2200:
+        raise ValueError("must lie between the years 2000 and 2200")
+    return instant.astimezone(timezone.utc)
+
+
+class TierIn(WindowTier):
+    model_config = ConfigDict(extra="forbid")
+
+
+class RuleIn(InspectionRule):
+    model_config = ConfigDict(extra="forbid")
+
+
+class PolicyIn(ReturnPolicy):
+    """A policy to publish. `version` is the next one; it names every inspection outcome once."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Number
+    effective_from: Annotated[AwareDatetime, AfterValidator(_within_reason)]
+    tiers: Annotated[tuple[TierIn, ...], Field(max_length=100)] = ()
+    holidays: Annotated[tuple[date, ...], Field(max_length=1000)] = ()
+    excluded_categories: Annotated[tuple[Id, ...], Field(max_length=200)] = ()
+    inspection: Annotated[tuple[RuleIn, ...], Field(max_length=20)]
+
+
+class RetireIn(Input):
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class PolicyVersionOut(BaseModel):
+    policy_id: str
+    version: int
+    status: VersionStatus
+    effective_from: datetime
+    retired_at: datetime | None
+
+
+class ChangeOut(BaseModel):
+    field: str
+    before: Any
+    after: Any
+
+
+class DiffOut(BaseModel):
+    policy_id: str
+    before: int
+    after: int
+    changes: list[ChangeOut]
+
+
+class LineIn(Input):
+    """`exchange_unit_price_minor` left out: an even exchange."""
+
+    line_id: Id
+    quantity: Quantity
+    reason: ReturnReason
+    condition: DeclaredCondition
+    exchange_sku: Id | None = None
+    exchange_unit_price_minor: Minor | None = None
+
+
+class RequestReturnIn(Input):
+    """`membership` and `abuse_score` are what the storefront knows of the customer; policies may ask for them."""
+
+    lines: Annotated[tuple[LineIn, ...], Field(min_length=1, max_length=MAX_LINES)]
+    resolution: Resolution = Resolution.REFUND
+    note: Text = ""
+    evidence: Evidence = ()
+    membership: Id | None = None
+    abuse_score: int = Field(default=0, ge=0, le=100, strict=True)
+    occurred_at: OccurredAt
+
+
+Lines = Annotated[tuple[PartnerLine, ...], Field(min_length=1, max_length=MAX_LINES)]
+
+
+class ApproveIn(Input):
+    """No lines: all that the policy does not decline."""
+
+    lines: Lines | None = None
+    note: Text = ""
+    occurred_at: OccurredAt
+
+
+class ExceptionIn(Input):
+    """No lines: all that was asked for."""
+
+    lines: Lines | None = None
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class ReasonIn(Input):
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class LabelIn(Input):
+    carrier: Id
+    tracking: Id
+    occurred_at: OccurredAt
+
+
+class ReceiptIn(Input):
+    receipt_id: Id
+    location: Id
+    lines: Annotated[tuple[PartnerLine, ...], Field(max_length=500)] = ()
+    unexpected: Annotated[tuple[WarehouseUnexpectedItem, ...], Field(max_length=100)] = ()
+    occurred_at: OccurredAt
+
+
+class InspectionIn(Input):
+    inspection_id: Id
+    location: Id
+    lines: Annotated[tuple[InspectedUnits, ...], Field(min_length=1, max_length=500)]
+    occurred_at: OccurredAt
+
+
+class RevisedIn(Input):
+    """What is left out is as the policy's table has it; to say otherwise takes a supervisor."""
+
+    line_id: Id
+    quantity: Quantity
+    outcome: InspectionOutcome
+    disposition: Disposition | None = None
+    refund_percent: Annotated[int, Field(ge=0, le=100, strict=True)] | None = None
+    fee_percent: Annotated[int, Field(ge=0, le=100, strict=True)] | None = None
+
+
+class RevisionIn(Input):
+    """The lines account for all units that the inspection had of the lines they name."""
+
+    lines: Annotated[tuple[RevisedIn, ...], Field(min_length=1, max_length=500)]
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class ReopenIn(Input):
+    reason: Reason
+    evidence: Evidence = ()
+    occurred_at: OccurredAt
+
+
+class ClaimIn(Input):
+    lines: Lines
+    reason: ReturnReason
+    evidence: Evidence = ()
+    occurred_at: OccurredAt
+
+
+class ResolveClaimIn(Input):
+    outcome: Literal["refunded", "replaced", "rejected"]
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class ReturnLineOut(BaseModel):
+    asked: ReturnLine
+    units: dict[UnitStatus, int]
+    stated_minor: int = Field(description="refund stated as due, before the return shipping fee")
+
+
+class DueOut(BaseModel):
+    due_id: str
+    amount_minor: int
+    is_settled: bool
+
+
+class ExchangeOut(BaseModel):
+    exchange_id: str
+    line_id: str
+    sku: str
+    quantity: int
+    difference_minor: int
+    is_difference_due: bool
+    released: int
+
+
+class InspectionOut(BaseModel):
+    inspection_id: str
+    location: str
+    lines: tuple[InspectedLine, ...]
+    revisions: int
+
+
+class ReturnOut(BaseModel):
+    """A return with why it was decided as it was, where its units are, and the money stated for them."""
+
+    order_id: str
+    return_id: str
+    status: ReturnStatus
+    policy: PolicyRef | None
+    requested_at: datetime
+    resolution: Resolution
+    note: str
+    evidence: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+    approver: str | None
+    expires_at: datetime | None
+    closes_at: datetime | None
+    lines: list[ReturnLineOut]
+    tracking: tuple[str, ...]
+    receipts: tuple[str, ...]
+    unexpected: tuple[UnexpectedItem, ...]
+    inspections: list[InspectionOut]
+    dues: list[DueOut]
+    return_shipping_fee_minor: int
+    exchanges: list[ExchangeOut]
+
+
+class ClaimOut(BaseModel):
+    order_id: str
+    claim_id: str
+    status: ClaimStatus
+    reason: ReturnReason
+    units: dict[str, int]
+    evidence: tuple[str, ...]
+    dues: list[DueOut]
+
+
+class UnitsOut(BaseModel):
+    line_id: str
+    delivered: int
+    lost: int
+    left: int | None = Field(description="units that could still be asked for; unknown until the order is known")
+    buckets: dict[ReverseBucket, int]
+
+
+class OrderReturnsOut(BaseModel):
+    order_id: str
+    policy: PolicyRef | None = Field(description="the policy in force at purchase")
+    lines: list[UnitsOut]
+    returns: list[ReturnOut]
+    claims: list[ClaimOut]
+
+
+def _dues(dues: dict[str, Due]) -> list[DueOut]:
+    return [DueOut(due_id=id, amount_minor=d.amount_minor, is_settled=d.is_settled) for id, d in dues.items()]
+
+
+def _exchange(exchange_id: str, e: Exchange) -> ExchangeOut:
+    return ExchangeOut(
+        exchange_id=exchange_id,
+        line_id=e.line_id,
+        sku=e.sku,
+        quantity=e.quantity,
+        difference_minor=e.difference_minor,
+        is_difference_due=e.is_difference_due,
+        released=e.released,
+    )
+
+
+def shown_return(state: OrderReturns, one: Rma) -> ReturnOut:
+    return ReturnOut(
+        order_id=state.order_id,
+        return_id=one.return_id,
+        status=one.status,
+        policy=state.policy,
+        requested_at=one.requested_at,
+        resolution=one.resolution,
+        note=one.note,
+        evidence=one.evidence,
+        verdicts=one.verdicts,
+        approver=one.approver,
+        expires_at=one.expires_at,
+        closes_at=one.closes_at,
+        lines=[
+            ReturnLineOut(asked=line.asked, units=line.units, stated_minor=line.stated.refund_minor)
+            for line in one.lines.values()
+        ],
+        tracking=one.tracking,
+        receipts=one.receipts,
+        unexpected=one.unexpected,
+        inspections=[
+            InspectionOut(inspection_id=id, location=i.location, lines=i.lines, revisions=i.revisions)
+            for id, i in one.inspections.items()
+        ],
+        dues=_dues(one.dues),
+        return_shipping_fee_minor=one.fee_charged_minor,
+        exchanges=[_exchange(id, exchange) for id, exchange in one.exchanges.items()],
+    )
+
+
+def shown_claim(state: OrderReturns, claim: Claim) -> ClaimOut:
+    return ClaimOut(
+        order_id=state.order_id,
+        claim_id=claim.claim_id,
+        status=claim.status,
+        reason=claim.reason,
+        units=claim.units,
+        evidence=claim.evidence,
+        dues=_dues(claim.dues),
+    )
+
+
+def shown(state: OrderReturns) -> OrderReturnsOut:
+    rows = [law(state, line_id) for line_id in law_lines(state)]
+    bought = state.purchase.lines if state.purchase else {}
+    return OrderReturnsOut(
+        order_id=state.order_id,
+        policy=state.policy,
+        lines=[
+            UnitsOut(
+                line_id=row.line_id,
+                delivered=row.delivered,
+                lost=row.lost,
+                left=left(state, row.line_id) if row.line_id in bought else None,
+                buckets=row.buckets,
+            )
+            for row in rows
+        ],
+        returns=[shown_return(state, one) for one in state.returns.values()],
+        claims=[shown_claim(state, claim) for claim in state.claims.values()],
+    )
+
+
+NAMED_IN_PATH = frozenset({"order_id", "return_id", "claim_id", "exchange_id", "inspection_id"})
+Answer = Callable[[OrderReturns, Sequence[Fact]], tuple[int, BaseModel]]
+
+
+async def _tell(
+    desk: Desk,
+    request: Request,
+    who: Caller,
+    key: str,
+    order_id: str,
+    command: Command,
+    at: datetime,
+    reason: str,
+    answer: Answer,
+) -> Response:
+    """Tell it; what the path names and nobody knows is 404."""
+    try:
+        return await desk.tell(
+            ORDER_RETURNS,
+            order_id,
+            command,
+            caller=who,
+            reason=reason,
+            at=at,
+            answer=answer,
+            request=request,
+            idempotency_key=key,
+        )
+    except Invalid as error:
+        if error.field in NAMED_IN_PATH and error.rule == "is not known":
+            raise HTTPException(404, str(error)) from None
+        raise
+
+
+def _the(return_id: str, status: int = 200) -> Answer:
+    return lambda state, _: (status, shown_return(state, state.returns[return_id]))
+
+
+def _newest_return(state: OrderReturns, _: Sequence[Fact]) -> tuple[int, ReturnOut]:
+    return 201, shown_return(state, list(state.returns.values())[-1])
+
+
+def _newest_claim(state: OrderReturns, _: Sequence[Fact]) -> tuple[int, ClaimOut]:
+    return 201, shown_claim(state, list(state.claims.values())[-1])
+
+
+def _optional(lines: tuple[PartnerLine, ...] | None) -> tuple[LineQuantity, ...] | None:
+    return None if lines is None else summed(lines)
+
+
+@router.post("/policies", status_code=201, response_model=ReturnPolicy, tags=["policies"])
+async def publish_policy(
+    body: PolicyIn, request: Request, desk: AtDesk, who: Publisher, key: IdempotencyKey
+) -> Response:
+    """Publish the next version of a policy. It never changes; it binds orders placed from `effective_from` on."""
+    policy = ReturnPolicy.model_validate(body.model_dump())
+
+    def answer(_: Policy, facts: Sequence[Fact]) -> tuple[int, ReturnPolicy]:
+        return 201 if any(isinstance(fact, PolicyPublished) for fact in facts) else 200, policy
+
+    return await desk.tell(
+        POLICIES,
+        policies.subject(policy.policy_id),
+        PublishPolicy(policy),
+        caller=who,
+        reason="publish policy",
+        answer=answer,
+        request=request,
+        idempotency_key=key,
+    )
+
+
+@router.get("/policies", tags=["policies"])
+async def read_policies(request: Request, _: Reader) -> list[PolicyVersionOut]:
+    """Every version of every policy."""
+    return [
+        PolicyVersionOut(
+            policy_id=policy_id,
+            version=version,
+            status=VersionStatus.RETIRED if retired_at else VersionStatus.PUBLISHED,
+            effective_from=effective_from,
+            retired_at=retired_at,
+        )
+        for policy_id, version, effective_from, retired_at in await list_policies(request.app.state.pool, MAX_POLICIES)
+    ]
+
+
+async def _policy(request: Request, policy_id: str, version: int) -> ReturnPolicy:
+    policy = await find_policy(request.app.state.pool, policy_id, version)
+    if policy is None:
+        raise HTTPException(404, f"version {version} of policy {policy_id} is not known")
+    return policy
+
+
+@router.get("/policies/{policy_id}/diff", tags=["policies"])
+async def read_difference(
+    policy_id: Annotated[Id, Path()],
+    before: Annotated[Number, Query(alias="from")],
+    after: Annotated[Number, Query(alias="to")],
+    request: Request,
+    _: Reader,
+) -> DiffOut:
+    """Which fields differ between two versions, and how."""
+    changes = policies.diff(await _policy(request, policy_id, before), await _policy(request, policy_id, after))
+    return DiffOut(
+        policy_id=policy_id,
+        before=before,
+        after=after,
+        changes=[ChangeOut(field=c.field, before=c.before, after=c.after) for c in changes],
+    )
+
+
+@router.get("/policies/{policy_id}/{version}", tags=["policies"])
+async def read_policy(
+    policy_id: Annotated[Id, Path()], version: Annotated[Number, Path()], request: Request, _: Reader
+) -> ReturnPolicy:
+    """A policy at a version."""
+    return await _policy(request, policy_id, version)
+
+
+@router.post("/policies/{policy_id}/{version}/retire", response_model=PolicyVersionOut, tags=["policies"])
+async def retire_policy(
+    policy_id: Annotated[Id, Path()],
+    version: Annotated[Number, Path()],
+    body: RetireIn,
+    request: Request,
+    desk: AtDesk,
+    who: Publisher,
+    key: IdempotencyKey,
+) -> Response:
+    """From now on it binds no purchase; what it bound before stays bound."""
+    at = business_time(body.occurred_at)
+    await _policy(request, policy_id, version)
+
+    def answer(state: Policy, _: Sequence[Fact]) -> tuple[int, PolicyVersionOut]:
+        known = state.versions[version]
+        return 200, PolicyVersionOut(
+            policy_id=policy_id,
+            version=version,
+            status=known.status,
+            effective_from=known.effective_from,
+            retired_at=known.retired_at,
+        )
+
+    return await desk.tell(
+        POLICIES,
+        policies.subject(policy_id),
+        RetirePolicy(version, at),
+        caller=who,
+        reason=body.reason,
+        at=at,
+        answer=answer,
+        request=request,
+        idempotency_key=key,
+    )
+
+
+OrderId = Annotated[Id, Path()]
+ReturnId = Annotated[Id, Path()]
+
+
+@router.post("/orders/{order_id}/returns", status_code=201, response_model=ReturnOut)
+async def request_return(
+    order_id: OrderId, body: RequestReturnIn, request: Request, desk: AtDesk, who: Customer, key: IdempotencyKey
+) -> Response:
+    """Ask for units to come back. The answer is decided by the policy in force at purchase, with every reason."""
+    at = business_time(body.occurred_at)
+    command = RequestReturn(
+        lines=tuple(ReturnLine(**line.model_dump()) for line in body.lines),
+        resolution=body.resolution,
+        note=body.note,
+        evidence=body.evidence,
+        at=at,
+        membership=body.membership,
+        abuse_score=body.abuse_score,
+    )
+    return await _tell(desk, request, who, key, order_id, command, at, body.note or "request return", _newest_return)
+
+
+@router.get("/orders/{order_id}/returns")
+async def read_returns(order_id: OrderId, request: Request, _: Reader) -> OrderReturnsOut:
+    """All returns and claims of an order, and which reverse bucket each of its delivered units is in."""
+    state = await find(request.app.state.pool, order_id)
+    if state is None:
+        raise HTTPException(404, f"order {order_id} is not known")
+    return shown(state)
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/approve", response_model=ReturnOut)
+async def approve(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: ApproveIn,
+    request: Request,
+    desk: AtDesk,
+    who: Reviewer,
+    key: IdempotencyKey,
+) -> Response:
+    """End a review in the customer's favour; units that are not named are declined."""
+    at = business_time(body.occurred_at)
+    command = ApproveReturn(return_id, _optional(body.lines), who.actor, at)
+    return await _tell(desk, request, who, key, order_id, command, at, body.note or "approve", _the(return_id))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/decline", response_model=ReturnOut)
+async def decline(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: ReasonIn,
+    request: Request,
+    desk: AtDesk,
+    who: Reviewer,
+    key: IdempotencyKey,
+) -> Response:
+    """End a review against the customer."""
+    at = business_time(body.occurred_at)
+    command = DeclineReturn(return_id, body.reason, at)
+    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/exception", response_model=ReturnOut)
+async def grant_exception(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: ExceptionIn,
+    request: Request,
+    desk: AtDesk,
+    who: Approver,
+    key: IdempotencyKey,
+) -> Response:
+    """Set the policy aside, by name and for a reason."""
+    at = business_time(body.occurred_at)
+    command = GrantException(return_id, _optional(body.lines), who.actor, body.reason, at)
+    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/cancel", response_model=ReturnOut)
+async def cancel(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: ReasonIn,
+    request: Request,
+    desk: AtDesk,
+    who: Customer,
+    key: IdempotencyKey,
+) -> Response:
+    """Call it off while nothing was received and nothing was paid."""
+    at = business_time(body.occurred_at)
+    command = CancelReturn(return_id, body.reason, at)
+    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/labels", status_code=201, response_model=ReturnOut)
+async def issue_label(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: LabelIn,
+    request: Request,
+    desk: AtDesk,
+    who: Customer,
+    key: IdempotencyKey,
+) -> Response:
+    """Note the label that the customer was given."""
+    at = business_time(body.occurred_at)
+    command = IssueLabel(return_id, body.carrier, body.tracking, at)
+    return await _tell(desk, request, who, key, order_id, command, at, "issue label", _the(return_id, 201))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/receipts", status_code=201, response_model=ReturnOut)
+async def receive(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: ReceiptIn,
+    request: Request,
+    desk: AtDesk,
+    who: Receiver,
+    key: IdempotencyKey,
+) -> Response:
+    """A parcel arrived. The same `receipt_id` again changes nothing; what nobody expected is recorded as that."""
+    at = business_time(body.occurred_at)
+    command = ReceiveParcel(return_id, body.receipt_id, body.location, summed(body.lines), body.unexpected, at)
+    return await _tell(desk, request, who, key, order_id, command, at, "receive parcel", _the(return_id, 201))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/inspections", status_code=201, response_model=ReturnOut)
+async def inspect(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: InspectionIn,
+    request: Request,
+    desk: AtDesk,
+    who: Receiver,
+    key: IdempotencyKey,
+) -> Response:
+    """What was found. Disposition, refund and fee follow from the policy's table."""
+    at = business_time(body.occurred_at)
+    command = InspectItems(return_id, body.inspection_id, body.location, body.lines, at)
+    return await _tell(desk, request, who, key, order_id, command, at, "inspect", _the(return_id, 201))
+
+
+@router.post(
+    "/orders/{order_id}/returns/{return_id}/inspections/{inspection_id}/revisions",
+    status_code=201,
+    response_model=ReturnOut,
+)
+async def revise(
+    order_id: OrderId,
+    return_id: ReturnId,
+    inspection_id: Annotated[Id, Path()],
+    body: RevisionIn,
+    request: Request,
+    desk: AtDesk,
+    who: Receiver,
+    key: IdempotencyKey,
+) -> Response:
+    """Look again, while the return is not closed. What it pays too much by then is to be recovered."""
+    at = business_time(body.occurred_at)
+    by_hand = any(
+        (line.disposition, line.refund_percent, line.fee_percent) != (None, None, None) for line in body.lines
+    )
+    if by_hand and Role.SUPERVISOR not in who.roles:
+        raise HTTPException(403, "needs the role supervisor to say otherwise than the policy's table")
+    lines = tuple(RevisedUnits(**line.model_dump()) for line in body.lines)
+    command = ReviseInspection(return_id, inspection_id, lines, at)
+    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id, 201))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/exchanges/{exchange_id}/release", response_model=ReturnOut)
+async def release_exchange(
+    order_id: OrderId,
+    return_id: ReturnId,
+    exchange_id: Annotated[Id, Path()],
+    body: ReasonIn,
+    request: Request,
+    desk: AtDesk,
+    who: Reviewer,
+    key: IdempotencyKey,
+) -> Response:
+    """The customer paid the difference: the replacement may leave."""
+    at = business_time(body.occurred_at)
+    command = SettleDifference(return_id, exchange_id, at)
+    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/close", response_model=ReturnOut)
+async def close(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: ReasonIn,
+    request: Request,
+    desk: AtDesk,
+    who: Reviewer,
+    key: IdempotencyKey,
+) -> Response:
+    """Close a resolved return before its time."""
+    at = business_time(body.occurred_at)
+    return await _tell(desk, request, who, key, order_id, CloseReturn(return_id, at), at, body.reason, _the(return_id))
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/reopen", response_model=ReturnOut)
+async def reopen(
+    order_id: OrderId,
+    return_id: ReturnId,
+    body: ReopenIn,
+    request: Request,
+    desk: AtDesk,
+    who: Reviewer,
+    key: IdempotencyKey,
+) -> Response:
+    """New evidence: look at a closed return again."""
+    at = business_time(body.occurred_at)
+    command = ReopenReturn(return_id, body.reason, body.evidence, at)
+    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+
+
+@router.post("/orders/{order_id}/claims", status_code=201, response_model=ClaimOut)
+async def open_claim(
+    order_id: OrderId, body: ClaimIn, request: Request, desk: AtDesk, who: Customer, key: IdempotencyKey
+) -> Response:
+    """Units were lost, wrong, damaged or defective: to be made good without a parcel coming back first."""
+    at = business_time(body.occurred_at)
+    command = OpenClaim(summed(body.lines), body.reason, body.evidence, at)
+    return await _tell(desk, request, who, key, order_id, command, at, "open claim", _newest_claim)
+
+
+@router.post("/orders/{order_id}/claims/{claim_id}/resolve", response_model=ClaimOut)
+async def resolve_claim(
+    order_id: OrderId,
+    claim_id: Annotated[Id, Path()],
+    body: ResolveClaimIn,
+    request: Request,
+    desk: AtDesk,
+    who: Reviewer,
+    key: IdempotencyKey,
+) -> Response:
+    """Refund, replace or reject: one of them, once."""
+    at = business_time(body.occurred_at)
+    command = ResolveClaim(claim_id, body.outcome, body.reason, at)
+    return await _tell(
+        desk,
+        request,
+        who,
+        key,
+        order_id,
+        command,
+        at,
+        body.reason,
+        lambda state, _: (200, shown_claim(state, state.claims[claim_id])),
+    )
+
+
+class Accepted(BaseModel):
+    """The scan has had its effect, now or before."""
+
+    accepted: Literal[True] = True
+
+
+@router.post("/webhooks/carrier")
+async def carrier(
+    body: Annotated[SignedBody, signed(lambda settings: settings.carrier_webhook_secret.get_secret_value())],
+    desk: AtDesk,
+) -> Accepted:
+    """A scan of a customer's parcel on its way back. 404 for a return that is not known (yet): send it again later."""
+    try:
+        scan: ReturnScan = data_of(ReturnScan, body.body)
+    except Undecodable as error:
+        raise HTTPException(422, str(error)) from None
+    at = business_time(scan.occurred_at)
+    told: Told[Command] = Told(
+        scan.order_id,
+        RecordScan(scan.return_id, scan.tracking, at),
+        webhook_cause("carrier", body.id, at, "carrier scan"),
+    )
+    [refused] = await desk.take(ORDER_RETURNS, [told])
+    if isinstance(refused, Invalid) and refused.field in NAMED_IN_PATH:
+        raise HTTPException(404, str(refused))
+    if refused is not None:
+        raise refused
+    return Accepted()

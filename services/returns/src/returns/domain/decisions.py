@@ -1,0 +1,679 @@
+"""What may be done with an order's returns: commands, and the facts they lead to."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, TypeAlias, assert_never
+
+from returns.domain import order
+from returns.domain.claims import CLAIM, CLAIMABLE, Claim, ClaimStatus
+from returns.domain.dues import (
+    consequences,
+    exchanges_made,
+    released,
+    replaced_for,
+    unpaid_advance,
+)
+from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, inputs_hash
+from returns.domain.inspections import InspectItems, ReviseInspection, inspected, recovery, revised
+from returns.domain.order import OrderReturns, free, goods_worth, groups, left, room, shipping_worth, valued
+from returns.domain.parcels import ReceiveParcel, RecordScan, arrived, check_named_once
+from returns.domain.policies import Binding, Policies
+from returns.domain.rma import REPLACEMENT, RETURN, ReturnStatus, Rma
+from returns.domain.units import Stage, UnitStatus, all_of, is_known, purchase_of
+from shared.contracts.base import Fact, LineQuantity, PolicyRef
+from shared.contracts.orders import OrderPlaced
+from shared.contracts.returns import (
+    ClaimOpened,
+    ClaimResolved,
+    DueLine,
+    ExchangeReleased,
+    PolicyBound,
+    RecordedUnits,
+    Resolution,
+    ReturnApproved,
+    ReturnCancelled,
+    ReturnClosed,
+    ReturnDeclined,
+    ReturnDisputeRecorded,
+    ReturnEligibilityEvaluated,
+    ReturnExceptionGranted,
+    ReturnExpired,
+    ReturnInTransit,
+    ReturnLabelIssued,
+    ReturnLine,
+    ReturnReason,
+    ReturnRefundDue,
+    ReturnRefundSettled,
+    ReturnReopened,
+    ReturnRequested,
+    ReturnSentToReview,
+    ReturnUnitsRecorded,
+    Verdict,
+    Why,
+)
+from shared.machine import Invalid, NotAllowed
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPurchase:
+    placed: OrderPlaced
+
+
+@dataclass(frozen=True, slots=True)
+class RecordUnits:
+    """`lines` None: all units of the shipment, as it was recorded before."""
+
+    source_id: str
+    stage: Stage
+    lines: tuple[RecordedUnits, ...] | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDispute:
+    dispute_id: str
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SettleRefund:
+    """Payments completed a refund; it is ours when its cause is something that was stated here."""
+
+    due_id: str
+    refund_id: str
+    amount_minor: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReturn:
+    lines: tuple[ReturnLine, ...]
+    resolution: Resolution
+    note: str
+    evidence: tuple[str, ...]
+    at: datetime
+    membership: str | None = None
+    abuse_score: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ApproveReturn:
+    """`lines` None: all that the policy does not decline."""
+
+    return_id: str
+    lines: tuple[LineQuantity, ...] | None
+    approver: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DeclineReturn:
+    return_id: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class GrantException:
+    """`lines` None: all that was asked for."""
+
+    return_id: str
+    lines: tuple[LineQuantity, ...] | None
+    approver: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class IssueLabel:
+    return_id: str
+    carrier: str
+    tracking: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SettleDifference:
+    """The customer paid what the exchange costs more."""
+
+    return_id: str
+    exchange_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ExpireReturn:
+    return_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReturn:
+    return_id: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReturn:
+    return_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenReturn:
+    return_id: str
+    detail: str
+    evidence: tuple[str, ...]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClaim:
+    lines: tuple[LineQuantity, ...]
+    reason: ReturnReason
+    evidence: tuple[str, ...]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveClaim:
+    claim_id: str
+    outcome: Literal["refunded", "replaced", "rejected"]
+    detail: str
+    at: datetime
+
+
+OrderCommand: TypeAlias = (
+    RecordPurchase | RecordUnits | RecordDispute | SettleRefund | RequestReturn | OpenClaim | ResolveClaim
+)
+OneReturnCommand: TypeAlias = (
+    ApproveReturn
+    | DeclineReturn
+    | GrantException
+    | IssueLabel
+    | RecordScan
+    | ReceiveParcel
+    | InspectItems
+    | ReviseInspection
+    | SettleDifference
+    | ExpireReturn
+    | CancelReturn
+    | CloseReturn
+    | ReopenReturn
+)
+Command: TypeAlias = OrderCommand | OneReturnCommand
+
+
+def decide(state: OrderReturns, command: Command, policies: Policies) -> Sequence[Fact]:
+    """The facts a command leads to, and what follows from them. Raises NotAllowed and Invalid."""
+    match command:
+        case RecordPurchase(placed=placed):
+            return _purchased(state, placed, policies)
+        case RecordUnits():
+            return _recorded(state, command)
+        case RecordDispute(dispute_id=dispute_id, is_open=is_open):
+            if (dispute_id in state.disputes) == is_open:
+                return []
+            return [ReturnDisputeRecorded(order_id=state.order_id, dispute_id=dispute_id, is_open=is_open)]
+        case SettleRefund():
+            return _settled(state, command, policies)
+        case RequestReturn():
+            return _requested(state, command, policies)
+        case OpenClaim():
+            return _claimed(state, command)
+        case ResolveClaim():
+            return _claim_resolved(state, command, policies)
+        case _:
+            return _with_consequences(state, command, policies)
+
+
+def _purchased(state: OrderReturns, placed: OrderPlaced, policies: Policies) -> Sequence[Fact]:
+    if state.purchase is not None:
+        return []
+    recorded = purchase_of(placed)
+    bound = policies.in_force(placed.placed_at, placed.return_policy)
+    return [recorded, PolicyBound(order_id=state.order_id, policy=bound)] if bound else [recorded]
+
+
+def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
+    lines = command.lines
+    if command.stage != "cancelled":
+        if is_known(state.where, command.stage, command.source_id):
+            return []
+        if lines is None:
+            shipment = state.where.shipments.get(command.source_id)
+            if shipment is None or not shipment.has_arrived:
+                return []
+            lines = all_of(shipment)
+    if not lines:
+        return []
+    return [
+        ReturnUnitsRecorded(
+            order_id=state.order_id,
+            source_id=command.source_id,
+            stage=command.stage,
+            lines=lines,
+            at=command.at,
+        )
+    ]
+
+
+def _binding(state: OrderReturns, policies: Policies) -> Binding:
+    """The policy that binds the order. Raises Invalid where none was in force when it was placed."""
+    ref = _policy_of(state, policies)
+    policy = policies.get(ref) if ref else None
+    if ref is None or policy is None:
+        raise Invalid("policy", "no return policy was in force when the order was placed")
+    return Binding(policy, ref)
+
+
+def _policy_of(state: OrderReturns, policies: Policies) -> PolicyRef | None:
+    """Bound at purchase; else, where it was published later than the order was seen, by the same rule now."""
+    if state.policy is not None or state.purchase is None:
+        return state.policy
+    return policies.in_force(state.purchase.placed_at, state.purchase.pinned)
+
+
+def _bound_now(state: OrderReturns, binding: Binding) -> list[Fact]:
+    return [] if state.policy else [PolicyBound(order_id=state.order_id, policy=binding.ref)]
+
+
+def _fold(state: OrderReturns, facts: Sequence[Fact]) -> OrderReturns:
+    for fact in facts:
+        state = order.evolve(state, fact)
+    return state
+
+
+def _settled(state: OrderReturns, command: SettleRefund, policies: Policies) -> Sequence[Fact]:
+    owners: list[Rma | Claim] = [*state.returns.values(), *state.claims.values()]
+    for owner in owners:
+        due = owner.dues.get(command.due_id)
+        if due is None:
+            continue
+        if due.is_settled:
+            return []
+        owner_id = owner.return_id if isinstance(owner, Rma) else owner.claim_id
+        facts: list[Fact] = [
+            ReturnRefundSettled(
+                order_id=state.order_id,
+                return_id=owner_id,
+                due_id=command.due_id,
+                refund_id=command.refund_id,
+                amount_minor=command.amount_minor,
+            )
+        ]
+        if isinstance(owner, Rma):
+            facts += consequences(_fold(state, facts), owner_id, _binding(state, policies), command.at)
+        return facts
+    return []
+
+
+def _requested(state: OrderReturns, command: RequestReturn, policies: Policies) -> Sequence[Fact]:
+    if state.purchase is None:
+        raise Invalid("order_id", "is not known")
+    if command.at < state.purchase.placed_at:
+        raise Invalid("occurred_at", "must not lie before the order was placed")
+    _check_lines(state, command)
+    binding = _binding(state, policies)
+    return_id = f"{state.order_id}-RMA{len(state.returns) + 1}"
+    request = Request(command.at, command.resolution, command.lines, command.membership, command.abuse_score)
+    asked = [group for line in command.lines for group in groups(state, line.line_id, line.quantity, command.at)]
+    verdicts, inputs = _judged(state, binding, asked, request)
+    facts: list[Fact] = [
+        *_bound_now(state, binding),
+        ReturnRequested(
+            order_id=state.order_id,
+            return_id=return_id,
+            requested_at=command.at,
+            lines=command.lines,
+            resolution=command.resolution,
+            note=command.note,
+            evidence=command.evidence,
+            membership=command.membership,
+            abuse_score=command.abuse_score,
+        ),
+        ReturnEligibilityEvaluated(
+            order_id=state.order_id, return_id=return_id, verdicts=verdicts, policy=binding.ref, inputs_hash=inputs
+        ),
+    ]
+    if any(v.outcome == "review" for v in verdicts):
+        why = _reasons(v for v in verdicts if v.outcome != "approve")
+        facts.append(ReturnSentToReview(order_id=state.order_id, return_id=return_id, reasons=why, policy=binding.ref))
+        return facts
+    approved = _summed(v for v in verdicts if v.outcome == "approve")
+    if not approved:
+        facts.append(
+            ReturnDeclined(order_id=state.order_id, return_id=return_id, reasons=_reasons(verdicts), policy=binding.ref)
+        )
+        return facts
+    facts += _approved(_fold(state, facts), return_id, approved, None, binding, command.at)
+    return [*facts, *consequences(_fold(state, facts), return_id, binding, command.at)]
+
+
+def _check_lines(state: OrderReturns, command: RequestReturn) -> None:
+    assert state.purchase is not None
+    seen: set[str] = set()
+    for i, line in enumerate(command.lines):
+        where = f"lines.{i}"
+        if line.line_id not in state.purchase.lines:
+            raise Invalid(f"{where}.line_id", "is not a line of this order")
+        if line.line_id in seen:
+            raise Invalid(f"{where}.line_id", "is named twice")
+        seen.add(line.line_id)
+        if line.quantity > left(state, line.line_id):
+            raise Invalid(f"{where}.quantity", f"must not be above {left(state, line.line_id)}, which is what is left")
+        if line.reason is ReturnReason.NOT_RECEIVED:
+            raise Invalid(f"{where}.reason", "what was not received is claimed, not returned")
+        is_exchange = command.resolution is Resolution.EXCHANGE
+        if is_exchange and line.exchange_sku is None:
+            raise Invalid(f"{where}.exchange_sku", "is required for an exchange")
+        if not is_exchange and (line.exchange_sku is not None or line.exchange_unit_price_minor is not None):
+            raise Invalid(f"{where}.exchange_sku", f"has no place in a return for {command.resolution}")
+
+
+def _judged(
+    state: OrderReturns, binding: Binding, asked: Sequence[UnitGroup], request: Request
+) -> tuple[tuple[Verdict, ...], str]:
+    """The verdicts and the hash of all that they depend on."""
+    assert state.purchase is not None
+    bought = state.purchase.lines
+    facts = OrderFacts(
+        placed_at=state.purchase.placed_at,
+        has_open_dispute=bool(state.disputes),
+        lines={
+            line.line_id: LineFacts(bought[line.line_id].category, bought[line.line_id].final_sale)
+            for line in request.lines
+        },
+    )
+    inputs = (binding.policy, facts, asked, request)
+    return evaluate(*inputs), inputs_hash(*inputs)
+
+
+def _reasons(verdicts: Iterator[Verdict] | Sequence[Verdict]) -> tuple[Why, ...]:
+    """Every distinct reason, in the order given."""
+    return tuple({(why.code, why.text): why for v in verdicts for why in v.reasons}.values())
+
+
+def _summed(verdicts: Iterator[Verdict]) -> tuple[LineQuantity, ...]:
+    units: dict[str, int] = {}
+    for v in verdicts:
+        units[v.line_id] = units.get(v.line_id, 0) + v.quantity
+    return tuple(LineQuantity(line_id=line_id, quantity=n) for line_id, n in units.items())
+
+
+def _approved(
+    state: OrderReturns,
+    return_id: str,
+    lines: tuple[LineQuantity, ...],
+    approver: str | None,
+    binding: Binding,
+    at: datetime,
+) -> list[Fact]:
+    """The approval, and the exchanges it makes."""
+    facts: list[Fact] = [
+        ReturnApproved(
+            order_id=state.order_id,
+            return_id=return_id,
+            lines=lines,
+            expires_at=at + timedelta(days=binding.policy.authorization_days),
+            approver=approver,
+            policy=binding.ref,
+        )
+    ]
+    if state.returns[return_id].resolution in REPLACEMENT:
+        after = _fold(state, facts)
+        facts += exchanges_made(after, after.returns[return_id])
+    return facts
+
+
+def _with_consequences(state: OrderReturns, command: OneReturnCommand, policies: Policies) -> Sequence[Fact]:
+    one = state.returns.get(command.return_id)
+    if one is None:
+        raise Invalid("return_id", "is not known")
+    binding = _binding(state, policies)
+    facts = _one(state, one, command, binding)
+    if not facts or isinstance(command, ReopenReturn | CancelReturn | CloseReturn | IssueLabel | DeclineReturn):
+        return facts
+    return [*facts, *consequences(_fold(state, facts), one.return_id, binding, command.at)]
+
+
+def _one(state: OrderReturns, one: Rma, command: OneReturnCommand, binding: Binding) -> list[Fact]:
+    """Matched on the pair of status and command: what is not written is not allowed."""
+    status = ReturnStatus
+    order_id, return_id = state.order_id, one.return_id
+    match one.status, command:
+        case status.UNDER_REVIEW, ApproveReturn(lines=lines, approver=approver, at=at):
+            granted = _within(one, lines, UnitStatus.PENDING)
+            return _approved(state, return_id, granted, approver, binding, at)
+        case status.UNDER_REVIEW, DeclineReturn(detail=detail):
+            why = Why(code="declined_by_person", text=detail)
+            return [ReturnDeclined(order_id=order_id, return_id=return_id, reasons=(why,), policy=binding.ref)]
+        case ((status.UNDER_REVIEW | status.DECLINED), GrantException()):
+            return _excepted(state, one, command, binding)
+        case (
+            (status.APPROVED | status.IN_TRANSIT | status.PARTIALLY_RECEIVED | status.INSPECTING),
+            IssueLabel(carrier=carrier, tracking=tracking),
+        ):
+            return [ReturnLabelIssued(order_id=order_id, return_id=return_id, carrier=carrier, tracking=tracking)]
+        case _, RecordScan(tracking=tracking) if tracking in one.tracking:
+            return []
+        case (
+            (status.APPROVED | status.IN_TRANSIT | status.PARTIALLY_RECEIVED | status.INSPECTING),
+            RecordScan(tracking=tracking, at=at),
+        ) if one.is_expecting:
+            expires_at = at + timedelta(days=binding.policy.authorization_days)
+            return [ReturnInTransit(order_id=order_id, return_id=return_id, tracking=tracking, expires_at=expires_at)]
+        case (
+            (
+                status.PARTIALLY_RECEIVED
+                | status.RECEIVED
+                | status.INSPECTING
+                | status.RESOLVED
+                | status.CLOSED
+                | status.REOPENED
+            ),
+            RecordScan(),
+        ):
+            return []  # a scan that comes after its parcel
+        case _, ReceiveParcel(receipt_id=receipt_id) if receipt_id in one.receipts:
+            return []
+        case _, ReceiveParcel():
+            return arrived(state, one, command, binding)
+        case _, InspectItems(inspection_id=inspection_id) if inspection_id in one.inspections:
+            return []
+        case ((status.PARTIALLY_RECEIVED | status.RECEIVED | status.INSPECTING), InspectItems()):
+            return [inspected(state, one, command, binding)]
+        case ((status.INSPECTING | status.RESOLVED | status.REOPENED), ReviseInspection()):
+            return revised(state, one, command, binding)
+        case _, SettleDifference(exchange_id=exchange_id):
+            return _difference_settled(state, one, exchange_id)
+        case (
+            (status.APPROVED | status.IN_TRANSIT | status.PARTIALLY_RECEIVED | status.INSPECTING),
+            ExpireReturn(at=at),
+        ) if one.is_expecting and one.expires_at is not None and one.expires_at <= at:
+            return _expired(state, one)
+        case ((status.UNDER_REVIEW | status.APPROVED | status.IN_TRANSIT), CancelReturn(detail=detail)) if (
+            not _is_paid_ahead(one)
+        ):
+            return [ReturnCancelled(order_id=order_id, return_id=return_id, detail=detail)]
+        case status.CANCELLED, CancelReturn():
+            return []
+        case ((status.RESOLVED | status.REOPENED), CloseReturn()):
+            return [ReturnClosed(order_id=order_id, return_id=return_id)]
+        case status.CLOSED, CloseReturn():
+            return []
+        case status.CLOSED, ReopenReturn(detail=detail, evidence=evidence):
+            return [ReturnReopened(order_id=order_id, return_id=return_id, detail=detail, evidence=evidence)]
+        case _:
+            raise NotAllowed(one.status, type(command).__name__, RETURN.allowed(one.status))
+
+
+def _is_paid_ahead(one: Rma) -> bool:
+    """A refund or a replacement was given before anything came back: it can no longer just be called off."""
+    return bool(one.dues) or any(exchange.released for exchange in one.exchanges.values())
+
+
+def _within(one: Rma, lines: tuple[LineQuantity, ...] | None, *statuses: UnitStatus) -> tuple[LineQuantity, ...]:
+    """The units named, or all there are in these statuses. Raises Invalid for more than there are."""
+    there = {line_id: line.count(*statuses) for line_id, line in one.lines.items()}
+    if lines is None:
+        return tuple(LineQuantity(line_id=line_id, quantity=n) for line_id, n in there.items() if n)
+    check_named_once(lines)
+    for i, line in enumerate(lines):
+        if line.line_id not in there:
+            raise Invalid(f"lines.{i}.line_id", "is not a line of this return")
+        if line.quantity > there[line.line_id]:
+            raise Invalid(f"lines.{i}.quantity", f"must not be above {there[line.line_id]}")
+    return lines
+
+
+def _excepted(state: OrderReturns, one: Rma, command: GrantException, binding: Binding) -> list[Fact]:
+    """The policy is set aside for units that are there to come back; nobody can set aside that they are not."""
+    lines = _within(one, command.lines, UnitStatus.PENDING, UnitStatus.DECLINED)
+    for i, line in enumerate(lines):
+        pending = one.lines[line.line_id].count(UnitStatus.PENDING)
+        available = free(state, line.line_id) + pending
+        if line.quantity > available:
+            rule = f"only {available} delivered and in no other return"
+            raise Invalid(f"lines.{i}.quantity" if command.lines else "lines", rule)
+    granted = ReturnExceptionGranted(
+        order_id=state.order_id,
+        return_id=one.return_id,
+        approver=command.approver,
+        detail=command.detail,
+        lines=lines,
+        policy=binding.ref,
+    )
+    after = _fold(state, [granted])
+    return [granted, *_approved(after, one.return_id, lines, command.approver, binding, command.at)]
+
+
+def _difference_settled(state: OrderReturns, one: Rma, exchange_id: str) -> list[Fact]:
+    exchange = one.exchanges.get(exchange_id)
+    if exchange is None:
+        raise Invalid("exchange_id", "is not known")
+    if exchange.released:
+        return []
+    if not exchange.is_difference_due:
+        raise NotAllowed(one.status, "SettleDifference", RETURN.allowed(one.status), "no difference is due yet")
+    return [released(state, one, exchange_id)]
+
+
+def _expired(state: OrderReturns, one: Rma) -> list[Fact]:
+    fact = ReturnExpired(order_id=state.order_id, return_id=one.return_id)
+    then = order.evolve(state, fact)
+    after = then.returns[one.return_id]
+    return [fact.model_copy(update={"recovery_minor": recovery(one, after)}), *unpaid_advance(then, after)]
+
+
+def _claimed(state: OrderReturns, command: OpenClaim) -> Sequence[Fact]:
+    if state.purchase is None:
+        raise Invalid("order_id", "is not known")
+    if command.reason not in CLAIMABLE:
+        raise Invalid("reason", f"{command.reason} is a reason to return, not to claim")
+    check_named_once(command.lines)
+    for i, line in enumerate(command.lines):
+        if line.line_id not in state.purchase.lines:
+            raise Invalid(f"lines.{i}.line_id", "is not a line of this order")
+        is_lost = command.reason is ReturnReason.NOT_RECEIVED
+        there = order.lost_unclaimed(state, line.line_id) if is_lost else free(state, line.line_id)
+        if line.quantity > there:
+            of = "lost and in no other claim" if is_lost else "delivered and in no return or claim"
+            raise Invalid(f"lines.{i}.quantity", f"only {there} {of}")
+    return [
+        ClaimOpened(
+            order_id=state.order_id,
+            claim_id=f"{state.order_id}-CL{len(state.claims) + 1}",
+            lines=command.lines,
+            reason=command.reason,
+            evidence=command.evidence,
+        )
+    ]
+
+
+def _claim_resolved(state: OrderReturns, command: ResolveClaim, policies: Policies) -> Sequence[Fact]:
+    claim = state.claims.get(command.claim_id)
+    if claim is None:
+        raise Invalid("claim_id", "is not known")
+    if claim.status == command.outcome:
+        return []
+    if claim.status is not ClaimStatus.OPEN:
+        raise NotAllowed(claim.status, "ResolveClaim", CLAIM.allowed(claim.status))
+    facts: list[Fact] = [
+        ClaimResolved(order_id=state.order_id, claim_id=claim.claim_id, outcome=command.outcome, detail=command.detail)
+    ]
+    match command.outcome:
+        case "rejected":
+            return facts
+        case "replaced":
+            return [*facts, *_replaced(state, claim)]
+        case "refunded":
+            return [*facts, *_claim_due(state, claim, _binding(state, policies), command.at)]
+    assert_never(command.outcome)
+
+
+def _replaced(state: OrderReturns, claim: Claim) -> Iterator[Fact]:
+    assert state.purchase is not None
+    for number, (line_id, quantity) in enumerate(claim.units.items(), state.exchanges + 1):
+        yield ExchangeReleased(
+            order_id=state.order_id,
+            return_id=claim.claim_id,
+            exchange_id=f"{state.order_id}-X{number}",
+            lines=(LineQuantity(line_id=line_id, quantity=quantity),),
+            sku=state.purchase.lines[line_id].sku,
+            reason_code=replaced_for(claim.reason),
+        )
+
+
+def _claim_due(state: OrderReturns, claim: Claim, binding: Binding, at: datetime) -> Iterator[Fact]:
+    """The units' whole worth and their part of the shipping: the fault is ours. What was paid for the line too much
+    by a return is not paid again."""
+    assert state.purchase is not None
+    lines = []
+    for line_id, quantity in claim.units.items():
+        before = valued(state, line_id)
+        goods = goods_worth(state, line_id, quantity, before)
+        shipping = shipping_worth(state, line_id, quantity, before)
+        lines.append(
+            DueLine(
+                line_id=line_id,
+                quantity=quantity,
+                gross_minor=goods,
+                fee_minor=0,
+                shipping_minor=shipping,
+                refund_minor=max(0, min(goods + shipping, room(state, line_id, goods + shipping))),
+            )
+        )
+    amount = sum(line.refund_minor for line in lines)
+    if amount:
+        yield ReturnRefundDue(
+            order_id=state.order_id,
+            return_id=claim.claim_id,
+            due_id=f"{claim.claim_id}-D{sum(claim.units.values())}",
+            lines=tuple(lines),
+            amount_minor=amount,
+            currency=state.purchase.currency,
+            trigger_at=at,
+            resolution=Resolution.REFUND,
+            return_shipping_fee_minor=0,
+            policy=binding.ref,
+        )
+
+
+def deadlines(state: OrderReturns) -> Mapping[str, datetime]:
+    """When what is awaited expires, and when what is resolved is closed."""
+    due: dict[str, datetime] = {}
+    for return_id, one in state.returns.items():
+        if one.is_expecting and one.expires_at is not None:
+            due[f"expire {return_id}"] = one.expires_at
+        if one.status is ReturnStatus.RESOLVED and one.closes_at is not None:
+            due[f"close {return_id}"] = one.closes_at
+    return due
+
+
+def due_command(_: str, name: str, due_at: datetime) -> Command:
+    """The command of a deadline."""
+    kind, _, return_id = name.partition(" ")
+    return ExpireReturn(return_id, due_at) if kind == "expire" else CloseReturn(return_id, due_at)

@@ -1,0 +1,112 @@
+"""Kafka in: facts of orders, fulfillment and payments, and what the warehouse tells, as commands."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from returns.domain.decisions import Command, RecordDispute, RecordPurchase, RecordUnits, SettleRefund
+from returns.domain.inspections import InspectItems
+from returns.domain.parcels import ReceiveParcel
+from returns.domain.units import Stage
+from returns.store import ORDER_RETURNS
+from shared.consumer import Route
+from shared.contracts.base import LineQuantity
+from shared.contracts.fulfillment import (
+    ShipmentDelivered,
+    ShipmentFound,
+    ShipmentLost,
+    ShipmentShipped,
+    ShipmentTrackingUpdated,
+)
+from shared.contracts.orders import OrderLinesCancelled, OrderPlaced
+from shared.contracts.partners import PartnerLine, WarehouseItemsInspected, WarehouseParcelReceived
+from shared.contracts.payments import DisputeLost, DisputeOpened, DisputeWon, RefundCompleted
+from shared.contracts.returns import RecordedUnits
+from shared.envelope import Cause
+from shared.shell import Told
+
+
+def purchased(fact: OrderPlaced, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, RecordPurchase(fact), cause)
+
+
+def cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
+    lines = tuple(
+        RecordedUnits(line_id=line.line_id, quantity=line.quantity, goods_minor=line.goods_minor) for line in fact.lines
+    )
+    return Told(fact.order_id, RecordUnits(fact.cancellation_id, "cancelled", lines, cause.at), cause)
+
+
+def moved(stage: Stage) -> Callable[[Any, Cause], Told[Command]]:
+    """A shipment that reached this stage with the units that the fact names."""
+
+    def told(fact: ShipmentShipped | ShipmentDelivered | ShipmentLost | ShipmentFound, cause: Cause) -> Told[Command]:
+        lines = tuple(RecordedUnits(line_id=line.line_id, quantity=line.quantity) for line in fact.lines)
+        return Told(fact.order_id, RecordUnits(fact.shipment_id, stage, lines, cause.at), cause)
+
+    return told
+
+
+def scanned(fact: ShipmentTrackingUpdated, cause: Cause) -> Told[Command] | None:
+    """Of outbound scans only one matters here: delivered by the carrier's word, and not by the customer's."""
+    if fact.code != "not_received" or not fact.moved:
+        return None
+    return Told(fact.order_id, RecordUnits(fact.shipment_id, "withdrawn", None, cause.at), cause)
+
+
+def refunded(fact: RefundCompleted, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, SettleRefund(fact.cause_id, fact.refund_id, fact.amount_minor, cause.at), cause)
+
+
+def disputed(fact: DisputeOpened | DisputeWon | DisputeLost, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, RecordDispute(fact.dispute_id, isinstance(fact, DisputeOpened)), cause)
+
+
+def received(message: WarehouseParcelReceived, cause: Cause) -> Told[Command]:
+    command = ReceiveParcel(
+        return_id=message.return_id,
+        receipt_id=message.receipt_id,
+        location=message.location,
+        lines=summed(message.lines),
+        unexpected=message.unexpected,
+        at=message.occurred_at,
+    )
+    return Told(message.order_id, command, cause)
+
+
+def inspected(message: WarehouseItemsInspected, cause: Cause) -> Told[Command]:
+    command = InspectItems(
+        return_id=message.return_id,
+        inspection_id=message.inspection_id,
+        location=message.location,
+        lines=message.lines,
+        at=message.occurred_at,
+    )
+    return Told(message.order_id, command, cause)
+
+
+def summed(lines: Iterable[PartnerLine]) -> tuple[LineQuantity, ...]:
+    """One entry a line: a parcel may list a line once for each box in it."""
+    units: dict[str, int] = {}
+    for line in lines:
+        units[line.line_id] = units.get(line.line_id, 0) + line.quantity
+    return tuple(LineQuantity(line_id=line_id, quantity=n) for line_id, n in units.items())
+
+
+ROUTE: Final = Route(
+    ORDER_RETURNS,
+    {
+        OrderPlaced: purchased,
+        OrderLinesCancelled: cancelled,
+        ShipmentShipped: moved("shipped"),
+        ShipmentDelivered: moved("delivered"),
+        ShipmentLost: moved("lost"),
+        ShipmentFound: moved("withdrawn"),
+        ShipmentTrackingUpdated: scanned,
+        RefundCompleted: refunded,
+        DisputeOpened: disputed,
+        DisputeWon: disputed,
+        DisputeLost: disputed,
+        WarehouseParcelReceived: received,
+        WarehouseItemsInspected: inspected,
+    },
+)

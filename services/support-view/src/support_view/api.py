@@ -1,0 +1,235 @@
+"""HTTP in, for programs: an order's summary, its timeline, and how to find it. Nothing here writes."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request
+from pydantic import Field
+
+from shared.auth import Role
+from shared.contracts.base import Id, Model, PolicyRef
+from shared.http import needs
+from shared.machine import Invalid
+from shared.shell import Db
+from support_view import store
+from support_view.domain.timeline import SERVICES, Place, Words, arrange
+from support_view.projection import DOMAINS
+from support_view.summary import Freshness, Summary, holes, summarize
+from support_view.summary.rollups import Rollups
+from support_view.summary.sections import side_by_side
+
+router = APIRouter(prefix="/api", tags=["support view"])
+
+READERS: Final = (Role.AGENT, Role.SUPERVISOR, Role.OPERATOR, Role.AUDITOR)
+FOUND_AT_MOST: Final = 50
+
+OrderId = Annotated[Id, Path(description="the order")]
+DomainName = Literal["order", "payment", "fulfillment", "return", "notification"]
+SearchText = Annotated[
+    str, Query(min_length=1, max_length=320, description="start of an order id; or an e-mail, tracking or return id")
+]
+
+
+class OrderView(Summary):
+    """An order's summary and how fresh it is."""
+
+    freshness: Freshness
+
+
+class Link(Model):
+    """What an entry is about: a shipment, a return, a tender …"""
+
+    kind: str
+    id: str
+
+
+class TimelineEntry(Model):
+    """One fact, in words, with who did it and why."""
+
+    id: str
+    occurred_at: datetime
+    seen_at: datetime
+    domain: DomainName
+    service: str
+    sequence: int
+    type: str
+    title: str
+    details: tuple[str, ...]
+    actor: str
+    reason: str
+    causation_id: str | None = Field(description="id of what caused it")
+    correlation_id: str
+    policy: PolicyRef | None = Field(description="the policy at the version that decided, where one did")
+    links: tuple[Link, ...]
+    is_quiet: bool = Field(description="a service taking note of another's fact, or preparing a step of its own")
+
+
+class Timeline(Model):
+    """By time; within one instant causes before what they caused. `next` continues it, None at its end."""
+
+    entries: tuple[TimelineEntry, ...]
+    next: str | None
+    total: int
+
+
+class Found(Model):
+    order_id: str
+    customer: str | None
+    placed_at: datetime | None
+    total: str
+    order_status: str | None
+    rollups: Rollups
+
+
+class Findings(Model):
+    orders: tuple[Found, ...]
+    is_cut: bool = Field(description="there are more; search for something narrower")
+
+
+@asynccontextmanager
+async def snapshot(request: Request) -> AsyncIterator[Db]:
+    """One moment of the database for all reads of a request."""
+    async with (
+        request.app.state.pool.acquire(timeout=5) as db,
+        db.transaction(isolation="repeatable_read", readonly=True),
+    ):
+        yield db
+
+
+_LINKS: Final = {
+    "shipment_id": "shipment",
+    "backorder_id": "backorder",
+    "return_id": "return",
+    "refund_id": "refund",
+    "tender_id": "tender",
+    "cancellation_id": "cancellation",
+    "notification_id": "message",
+}
+
+
+def links_of(fact: Any) -> tuple[Link, ...]:
+    found = [(kind, getattr(fact, name, None)) for name, kind in _LINKS.items()]
+    return tuple(Link(kind=kind, id=id) for kind, id in found if id is not None)
+
+
+def entry_of(seen: store.Seen, words: Words) -> TimelineEntry:
+    entry = seen.entry
+    domain = DOMAINS[entry.service]
+    kind = type(entry.fact)
+    detailed = domain.details.get(kind)
+    return TimelineEntry(
+        id=entry.id,
+        occurred_at=entry.occurred_at,
+        seen_at=seen.seen_at,
+        domain=domain.name,
+        service=entry.service,
+        sequence=entry.sequence,
+        type=entry.fact.type,
+        title=domain.sentences[kind](entry.fact, words),
+        details=tuple(line for line in detailed(entry.fact, words) if line) if detailed else (),
+        actor=entry.actor,
+        reason=entry.reason,
+        causation_id=entry.causation_id,
+        correlation_id=entry.correlation_id,
+        policy=entry.policy,
+        links=links_of(entry.fact),
+        is_quiet=kind in domain.quiet,
+    )
+
+
+async def read_story(db: Db, order_id: str) -> store.Story:
+    """Raises HTTPException 404 when nothing was seen of the order."""
+    story = await store.story(db, order_id)
+    if story is None:
+        raise HTTPException(404, f"nothing has been seen of order {order_id}")
+    return story
+
+
+def view_of(story: store.Story) -> OrderView:
+    summary = summarize(story.order_id, story.sections)
+    freshness = Freshness(
+        facts=len(story.places),
+        occurred_at=max(place.occurred_at for place in story.places),
+        seen_at=story.seen_at,
+        services={service: story.sections[service].next - 1 for service in SERVICES if service in story.sections},
+        holes=tuple(holes(story.sections)),
+    )
+    return OrderView(freshness=freshness, **dict(summary))
+
+
+async def read_timeline(
+    db: Db, story: store.Story, domains: Sequence[str] | None, after: str | None, limit: int, quiet: bool = True
+) -> Timeline:
+    """Raises Invalid when `after` is not an entry of this timeline."""
+    places = arrange(story.places)
+    start = 0
+    if after is not None:
+        start = next((i + 1 for i, place in enumerate(places) if place.id == after), 0)
+        if not start:
+            raise Invalid("after", "must be the id of an entry of this order's timeline")
+    chosen = [place for place in places[start:] if not domains or DOMAINS[place.service].name in domains]
+    words = side_by_side(story.sections).words
+    entries: list[TimelineEntry] = []
+    position = 0
+    # Which are quiet is known once they are read, so a page is filled by as many reads as it takes.
+    while len(entries) <= limit and position < len(chosen):
+        ids = [place.id for place in chosen[position : position + limit + 1]]
+        position += len(ids)
+        read = [entry_of(seen, words) for seen in await store.entries(db, ids)]
+        entries += [entry for entry in read if quiet or not entry.is_quiet]
+    is_cut = len(entries) > limit
+    return Timeline(
+        entries=tuple(entries[:limit]), next=entries[limit - 1].id if is_cut else None, total=_total(places, domains)
+    )
+
+
+def _total(places: Sequence[Place], domains: Sequence[str] | None) -> int:
+    return sum(not domains or DOMAINS[place.service].name in domains for place in places)
+
+
+async def find(db: Db, text: str) -> Findings:
+    folded = text.strip().lower()
+    found = await store.search(db, folded, FOUND_AT_MOST + 1) if folded and folded.isprintable() else {}
+    orders = []
+    for order_id, sections in list(found.items())[:FOUND_AT_MOST]:
+        summary = summarize(order_id, sections)
+        orders.append(
+            Found(
+                order_id=order_id,
+                customer=summary.customer.name if summary.customer else None,
+                placed_at=summary.placed_at,
+                total=summary.totals.ordered.text if summary.placed_at else "",
+                order_status=summary.order.status,
+                rollups=summary.rollups,
+            )
+        )
+    return Findings(orders=tuple(orders), is_cut=len(found) > FOUND_AT_MOST)
+
+
+@router.get("/orders/{order_id}", dependencies=[needs(*READERS)])
+async def order(request: Request, order_id: OrderId) -> OrderView:
+    """The four states, quantities, money, shipments, returns, refunds, messages, next steps; and how fresh all that is."""
+    async with snapshot(request) as db:
+        return view_of(await read_story(db, order_id))
+
+
+@router.get("/orders/{order_id}/timeline", dependencies=[needs(*READERS)])
+async def timeline(
+    request: Request,
+    order_id: OrderId,
+    domain: Annotated[list[DomainName] | None, Query(max_length=5, description="only these; all when absent")] = None,
+    after: Annotated[str | None, Query(max_length=64, description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Timeline:
+    """Every fact of the order, in words."""
+    async with snapshot(request) as db:
+        return await read_timeline(db, await read_story(db, order_id), domain, after, limit)
+
+
+@router.get("/search", dependencies=[needs(*READERS)])
+async def search(request: Request, q: SearchText) -> Findings:
+    """Orders by the start of their id, or by an e-mail address, a tracking number or a return id."""
+    async with snapshot(request) as db:
+        return await find(db, q)

@@ -1,0 +1,262 @@
+"""The support page: rendered here, without scripts, for people who signed in with their token."""
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from http import HTTPStatus
+from itertools import groupby
+from typing import Annotated, Any, Final, get_args
+from urllib.parse import parse_qs, quote, urlencode
+
+from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.staticfiles import StaticFiles
+
+from shared import auth
+from shared.auth import Caller
+from shared.database import OUTAGES
+from shared.machine import Invalid
+from support_view.api import READERS, DomainName, find, read_story, read_timeline, snapshot, view_of
+from support_view.domain.timeline import day, plain, plural
+
+router = APIRouter(include_in_schema=False)
+
+SESSION: Final = "oms_session"
+PAGE_LENGTH: Final = 200
+DOMAIN_NAMES: Final = get_args(DomainName)
+ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
+
+HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+}
+
+TONES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        (
+            "completed",
+            "closed",
+            "captured",
+            "delivered",
+            "filled",
+            "succeeded",
+            "resolved",
+            "returned",
+            "refunded",
+            "won",
+            "sent",
+            "not_required",
+        ),
+        "good",
+    ),
+    **dict.fromkeys(
+        (
+            "cancel_pending",
+            "held",
+            "exception",
+            "under_review",
+            "pending_approval",
+            "unknown",
+            "partially_succeeded",
+            "expired",
+            "authorization_expired",
+            "reopened",
+            "returning_to_sender",
+            "reversed",
+            "suppressed",
+        ),
+        "warn",
+    ),
+    **dict.fromkeys(
+        ("rejected", "declined", "lost", "failed", "attention", "returned_to_sender", "bounced", "expired_final"), "bad"
+    ),
+    **dict.fromkeys(("none", "cancelled", "voided", "created", "unfulfilled", "queued", "coalesced"), "idle"),
+}
+"""How a status is coloured; what is not named is under way."""
+
+
+def tone(status: str | None) -> str:
+    return TONES.get(status or "none", "busy")
+
+
+def instant(at: datetime | None) -> str:
+    """`24 Nov 2026, 14:03 UTC`."""
+    return f"{day(at)}, {at.astimezone(timezone.utc):%H:%M} UTC" if at else "—"
+
+
+def span(seconds: float) -> str:
+    """The two largest parts of a duration: `19 days 4 hours`."""
+    parts = []
+    for size, noun in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
+        count, seconds = divmod(int(seconds), size)
+        if count:
+            parts.append(plural(count, noun))
+    return " ".join(parts[:2]) or "under a second"
+
+
+def anchor(id: str) -> str:
+    """An element id that is also a fragment."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", id)
+
+
+_templates = Environment(
+    loader=PackageLoader("support_view"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters |= {
+    "tone": tone,
+    "plain": plain,
+    "day": day,
+    "instant": instant,
+    "span": span,
+    "plural": plural,
+    "anchor": anchor,
+    "path": lambda text: quote(text, safe=""),
+}
+
+
+def page(name: str, status: int = 200, **content: Any) -> HTMLResponse:
+    return HTMLResponse(_templates.get_template(name).render(**content), status, HEADERS)
+
+
+def visitor(request: Request) -> Caller | None:
+    """Who the session cookie says is looking; None where it is absent, stale, or of a role that may not."""
+    token = request.cookies.get(SESSION)
+    if not token:
+        return None
+    try:
+        caller = auth.verify(request.app.state.settings.auth_key.get_secret_value(), token)
+    except auth.BadToken:
+        return None
+    return None if caller.roles.isdisjoint(READERS) else caller
+
+
+def to_sign_in(request: Request) -> Response:
+    """Back here afterwards: the address holds no token, only where to go on."""
+    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+    return RedirectResponse(f"/sign-in?{urlencode({'next': here})}", HTTPStatus.SEE_OTHER, HEADERS)
+
+
+def local(path: str) -> str:
+    """A path of this site, or its start: a sign-in must not lead elsewhere."""
+    return path if re.fullmatch(r"/(?![/\\])[\x21-\x7e]*", path) and "\\" not in path else "/"
+
+
+@router.get("/sign-in")
+async def sign_in_form(next: Annotated[str, Query(max_length=2000)] = "/") -> HTMLResponse:
+    return page("sign_in.html", next=local(next), error="", caller=None)
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request) -> Response:
+    """The token comes in the body and goes into a cookie that scripts and other sites cannot use."""
+    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+    token = form.get("token", [""])[0].strip()
+    onward = local(form.get("next", ["/"])[0])
+    try:
+        caller = auth.verify(request.app.state.settings.auth_key.get_secret_value(), token)
+    except auth.BadToken as error:
+        return page("sign_in.html", 401, next=onward, error=f"That did not work: {error}.", caller=None)
+    if caller.roles.isdisjoint(READERS):
+        needed = f"This page is for {', '.join(READERS)}; your token has none of these roles."
+        return page("sign_in.html", 403, next=onward, error=needed, caller=None)
+    response = RedirectResponse(onward, HTTPStatus.SEE_OTHER, HEADERS)
+    response.set_cookie(SESSION, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
+    return response
+
+
+@router.post("/sign-out")
+async def sign_out() -> Response:
+    response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER, HEADERS)
+    response.delete_cookie(SESSION, httponly=True, samesite="strict")
+    return response
+
+
+@router.get("/")
+async def start(request: Request, q: Annotated[str, Query(max_length=320)] = "") -> Response:
+    caller = visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    if not q.strip():
+        return page("find.html", caller=caller, q="", findings=None)
+    try:
+        async with snapshot(request) as db:
+            findings = await find(db, q)
+    except OUTAGES:
+        return away(caller)
+    if len(findings.orders) == 1:
+        return RedirectResponse(f"/orders/{quote(findings.orders[0].order_id, safe='')}", HTTPStatus.SEE_OTHER, HEADERS)
+    return page("find.html", caller=caller, q=q.strip(), findings=findings)
+
+
+@router.get("/orders/{order_id}")
+async def order_page(
+    request: Request,
+    order_id: str,
+    domain: Annotated[list[str] | None, Query(max_length=5)] = None,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+    detail: Annotated[str, Query(max_length=10)] = "",
+) -> Response:
+    caller = visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    if not ORDER_ID.fullmatch(order_id):
+        return page("message.html", 404, caller=caller, title="Nothing seen", text=f"{order_id} is no order id.")
+    domains = [name for name in domain or [] if name in DOMAIN_NAMES]
+    every = detail == "all"
+    try:
+        async with snapshot(request) as db:
+            story = await read_story(db, order_id)
+            timeline = await read_timeline(db, story, domains, after, PAGE_LENGTH, quiet=every)
+    except HTTPException:
+        return page(
+            "message.html", 404, caller=caller, title="Nothing seen", text=f"Nothing has been seen of {order_id}."
+        )
+    except Invalid:
+        text = "This part of the timeline does not exist any more."
+        return page("message.html", 404, caller=caller, title="Nothing there", text=text)
+    except OUTAGES:
+        return away(caller)
+
+    view = view_of(story)
+
+    def address(**changes: Any) -> str:
+        """This page with another filter: every filter is in the address."""
+        query = {"domain": domains, "detail": "all" if every else "", "after": ""} | changes
+        chosen = {name: value for name, value in query.items() if value}
+        path = f"/orders/{quote(order_id, safe='')}"
+        return path + (f"?{urlencode(chosen, doseq=True)}" if chosen else "") + "#timeline"
+
+    return page(
+        "order.html",
+        caller=caller,
+        order=view,
+        timeline=timeline,
+        domains=domains,
+        every=every,
+        after=after,
+        address=address,
+        domain_names=DOMAIN_NAMES,
+        days=[(date, list(entries)) for date, entries in groupby(timeline.entries, lambda e: e.occurred_at.date())],
+        used={
+            bucket for line in view.lines for units in (line.forward, line.reverse) for bucket, n in units.items() if n
+        },
+        now=datetime.now(timezone.utc),
+    )
+
+
+def away(caller: Caller) -> HTMLResponse:
+    text = "The database cannot be reached just now. Load this page again in a moment."
+    return page("message.html", 503, caller=caller, title="Just a moment", text=text)
+
+
+def serve_assets(app: FastAPI) -> None:
+    """The page's own style sheet and icon; nothing is loaded from elsewhere."""
+    app.mount("/assets", StaticFiles(packages=[("support_view", "static")]), name="assets")

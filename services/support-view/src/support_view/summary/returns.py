@@ -1,0 +1,107 @@
+"""Returns and claims: how each was decided and why, what was found, what is due, how long it took."""
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from pydantic import Field
+
+from shared.contracts.base import Model
+from support_view.domain.returns import Return
+from support_view.domain.returns import Status as ReturnStatus
+from support_view.domain.timeline import day, plain
+from support_view.summary.sections import Amount, Sections
+
+
+class ReturnState(Model):
+    return_id: str
+    status: ReturnStatus
+    text: str
+    contents: str
+    resolution: str
+    policy: str
+    decision: str
+    reasons: tuple[str, ...]
+    inputs_hash: str
+    exception: str
+    approver: str | None
+    expires_at: datetime | None
+    tracking: tuple[str, ...]
+    received: str
+    inspection: tuple[str, ...]
+    due: Amount | None
+    fees: Amount | None
+    refunded: Amount | None
+    requested_at: datetime | None
+    resolved_at: datetime | None
+    cycle_seconds: float | None = Field(description="resolved less requested; None while it is open")
+    is_open: bool
+
+
+def return_states(s: Sections) -> Iterator[ReturnState]:
+    for id, told in s.returns.returns.items():
+        since, until = told.requested_at, told.resolved_at
+        yield ReturnState(
+            return_id=id,
+            status=told.status,
+            text=_return_words(told),
+            contents=s.contents({line_id: asked.quantity for line_id, asked in told.asked.items()}),
+            resolution=plain(told.resolution) if told.resolution else "",
+            policy=told.policy or s.returns.policy,
+            decision=_decision(told),
+            reasons=_reasons(s, told),
+            inputs_hash=told.inputs_hash,
+            exception=told.exception,
+            approver=told.approver,
+            expires_at=told.expires_at,
+            tracking=told.trackings,
+            received=s.contents(told.received) if told.received else "",
+            inspection=tuple(
+                f"{s.words.some(found.quantity, found.line_id)}: {plain(found.outcome)}, to {plain(found.disposition)}, "
+                f"{found.refund_percent}% refunded" + (f" less {found.fee_percent}% fee" if found.fee_percent else "")
+                for found in told.found
+            ),
+            due=s.amount(told.due_minor) if told.due_minor else None,
+            fees=s.amount(told.fees_minor) if told.fees_minor else None,
+            refunded=s.amount(told.refunded_minor) if told.refunded_minor is not None else None,
+            requested_at=since,
+            resolved_at=until,
+            cycle_seconds=(until - since).total_seconds() if until and since else None,
+            is_open=told.is_open,
+        )
+
+
+def _reasons(s: Sections, told: Return) -> tuple[str, ...]:
+    """All that the policy said, group by group; else what was said of the whole."""
+    by_group = tuple(
+        f"{s.words.some(judged.quantity, judged.line_id)}: {reason}"
+        for judged in told.verdicts
+        for reason in judged.reasons
+    )
+    return by_group or told.reasons
+
+
+def _return_words(told: Return) -> str:
+    match told.status:
+        case ReturnStatus.APPROVED:
+            return f"to be sent by {day(told.expires_at)}"
+        case ReturnStatus.UNDER_REVIEW:
+            return "waits for a person to decide"
+        case ReturnStatus.DECLINED:
+            return "see the reasons"
+        case ReturnStatus.RESOLVED | ReturnStatus.CLOSED:
+            return f"resolved on {day(told.resolved_at)}" if told.resolved_at else ""
+        case _:
+            return ""
+
+
+def _decision(told: Return) -> str:
+    if told.exception:
+        return f"exception granted by {told.approver}: {told.exception}"
+    if told.approved_at:
+        return f"approved by {told.approver}" if told.approver else "approved by policy"
+    return "declined by policy" if told.status == ReturnStatus.DECLINED else ""
+
+
+def claims(s: Sections) -> Iterator[str]:
+    for id, claim in s.returns.claims.items():
+        yield f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}"

@@ -1,0 +1,61 @@
+"""The sections of one order side by side, and what things in it are called."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from shared.contracts.base import Model
+from support_view.domain.fulfillment import Fulfillment, Shipment
+from support_view.domain.notifications import Notifications
+from support_view.domain.orders import Orders
+from support_view.domain.payments import Payments
+from support_view.domain.returns import Returns
+from support_view.domain.timeline import Words, plain
+from support_view.projection import DOMAINS, Section
+
+
+class Amount(Model):
+    minor: int = Field(description="in minor units of the order's currency")
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """What is known of an order by each service that tells of it; empty where nothing was seen."""
+
+    orders: Orders
+    payments: Payments
+    fulfillment: Fulfillment
+    returns: Returns
+    notifications: Notifications
+    words: Words
+
+    def amount(self, minor: int) -> Amount:
+        return Amount(minor=minor, text=self.words.money(minor))
+
+    def contents(self, units: Mapping[str, int]) -> str:
+        """`2 × Desk lamp and 1 × Chair`."""
+        return self.words.listed(self.words.some(n, line_id) for line_id, n in units.items()) or "nothing"
+
+
+def side_by_side(sections: Mapping[str, Section[Any]]) -> Sections:
+    states = {service: sections[service].state if service in sections else d.initial for service, d in DOMAINS.items()}
+    return Sections(**states, words=_words(states["orders"], states["payments"], states["fulfillment"]))
+
+
+def _words(orders: Orders, payments: Payments, fulfillment: Fulfillment) -> Words:
+    placed = orders.placed
+    kinds = {tender.tender_id: tender.kind for tender in placed.tenders} if placed else {}
+    kinds |= {id: tender.kind for id, tender in payments.tenders.items() if tender.kind}
+    return Words(
+        currency=placed.currency if placed else payments.currency,
+        titles={line.line_id: line.title for line in placed.lines} if placed else {},
+        tenders={id: plain(kind) for id, kind in kinds.items()},
+        shipments={id: name for id, shipment in fulfillment.shipments.items() if (name := _number(shipment))},
+    )
+
+
+def _number(shipment: Shipment) -> str:
+    return f"shipment {shipment.number} of {shipment.of}" if shipment.of else ""

@@ -1,0 +1,392 @@
+"""Fulfillment on a real PostgreSQL: the last unit sold once, the queue served in order, the shelves proven by the journal."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from standardwebhooks.webhooks import Webhook
+
+from fulfillment.api import router
+from fulfillment.domain.ledger import OrderFulfillment
+from fulfillment.domain.order import Cancel, Command, Fill, HandOver, Open, Pack, Plan, Replace, ShortPick, TakeSilence
+from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, key_of
+from fulfillment.domain.tracking import ShipmentStatus
+from fulfillment.filler import serve
+from fulfillment.settings import FulfillmentSettings
+from fulfillment.store import ORDERS, SHELVES, STOCK_DRIFT, find, order_of_parcel
+from shared.auth import issue
+from shared.contracts.base import FACTS, LineQuantity
+from shared.contracts.fulfillment import OpenedLine
+from shared.contracts.orders import ShippingPreference
+from shared.database import Pool
+from shared.envelope import Cause
+from shared.http import BodyLimit, Desk, install_problems, patiently
+from shared.machine import NotAllowed
+from shared.shell import Told
+from shared.timers import Timers
+from tests.backends import Backends
+from tests.databases import AUTH_KEY
+
+NewDatabase = Callable[[str], Awaitable[str]]
+NOON = datetime(2025, 5, 4, 12, tzinfo=timezone.utc)
+SECRET = "whsec_dGhlIHNlY3JldCBvZiBhIHRlc3QgY2Fycmllci4="
+
+
+@pytest.fixture
+async def pool(new_database: NewDatabase) -> AsyncIterator[Pool]:
+    async with asyncpg.create_pool(await new_database("fulfillment"), min_size=0, max_size=20) as pool:
+        yield pool
+
+
+@pytest.fixture(autouse=True)
+async def _proven(pool: Pool) -> AsyncIterator[None]:
+    """After every test: the shelves and the queue are the sums of their facts, each state the fold of its journal."""
+    yield
+    assert [dict(row) for row in await pool.fetch(STOCK_DRIFT)] == []
+    for flow, pattern in ((ORDERS, "o%"), (SHELVES, "stock:%")):
+        for key, document in await pool.fetch("SELECT key, state FROM states WHERE key LIKE $1", pattern):
+            rows = await pool.fetch("SELECT type, data FROM events WHERE subject = $1 ORDER BY sequence", key)
+            facts = [FACTS[row["type"]].model_validate_json(row["data"]) for row in rows]
+            assert flow.fold(key, facts) == flow.state.validate_json(document)
+
+
+def cause(at: datetime = NOON) -> Cause:
+    return Cause(id=uuid4(), at=at, actor="service:test", reason="test", correlation_id="test")
+
+
+async def tell(pool: Pool, order_id: str, *commands: Command, at: datetime = NOON) -> list[Exception | None]:
+    told: list[Told[Command]] = [Told(order_id, command, cause(at)) for command in commands]
+    # Many at once wait for a connection, on a busy machine for long.
+    return await patiently(lambda: Desk(pool, lambda: None).take(ORDERS, told), seconds=60)
+
+
+async def stock(pool: Pool, sku: str, location: str, quantity: int, at: datetime = NOON) -> None:
+    told: Told[ShelfCommand] = Told(key_of(sku, location), Receive(str(uuid4()), sku, location, quantity), cause(at))
+    assert await Desk(pool, lambda: None).take(SHELVES, [told]) == [None]
+
+
+async def expect(pool: Pool, sku: str, incoming: int, eta: datetime | None, at: datetime = NOON) -> None:
+    told: Told[ShelfCommand] = Told(key_of(sku, "berlin"), Expect(sku, "berlin", incoming, eta), cause(at))
+    assert await Desk(pool, lambda: None).take(SHELVES, [told]) == [None]
+
+
+def opened(at: datetime = NOON, rule: str = "as_available", **quantities: int) -> Open:
+    """Lines are named as their skus."""
+    lines = tuple(OpenedLine(line_id=sku, sku=sku, quantity=units) for sku, units in quantities.items())
+    return Open(at, lines, ShippingPreference.model_validate({"rule": rule}))
+
+
+async def order(pool: Pool, order_id: str) -> OrderFulfillment:
+    found = await find(pool, order_id)
+    assert found is not None
+    return found
+
+
+async def units(pool: Pool, order_id: str, line_id: str = "mug") -> dict[str, int]:
+    return {bucket.value: n for bucket, n in (await order(pool, order_id)).lines[line_id].units.items()}
+
+
+async def shelf(pool: Pool, sku: str = "mug", location: str = "berlin") -> tuple[int, int]:
+    row = await pool.fetchrow("SELECT on_hand, allocated FROM stock WHERE sku = $1 AND location = $2", sku, location)
+    assert row is not None
+    return row["on_hand"], row["allocated"]
+
+
+async def test_fifty_orders_for_the_last_unit_and_one_gets_it(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 1)
+    ids = [f"o{n}" for n in range(50)]
+    answers = await asyncio.gather(*(tell(pool, order_id, opened(mug=1), Plan()) for order_id in ids))
+    assert answers == [[None, None]] * 50
+    got = [order_id for order_id in ids if (await units(pool, order_id)) == {"allocated": 1}]
+    assert len(got) == 1
+    assert await shelf(pool) == (1, 1)
+    assert await pool.fetchval("SELECT sum(open) FROM backorders") == 49
+
+
+async def test_orders_that_need_the_same_shelves_in_another_order_do_not_block_each_other(pool: Pool) -> None:
+    for sku in ("mug", "tea", "pot"):
+        for location in ("berlin", "hamburg"):
+            await stock(pool, sku, location, 60)
+    ways = (opened(mug=1, tea=1, pot=1), opened(pot=1, tea=1, mug=1), opened(tea=2, mug=1))
+    answers = await asyncio.gather(*(tell(pool, f"o{n}", ways[n % 3], Plan()) for n in range(60)))
+    assert answers == [[None, None]] * 60
+    allocated = await pool.fetchval("SELECT sum(allocated) FROM stock")
+    assert allocated == 180
+    assert await pool.fetchval("SELECT count(*) FROM backorders") == 0
+
+
+async def test_goods_go_to_whoever_was_placed_first(pool: Pool) -> None:
+    for number in reversed(range(5)):
+        placed_at = NOON + timedelta(hours=number)
+        await tell(pool, f"o{number}", opened(placed_at, mug=2), Plan(), at=placed_at)
+    received_at = NOON + timedelta(days=3)
+    await stock(pool, "mug", "berlin", 5, received_at)
+    assert await serve(pool) == 3
+    states = [await units(pool, f"o{number}") for number in range(5)]
+    assert states == [{"allocated": 2}, {"allocated": 2}, {"backordered": 1, "allocated": 1}] + [{"backordered": 2}] * 2
+    at = await pool.fetchval("SELECT occurred_at FROM events WHERE type = 'backorder.filled' LIMIT 1")
+    assert at == received_at, "as past as what caused it"
+    assert await serve(pool) == 0
+
+
+async def test_an_order_placed_later_takes_nothing_that_the_queue_waits_for(pool: Pool) -> None:
+    await tell(pool, "o1", opened(mug=2), Plan())
+    await stock(pool, "mug", "berlin", 3)
+    await tell(pool, "o2", opened(NOON + timedelta(hours=1), mug=2), Plan())
+    assert await units(pool, "o2") == {"allocated": 1, "backordered": 1}
+    await serve(pool)
+    assert await units(pool, "o1") == {"allocated": 2}
+
+
+async def test_within_one_batch_the_queue_holds_as_well(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 3)
+    commands: list[tuple[str, Command]] = [
+        ("o1", opened(rule="complete_only", mug=2, tea=1)),
+        ("o1", Plan()),
+        ("o2", opened(NOON + timedelta(hours=1), mug=2)),
+        ("o2", Plan()),
+    ]
+    told: list[Told[Command]] = [Told(order_id, command, cause()) for order_id, command in commands]
+    assert await Desk(pool, lambda: None).take(ORDERS, told) == [None] * 4
+    assert await units(pool, "o1") == {"backordered": 2}
+    assert await units(pool, "o2") == {"allocated": 1, "backordered": 1}
+
+
+async def test_who_takes_all_or_nothing_does_not_keep_the_queue_behind_other_goods_waiting(pool: Pool) -> None:
+    await tell(pool, "o1", opened(rule="complete_only", mug=1, tea=1), Plan())
+    await tell(pool, "o2", opened(NOON + timedelta(hours=1), pot=1), Plan())
+    await stock(pool, "mug", "berlin", 1)
+    await stock(pool, "pot", "berlin", 1)
+    await serve(pool)
+    assert await units(pool, "o1") == {"backordered": 1}
+    assert await units(pool, "o2", "pot") == {"allocated": 1}
+    claims = await pool.fetchval("SELECT count(*) FROM inbox")
+    assert await serve(pool) == 0
+    assert await pool.fetchval("SELECT count(*) FROM inbox") == claims, "waiting leaves nothing behind"
+    await stock(pool, "tea", "hamburg", 1)
+    assert await serve(pool) == 1
+    assert await units(pool, "o1") == {"allocated": 1}
+
+
+async def test_what_a_cancellation_frees_goes_to_the_queue(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 1)
+    await tell(pool, "o1", opened(mug=1), Plan())
+    await tell(pool, "o2", opened(NOON + timedelta(hours=1), mug=1), Plan())
+    await tell(pool, "o1", Cancel("c1", (LineQuantity(line_id="mug", quantity=1),)))
+    assert await serve(pool) == 1
+    assert await units(pool, "o2") == {"allocated": 1}
+    assert await shelf(pool) == (1, 1)
+
+
+async def test_two_fillers_at_once_serve_nobody_twice(pool: Pool) -> None:
+    for number in range(20):
+        await tell(pool, f"o{number:02}", opened(NOON + timedelta(minutes=number), mug=1), Plan())
+    await stock(pool, "mug", "berlin", 12)
+    await asyncio.gather(serve(pool), serve(pool), serve(pool))
+    assert await shelf(pool) == (12, 12)
+    filled = [number for number in range(20) if await units(pool, f"o{number:02}") == {"allocated": 1}]
+    assert filled == list(range(12))
+
+
+async def test_a_cancellation_racing_the_hand_over_has_one_winner(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 20)
+    ids = [f"o{n}" for n in range(20)]
+    for order_id in ids:
+        await tell(pool, order_id, opened(mug=1), Plan(), Pack(f"{order_id}-S1"))
+    races = []
+    for order_id in ids:
+        name = f"{order_id}-S1"
+        hand_over = HandOver(name, "dhl", ((f"{name}-P1", f"T-{name}"),))
+        races += [
+            tell(pool, order_id, hand_over),
+            tell(pool, order_id, Cancel("c1", (LineQuantity(line_id="mug", quantity=1),))),
+        ]
+    answers = await asyncio.gather(*races)
+    gone = 0
+    for order_id, handed_over in zip(ids, answers[::2], strict=True):
+        shipment = (await order(pool, order_id)).shipments[f"{order_id}-S1"]
+        if handed_over == [None]:
+            gone += 1
+            assert shipment.status is ShipmentStatus.SHIPPED
+            assert await units(pool, order_id) == {"in_transit": 1}
+        else:
+            assert isinstance(handed_over[0], NotAllowed)
+            assert shipment.status is ShipmentStatus.CANCELLED
+            assert await units(pool, order_id) == {"cancelled": 1}
+    assert await shelf(pool) == (20 - gone, 0)
+
+
+async def test_goods_found_missing_and_sent_again_keep_the_shelves_true(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 2)
+    await stock(pool, "mug", "hamburg", 1)
+    one = (LineQuantity(line_id="mug", quantity=1),)
+    await tell(pool, "o1", opened(mug=2), Plan(), ShortPick("o1-S1", one))
+    assert (await shelf(pool), await shelf(pool, location="hamburg")) == ((1, 1), (1, 1))
+    await tell(pool, "o1", Replace("x1", "r1", one, "mug", "damaged"))
+    assert await units(pool, "o1") == {"allocated": 2}, "nothing was delivered that could be replaced"
+
+
+async def test_a_date_that_slips_is_told_to_whoever_waits_and_silence_is_taken(pool: Pool) -> None:
+    await pool.execute(
+        "INSERT INTO policies VALUES ('fulfillment', 2, '2025-01-01T00:00:00Z', '{}', 7, 48, '{wait,cancel}', 'cancel')"
+    )
+    await expect(pool, "mug", 5, NOON + timedelta(days=5))
+    await tell(pool, "o1", opened(mug=1), Plan())
+    await expect(pool, "mug", 5, NOON + timedelta(days=30), NOON + timedelta(days=1))
+    assert await serve(pool) == 1
+    assert await serve(pool) == 0
+    rows = await pool.fetch("SELECT name, due_at FROM deadlines")
+    assert [tuple(row) for row in rows] == [("consent o1-B1", NOON + timedelta(days=3))]
+    silence = (ORDERS, lambda _, name, due_at: TakeSilence(name.removeprefix("consent "), due_at))
+    assert await Timers(pool, "fulfillment", (silence,), lambda: None).fire() == 1
+    assert await units(pool, "o1") == {"cancelled": 1}
+    assert await pool.fetchval("SELECT policy_version FROM events WHERE type = 'backorder.consent_settled'") == 2
+
+
+async def test_the_database_itself_refuses_to_oversell(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 1)
+    with pytest.raises(asyncpg.CheckViolationError, match="never_oversold"):
+        await pool.execute("UPDATE stock SET allocated = 2")
+    await tell(pool, "o1", opened(mug=1), Plan())
+    for change, law in (
+        ("allocated = 2", "every_unit_in_one_bucket"),
+        ("allocated = 2, backordered = -1", "no_bucket_below_zero"),
+        ("in_shipments = 0", "shipments_hold_what_is_counted"),
+    ):
+        with pytest.raises(asyncpg.CheckViolationError, match=law):
+            await pool.execute(f"UPDATE lines SET {change}")
+
+
+async def test_a_shelf_that_drifts_from_its_journal_is_named(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 3)
+    await tell(pool, "o1", opened(mug=5), Plan())
+    await pool.execute("UPDATE stock SET on_hand = 4")
+    await pool.execute("UPDATE backorders SET open = 1")
+    assert [row["what"] for row in await pool.fetch(STOCK_DRIFT)] == ["stock mug at berlin", "backorder o1-B1"]
+    await pool.execute("UPDATE stock SET on_hand = 3")
+    await pool.execute("UPDATE backorders SET open = 2")
+
+
+# HTTP
+
+
+@pytest.fixture
+async def site(pool: Pool, backends: Backends) -> AsyncIterator[httpx.AsyncClient]:
+    """Fulfillment's HTTP surface, without Kafka."""
+    app = FastAPI()
+    install_problems(app)
+    app.add_middleware(BodyLimit)
+    app.include_router(router)
+    app.state.settings = FulfillmentSettings.model_validate(
+        {
+            "database_url": "postgresql://unused",
+            "kafka": backends.kafka,
+            "auth_key": AUTH_KEY,
+            "carrier_webhook_secret": SECRET,
+        }
+    )
+    app.state.pool, app.state.desk = pool, Desk(pool, lambda: None)
+    token = issue(AUTH_KEY, subject="hall-1", roles=["warehouse"])
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://fulfillment", headers={"Authorization": f"Bearer {token}"}
+    ) as client:
+        yield client
+
+
+async def post(site: httpx.AsyncClient, path: str, **body: Any) -> httpx.Response:
+    return await site.post(path, json=body, headers={"Idempotency-Key": str(uuid4())})
+
+
+async def scan(site: httpx.AsyncClient, secret: str = SECRET, **body: Any) -> httpx.Response:
+    at = datetime.now(timezone.utc)
+    text = httpx.Request("POST", "http://x", json=body).content.decode()
+    signature = Webhook(secret).sign(id := str(uuid4()), at, text)
+    headers = {"webhook-id": id, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
+    return await site.post("/webhooks/carrier", content=text, headers=headers)
+
+
+async def test_a_shipment_from_the_shelf_to_the_door(pool: Pool, site: httpx.AsyncClient) -> None:
+    goods = {"receipt_id": "r1", "sku": "mug", "location": "berlin", "quantity": 2}
+    assert (await post(site, "/stock/receipts", **goods)).status_code == 201
+    again = await post(site, "/stock/receipts", **goods)
+    assert (again.status_code, again.json()["received"], again.json()["applied"]) == (200, 2, False)
+    await tell(pool, "o1", opened(mug=3), Plan())
+    [shown] = (await site.get("/stock")).json()["shelves"]
+    assert (shown["free"], shown["allocated"], shown["backordered"]) == (0, 2, 1)
+    assert (await post(site, "/shipments/o1-S1/pack")).status_code == 200
+    tracking = [{"parcel_id": "o1-S1-P1", "tracking": "T1"}]
+    handed = await post(site, "/shipments/o1-S1/hand-over", carrier="dhl", tracking=tracking)
+    [shipment] = handed.json()["shipments"]
+    assert (shipment["status"], shipment["number"], shipment["of"]) == ("shipped", 1, 2)
+    told = {"carrier": "dhl", "tracking": "T1", "code": "delivered", "occurred_at": NOON.isoformat()}
+    assert [(await scan(site, **told)).status_code for _ in range(2)] == [202, 202]
+    found = (await site.get("/orders/o1/fulfillment")).json()
+    assert found["lines"][0]["units"] == {"backordered": 1, "delivered": 2}
+    rows = await pool.fetch("SELECT occurred_at, actor FROM events WHERE type = 'shipment.delivered'")
+    assert [tuple(row) for row in rows] == [(NOON, "partner:carrier:dhl")], "one effect, when it happened"
+    assert await order_of_parcel(pool, "dhl", "T1") == "o1"
+
+
+async def test_what_cannot_be_is_refused_in_words(pool: Pool, site: httpx.AsyncClient) -> None:
+    await stock(pool, "mug", "berlin", 1)
+    await tell(pool, "o1", opened(mug=1), Plan())
+    facts = await pool.fetchval("SELECT count(*) FROM events")
+    cases: Sequence[tuple[str, dict[str, Any], int, str]] = (
+        ("/shipments/o9-S1/pack", {}, 404, "o9-S1 is not known"),
+        ("/shipments/o1-S9/pack", {}, 404, "o1-S9 is not known"),
+        ("/shipments/nothing/pack", {}, 404, "not known"),
+        ("/shipments/o1-S1/recall", {}, 409, "recall is not allowed while created"),
+        ("/shipments/o1-S1/short-pick", {"lines": [{"line_id": "mug", "quantity": 2}]}, 422, "o1-S1 has 1"),
+        ("/shipments/o1-S1/short-pick", {"lines": [{"line_id": "mug", "quantity": 0}]}, 422, "quantity"),
+        ("/shipments/o1-S1/short-pick", {"lines": [{"line_id": "mug", "quantity": 1.5}]}, 422, "quantity"),
+        ("/shipments/o1-S1/pack", {"colour": "red"}, 422, "colour"),
+        ("/stock/expectations", {"sku": "a@b", "location": "c", "incoming": 1, "eta": None}, 422, "sku"),
+    )
+    for path, body, status, words in cases:
+        answer = await post(site, path, **body)
+        assert (answer.status_code, words in answer.json()["detail"]) == (status, True), answer.text
+    assert (await site.get("/orders/o9/fulfillment")).status_code == 404
+    assert await pool.fetchval("SELECT count(*) FROM events") == facts
+
+
+async def test_a_scan_that_is_forged_unknown_or_nonsense_has_no_effect(pool: Pool, site: httpx.AsyncClient) -> None:
+    told = {"carrier": "dhl", "tracking": "T1", "code": "delivered", "occurred_at": NOON.isoformat()}
+    assert (await scan(site, **told)).status_code == 404, "so that the carrier sends it again"
+    assert (await scan(site, secret="whsec_Zm9yZ2VkIHNlY3JldCBvZiBub2JvZHkgYXQgYWxs", **told)).status_code == 401
+    nonsense = await scan(site, **told | {"code": "teleported"})
+    assert (nonsense.status_code, nonsense.json()["errors"][0]["field"]) == (422, "code")
+    later = (datetime.now(timezone.utc) + timedelta(days=1)).isoformat()
+    assert (await scan(site, **told | {"occurred_at": later})).status_code == 422
+    assert await pool.fetchval("SELECT count(*) FROM events") == 0
+
+
+async def test_the_policies_can_be_read_and_never_changed(pool: Pool, site: httpx.AsyncClient) -> None:
+    [policy] = (await site.get("/policies")).json()
+    assert (policy["version"], policy["silence"]) == (1, "wait")
+    with pytest.raises(asyncpg.RaiseError, match="never changes"):
+        await pool.execute("UPDATE policies SET consent_hours = 1")
+
+
+async def test_goods_may_be_announced_and_listed_page_by_page(pool: Pool, site: httpx.AsyncClient) -> None:
+    for sku in ("mug", "pot", "tea"):
+        answer = await post(
+            site,
+            "/stock/expectations",
+            sku=sku,
+            location="berlin",
+            incoming=2,
+            eta=(NOON + timedelta(days=9)).isoformat(),
+        )
+        assert answer.status_code == 201
+    first = (await site.get("/stock", params={"limit": 2})).json()
+    rest = (await site.get("/stock", params={"limit": 2, "after": first["next"]})).json()
+    assert [shelf["sku"] for page in (first, rest) for shelf in page["shelves"]] == ["mug", "pot", "tea"]
+    assert rest["next"] is None
+    assert await tell(pool, "o1", opened(mug=1), Plan(), Fill(NOON)) == [None] * 3
+    assert (await order(pool, "o1")).backorders["o1-B1"].eta == NOON + timedelta(days=9)

@@ -1,0 +1,601 @@
+"""The whole system under any schedule: whatever is delivered when, lost or told twice, units and money stay in their places.
+
+A schedule is a list of steps, and every step means something whatever was left out before it, so that a failing one
+shrinks to the few sentences that matter. Laws of each service, of the shelves, and across services that hold at any
+moment are checked after every step (in `world`); all others once everything has come to rest.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from hypothesis import given, note
+from hypothesis import strategies as st
+
+from fulfillment.domain.order import Recall, Track
+from fulfillment.domain.shipment import BEFORE_HAND_OVER, Parcel, Shipment
+from orders.domain.decide import GiveConsent, Place, PlaceHold, ReleaseHold, RequestCancellation
+from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
+from payments.domain.decision import RetryCaptures
+from payments.domain.operation import OperationStatus
+from payments.domain.payout import ApproveRefund as ApproveRefund
+from payments.domain.payout import Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
+from returns.domain.decisions import (
+    ApproveReturn,
+    CancelReturn,
+    CloseReturn,
+    DeclineReturn,
+    GrantException,
+    OpenClaim,
+    ReopenReturn,
+    RequestReturn,
+    ResolveClaim,
+    SettleDifference,
+)
+from returns.domain.inspections import RevisedUnits, ReviseInspection
+from returns.domain.parcels import RecordScan
+from returns.domain.rma import Rma
+from returns.domain.units import EXPECTED, UnitStatus
+from shared.contracts.base import LineQuantity, TenderKind
+from shared.contracts.fulfillment import Scan
+from shared.contracts.orders import Address, BackorderChoice, Customer, Hold, ShippingPreference
+from shared.contracts.partners import (
+    InspectedUnits,
+    ParcelTracking,
+    PartnerLine,
+    WarehouseGoodsExpected,
+    WarehouseGoodsReceived,
+    WarehouseHandedOver,
+    WarehouseItemsInspected,
+    WarehousePacked,
+    WarehouseParcel,
+    WarehouseParcelReceived,
+    WarehouseShortPicked,
+)
+from shared.contracts.payments import RefundChannel, RefundKind
+from shared.contracts.returns import (
+    DeclaredCondition,
+    Disposition,
+    InspectionOutcome,
+    Resolution,
+    ReturnLine,
+    ReturnReason,
+)
+from tests.properties.world import Broken, Service, World
+
+CUSTOMER: Final = Customer(customer_id="ada", email="ada@example.org", name="Ada")
+HOME: Final = Address(name="Ada", street="Main 1", city="Bonn", postal_code="53111", country="DE")
+LINES: Final = (
+    (LineRequest("mug", "Mug", 2, 1000),),
+    (LineRequest("mug", "Mug", 3, 333, tax_minor=7), LineRequest("tea", "Tea", 2, 500, discount_minor=1)),
+    (LineRequest("mug", "Mug", 1, 1999), LineRequest("tea", "Tea", 3, 101)),
+)
+"""Most amounts do not divide by their quantities."""
+TENDERS: Final[tuple[tuple[tuple[TenderKind, str], ...], ...]] = (
+    ((TenderKind.CARD, "ok"),),
+    ((TenderKind.GIFT_CARD, "ok"), (TenderKind.CARD, "ok")),
+    ((TenderKind.STORE_CREDIT, "ok"), (TenderKind.CARD, "no_capture"), (TenderKind.WALLET, "ok")),
+    ((TenderKind.CASH_ON_DELIVERY, "ok"),),
+    ((TenderKind.CARD, "no_refund"), (TenderKind.INVOICE, "ok")),
+    ((TenderKind.CARD, "ok"), (TenderKind.CARD, "declines")),
+    ((TenderKind.CARD, "no_void"), (TenderKind.GIFT_CARD, "ok")),
+    ((TenderKind.CARD, "no_capture"),),
+)
+PREFERENCES: Final = (
+    ShippingPreference(),
+    ShippingPreference(rule="complete_only"),
+    ShippingPreference(rule="max_n_shipments", max_shipments=2),
+)
+SCANS: Final = (
+    "delivered",
+    "in_transit",
+    "lost",
+    "returned",
+    "not_received",
+    "found",
+    "delayed",
+    "out_for_delivery",
+    "returning",
+    "recalled",
+    "damaged",
+)
+FATES: Final = ("answered", "request lost", "answer lost", "request late", "worker dies", "answer late")
+
+
+class Step(NamedTuple):
+    """What is done, to which of those it can be done to, and how; both count round."""
+
+    kind: str
+    which: int
+    how: int
+
+
+def pick(candidates: Any, which: int) -> Any:
+    """The one that `which` falls on; None where there is none."""
+    found = list(candidates)
+    return found[which % len(found)] if found else None
+
+
+# The customer.
+
+
+def place(world: World, which: int, how: int) -> None:
+    if len(world.orders) == 3:
+        return
+    id = "ABC"[len(world.orders)]
+    lines, tenders, preference = pick(LINES, which), pick(TENDERS, how), pick(PREFERENCES, which + how)
+    total = sum(n.quantity * n.unit_price_minor - n.discount_minor + n.tax_minor for n in lines) - 10 + 19 + 401
+    first = total // 3 if len(tenders) > 1 else total
+    amounts = [first, *[total // 4] * (len(tenders) - 2), total - first - total // 4 * (len(tenders) - 2)]
+    request = PlacementRequest(
+        placed_at=world.now,
+        customer=CUSTOMER,
+        ship_to=HOME,
+        currency="EUR",
+        lines=lines,
+        tenders=tuple(
+            TenderRequest(kind, token, amount) for (kind, token), amount in zip(tenders, amounts, strict=False)
+        ),
+        preference=preference,
+        discount_minor=10,
+        tax_minor=19,
+        shipping_minor=401,
+    )
+    goods = ", ".join(f"{n.quantity} {n.sku}" for n in lines)
+    paid = ", ".join(f"{t.amount_minor} by {t.kind} ({t.token})" for t in request.tenders)
+    world.orders.append(id)
+    world.act(
+        Service.ORDERS,
+        id,
+        Place(id, request, world.now),
+        "storefront:shop",
+        f"Ada places {id}: {goods}, {preference.rule}, pays {paid}",
+    )
+
+
+def cancel(world: World, which: int, how: int) -> None:
+    if id := pick(world.orders, which):
+        line_id = pick(world.order(id).lines, how)
+        lines = None if how % 3 == 0 else (LineQuantity(line_id=line_id, quantity=1),)
+        command = RequestCancellation(at=world.now, lines=lines, detail="changed my mind")
+        said = f"Ada cancels {'all' if lines is None else f'1 of line {line_id}'} of {id}"
+        world.act(Service.ORDERS, id, command, "customer:ada", said)
+
+
+def consent(world: World, which: int, how: int) -> None:
+    waiting = [(id, b) for id in world.orders for b in world.order(id).backorders]
+    if chosen := pick(waiting, which):
+        id, backorder_id = chosen
+        choice = pick(BackorderChoice, how)
+        sku = "cup" if choice is BackorderChoice.SUBSTITUTE else None
+        command = GiveConsent(at=world.now, backorder_id=backorder_id, choice=choice, substitute_sku=sku)
+        world.act(Service.ORDERS, id, command, "customer:ada", f"Ada chooses to {choice} for {backorder_id}")
+
+
+def ask_return(world: World, which: int, how: int) -> None:
+    if id := pick(world.orders, which):
+        purchase = world.returns(id).purchase
+        if purchase is None:
+            return
+        line_id = pick(purchase.lines, how)
+        resolution = pick((Resolution.REFUND, Resolution.REFUND, *Resolution), how)
+        line = ReturnLine(
+            line_id=line_id,
+            quantity=1 + how % 2,
+            reason=pick((ReturnReason.UNWANTED, ReturnReason.DEFECTIVE), which + how),
+            condition=pick((DeclaredCondition.UNOPENED, DeclaredCondition.DAMAGED), how // 12),
+            exchange_sku="cup" if resolution is Resolution.EXCHANGE else None,
+            exchange_unit_price_minor=how * 100 if resolution is Resolution.EXCHANGE and how % 4 else None,
+        )
+        command = RequestReturn((line,), resolution, "", (), world.now)
+        said = f"Ada asks to return {line.quantity} of line {line_id} of {id} for {resolution}"
+        world.act(Service.RETURNS, id, command, "customer:ada", said)
+
+
+def claim(world: World, which: int, how: int) -> None:
+    if id := pick(world.orders, which):
+        line_id = pick(world.order(id).lines, how)
+        reason = pick((ReturnReason.NOT_RECEIVED, ReturnReason.DEFECTIVE), how)
+        command = OpenClaim((LineQuantity(line_id=line_id, quantity=1),), reason, (), world.now)
+        world.act(Service.RETURNS, id, command, "customer:ada", f"Ada claims 1 of line {line_id} of {id}: {reason}")
+
+
+# The shop.
+
+
+def hold(world: World, which: int, how: int) -> None:
+    if id := pick(world.orders, which):
+        held = list(world.order(id).holds)
+        if held and how % 2:
+            released = pick(held, how)
+            command: Any = ReleaseHold(at=world.now, hold=released, detail="fine")
+            world.act(Service.ORDERS, id, command, "agent:anna", f"Anna releases the hold {released} of {id}")
+        else:
+            command = PlaceHold(at=world.now, hold=pick((Hold.MANUAL, Hold.FRAUD), how), detail="looks odd")
+            world.act(Service.ORDERS, id, command, "agent:anna", f"Anna holds {id} for {command.hold}")
+
+
+def settle_claim(world: World, which: int, how: int) -> None:
+    claims = [(id, c) for id in world.orders for c in world.returns(id).claims]
+    if chosen := pick(claims, which):
+        id, claim_id = chosen
+        outcome = pick(("refunded", "replaced", "rejected"), how)
+        command = ResolveClaim(claim_id, outcome, "", world.now)
+        world.act(Service.RETURNS, id, command, "agent:anna", f"Anna settles the claim {claim_id}: {outcome}")
+
+
+def decide_return(world: World, which: int, how: int) -> None:
+    if chosen := pick(_returns(world), which):
+        id, one = chosen
+        about = one.return_id
+        command: Any = pick(
+            (
+                ApproveReturn(about, None, "agent:anna", world.now),
+                GrantException(about, None, "supervisor:sam", "kind", world.now),
+                DeclineReturn(about, "no", world.now),
+                CancelReturn(about, "kept", world.now),
+                CloseReturn(about, world.now),
+                ReopenReturn(about, "new evidence", (), world.now),
+                *(SettleDifference(about, exchange, world.now) for exchange in one.exchanges),
+            ),
+            how,
+        )
+        world.act(Service.RETURNS, id, command, "supervisor:sam", f"Sam tells {about}: {type(command).__name__}")
+
+
+def refund(world: World, which: int, how: int) -> None:
+    if id := pick(world.orders, which):
+        line_id = pick(world.order(id).lines, how)
+        kind = pick((RefundKind.LOST, RefundKind.GOODWILL, RefundKind.PRICE_ADJUSTMENT, RefundKind.CANCELLATION), how)
+        lines = {
+            RefundKind.LOST: (Asked(line_id, 1, None),),
+            RefundKind.PRICE_ADJUSTMENT: (Asked(line_id, 0, 77),),
+        }
+        amount = None if kind in lines else 150
+        channel = pick((RefundChannel.ORIGINAL, RefundChannel.STORE_CREDIT), how // 4)
+        command = RequestRefund(kind, lines.get(kind, ()), amount, "EUR", "agent:anna", world.now, channel=channel)
+        world.act(Service.PAYMENTS, id, command, "agent:anna", f"Anna asks for a refund of {id}, {kind}")
+
+
+def decide_refund(world: World, which: int, how: int) -> None:
+    refunds = [(id, r.id) for id in world.orders for r in world.account(id).refunds.values()]
+    if chosen := pick(refunds, which):
+        id, about = chosen
+        command: Any = pick(
+            (
+                ApproveRefund(about, "supervisor:sam", world.now),
+                RerouteRefund(about, RefundChannel.STORE_CREDIT, world.now),
+                CancelRefund(about, "not needed"),
+                RejectRefund(about, "no", "no"),
+            ),
+            how,
+        )
+        world.act(Service.PAYMENTS, id, command, "supervisor:sam", f"Sam tells {about}: {type(command).__name__}")
+
+
+def retry(world: World, which: int, _: int) -> None:
+    if id := pick(world.orders, which):
+        world.act(
+            Service.PAYMENTS, id, RetryCaptures(world.now), "agent:anna", f"Anna tries the captures of {id} again"
+        )
+
+
+# Warehouse and carrier.
+
+
+def _shipments(world: World, *, packed: bool) -> list[tuple[str, Shipment]]:
+    return [
+        (id, s)
+        for id in world.orders
+        for s in world.fulfillment(id).shipments.values()
+        if s.status in BEFORE_HAND_OVER and s.is_packed == packed
+    ]
+
+
+def pack(world: World, which: int, how: int) -> None:
+    if chosen := pick(_shipments(world, packed=False), which):
+        id, shipment = chosen
+        parcels: tuple[WarehouseParcel, ...] = ()
+        if how % 3 == 0 and sum(item.quantity for item in shipment.items) > 1:
+            units = [item.line_id for item in shipment.items for _ in range(item.quantity)]
+            parcels = tuple(
+                WarehouseParcel(parcel_id=f"{shipment.shipment_id}-P{n}", lines=_counted(some))
+                for n, some in ((1, units[:1]), (2, units[1:]))
+            )
+        message = WarehousePacked(occurred_at=world.now, order_id=id, shipment_id=shipment.shipment_id, parcels=parcels)
+        said = f"The warehouse packs {shipment.shipment_id} in {len(parcels) or 1}"
+        world.partner(Service.FULFILLMENT, message, said)
+
+
+def _counted(units: list[str]) -> tuple[PartnerLine, ...]:
+    return tuple(PartnerLine(line_id=id, quantity=units.count(id)) for id in dict.fromkeys(units))
+
+
+def short_pick(world: World, which: int, how: int) -> None:
+    if chosen := pick(_shipments(world, packed=False), which):
+        id, shipment = chosen
+        line = PartnerLine(line_id=pick(shipment.items, how).line_id, quantity=1)
+        message = WarehouseShortPicked(
+            occurred_at=world.now, order_id=id, shipment_id=shipment.shipment_id, lines=(line,)
+        )
+        said = f"The warehouse cannot find 1 of line {line.line_id} for {shipment.shipment_id}"
+        world.partner(Service.FULFILLMENT, message, said)
+
+
+def hand_over(world: World, which: int, _: int) -> None:
+    if chosen := pick(_shipments(world, packed=True), which):
+        id, shipment = chosen
+        tracking = tuple(
+            ParcelTracking(parcel_id=parcel_id, tracking=f"T-{parcel_id}") for parcel_id in shipment.parcels
+        )
+        message = WarehouseHandedOver(
+            occurred_at=world.now, order_id=id, shipment_id=shipment.shipment_id, carrier="dhl", tracking=tracking
+        )
+        world.partner(Service.FULFILLMENT, message, f"The warehouse hands over {shipment.shipment_id}")
+
+
+def _under_way(world: World) -> list[tuple[str, Parcel]]:
+    return [
+        (id, parcel)
+        for id in world.orders
+        for shipment in world.fulfillment(id).shipments.values()
+        if shipment.carrier
+        for parcel in shipment.parcels.values()
+        if parcel.tracking
+    ]
+
+
+def scan(world: World, which: int, how: int) -> None:
+    """Now and then one that is told late."""
+    if chosen := pick(_under_way(world), which):
+        id, parcel = chosen
+        at = world.now - timedelta(hours=5 if how % 5 == 4 else 0)
+        told = Scan(carrier="dhl", tracking=parcel.tracking or "", code=pick(SCANS, how), at=at)
+        late = "" if at == world.now else " (5 hours ago)"
+        said = f"The carrier scans {told.tracking}: {told.code}{late}"
+        world.act(Service.FULFILLMENT, id, Track(told), "partner:carrier", said, at)
+
+
+def recall(world: World, which: int, _: int) -> None:
+    shipped = [(id, s) for id in world.orders for s in world.fulfillment(id).shipments.values() if s.carrier]
+    if chosen := pick(shipped, which):
+        id, shipment = chosen
+        said = f"The shop recalls {shipment.shipment_id}"
+        world.act(Service.FULFILLMENT, id, Recall(shipment.shipment_id), "agent:anna", said)
+
+
+def goods(world: World, which: int, how: int) -> None:
+    sku, location = pick(("mug", "tea", "cup"), which), pick(("hamburg", "berlin"), how)
+    if how % 4 == 3:
+        eta = world.now + timedelta(days=how)
+        expected = WarehouseGoodsExpected(occurred_at=world.now, sku=sku, location=location, incoming=how % 3, eta=eta)
+        world.partner(Service.FULFILLMENT, expected, f"{how % 3} {sku} are announced in {location}")
+        return
+    received = WarehouseGoodsReceived(
+        occurred_at=world.now, receipt_id=f"g{world.number()}", sku=sku, location=location, quantity=1 + how % 3
+    )
+    world.partner(Service.FULFILLMENT, received, f"{1 + how % 3} {sku} come in at {location}")
+
+
+def _returns(world: World) -> list[tuple[str, Rma]]:
+    return [(id, one) for id in world.orders for one in world.returns(id).returns.values()]
+
+
+def receive(world: World, which: int, how: int) -> None:
+    if chosen := pick([(id, one) for id, one in _returns(world) if one.is_expecting or how % 5 == 4], which):
+        id, one = chosen
+        if how % 4 == 3:
+            command = RecordScan(one.return_id, f"back-{one.return_id}", world.now)
+            said = f"The carrier scans the return {one.return_id}"
+            world.act(Service.RETURNS, id, command, "partner:carrier", said)
+            return
+        line_id, line = pick(one.lines.items(), how)
+        quantity = max(1, line.count(*EXPECTED)) if how % 2 else 1
+        message = WarehouseParcelReceived(
+            occurred_at=world.now,
+            order_id=id,
+            return_id=one.return_id,
+            location="berlin",
+            receipt_id=f"p{world.number()}",
+            lines=(PartnerLine(line_id=line_id, quantity=quantity),),
+        )
+        said = f"{quantity} of line {line_id} come back for {one.return_id}"
+        world.partner(Service.RETURNS, message, said)
+
+
+def inspect(world: World, which: int, how: int) -> None:
+    waiting = [
+        (id, one, line_id)
+        for id, one in _returns(world)
+        for line_id, line in one.lines.items()
+        if line.count(UnitStatus.UNINSPECTED)
+    ]
+    if chosen := pick(waiting, which):
+        id, one, line_id = chosen
+        outcome = pick((InspectionOutcome.AS_NEW, *InspectionOutcome), how)
+        message = WarehouseItemsInspected(
+            occurred_at=world.now,
+            order_id=id,
+            return_id=one.return_id,
+            location="berlin",
+            inspection_id=f"i{world.number()}",
+            lines=(InspectedUnits(line_id=line_id, quantity=1, outcome=outcome),),
+        )
+        said = f"The warehouse inspects 1 of line {line_id} of {one.return_id}: {outcome}"
+        world.partner(Service.RETURNS, message, said)
+
+
+def revise(world: World, which: int, how: int) -> None:
+    inspected = [(id, one, i) for id, one in _returns(world) for i in one.inspections]
+    if chosen := pick(inspected, which):
+        id, one, inspection_id = chosen
+        line = one.inspections[inspection_id].lines[0]
+        outcome = pick(InspectionOutcome, how)
+        disposition = Disposition.QUARANTINE if outcome is InspectionOutcome.INCOMPLETE else None
+        units = RevisedUnits(line.line_id, line.quantity, outcome, disposition)
+        command = ReviseInspection(one.return_id, inspection_id, (units,), world.now)
+        said = f"Sam revises the inspection {inspection_id} of {one.return_id}: {outcome}"
+        world.act(Service.RETURNS, id, command, "supervisor:sam", said)
+
+
+# What nobody decides: messages, the processor, time.
+
+
+def deliver(world: World, which: int, how: int) -> None:
+    if queue := pick(world.pending(), which):
+        for _ in range(min(1 + how, len(world.queues[queue]))):
+            world.deliver(queue)
+
+
+def let_flow(world: World, which: int, _: int) -> None:
+    world.flow(which)
+
+
+def repeat(world: World, which: int, how: int) -> None:
+    if world.heard:
+        world.repeat(which * 16 + how)
+
+
+def ask_processor(world: World, which: int, how: int) -> None:
+    if chosen := pick(world.operations(OperationStatus.REQUESTED), which):
+        world.submit(*chosen, pick((*("answered",) * 3, *FATES), how))
+
+
+def reconcile(world: World, which: int, _: int) -> None:
+    if chosen := pick(world.operations(OperationStatus.SUBMITTED, OperationStatus.UNKNOWN), which):
+        world.reconcile(*chosen)
+
+
+def late(world: World, which: int, how: int) -> None:
+    if world.late_requests and how % 2:
+        world.request_arrives(which)
+    elif world.late_answers:
+        world.answer_arrives(which)
+
+
+def notice(world: World, which: int, how: int) -> None:
+    if world.notices:
+        world.notice(which, is_kept=how % 3 == 0)
+
+
+def bounce(world: World, which: int, _: int) -> None:
+    world.bounce(which)
+
+
+def dispute(world: World, which: int, how: int) -> None:
+    if how % 2:
+        world.end_dispute(which, is_won=how % 4 == 1)
+    else:
+        world.dispute(which)
+
+
+def serve(world: World, _: int, __: int) -> None:
+    world.serve_the_queue()
+
+
+def pass_time(world: World, which: int, how: int) -> None:
+    world.pass_time(timedelta(days=pick((1, 4, 31, 70), which)), is_punctual=how % 3 > 0)
+
+
+def go_well(world: World, which: int, how: int) -> None:
+    """So far everything goes as it should: a story that begins in the middle."""
+    for at in range(how % 8):
+        if at == 0 and not world.orders:
+            place(world, which, which // 3)
+        if at == 1:
+            world.come_to_rest()
+        if at == 2:
+            for _ in range(len(_shipments(world, packed=False))):
+                pack(world, 0, which)
+        if at == 3:
+            for _ in range(len(_shipments(world, packed=True))):
+                hand_over(world, 0, 0)
+        if at == 4:
+            for i in range(len(_under_way(world))):
+                scan(world, i, 0)
+        if at == 5:
+            ask_return(world, 0, which)
+        if at == 6:
+            receive(world, which, 1)
+        if at > 1:
+            world.flow(which)
+
+
+Doing: TypeAlias = Callable[[World, int, int], None]
+KINDS: Final[dict[str, tuple[int, Doing]]] = {
+    "deliver": (6, deliver),
+    "let flow": (5, let_flow),
+    "repeat": (2, repeat),
+    "ask processor": (7, ask_processor),
+    "reconcile": (2, reconcile),
+    "late": (2, late),
+    "notice": (3, notice),
+    "bounce": (1, bounce),
+    "dispute": (1, dispute),
+    "serve": (1, serve),
+    "time": (1, pass_time),
+    "place": (1, place),
+    "cancel": (2, cancel),
+    "consent": (1, consent),
+    "hold": (1, hold),
+    "pack": (3, pack),
+    "short pick": (1, short_pick),
+    "hand over": (3, hand_over),
+    "scan": (5, scan),
+    "recall": (1, recall),
+    "goods": (2, goods),
+    "ask return": (3, ask_return),
+    "decide return": (2, decide_return),
+    "receive": (3, receive),
+    "inspect": (5, inspect),
+    "revise": (1, revise),
+    "claim": (2, claim),
+    "settle claim": (2, settle_claim),
+    "refund": (1, refund),
+    "decide refund": (2, decide_refund),
+    "retry": (1, retry),
+    "go well": (3, go_well),
+}
+"""What may happen next, and how often beside the others."""
+
+step = st.builds(
+    Step,
+    st.sampled_from([kind for kind, (weight, _) in KINDS.items() for _ in range(weight)]),
+    st.integers(0, 15),
+    st.integers(0, 15),
+)
+
+
+def begun(which: int, how: int) -> World:
+    """Three mugs and two teas on two shelves, and an order that has come as far as `how` says."""
+    world = World()
+    for sku, location, quantity in (("mug", "berlin", 2), ("mug", "hamburg", 1), ("tea", "hamburg", 2)):
+        message = WarehouseGoodsReceived(
+            occurred_at=world.now, receipt_id=f"first-{location}", sku=sku, location=location, quantity=quantity
+        )
+        world.partner(Service.FULFILLMENT, message, f"{quantity} {sku} lie in {location}")
+    place(world, which, which // 3)
+    go_well(world, which, how)
+    return world
+
+
+def told(which: int, how: int, steps: list[Step]) -> World:
+    """The story of a schedule. Raises Broken, with the sentences noted."""
+    world: World | None = None
+    try:
+        world = begun(which, how)
+        for kind, of, manner in steps:
+            world.now += timedelta(hours=1)
+            KINDS[kind][1](world, of, manner)
+        world.come_to_rest()
+        if found := world.broken_at_rest():
+            raise Broken("; ".join(found))
+    finally:
+        if world is not None:
+            note("\n".join(world.said))
+    return world
+
+
+@given(st.integers(0, 23), st.integers(0, 7), st.lists(step, max_size=60))
+def test_whatever_happens_when_units_and_money_stay_in_their_places(which: int, how: int, steps: list[Step]) -> None:
+    told(which, how, steps)

@@ -1,0 +1,142 @@
+"""An order's account told step by step, for tests: commands in, facts out, and a provider that says what it is told to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+
+from payments.domain.account import Account, evolve, laws
+from payments.domain.decision import Command, Conclude, Confirm, NoteUnits, Open, Submit, decide
+from payments.domain.operation import Operation, OperationStatus, Result, Verdict
+from payments.domain.payout import Policies
+from payments.domain.refund import ApprovalPolicy
+from payments.domain.routing import Fallback, RoutingPolicy, Strategy
+from shared.contracts.base import Fact, LineQuantity, TenderKind
+from shared.contracts.orders import TenderSpec
+from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, UnitsChange
+
+NOON = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
+EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+
+
+def routing(strategy: Strategy = Strategy.PRO_RATA, version: int = 1, since: datetime = EPOCH) -> RoutingPolicy:
+    return RoutingPolicy(
+        version=version,
+        effective_from=since,
+        strategy=strategy,
+        limit_days={TenderKind.CARD: 180, TenderKind.WALLET: 180, TenderKind.BANK_DEBIT: 91},
+        no_refunds_to=(TenderKind.CASH_ON_DELIVERY, TenderKind.INVOICE),
+        fallbacks=(
+            Fallback(channel=RefundChannel.BANK_TRANSFER, needs_consent=True, days=3),
+            Fallback(channel=RefundChannel.STORE_CREDIT, needs_consent=True, days=0),
+        ),
+        promise_days={TenderKind.CARD: 7, TenderKind.GIFT_CARD: 1},
+    )
+
+
+def approval(threshold: int = 50_000, version: int = 1, since: datetime = EPOCH) -> ApprovalPolicy:
+    return ApprovalPolicy(
+        version=version, effective_from=since, threshold_minor={"EUR": threshold}, always=(RefundKind.GOODWILL,)
+    )
+
+
+POLICIES = Policies(routing=(routing(),), approval=(approval(),))
+
+
+def tender(id: str, kind: TenderKind, amount: int, token: str = "tok_ok") -> TenderSpec:
+    return TenderSpec(tender_id=id, kind=kind, token=token, amount_minor=amount)
+
+
+def line(id: str, quantity: int, goods: int) -> PayableLine:
+    return PayableLine(line_id=id, quantity=quantity, goods_minor=goods, shipping_minor=0)
+
+
+def units(**quantities: int) -> tuple[LineQuantity, ...]:
+    return tuple(LineQuantity(line_id=id, quantity=n) for id, n in quantities.items())
+
+
+def opening(lines: Sequence[PayableLine], tenders: Sequence[TenderSpec], shipping: int = 0) -> Open:
+    return Open(
+        customer_id="c1",
+        currency="EUR",
+        lines=tuple(lines),
+        shipping_minor=shipping,
+        total_minor=sum(n.goods_minor for n in lines) + shipping,
+        tenders=tuple(tenders),
+        placed_at=NOON,
+        at=NOON,
+    )
+
+
+@dataclass
+class Story:
+    """Everything that is told is folded, round-tripped laws included: a broken law fails the test at once."""
+
+    state: Account = field(default_factory=lambda: Account("o1"))
+    policies: Policies = POLICIES
+    facts: list[Fact] = field(default_factory=list)
+
+    def tell(self, command: Command) -> list[Fact]:
+        told = list(decide(self.state, command, self.policies))
+        for fact in told:
+            self.state = evolve(self.state, fact)
+        assert laws(self.state) == []
+        self.facts += told
+        return told
+
+    def handed_over(self, shipment: str, at: datetime = NOON, **quantities: int) -> list[Fact]:
+        return self.tell(NoteUnits(UnitsChange.HANDED_OVER, shipment, units(**quantities), at))
+
+    def cancelled(self, cancellation: str, at: datetime = NOON, **quantities: int) -> list[Fact]:
+        return self.tell(NoteUnits(UnitsChange.CANCELLED, cancellation, units(**quantities), at))
+
+    def lost(self, shipment: str, **quantities: int) -> list[Fact]:
+        return self.tell(NoteUnits(UnitsChange.UNDELIVERED, shipment, units(**quantities), NOON))
+
+    def waiting(self) -> list[Operation]:
+        return [o for o in self.state.operations.values() if o.status is OperationStatus.REQUESTED]
+
+    def submit(self, id: str) -> list[Fact]:
+        return self.tell(Submit(id))
+
+    def answer(
+        self,
+        id: str,
+        result: Result = Result.SUCCEEDED,
+        *,
+        code: str = "",
+        amount: int | None = None,
+        at: datetime | None = None,
+        expires_at: datetime | None = None,
+    ) -> list[Fact]:
+        operation = self.state.operations[id]
+        verdict = Verdict(
+            result=result,
+            amount_minor=operation.amount_minor if amount is None else amount,
+            at=at or operation.requested_at,
+            reference=f"ref-{id}",
+            code=code,
+            expires_at=expires_at,
+        )
+        return self.tell(Conclude(id, verdict))
+
+    def all_succeed(self) -> None:
+        """The provider does everything that is asked of it, and what follows."""
+        while waiting := self.waiting():
+            for operation in waiting:
+                self.submit(operation.id)
+                self.answer(operation.id, expires_at=NOON + timedelta(days=30))
+
+
+def paid(
+    *tenders: TenderSpec,
+    lines: Sequence[PayableLine],
+    shipping: int = 0,
+    policies: Policies = POLICIES,
+) -> Story:
+    """An order that is authorized and confirmed."""
+    story = Story(policies=policies)
+    story.tell(opening(lines, tenders, shipping))
+    story.all_succeed()
+    story.tell(Confirm(NOON))
+    story.all_succeed()
+    return story

@@ -1,0 +1,89 @@
+"""What `oms` keeps and hands out: ports, keys, pins, tokens."""
+
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ops.cli import app
+from ops.databases import database_url
+from ops.endpoints import NotUp, RunningProcess, live_endpoints
+from ops.keys import kept_keys
+from ops.pins import with_pins
+from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
+from shared.auth import Role, verify
+
+
+def test_a_port_that_is_taken_gives_way_to_a_free_one() -> None:
+    with socket.create_server((LOOPBACK, 0)) as other:
+        taken = other.getsockname()[1]
+        assert Ports(auto=False).take(taken) != taken
+
+
+def test_no_port_is_given_twice() -> None:
+    ports = Ports(auto=False)
+    first = ports.take(18_765)
+    assert ports.take(18_765) != first
+
+
+def test_keys_are_made_once_and_readable_by_their_owner_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMS_AUTH_KEY", raising=False)
+    made = kept_keys(tmp_path)
+    assert kept_keys(tmp_path) == made
+    assert stat.S_IMODE((tmp_path / "secrets.json").stat().st_mode) == 0o600
+    monkeypatch.setenv("OMS_AUTH_KEY", "given by the environment")
+    assert kept_keys(tmp_path) == made.model_copy(update={"auth_key": "given by the environment"})
+
+
+def test_a_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with locked(path, wait=False), pytest.raises(AlreadyLocked) as refused, locked(path, wait=False):
+        pass
+    assert refused.value.pid == RunningProcess.ours().pid
+    with locked(tmp_path / "lock", wait=False):
+        pass
+
+
+def test_a_process_id_used_again_is_another_process() -> None:
+    ours = RunningProcess.ours()
+    assert ours.found() is not None
+    assert ours.model_copy(update={"began_at": ours.began_at - 60}).found() is None
+
+
+def test_without_a_system_nothing_is_up(tmp_path: Path) -> None:
+    with pytest.raises(NotUp, match="oms up"):
+        live_endpoints(tmp_path)
+
+
+def test_a_services_database_lies_on_the_administrators_server() -> None:
+    admin = "postgresql://postgres:p%40ss@db:5433/postgres?sslmode=require"
+    assert database_url(admin, "orders") == "postgresql://postgres:p%40ss@db:5433/orders?sslmode=require"
+
+
+def test_pins_take_the_place_of_the_pins_before() -> None:
+    project = '[tool.uv]\nconstraint-dependencies = [\n    "a==1",\n]\npackage = false\n'
+    pinned = '[tool.uv]\nconstraint-dependencies = [\n    "a==2",\n    "b==1 ; sys_platform == \'win32\'",\n]\npackage = false\n'
+    assert with_pins(project, ["a==2", "b==1 ; sys_platform == 'win32'"]) == pinned
+    assert with_pins(pinned, []) == "[tool.uv]\nconstraint-dependencies = []\npackage = false\n"
+    with pytest.raises(ValueError, match="exactly one"):
+        with_pins("[tool.uv]\n", ["a==2"])
+
+
+def test_a_token_names_its_subject_and_roles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMS_VAR", str(tmp_path))
+    monkeypatch.delenv("OMS_AUTH_KEY", raising=False)
+    printed = CliRunner().invoke(app, ["token", "--role", "agent", "--role", "supervisor", "--subject", "anna"])
+    assert printed.exit_code == 0
+    caller = verify(kept_keys(tmp_path).auth_key, printed.stdout.strip())
+    assert (caller.subject, set(caller.roles)) == ("anna", {Role.AGENT, Role.SUPERVISOR})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [["--role", "boss", "--subject", "a"], ["--role", "agent"], ["--role", "agent", "--subject", "a", "--ttl", "0h"]],
+)
+def test_wrong_usage_exits_with_2(wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMS_VAR", str(tmp_path))
+    assert CliRunner().invoke(app, ["token", *wrong]).exit_code == 2
