@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
 from enum import EnumMeta
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -22,17 +23,13 @@ _BY_PATTERN = {_ID: IDS, r"^[a-z]{2}(-[A-Z]{2})?$": st.just("en"), r"^[A-Z]{2}$"
 
 def facts(kind: type[Fact], **fixed: Any) -> st.SearchStrategy[Any]:
     """Facts of one class; `fixed` fields are as given."""
-    return _models(kind, fixed)
+    return _models(kind).map(lambda fact: kind.model_validate(dict(fact) | fixed)) if fixed else _models(kind)
 
 
-def _models(kind: type[BaseModel], fixed: dict[str, Any] | None = None) -> st.SearchStrategy[Any]:
-    fixed = fixed or {}
-    fields = {name: st.just(fixed[name]) if name in fixed else _field(info) for name, info in kind.model_fields.items()}
+@cache
+def _models(kind: type[BaseModel]) -> st.SearchStrategy[Any]:
+    fields = {name: _values(info.annotation, info.metadata) for name, info in kind.model_fields.items()}
     return st.fixed_dictionaries(fields).map(lambda values: kind(**values))
-
-
-def _field(info: FieldInfo) -> st.SearchStrategy[Any]:
-    return _values(info.annotation, info.metadata)
 
 
 def _values(annotation: Any, rules: Sequence[Any]) -> st.SearchStrategy[Any]:

@@ -203,7 +203,9 @@ def confirmed_order(order_id: str) -> Telling:
     t = Telling(order_id)
     order = t.tell(placed(order_id), actor="storefront:web", reason="placed by the customer")
     t.tell(PolicyBound(order_id=order_id, policy=POLICY), because=order)
-    for n, (tender, kind, minor) in enumerate((("gift", TenderKind.GIFT_CARD, 5_000), ("card", TenderKind.CARD, 36_470)), 1):
+    for n, (tender, kind, minor) in enumerate(
+        (("gift", TenderKind.GIFT_CARD, 5_000), ("card", TenderKind.CARD, 36_470)), 1
+    ):
         operation = {
             "order_id": order_id,
             "tender_id": tender,
@@ -275,12 +277,15 @@ def split_order(order_id: str = "ORD-1042") -> Telling:
     t.tell(BackorderCreated(**backorder, quantity=1, eta=START + timedelta(days=12)), because=plan)
     for n, lines, total, so_far in ((1, units(lamp=2, chair=1), 15_570, 15_570), (2, units(rug=1), 8_900, 24_470)):
         shipment = {"order_id": order_id, "shipment_id": f"{order_id}-S{n}"}
-        parcels = (Parcel(parcel_id=f"{order_id}-S{n}-1", lines=lines, carrier="DHL", tracking=f"JD0{n}4711{order_id[-4:]}"),)
+        parcels = (
+            Parcel(parcel_id=f"{order_id}-S{n}-1", lines=lines, carrier="DHL", tracking=f"JD0{n}4711{order_id[-4:]}"),
+        )
         t.later(hours=5)
         t.tell(ShipmentPacked(**shipment, parcels=parcels), actor="warehouse:ber")
         t.later(hours=3)
         shipped = t.tell(
-            ShipmentShipped(**shipment, carrier="DHL", parcels=parcels, lines=lines, number=n, of=3), actor="warehouse:ber"
+            ShipmentShipped(**shipment, carrier="DHL", parcels=parcels, lines=lines, number=n, of=3),
+            actor="warehouse:ber",
         )
         t.tell(
             captured(t, "card", f"{order_id}-S{n}", total, so_far, 5_000 + so_far, 3 + n),

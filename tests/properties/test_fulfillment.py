@@ -145,7 +145,8 @@ def test_whatever_happens_the_ledger_is_the_fold_of_its_journal_and_the_shelves_
         assert STATE.validate_json(STATE.dump_json(order)) == order
         for shipment in order.shipments.values():
             if shipment.status in BEFORE_HAND_OVER:
-                allocated.update({(item.sku, shipment.location): item.quantity for item in shipment.items})
+                for item in shipment.items:
+                    allocated[item.sku, shipment.location] += item.quantity
     on_shelves = {(sku, at): s.allocated for sku, shelf in world.shelves.items() for at, s in shelf.items()}
     assert {place: n for place, n in on_shelves.items() if n} == dict(allocated)
 

@@ -14,9 +14,7 @@ amounts = st.integers(min_value=0, max_value=MAX_MINOR)
 def test_parts_taken_one_after_another_sum_to_the_whole(total: int, whole: int, data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, whole), max_size=10)))
     points = [0, *cuts, whole]
-    parts = [
-        cumulative(total, b, whole) - cumulative(total, a, whole) for a, b in pairwise(points)
-    ]
+    parts = [cumulative(total, b, whole) - cumulative(total, a, whole) for a, b in pairwise(points)]
     assert sum(parts) == total
     assert min(parts) >= 0
 

@@ -16,7 +16,7 @@ from payments.domain.refund import REFUND
 from payments.domain.tender import TENDER
 from returns.domain.rma import RETURN
 from shared.contracts import FACTS, Fact, OrderFact
-from shared.contracts.payments import OperationKind
+from shared.contracts.payments import OperationKind, PaymentOperationUnknown
 from shared.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
@@ -84,7 +84,7 @@ def deliveries(draw: st.DrawFn, entries: Sequence[Entry]) -> list[list[Entry]]:
 STORY = whole_story().entries
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(deliveries(STORY))
 def test_any_order_repetition_and_batching_of_the_facts_give_the_same_view(batches: list[list[Entry]]) -> None:
     told_straight = viewed([[entry] for entry in STORY])
@@ -93,7 +93,7 @@ def test_any_order_repetition_and_batching_of_the_facts_give_the_same_view(batch
     assert summarize("ORD-1042", told_anyhow) == summarize("ORD-1042", told_straight)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_facts_beyond_a_hole_wait_and_the_hole_is_shown_until_it_closes(data: st.DataObject) -> None:
     late = data.draw(st.sampled_from([entry for entry in STORY if entry.service == "payments"][:-1]))
@@ -110,7 +110,7 @@ def test_facts_beyond_a_hole_wait_and_the_hole_is_shown_until_it_closes(data: st
     assert view.sections == viewed([STORY])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_of_two_facts_with_one_sequence_the_same_one_counts_whichever_came_first(data: st.DataObject) -> None:
     told = [entry for entry in STORY if entry.service == "payments"][:6]
@@ -121,7 +121,7 @@ def test_of_two_facts_with_one_sequence_the_same_one_counts_whichever_came_first
     assert viewed(data.draw(deliveries([*told, *rivals]))) == viewed([[*told, *rivals]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_whatever_valid_facts_say_in_any_sequence_they_fold_are_told_and_can_be_stored(data: st.DataObject) -> None:
     sections = {}
@@ -206,7 +206,10 @@ MACHINES: dict[str, tuple[Machine[Any], str, Any, Any, dict[str, Any]]] = {
     "return": (RETURN, "returns", a_return, lambda s: s.returns["a"].status, {"return_id": "a"}),
 }
 EDGES = [
-    (name, source, kind) for name, (machine, *_) in MACHINES.items() for source, row in machine.transitions.items() for kind in row
+    (name, source, kind)
+    for name, (machine, *_) in MACHINES.items()
+    for source, row in machine.transitions.items()
+    for kind in row
 ]
 
 
@@ -222,7 +225,7 @@ def test_a_status_is_read_off_the_facts_as_the_machine_of_their_service_moves_it
         fixed["moved"] = True
     reached = set()
 
-    @settings(max_examples=100, deadline=None, database=None, derandomize=True)
+    @settings(max_examples=30, deadline=None, database=None, derandomize=True)
     @given(facts(kind, **fixed))
     def moves(fact: Fact) -> None:
         state = DOMAINS[service].fold(state_in(source), entry_of(fact, 1))
@@ -268,8 +271,6 @@ def test_folding_everything_anew_gives_what_was_folded_bit_by_bit() -> None:
 
 
 def test_an_operation_of_every_kind_is_shown_as_unknown_until_it_is_answered() -> None:
-    from shared.contracts.payments import PaymentOperationUnknown
-
     for kind in OperationKind:
         fact = PaymentOperationUnknown(
             order_id="a", tender_id="a", operation_id="a", amount_minor=5, currency="EUR", kind=kind

@@ -195,7 +195,7 @@ def ask_return(world: World, which: int, how: int) -> None:
 def claim(world: World, which: int, how: int) -> None:
     if id := pick(world.orders, which):
         line_id = pick(world.order(id).lines, how)
-        reason = pick((ReturnReason.NOT_RECEIVED, ReturnReason.DEFECTIVE), how)
+        reason = pick((ReturnReason.NOT_RECEIVED, ReturnReason.DEFECTIVE), how // 2)
         command = OpenClaim((LineQuantity(line_id=line_id, quantity=1),), reason, (), world.now)
         world.act(Service.RETURNS, id, command, "customer:ada", f"Ada claims 1 of line {line_id} of {id}: {reason}")
 

@@ -43,7 +43,15 @@ from returns.handlers import ROUTE as RETURNS_ROUTE
 from returns.store import ORDER_RETURNS
 from shared.consumer import Route
 from shared.contracts.base import Fact, TenderKind
-from shared.contracts.fulfillment import StockExpected, StockFact, StockReceived
+from shared.contracts.fulfillment import (
+    BackorderCreated,
+    BackorderFilled,
+    ReplacementCreated,
+    StockAllocated,
+    StockExpected,
+    StockFact,
+    StockReceived,
+)
 from shared.contracts.orders import BackorderChoice
 from shared.contracts.partners import PartnerMessage
 from shared.contracts.payments import OperationKind, PaymentAnomalyDetected, RefundChannel, RefundKind
@@ -610,7 +618,7 @@ class World:
         found: list[str] = []
         for id in self.orders:
             found += broken(self.states_of(id), self.stock_facts(id), at_rest=True)
-            found += self._books(id)
+            found += self._books(id) + self._captured_early(id)
             if self.order(id).version != len(self.journal[Service.ORDERS, id]):
                 found.append(f"I14: {id} is at version {self.order(id).version}, not at its sequence")
         for (service, key), state in self.states.items():
@@ -626,6 +634,35 @@ class World:
             found.append(f"the state of {service} {key} is not the fold of its journal")
         if flow.state.validate_json(flow.state.dump_json(state)) != state:
             found.append(f"the state of {service} {key} is not read back as it was written")
+        return found
+
+    def _captured_early(self, id: str) -> list[str]:
+        """Payments counts a unit as handed over once: one that is sent again was paid for when it was first sent."""
+        owed_again: set[str] = set()
+        first: dict[tuple[str, str], int] = {}
+        again_for: tuple[str, str] | None = None
+        replacing: str | None = None
+        for entry in self.journal.get((Service.FULFILLMENT, id), ()):
+            fact = entry.fact
+            if isinstance(fact, ReplacementCreated):
+                replacing = entry.cause.causation_id
+            is_again = entry.cause.causation_id == replacing
+            if isinstance(fact, BackorderCreated) and is_again:
+                owed_again.add(fact.backorder_id)
+            elif isinstance(fact, BackorderFilled):
+                again_for = (fact.shipment_id, fact.line_id) if fact.backorder_id in owed_again else None
+            elif isinstance(fact, StockAllocated):
+                place = (fact.shipment_id, fact.line_id)
+                if not is_again and place != again_for:
+                    first[place] = first.get(place, 0) + fact.quantity
+                again_for = None
+        out = {s.shipment_id for s in self.fulfillment(id).shipments.values() if s.carrier}
+        found = []
+        for line_id, units in self.account(id).units.items():
+            went = sum(n for (shipment, line), n in first.items() if shipment in out and line == line_id)
+            most = max(0, self.account(id).lines[line_id].quantity - units.cancelled)
+            if min(units.handed_over, most) > min(went, most):
+                found.append(f"I7: payments takes {units.handed_over} of line {line_id} for handed over, not {went}")
         return found
 
     def _books(self, id: str) -> list[str]:

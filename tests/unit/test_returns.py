@@ -874,6 +874,15 @@ class TestExchange:
         assert [f.type for f in facts] == ["exchange.released", "return.resolved"]
         assert story.then(SettleDifference(RMA1, "A1-X1", day(7))) == []
 
+    def test_no_difference_is_settled_for_what_was_rejected_after_all(self) -> None:
+        story = self.exchange(700)
+        story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
+        lines = (RevisedUnits("tea", 2, InspectionOutcome.COUNTERFEIT),)
+        facts = story.then(ReviseInspection(RMA1, "i1", lines, day(7)))
+        assert only(facts, ReturnResolved).refunded_minor == 0
+        with pytest.raises(NotAllowed, match="no difference is due"):
+            story.then(SettleDifference(RMA1, "A1-X1", day(8)))
+
     def test_a_cheaper_one_pays_the_difference_back(self) -> None:
         story = self.exchange(400)
         facts = story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
@@ -952,6 +961,12 @@ class TestClaims:
         )
         declined = only(story.then(asking(day(9), mug=1)), ReturnDeclined)
         assert [why.code for why in declined.reasons] == ["already_claimed"]
+
+    def test_what_is_claimed_as_defective_is_not_claimed_again_when_it_is_said_to_be_lost(self) -> None:
+        story = delivered()
+        story.then(OpenClaim(of(mug=2), ReturnReason.DEFECTIVE, (), day(5)), shipped("lost", day(6), mug=3, tea=2))
+        with pytest.raises(Invalid, match="only 1 lost"):
+            story.then(OpenClaim(of(mug=2), ReturnReason.NOT_RECEIVED, (), day(7)))
 
     def test_a_defective_unit_is_replaced_and_kept(self) -> None:
         story = delivered()

@@ -15,7 +15,7 @@ from orders.domain.order import Order, Status
 from payments.domain.account import Account
 from payments.domain.refund import Refund, RefundStatus
 from payments.domain.tender import DisputeStatus
-from returns.domain.order import OrderReturns, law, rma_lines
+from returns.domain.order import OrderReturns, rma_lines
 from returns.domain.rma import Due
 from shared.contracts.base import Bucket
 from shared.contracts.fulfillment import StockFact, StockRestocked, StockWithdrawn
@@ -247,10 +247,12 @@ def _settled(account: Account) -> Iterator[str]:
 
 def _made_good_once(account: Account, shipped: OrderFulfillment, returned: OrderReturns) -> Iterator[str]:
     """A unit that never arrived is refunded by a person, refunded by a claim, or sent again: one of them, once."""
+    approved = [r for r in account.refunds.values() if r.is_approved and not r.is_dead]
+    claimed = {due_id for claim in returned.claims.values() if claim.is_for_lost for due_id in claim.dues}
     for id in account.lines:
         astray = account.of_line(id).undelivered
-        by_hand = account.refunded_units(id, frozenset({RefundKind.LOST, RefundKind.SHORT_SHIP}))
-        by_claim = sum(c.worth[id].units for c in returned.claims.values() if c.is_for_lost and id in c.worth)
+        by_hand = sum(r.units_of(id) for r in approved if r.kind in (RefundKind.LOST, RefundKind.SHORT_SHIP))
+        by_claim = sum(r.units_of(id) for r in approved if r.cause_id in claimed)
         again = sum(s.reshipped.get(id, 0) for s in shipped.shipments.values())
         if by_hand + by_claim + again > astray:
             yield (
@@ -261,8 +263,6 @@ def _made_good_once(account: Account, shipped: OrderFulfillment, returned: Order
         due = account.refunded_units(id, frozenset({RefundKind.RETURN}))
         if due > stated + sum(c.worth[id].units for c in returned.claims.values() if id in c.worth):
             yield f"I8: line {id} has {due} units refunded by returns, which stated {stated}"
-        if (open_units := law(returned, id).contested) and not law(returned, id).undone:
-            yield f"I3: line {id} has {open_units} units in returns that were never delivered"
 
 
 def _dues(returned: OrderReturns) -> Mapping[str, Due]:

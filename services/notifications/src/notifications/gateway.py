@@ -21,7 +21,7 @@ class NotNow(Exception):
 
 def message_id(notification_id: str) -> str:
     """The same for every attempt, so that a mailbox that got it twice shows it once."""
-    return f"<{uuid5(NAMESPACE_URL, f'urn:order-workflows:{notification_id}')}@notifications.order-workflows>"
+    return f"<{uuid5(NAMESPACE_URL, f'urn:order-workflows:{notification_id}')}@order-workflows>"
 
 
 def message(notification_id: str, mail: Mail, sender: str) -> EmailMessage:

@@ -10,6 +10,7 @@ from returns.domain.claims import CLAIM, CLAIMABLE, Claim, ClaimStatus
 from returns.domain.dues import (
     consequences,
     exchanges_made,
+    owed_in_exchange,
     released,
     replaced_for,
     unpaid_advance,
@@ -556,8 +557,8 @@ def _difference_settled(state: OrderReturns, one: Rma, exchange_id: str) -> list
         raise Invalid("exchange_id", "is not known")
     if exchange.released:
         return []
-    if not exchange.is_difference_due:
-        raise NotAllowed(one.status, "SettleDifference", RETURN.allowed(one.status), "no difference is due yet")
+    if not exchange.is_difference_due or not owed_in_exchange(one, one.lines[exchange.line_id]):
+        raise NotAllowed(one.status, "SettleDifference", RETURN.allowed(one.status), "no difference is due")
     return [released(state, one, exchange_id)]
 
 

@@ -124,16 +124,19 @@ def left(state: OrderReturns, line_id: str) -> int:
 def free(state: OrderReturns, line_id: str) -> int:
     """Delivered units that are with the customer, in no return and under no claim."""
     taken = in_returns(state, line_id) + live_claims(state, line_id, for_lost=False)
-    return max(0, state.where.counted(line_id, "delivered") - taken - _doubly_paid(state, line_id))
+    return max(0, state.where.counted(line_id, "delivered") - taken - _found_again(state, line_id))
 
 
-def _doubly_paid(state: OrderReturns, line_id: str) -> int:
-    """Units that were made good as lost and turned up after all: they are the customer's to keep, once."""
+def _found_again(state: OrderReturns, line_id: str) -> int:
+    """Units that were claimed as lost and turned up after all: the claim has them."""
     return max(0, live_claims(state, line_id, for_lost=True) - state.where.counted(line_id, "lost"))
 
 
 def lost_unclaimed(state: OrderReturns, line_id: str) -> int:
-    return max(0, state.where.counted(line_id, "lost") - live_claims(state, line_id, for_lost=True))
+    """Lost units under no claim; nor those lost, by a late word, that a return or another claim had as delivered."""
+    taken = in_returns(state, line_id) + live_claims(state, line_id, for_lost=False)
+    contested = max(0, taken - state.where.counted(line_id, "delivered"))
+    return max(0, state.where.counted(line_id, "lost") - live_claims(state, line_id, for_lost=True) - contested)
 
 
 Delivery: TypeAlias = tuple[datetime, datetime | None, int]
@@ -145,7 +148,7 @@ def groups(state: OrderReturns, line_id: str, quantity: int, at: datetime) -> li
     deliveries = state.where.deliveries(line_id)
     for delivered_at, n in _taken(state, line_id):
         _, deliveries = _split(deliveries, delivered_at, n)
-    under_claim = live_claims(state, line_id, for_lost=False) + _doubly_paid(state, line_id)
+    under_claim = live_claims(state, line_id, for_lost=False) + _found_again(state, line_id)
     claimed, deliveries = _split(deliveries, None, under_claim)
     found: list[UnitGroup] = []
     for is_claimed, those in ((False, deliveries), (True, claimed)):
@@ -352,7 +355,7 @@ def laws(state: OrderReturns) -> list[str]:
         held = {
             "I2: a bucket is below zero": min(b.values()) >= 0,
             "I3: delivered is not the sum of reverse buckets": sum(b.values()) == row.delivered + row.contested,
-            "I3: more is contested than was ever delivered": row.contested <= row.undone,
+            "I3: more is contested than was delivered once": row.contested <= row.lost + row.undone,
             "I5: more is returned, kept or claimed than was delivered or lost": row.taken
             <= row.delivered + row.lost + row.undone,
             "I8: more units are refunded than there is a ground for": row.refunded

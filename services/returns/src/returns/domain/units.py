@@ -171,8 +171,8 @@ class Whereabouts:
         return sum(s.units.get(line_id, 0) for s in self.shipments.values() if s.stage == stage)
 
     def undone(self, line_id: str) -> int:
-        """Once delivered or lost, and not delivered now: returns and claims of them stand all the same."""
-        return sum(s.units.get(line_id, 0) for s in self.shipments.values() if s.has_arrived and s.stage != "delivered")
+        """Once delivered or lost, and neither as is said now: returns and claims of them stand all the same."""
+        return self.counted(line_id, "withdrawn")
 
     def deliveries(self, line_id: str) -> list[tuple[datetime, datetime | None, int]]:
         """(delivered, shipped, units) of every delivery, oldest first."""

@@ -36,7 +36,7 @@ CREATE TABLE lines (
         rejected_held, rejected_sent_back, kept_by_customer) >= 0),
     CONSTRAINT every_delivered_unit_in_one_bucket CHECK (delivered + contested = with_customer + return_open
         + return_in_transit + received_uninspected + accepted + rejected_held + rejected_sent_back + kept_by_customer),
-    CONSTRAINT contested_once_delivered CHECK (contested <= undone),
+    CONSTRAINT contested_once_delivered CHECK (contested <= lost + undone),
     CONSTRAINT returned_within_delivered_and_lost CHECK (return_open + return_in_transit + received_uninspected
         + accepted + kept_by_customer + lost_claimed <= delivered + lost + undone),
     CONSTRAINT refunded_for_a_ground CHECK (refunded <= accepted + kept_by_customer + lost_claimed + in_advance),
@@ -45,7 +45,7 @@ CREATE TABLE lines (
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE lines IS 'Units of each line that was sent, by reverse bucket, and the money stated for them; the same as in the state.';
 COMMENT ON COLUMN lines.ordered IS 'null while only fulfillment has told of the line';
-COMMENT ON COLUMN lines.undone IS 'delivered or lost once, and not delivered as is said now';
+COMMENT ON COLUMN lines.undone IS 'delivered or lost once, and neither as is said now';
 COMMENT ON COLUMN lines.contested IS 'held by returns and, as is said now, not delivered';
 COMMENT ON COLUMN lines.in_advance IS 'refunded before their inspection, by the policy''s trigger';
 COMMENT ON COLUMN lines.value_minor IS 'goods and shipping of the line as placed';

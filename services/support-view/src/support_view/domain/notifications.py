@@ -8,10 +8,12 @@ from typing import Final
 
 from shared.contracts.notifications import (
     Claim,
+    NotificationBasisNoted,
     NotificationBounced,
     NotificationCoalesced,
     NotificationContradicted,
     NotificationCorrectionSent,
+    NotificationDelivered,
     NotificationFact,
     NotificationFailed,
     NotificationKind,
@@ -26,6 +28,7 @@ from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words
 class Status(StrEnum):
     QUEUED = "queued"
     SENT = "sent"
+    DELIVERED = "delivered"
     COALESCED = "coalesced"
     SUPPRESSED = "suppressed"
     FAILED = "failed"
@@ -61,6 +64,8 @@ class Notifications:
 
 def fold(notifications: Notifications, entry: Entry) -> Notifications:
     """Total: any fact of the service, in any state, leads somewhere."""
+    if isinstance(entry.fact, NotificationBasisNoted):
+        return notifications  # what another service told; its own section carries it
     if not isinstance(entry.fact, NotificationFact):
         raise TypeError(f"{entry.fact.type} is no fact of notifications")
     told = notifications.notifications
@@ -77,6 +82,8 @@ def _move(notification: Notification, fact: NotificationFact, at: datetime) -> N
             return replace(notification, status=Status.QUEUED, kind=kind, said=_said(statements))
         case NotificationSent(kind=kind, title=title, statements=statements):
             return replace(notification, status=Status.SENT, kind=kind, title=title, said=_said(statements), sent_at=at)
+        case NotificationDelivered():
+            return replace(notification, status=Status.DELIVERED)
         case NotificationSuppressed(detail=detail):
             return replace(notification, status=Status.SUPPRESSED, detail=detail)
         case NotificationCoalesced(into_id=into):
@@ -122,13 +129,15 @@ SENTENCES: Final[Sentences] = {
     NotificationSuppressed: lambda f, w: "Message to the customer held back",
     NotificationCoalesced: lambda f, w: f"Message joined with {f.into_id}",
     NotificationSent: lambda f, w: f"Customer told: {f.title}",
+    NotificationBasisNoted: lambda f, w: f"Notifications took note of {f.heard}",
+    NotificationDelivered: lambda f, w: "Message to the customer arrived",
     NotificationFailed: lambda f, w: "Message to the customer could not be sent",
     NotificationBounced: lambda f, w: "Message to the customer came back",
     NotificationContradicted: lambda f, w: f"No longer true: the customer was told “{statement(f.statement, w)}”",
     NotificationCorrectionSent: lambda f, w: f"Customer told the correction of {f.corrects_id}",
 }
 
-QUIET: Final[Quiet] = frozenset({NotificationQueued})
+QUIET: Final[Quiet] = frozenset({NotificationQueued, NotificationBasisNoted, NotificationDelivered})
 
 DETAILS: Final[Details] = {
     NotificationQueued: lambda f, w: [statement(said, w) for said in f.statements],

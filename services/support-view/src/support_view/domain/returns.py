@@ -330,7 +330,8 @@ _EXPIRED: Final = {
 def _after_parcel(status: Status, is_complete: bool) -> Status:
     if status in (Status.RECEIVED, Status.INSPECTING):
         return status
-    return Status.RECEIVED if is_complete else Status.PARTIALLY_RECEIVED
+    # Reopened by a late parcel: nothing more is awaited.
+    return Status.RECEIVED if is_complete or status == Status.REOPENED else Status.PARTIALLY_RECEIVED
 
 
 def _with(trackings: tuple[str, ...], tracking: str) -> tuple[str, ...]:

@@ -1,0 +1,343 @@
+"""The view on a real PostgreSQL: any delivery gives the same rows, bad records park, and who may read what over HTTP."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from shared.auth import issue
+from shared.contracts.fulfillment import StockReceived
+from shared.parking import Record
+from shared.runtime import build
+from support_view import pages, store
+from support_view.app import router
+from support_view.handlers import take
+from tests.backends import Backends
+from tests.databases import AUTH_KEY
+from tests.telling import Telling, confirmed_order, record_of, split_order, whole_story
+
+NewDatabase = Callable[[str], Awaitable[str]]
+
+
+@pytest.fixture
+async def dsn(new_database: NewDatabase) -> str:
+    return await new_database("support_view")
+
+
+@pytest.fixture
+async def pool(dsn: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
+    async with asyncpg.create_pool(dsn, min_size=0, max_size=10) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def client(backends: Backends, dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    monkeypatch.setenv("OMS_DATABASE_URL", dsn)
+    monkeypatch.setenv("OMS_KAFKA", backends.kafka)
+    monkeypatch.setenv("OMS_AUTH_KEY", AUTH_KEY)
+    app = build("support-view", router=router, publishes=False, extend=pages.serve_assets)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        transport = httpx.ASGITransport(app)
+        yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://view.test"))
+
+
+def bearer(role: str = "agent") -> dict[str, str]:
+    return {"Authorization": f"Bearer {issue(AUTH_KEY, subject='ann', roles=[role])}"}
+
+
+async def deliver(pool: "asyncpg.Pool[asyncpg.Record]", records: Sequence[Record]) -> list[str]:
+    """One batch, as the consumer takes it; the reasons of what it would park."""
+    async with pool.acquire() as db, db.transaction():
+        return [parked.reason for parked in await take(db, records)]
+
+
+def records_of(*stories: Telling) -> list[Record]:
+    return [record_of(entry, n) for n, entry in enumerate(entry for story in stories for entry in story.entries)]
+
+
+async def rows(pool: "asyncpg.Pool[asyncpg.Record]") -> list[Any]:
+    """All that is derived, and all of the timeline but when it was seen."""
+    return [
+        await pool.fetch("SELECT subject, service, next, waiting, state::text FROM sections ORDER BY 1, 2"),
+        await pool.fetch("SELECT kind, value, subject FROM finds ORDER BY 1, 2, 3"),
+        await pool.fetch("SELECT id, subject, service, sequence, type, data::text FROM timeline ORDER BY id"),
+    ]
+
+
+async def test_shuffled_doubled_and_cut_anyhow_the_facts_leave_the_same_rows(
+    pool: "asyncpg.Pool[asyncpg.Record]", new_database: NewDatabase
+) -> None:
+    stories = [whole_story("ORD-1"), split_order("ORD-2"), confirmed_order("ORD-3")]
+    straight = records_of(*stories)
+    await deliver(pool, straight)
+    told_straight = await rows(pool)
+    assert len(told_straight[2]) == len(straight)
+    for seed in range(3):
+        chance = random.Random(seed)
+        anyhow = [*straight, *chance.sample(straight, 30)]
+        chance.shuffle(anyhow)
+        async with asyncpg.create_pool(await new_database("support_view"), min_size=0) as other:
+            while anyhow:
+                size = chance.randint(1, 20)
+                batch, anyhow = anyhow[:size], anyhow[size:]
+                assert await deliver(other, batch) == []
+            assert await rows(other) == told_straight
+
+
+async def test_several_consumers_told_the_same_facts_at_once_leave_the_same_rows(
+    pool: "asyncpg.Pool[asyncpg.Record]", new_database: NewDatabase
+) -> None:
+    straight = records_of(whole_story("ORD-1"), split_order("ORD-2"))
+    async with asyncpg.create_pool(await new_database("support_view"), min_size=0) as other:
+        await deliver(other, straight)
+        told_straight = await rows(other)
+
+    async def consumer(seed: int) -> None:
+        chance = random.Random(seed)
+        mine = straight.copy()
+        chance.shuffle(mine)
+        for start in range(0, len(mine), 7):
+            while True:
+                try:
+                    await deliver(pool, mine[start : start + 7])
+                    break
+                except asyncpg.TransactionRollbackError:
+                    continue  # a deadlock's victim: the consumer gives its batch back and reads it again
+
+    await asyncio.gather(*(consumer(seed) for seed in range(6)))
+    assert await rows(pool) == told_straight
+
+
+async def test_everything_derived_can_be_made_again_from_the_timeline(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    shelf = Telling("stock:SKU-lamp@BER")
+    shelf.tell(StockReceived(sku="SKU-lamp", location="BER", quantity=5, receipt_id="rcp-1"))
+    await deliver(pool, records_of(whole_story("ORD-1"), split_order("ORD-2"), shelf))
+    before = await rows(pool)
+    await pool.execute("UPDATE sections SET state = '{}', next = 1")
+    await pool.execute("DELETE FROM finds")
+    assert await store.rebuild(pool, chunk=3) == 10
+    assert await rows(pool) == before
+
+
+async def test_a_fact_about_no_order_is_on_the_timeline_and_nowhere_else(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    shelf = Telling("stock:SKU-lamp@BER")
+    shelf.tell(StockReceived(sku="SKU-lamp", location="BER", quantity=5, receipt_id="rcp-1"))
+    await deliver(pool, records_of(shelf))
+    assert await pool.fetchval("SELECT subject FROM timeline") == "stock:SKU-lamp@BER"
+    assert await pool.fetchval("SELECT count(*) FROM sections") == 0
+
+
+async def test_what_cannot_be_read_is_parked_and_delays_nothing_else(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    good = records_of(confirmed_order("ORD-1"))
+    bad = [
+        replace(good[3], value=b""),
+        replace(good[3], value=b"{"),
+        replace(good[3], value=b"null"),
+        replace(good[3], headers=[]),
+        replace(good[3], headers=[(n, b"\xff" if n == "ce_actor" else v) for n, v in good[3].headers]),
+    ]
+    assert await deliver(pool, [*bad, *good[:3], *good[4:]]) == [
+        "empty",
+        "bad_data",
+        "bad_data",
+        "bad_header",
+        "bad_header",
+    ]
+    assert await pool.fetchval("SELECT count(*) FROM timeline") == len(good) - 1
+    await deliver(pool, [good[3]])
+    assert await pool.fetchval("SELECT count(*) FROM sections WHERE waiting <> '{}'") == 0
+
+
+async def test_a_batch_costs_the_same_few_statements_whatever_its_size(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
+    statements: list[str] = []
+    stories = [split_order(f"ORD-{n}") for n in range(8)]
+    async with pool.acquire() as db:
+        await db.reload_schema_state()
+        db.add_query_logger(lambda logged: statements.append(logged.query))
+        async with db.transaction():
+            await take(db, records_of(*stories))
+    assert len([s for s in statements if "pg_catalog" not in s]) <= 8
+
+
+async def test_only_those_who_answer_for_orders_may_read(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1")))
+    for path in ("/api/orders/ORD-1", "/api/orders/ORD-1/timeline", "/api/search?q=ORD-1"):
+        assert (await client.get(path)).status_code == 401
+        assert (await client.get(path, headers=bearer("storefront"))).status_code == 403
+        for role in ("agent", "supervisor", "operator", "auditor"):
+            assert (await client.get(path, headers=bearer(role))).status_code == 200
+
+
+async def test_the_summary_says_how_fresh_it_is_and_what_is_missing(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    story = split_order("ORD-1")
+    await deliver(pool, [r for r in records_of(story) if r.position != story.entries.index(_of(story, "payments", 4))])
+    body = (await client.get("/api/orders/ORD-1", headers=bearer())).json()
+    assert body["freshness"]["facts"] == len(story.entries) - 1
+    assert [hole["text"] for hole in body["freshness"]["holes"]] == ["fact 4 of payments not seen yet"]
+    assert body["rollups"]["fulfillment_status"] == "partly_shipped" and body["rollups"]["has_backorder"]
+
+
+def _of(story: Telling, service: str, sequence: int) -> Any:
+    return next(e for e in story.entries if (e.service, e.sequence) == (service, sequence))
+
+
+async def test_an_order_nobody_told_of_is_not_known(client: httpx.AsyncClient) -> None:
+    for path in ("/api/orders/ORD-9", "/api/orders/ORD-9/timeline"):
+        answer = await client.get(path, headers=bearer())
+        assert answer.status_code == 404
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_the_timeline_is_read_in_pages_and_by_domain(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    story = whole_story("ORD-1")
+    await deliver(pool, records_of(story))
+    titles: list[str] = []
+    after: dict[str, str] = {}
+    while True:
+        page = (await client.get("/api/orders/ORD-1/timeline", params={"limit": 7, **after}, headers=bearer())).json()
+        titles += [entry["title"] for entry in page["entries"]]
+        if page["next"] is None:
+            break
+        after = {"after": page["next"]}
+    assert len(titles) == page["total"] == len(story.entries)
+    assert titles[0] == "Order placed: 5 units in 3 lines for €414.70"
+
+    chosen = await client.get("/api/orders/ORD-1/timeline?domain=return&domain=order", headers=bearer())
+    assert {entry["domain"] for entry in chosen.json()["entries"]} == {"return", "order"}
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("limit=0", "limit"),
+        ("limit=501", "limit"),
+        ("limit=x", "limit"),
+        ("domain=weather", "domain"),
+        ("after=nothing", "after"),
+    ],
+)
+async def test_a_bad_question_names_the_field(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", query: str, field: str
+) -> None:
+    await deliver(pool, records_of(confirmed_order("ORD-1")))
+    answer = await client.get(f"/api/orders/ORD-1/timeline?{query}", headers=bearer())
+    assert answer.status_code == 422
+    assert field in answer.json()["errors"][0]["field"]
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ORD-1", ["ORD-1", "ORD-10"]),
+        ("ord-10", ["ORD-10"]),
+        ("ADA@example.com", ["ORD-1", "ORD-10"]),
+        ("ada@example", []),
+        ("JD014711RD-1", ["ORD-1"]),
+        ("ret-9911", ["ORD-10"]),
+        ("ORD-10-RMA1", ["ORD-10"]),
+        ("%", []),
+        ("\x00", []),
+        ("' OR 1=1 --", []),
+    ],
+)
+async def test_an_order_is_found_by_what_a_caller_can_name(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", text: str, found: list[str]
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1"), whole_story("ORD-10")))
+    answer = await client.get("/api/search", params={"q": text}, headers=bearer())
+    assert [order["order_id"] for order in answer.json()["orders"]] == found
+
+
+async def test_a_search_text_is_bounded(client: httpx.AsyncClient) -> None:
+    for text in ("", "x" * 321):
+        assert (await client.get("/api/search", params={"q": text}, headers=bearer())).status_code == 422
+
+
+async def test_the_page_asks_who_looks_and_keeps_the_token_out_of_addresses_and_scripts(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1")))
+    token = issue(AUTH_KEY, subject="ann", roles=["agent"])
+    turned_away = await client.get("/orders/ORD-1?domain=order")
+    assert turned_away.status_code == 303
+    assert turned_away.headers["location"] == "/sign-in?next=%2Forders%2FORD-1%3Fdomain%3Dorder"
+    by_address = await client.get(f"/sign-in?token={token}")
+    assert by_address.status_code == 200 and not by_address.headers.get("set-cookie")
+
+    signed_in = await client.post("/sign-in", data={"token": token, "next": "/orders/ORD-1"})
+    assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/orders/ORD-1")
+    cookie = signed_in.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=strict" in cookie
+    page = await client.get("/orders/ORD-1")
+    assert page.status_code == 200 and "partly shipped" in page.text
+    assert "script" not in page.headers["content-security-policy"]
+    assert "'unsafe-inline'" not in page.headers["content-security-policy"]
+    assert page.headers["cache-control"] == "no-store"
+    assert token not in page.text
+
+    await client.post("/sign-out")
+    assert (await client.get("/orders/ORD-1")).status_code == 303
+
+
+@pytest.mark.parametrize(
+    ("token", "status"),
+    [
+        ("nonsense", 401),
+        (issue("another key, at least thirty-two bytes long", subject="eve", roles=["agent"]), 401),
+        (issue(AUTH_KEY, subject="late", roles=["agent"], ttl=timedelta(minutes=-5)), 401),
+        (issue(AUTH_KEY, subject="shop", roles=["storefront"]), 403),
+    ],
+    ids=["nonsense", "forged", "expired", "another role"],
+)
+async def test_a_token_that_does_not_open_the_page_says_why(client: httpx.AsyncClient, token: str, status: int) -> None:
+    answer = await client.post("/sign-in", data={"token": token})
+    assert answer.status_code == status
+    assert 'role="alert"' in answer.text and "set-cookie" not in answer.headers
+
+
+async def test_what_people_wrote_is_shown_literally(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(whole_story("ORD-1")))
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="<i>ann</i>", roles=["agent"]))
+    page = await client.get("/orders/ORD-1")
+    assert "too bright &lt;b&gt;for us&lt;/b&gt;" in page.text and "<b>for us" not in page.text
+    assert "&lt;i&gt;ann" in page.text
+    for path in ("/orders/%3Cscript%3E", "/orders/ORD-9", "/?q=%3Cscript%3E", "/orders/ORD-1?after=%3Cscript%3E"):
+        assert "<script" not in (await client.get(path)).text
+
+
+async def test_a_search_with_one_answer_leads_straight_to_it(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1"), split_order("ORD-2")))
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["auditor"]))
+    assert (await client.get("/?q=ord-2")).headers["location"] == "/orders/ORD-2"
+    both = await client.get("/?q=ada@example.com")
+    assert "2 orders" in both.text
+    assert "Nothing found" in (await client.get("/?q=nobody")).text
+
+
+async def test_every_detail_is_on_the_page_only_when_asked_for(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1")))
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    assert "set aside in BER" not in (await client.get("/orders/ORD-1")).text
+    assert "set aside in BER" in (await client.get("/orders/ORD-1?detail=all")).text
+    only = (await client.get("/orders/ORD-1?domain=payment")).text
+    assert "captured for shipment 1 of 3" in only and "Order placed" not in only

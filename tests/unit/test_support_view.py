@@ -1,0 +1,563 @@
+"""What a person reads off an order: four states side by side, quantities, money, what is awaited, why, and what is missing."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from shared.contracts.base import Bucket, PolicyRef
+from shared.contracts.fulfillment import (
+    BackorderConsentRequested,
+    CancelledUnits,
+    FulfillmentLinesCancelled,
+    ReplacementCreated,
+    ShipmentCancelled,
+    ShipmentCreated,
+    ShipmentHeld,
+    ShipmentLost,
+    StockReceived,
+)
+from shared.contracts.notifications import Claim, NotificationContradicted, Statement
+from shared.contracts.orders import (
+    CancelledValue,
+    Hold,
+    OrderCancellationRefused,
+    OrderCancellationRequested,
+    OrderHoldPlaced,
+    OrderHoldReleased,
+    OrderLinesCancelled,
+    OrderRejected,
+)
+from shared.contracts.payments import (
+    DisputeOpened,
+    OperationKind,
+    PaymentDeclined,
+    PaymentOperationUnknown,
+    PaymentVoided,
+    RefundApprovalRequired,
+    RefundAttentionNeeded,
+    RefundChannel,
+    RefundLegReversed,
+)
+from shared.contracts.returns import (
+    DeclaredCondition,
+    Resolution,
+    ReturnApproved,
+    ReturnDeclined,
+    ReturnEligibilityEvaluated,
+    ReturnExceptionGranted,
+    ReturnLine,
+    ReturnReason,
+    ReturnRequested,
+    Verdict,
+    Why,
+)
+from shared.envelope import Undecodable
+from support_view.domain.returns import ReverseBucket
+from support_view.domain.timeline import Entry, Place, Words, arrange
+from support_view.handlers import read
+from support_view.pages import local, span
+from support_view.projection import DOMAINS, Section, advance, findable, section_of
+from support_view.summary import Summary, holes, summarize
+from tests.telling import (
+    POLICY,
+    START,
+    Telling,
+    confirmed_order,
+    fill_backorder,
+    placed,
+    record_of,
+    split_order,
+    units,
+    whole_story,
+)
+
+
+def sections_of(entries: Iterable[Entry]) -> Mapping[str, Section[Any]]:
+    told: dict[str, list[Entry]] = {}
+    for entry in entries:
+        told.setdefault(entry.service, []).append(entry)
+    return {
+        service: advance(service, section_of(service), {e.sequence for e in some}, some, None)
+        for service, some in told.items()
+    }
+
+
+def seen(t: Telling) -> Summary:
+    return summarize(t.order_id, sections_of(t.entries))
+
+
+def steps(summary: Summary) -> list[str]:
+    return [step.text for step in summary.next_steps]
+
+
+def title(entry: Entry, words: Words | None = None) -> str:
+    return DOMAINS[entry.service].sentences[type(entry.fact)](entry.fact, words or Words())
+
+
+def test_partly_shipped_and_backordered_stand_side_by_side() -> None:
+    order = seen(split_order())
+    assert order.order.status == "confirmed"
+    assert order.rollups.payment_status == "partly_captured"
+    assert order.rollups.fulfillment_status == "partly_shipped"
+    assert order.rollups.return_status == "none"
+    assert (order.rollups.has_backorder, order.rollups.has_exception, order.rollups.has_lost) == (True, True, False)
+
+
+def test_every_owed_unit_is_in_one_forward_bucket_and_every_delivered_one_in_one_reverse_bucket() -> None:
+    for story in (confirmed_order("o"), split_order("o"), whole_story("o")):
+        for line in seen(story).lines:
+            assert sum(line.forward.values()) == line.owed
+            assert sum(line.reverse.values()) == line.forward[Bucket.DELIVERED]
+    lamp, chair, rug = seen(split_order()).lines
+    assert (lamp.forward[Bucket.DELIVERED], rug.forward[Bucket.IN_TRANSIT]) == (2, 1)
+    assert (chair.forward[Bucket.DELIVERED], chair.forward[Bucket.BACKORDERED]) == (1, 1)
+    assert seen(whole_story()).lines[0].reverse[ReverseBucket.ACCEPTED] == 2
+
+
+def test_before_anything_is_planned_all_units_are_unallocated() -> None:
+    assert [line.forward[Bucket.UNALLOCATED] for line in seen(confirmed_order("o")).lines] == [2, 2, 1]
+
+
+def test_each_shipment_has_its_own_units_its_place_among_all_and_the_money_taken_for_it() -> None:
+    first, second = seen(split_order()).shipments
+    assert (first.title, first.contents) == ("Shipment 1 of 3", "2 × Desk lamp and 1 × Oak chair")
+    assert (first.captured and first.captured.text, second.captured and second.captured.text) == ("€155.70", "€89.00")
+    assert first.parcels[0].tracking == "JD0147111042"
+
+
+def test_what_a_shipment_and_a_backorder_wait_for_is_said_in_words() -> None:
+    order = seen(split_order())
+    assert [shipment.waits_for for shipment in order.shipments] == [
+        "",
+        "the carrier to clear what is in the way: papers are missing",
+    ]
+    [backorder] = order.backorders
+    assert backorder.waits_for == "1 × SKU-chair to arrive, expected 21 Oct 2026, moved once"
+    assert [(r.previous, r.eta) for r in backorder.revisions] == [
+        (START + timedelta(days=12), START + timedelta(days=20))
+    ]
+
+
+def test_a_filled_backorder_becomes_a_shipment_that_waits_to_be_packed() -> None:
+    t = split_order()
+    fill_backorder(t)
+    order = seen(t)
+    assert not order.rollups.has_backorder
+    assert order.backorders[0].status == "filled"
+    assert order.shipments[2].waits_for == "the warehouse in BER to pack it"
+
+
+def test_a_hold_blocks_shipments_in_words_until_it_is_released() -> None:
+    t = split_order()
+    fill_backorder(t)
+    t.tell(OrderHoldPlaced(order_id=t.order_id, hold=Hold.FRAUD, detail="address mismatch"), actor="agent:ann")
+    t.tell(ShipmentHeld(order_id=t.order_id, shipment_id=f"{t.order_id}-S3", holds=(Hold.FRAUD,)))
+    order = seen(t)
+    assert order.shipments[2].waits_for == "its hold to be released: fraud"
+    assert steps(order)[0] == "Release the hold “fraud”: address mismatch"
+    t.tell(OrderHoldReleased(order_id=t.order_id, hold=Hold.FRAUD, detail="called"), actor="agent:ann")
+    assert not seen(t).order.holds
+
+
+def test_money_is_told_by_tender_and_in_all_to_the_minor_unit() -> None:
+    order = seen(whole_story())
+    totals = order.totals
+    assert [a.minor for a in (totals.ordered, totals.authorized, totals.captured)] == [41_470, 41_470, 29_470]
+    assert (totals.refunded.text, totals.refund_pending.minor) == ("€73.81", 0)
+    gift, card = order.tenders
+    assert (gift.status, gift.captured.minor, gift.refunded.minor) == ("captured", 5_000, 1_252)
+    assert (card.status, card.captured.minor, card.refunded.minor) == ("partially_captured", 24_470, 6_129)
+    assert card.text == "€120.00 held until 31 Oct 2026"
+
+
+def test_yen_have_no_digits_after_the_point() -> None:
+    t = Telling("o")
+    t.tell(placed("o").model_copy(update={"currency": "JPY"}))
+    assert seen(t).totals.ordered.text == "¥41,470"
+
+
+def test_a_released_remainder_was_never_taken() -> None:
+    t = split_order()
+    t.tell(PaymentVoided(order_id=t.order_id, tender_id="card", operation_id="v", amount_minor=12_000, currency="EUR"))
+    card = seen(t).tenders[1]
+    assert (card.status, card.authorized.minor, card.captured.minor, card.voided.minor) == (
+        "captured",
+        36_470,
+        24_470,
+        12_000,
+    )
+
+
+def test_a_return_shows_who_decided_by_which_policy_and_how_long_it_took() -> None:
+    [told] = seen(whole_story()).returns
+    assert (told.status, told.policy, told.decision) == ("resolved", "standard v1", "approved by policy")
+    assert told.reasons == (
+        "2 × Desk lamp: day 18 of 30 since delivery",
+        "2 × Desk lamp: unopened goods may come back",
+    )
+    assert told.inspection[1] == "1 × Desk lamp: opened, to regrade, 100% refunded less 15% fee"
+    assert (told.due and told.due.minor, told.fees and told.fees.minor) == (7_381, 599)
+    assert told.cycle_seconds == timedelta(days=4, hours=20, minutes=4, seconds=30).total_seconds()
+
+
+def test_a_refund_shows_its_legs_their_reasons_and_how_long_it_took() -> None:
+    [refund] = seen(whole_story()).refunds
+    assert [(leg.channel, leg.amount.minor, leg.status) for leg in refund.legs] == [
+        ("gift card", 1_252, "succeeded"),
+        ("card", 6_129, "succeeded"),
+    ]
+    assert refund.latency_seconds == 270
+    assert (refund.policy, refund.return_id) == ("refunds v3", "ORD-1042-RMA1")
+
+
+def test_a_declined_return_shows_every_reason_and_an_exception_who_granted_it_and_why() -> None:
+    t = split_order()
+    about = {"order_id": t.order_id, "return_id": "rma"}
+    late, sale = Why(code="window_over", text="day 41 of 30"), Why(code="final_sale", text="sold as final")
+    t.tell(
+        ReturnRequested(
+            **about,
+            requested_at=t.now,
+            lines=(
+                ReturnLine(
+                    line_id="lamp", quantity=1, reason=ReturnReason.UNWANTED, condition=DeclaredCondition.OPENED
+                ),
+            ),
+            resolution=Resolution.REFUND,
+            note="",
+        )
+    )
+    t.tell(
+        ReturnEligibilityEvaluated(
+            **about,
+            verdicts=(
+                Verdict(
+                    line_id="lamp",
+                    quantity=1,
+                    outcome="decline",
+                    reasons=(late, sale),
+                    window_ends_at=START,
+                    allowed_resolutions=(),
+                    return_shipping_fee_minor=0,
+                ),
+            ),
+            policy=POLICY,
+            inputs_hash="0" * 64,
+        )
+    )
+    t.tell(ReturnDeclined(**about, reasons=(late, sale), policy=POLICY))
+    [told] = seen(t).returns
+    assert (told.status, told.decision) == ("declined", "declined by policy")
+    assert told.reasons == ("1 × Desk lamp: day 41 of 30", "1 × Desk lamp: sold as final")
+    assert seen(t).lines[0].reverse[ReverseBucket.WITH_CUSTOMER] == 2
+
+    granted = {"approver": "supervisor:eve", "lines": units(lamp=1), "policy": POLICY}
+    t.tell(ReturnExceptionGranted(**about, **granted, detail="the shop was closed"), actor="supervisor:eve")
+    t.tell(ReturnApproved(**about, **granted, expires_at=t.now + timedelta(days=30)), actor="supervisor:eve")
+    [told] = seen(t).returns
+    assert (told.status, told.decision) == ("approved", "exception granted by supervisor:eve: the shop was closed")
+    assert seen(t).lines[0].reverse[ReverseBucket.RETURN_OPEN] == 1
+
+
+def test_a_cancellation_is_answered_by_quantity_and_the_order_goes_on_with_the_rest() -> None:
+    t = split_order()
+    asked = {"order_id": t.order_id, "cancellation_id": "c1"}
+    t.tell(
+        OrderCancellationRequested(**asked, lines=units(chair=1, rug=1), whole=False, detail=""), actor="customer:ada"
+    )
+    assert seen(t).order.status == "cancel_pending"
+    assert "Answer cancellation c1: 1 × Oak chair and 1 × Wool rug" in steps(seen(t))
+    t.tell(
+        FulfillmentLinesCancelled(**asked, lines=(CancelledUnits(line_id="chair", quantity=1, was=Bucket.BACKORDERED),))
+    )
+    t.tell(
+        OrderLinesCancelled(
+            **asked,
+            lines=(CancelledValue(line_id="chair", quantity=1, goods_minor=12_000),),
+            remaining_minor=29_470,
+        )
+    )
+    t.tell(OrderCancellationRefused(**asked, lines=units(rug=1), reason_code="handed_over"))
+    order = seen(t)
+    assert order.order.status == "confirmed"
+    assert order.order.cancellations[0].text == (
+        "asked for 1 × Oak chair and 1 × Wool rug; cancelled 1 × Oak chair; refused 1 × Wool rug (handed over)"
+    )
+    assert order.totals.remaining.text == "€294.70"
+    assert order.rollups.payment_status == "captured"
+
+
+def test_a_declined_order_has_nothing_allocated_and_says_why() -> None:
+    t = Telling("o")
+    t.tell(placed("o"))
+    t.tell(
+        PaymentDeclined(
+            order_id="o", tender_id="card", operation_id="p1", amount_minor=5, currency="EUR", code="insufficient_funds"
+        )
+    )
+    t.tell(OrderRejected(order_id="o", reason_code="payment_declined", detail="insufficient funds"))
+    order = seen(t)
+    assert (order.order.status, order.order.text) == ("rejected", "insufficient funds")
+    assert order.rollups.payment_status == "declined"
+    assert order.totals.captured.minor == 0 and not order.shipments
+
+
+def test_an_unknown_outcome_is_neither_a_failure_nor_a_success() -> None:
+    t = confirmed_order("o")
+    operation = {"order_id": "o", "tender_id": "card", "operation_id": "p9", "amount_minor": 900, "currency": "EUR"}
+    t.tell(PaymentOperationUnknown(**operation, kind=OperationKind.CAPTURE))
+    order = seen(t)
+    assert order.rollups.has_unknown
+    assert order.tenders[1].in_flight.minor == 900 and order.tenders[1].captured.minor == 0
+    assert "Learn whether a capture of €9.00 happened" in steps(order)
+
+
+def test_a_refund_that_bounces_is_open_again_and_its_balance_free() -> None:
+    t = whole_story()
+    t.tell(
+        RefundLegReversed(
+            order_id=t.order_id,
+            refund_id=f"{t.order_id}-R1",
+            leg_id=f"{t.order_id}-R1L2",
+            operation_id="p",
+            tender_id="card",
+            channel=RefundChannel.ORIGINAL,
+            amount_minor=6_129,
+            currency="EUR",
+            code="account_closed",
+        )
+    )
+    order = seen(t)
+    assert (order.refunds[0].status, order.refunds[0].latency_seconds) == ("reversed", None)
+    assert order.totals.refunded.minor == 1_252 and order.tenders[1].refunded.minor == 0
+
+
+def test_what_a_person_must_do_comes_before_what_happens_by_itself() -> None:
+    t = split_order()
+    about = {"order_id": t.order_id, "refund_id": "r1"}
+    t.tell(
+        RefundApprovalRequired(**about, reasons=("above_threshold",), policy=PolicyRef(policy_id="refunds", version=1))
+    )
+    t.tell(DisputeOpened(order_id=t.order_id, dispute_id="d1", tender_id="card", amount_minor=100, currency="EUR"))
+    order = seen(t)
+    assert [step.urgent for step in order.next_steps] == sorted((s.urgent for s in order.next_steps), reverse=True)
+    assert steps(order)[0].startswith("Answer the dispute d1 over €1.00")
+    assert order.rollups.dispute_status == "open"
+    t.tell(RefundAttentionNeeded(**about, reason_code="no_channel_left", outstanding_minor=100, currency="EUR"))
+    assert "Find a way for €1.00 of refund r1" in steps(seen(t))
+
+
+def test_a_lost_shipment_waits_for_a_replacement_until_there_is_one() -> None:
+    t = split_order()
+    lost = f"{t.order_id}-S2"
+    t.tell(ShipmentLost(order_id=t.order_id, shipment_id=lost, lines=units(rug=1)))
+    assert seen(t).shipments[1].waits_for == "a replacement or a refund"
+    t.tell(
+        ReplacementCreated(
+            order_id=t.order_id, replacement_id="x1", cause_id=lost, lines=units(rug=1), reason_code="lost"
+        )
+    )
+    t.tell(
+        ShipmentCreated(
+            order_id=t.order_id,
+            shipment_id=f"{t.order_id}-S3",
+            location="LEJ",
+            lines=units(rug=1),
+            number=3,
+            of=4,
+            replaces_shipment_id=lost,
+        )
+    )
+    order = seen(t)
+    assert order.shipments[1].waits_for == ""
+    rug = order.lines[2]
+    assert (rug.owed, rug.ordered, rug.forward[Bucket.LOST], rug.forward[Bucket.ALLOCATED]) == (2, 1, 1, 1)
+
+
+def test_a_cancelled_shipment_holds_no_units_and_stands_last() -> None:
+    t = split_order()
+    fill_backorder(t)
+    t.tell(
+        ShipmentCancelled(order_id=t.order_id, shipment_id=f"{t.order_id}-S3", lines=units(chair=1), detail="emptied")
+    )
+    order = seen(t)
+    assert order.shipments[-1].status == "cancelled"
+    assert order.lines[1].forward[Bucket.ALLOCATED] == 0
+
+
+def test_a_customer_who_is_asked_about_a_later_date_has_a_date_to_answer_by() -> None:
+    t = split_order()
+    due = t.now + timedelta(days=2)
+    t.tell(
+        BackorderConsentRequested(
+            order_id=t.order_id,
+            backorder_id=f"{t.order_id}-B1",
+            line_id="chair",
+            sku="SKU-chair",
+            quantity=1,
+            eta=START + timedelta(days=40),
+            options=("wait", "cancel"),
+            due_at=due,
+            policy=PolicyRef(policy_id="backorders", version=1),
+        )
+    )
+    [step] = [step for step in seen(t).next_steps if step.owner == "customer"]
+    assert (step.text, step.due_at) == ("Choose what to do about the later date of 1 × Oak chair", due)
+
+
+def test_what_the_customer_was_told_is_kept_and_what_became_untrue_is_marked() -> None:
+    t = split_order()
+    assert seen(t).told[1].statements == ("1 × Wool rug shipped", "1 × Oak chair expected, 13 Oct 2026")
+    untrue = Statement(
+        claim=Claim.ETA,
+        line_id="chair",
+        quantity=1,
+        at=START + timedelta(days=12),
+        as_of_service="fulfillment",
+        as_of_sequence=9,
+    )
+    told = t.tell(
+        NotificationContradicted(
+            order_id=t.order_id, notification_id=f"{t.order_id}-N1", by_fact_id="f", statement=untrue
+        )
+    )
+    assert seen(t).told[0].warning == "1 statement in it became untrue and is not corrected yet"
+    assert title(told, Words(titles={"chair": "Oak chair"})) == (
+        "No longer true: the customer was told “1 × Oak chair expected, 13 Oct 2026”"
+    )
+
+
+def test_an_order_that_only_other_services_told_of_is_shown_as_far_as_it_goes() -> None:
+    t = split_order()
+    order = summarize(t.order_id, sections_of(entry for entry in t.entries if entry.service != "orders"))
+    assert order.order.status is None
+    assert order.lines[0].title == "line lamp"
+    assert order.shipments[0].title == "Shipment 1 of 3"
+    assert order.totals.captured.text == "€294.70"
+
+
+def test_a_hole_is_named_and_what_follows_it_waits() -> None:
+    t = split_order()
+    seen_so_far = [e for e in t.entries if not (e.service == "payments" and e.sequence in (4, 5))]
+    sections = sections_of(seen_so_far)
+    assert [hole.text for hole in holes(sections)] == ["facts 4–5 of payments not seen yet"]
+    assert summarize(t.order_id, sections).totals.captured.minor == 0
+    assert summarize(t.order_id, sections).rollups.fulfillment_status == "partly_shipped"
+
+
+def test_a_fact_that_cannot_be_folded_stops_its_own_section_and_says_so() -> None:
+    t = confirmed_order("o")
+    broken = [
+        replace(entry, fact=StockReceived(sku="s", location="l", quantity=1, receipt_id="r"))
+        if entry.service == "payments" and entry.sequence == 3
+        else entry
+        for entry in t.entries
+    ]
+    sections = sections_of(broken)
+    assert sections["payments"].is_stuck and sections["payments"].next == 3
+    assert sections["orders"].next == 3
+    assert [hole.text for hole in holes(sections)] == [
+        "fact 3 of payments was seen but could not be read into this page"
+    ]
+
+
+def test_within_one_instant_causes_are_read_before_what_they_caused() -> None:
+    def place(service: str, sequence: int, id: str, cause: str | None = None) -> Place:
+        return Place(id, service, sequence, START, cause)
+
+    told = [
+        place("fulfillment", 1, "plan", "confirm"),
+        place("orders", 2, "confirm", "authorized"),
+        place("payments", 2, "authorized", "request"),
+        place("payments", 1, "request", "place"),
+        place("orders", 1, "place"),
+    ]
+    assert [p.id for p in arrange(told)] == ["place", "request", "authorized", "confirm", "plan"]
+
+
+def test_causes_that_go_in_a_circle_are_read_all_the_same() -> None:
+    told = [Place("a", "orders", 1, START, "b"), Place("b", "payments", 1, START, "a")]
+    assert [p.id for p in arrange(told)] == [p.id for p in arrange(told[::-1])] == ["a", "b"]
+
+
+def test_titles_say_what_happened_in_plain_words() -> None:
+    t = whole_story()
+    words = Words(
+        "EUR", {"lamp": "Desk lamp", "chair": "Oak chair"}, {"card": "card"}, {"ORD-1042-S1": "shipment 1 of 3"}
+    )
+    told = [title(entry, words) for entry in t.entries]
+    assert "Order placed: 5 units in 3 lines for €414.70" in told
+    assert "€155.70 captured for shipment 1 of 3; €205.70 in all" in told
+    assert "Backorder date moved from 13 Oct 2026 to 21 Oct 2026: 1 × Oak chair" in told
+    assert "No answer from the provider: refund of €61.29 may or may not have happened" in told
+
+
+def test_an_order_is_found_by_email_tracking_and_return() -> None:
+    found = {pair for entry in whole_story().entries for pair in findable(entry.fact)}
+    assert {("email", "ada@example.com"), ("tracking", "jd0147111042"), ("tracking", "ret-9911")} <= found
+    assert ("return", "ord-1042-rma1") in found
+
+
+def test_a_fact_is_read_as_it_was_told() -> None:
+    for entry in whole_story().entries:
+        told = read(record_of(entry))
+        assert told.entry == entry
+        assert told.data == entry.fact.model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("header", "value", "reason"),
+    [
+        ("ce_source", b"urn:order-workflows:orders", "bad_header"),
+        ("ce_subject", b"another-order", "bad_header"),
+        ("ce_sequence", b"", "bad_header"),
+        ("ce_sequence", b"0", "bad_header"),
+        ("ce_sequence", b"9223372036854775808", "bad_header"),
+        ("ce_actor", b"agent:\x00", "bad_header"),
+        ("ce_id", b"not a uuid", "bad_header"),
+        ("ce_type", b"payment.unheard_of", "unknown_type"),
+        ("ce_dataschema", b"urn:order-workflows:payment.captured:99", "unknown_version"),
+    ],
+)
+def test_a_record_that_is_no_fact_of_its_service_is_refused_with_its_reason(
+    header: str, value: bytes, reason: str
+) -> None:
+    [entry] = [e for e in confirmed_order("o").entries if e.fact.type == "payment.captured"]
+    record = record_of(entry)
+    record = replace(record, headers=[(name, value if name == header else was) for name, was in record.headers])
+    with pytest.raises(Undecodable) as refusal:
+        read(record)
+    assert refusal.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("path", "onward"),
+    [
+        ("/orders/o?domain=order", "/orders/o?domain=order"),
+        ("/", "/"),
+        ("", "/"),
+        ("https://elsewhere.example/", "/"),
+        ("//elsewhere.example", "/"),
+        ("/\\elsewhere.example", "/"),
+        ("/orders/o\r\nSet-Cookie: a=b", "/"),
+    ],
+)
+def test_signing_in_leads_to_this_site_only(path: str, onward: str) -> None:
+    assert local(path) == onward
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "under a second"),
+        (1, "1 second"),
+        (3_600, "1 hour"),
+        (93_784, "1 day 2 hours"),
+        (270, "4 minutes 30 seconds"),
+    ],
+)
+def test_a_duration_is_told_by_its_two_largest_parts(seconds: float, words: str) -> None:
+    assert span(seconds) == words
