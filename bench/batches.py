@@ -9,6 +9,7 @@ import asyncpg
 from uuid_utils.compat import uuid7
 
 from bench.figures import AUTH_KEY, RUNS, Figure, Place, middle
+from orders.domain.decide import Command
 from orders.domain.decide import Place as PlaceCommand
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from orders.handlers import ROUTE
@@ -59,7 +60,9 @@ def cause() -> Cause:
 
 async def place_all(pool: asyncpg.Pool, ids: list[str]) -> None:
     for start in range(0, len(ids), BATCH):
-        told = [Told(id, PlaceCommand(id, placement(id), AT), cause()) for id in ids[start : start + BATCH]]
+        told: list[Told[Command]] = [
+            Told(id, PlaceCommand(id, placement(id), AT), cause()) for id in ids[start : start + BATCH]
+        ]
         async with pool.acquire() as db, db.transaction():
             outcomes, _ = await apply(db, ORDERS, told)
             assert all(o.facts for o in outcomes), next(o.error for o in outcomes if o.error)

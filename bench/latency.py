@@ -16,6 +16,7 @@ from uuid_utils.compat import uuid7
 
 from bench.batches import placement
 from bench.figures import AUTH_KEY, Figure, Place, middle, percentile
+from orders.domain.decide import Command
 from orders.domain.decide import Place as PlaceCommand
 from orders.store import ORDERS
 from shared.consumer import Consumer
@@ -70,8 +71,10 @@ async def _open_loop(commit: Callable[[str], Awaitable[None]]) -> dict[str, floa
 async def _milliseconds(view: asyncpg.Pool, query: str, committed: dict[str, float]) -> list[float]:
     """Wait until all are there; each one's time by the clock of its row. The first ones warm up and do not count."""
     async with asyncio.timeout(60):
-        while len(seen := dict(await view.fetch(query))) < EVENTS:
+        seen: dict[str, datetime] = {}
+        while len(seen) < EVENTS:
             await asyncio.sleep(0.1)
+            seen = {row[0]: row[1] for row in await view.fetch(query)}
     return [
         max(0.0, (seen[id].timestamp() - at) * 1000)
         for id, at in committed.items()
@@ -86,7 +89,9 @@ async def _ours(where: Place) -> list[float]:
     topic, stop = await _new_topic(where), asyncio.Event()
     async with AsyncExitStack() as stack:
         orders = await stack.enter_async_context(asyncpg.create_pool(dsn, min_size=4, max_size=8))
-        view = await stack.enter_async_context(asyncpg.create_pool(await where.database("support_view"), min_size=1, max_size=4))
+        view = await stack.enter_async_context(
+            asyncpg.create_pool(await where.database("support_view"), min_size=1, max_size=4)
+        )
         relay = Relay(settings, "orders", topic)
         running = asyncio.create_task(relay.run(stop))
         broker = KafkaBroker(where.kafka, log_level=10)
@@ -96,7 +101,7 @@ async def _ours(where: Place) -> list[float]:
 
         async def commit(id: str) -> None:
             now = datetime.now(timezone.utc)
-            told = Told(
+            told: Told[Command] = Told(
                 id, PlaceCommand(id, placement(id), now), Cause(uuid7(), now, "service:bench", "bench", "bench")
             )
             async with orders.acquire() as db, db.transaction():

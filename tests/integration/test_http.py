@@ -175,7 +175,7 @@ def _token(**claims: object) -> dict[str, str]:
         ({"Authorization": "Basic eDp5"}, 401),
         (bearer(key="another key, long enough to be one, but not ours"), 401),
         (bearer(ttl=timedelta(hours=-1)), 401),
-        ({"Authorization": f"Bearer {jwt.encode({'sub': 'x'}, None, algorithm='none')}"}, 401),
+        ({"Authorization": f"Bearer {jwt.encode({'sub': 'x'}, '', algorithm='none')}"}, 401),
         (_token(iss="someone else"), 401),
         (_token(roles=[]), 401),
         (_token(roles=["emperor"]), 401),

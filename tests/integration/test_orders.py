@@ -87,7 +87,7 @@ AUTHORIZED = p.PaymentAuthorized(
 )
 UNITS = (LineQuantity(line_id="1", quantity=3),)
 ARRIVED = (
-    f.ShipmentCreated(order_id="o1", shipment_id="o1-S1", location="x", lines=UNITS, number=1, of=1),
+    f.StockAllocated(order_id="o1", sku="mug", location="x", quantity=3, line_id="1", shipment_id="o1-S1"),
     f.ShipmentPacked(order_id="o1", shipment_id="o1-S1", parcels=(f.Parcel(parcel_id="p", lines=UNITS),)),
     f.ShipmentShipped(order_id="o1", shipment_id="o1-S1", carrier="c", parcels=(), lines=UNITS, number=1, of=1),
     f.ShipmentDelivered(order_id="o1", shipment_id="o1-S1", lines=UNITS),

@@ -130,8 +130,13 @@ class World:
         if units is not None:
             self.shipments += 1
             self.hear(
-                f.ShipmentCreated(
-                    order_id="o1", shipment_id=f"o1-S{self.shipments}", location="x", lines=(units,), number=1, of=1
+                f.StockAllocated(
+                    order_id="o1",
+                    sku="s",
+                    location="x",
+                    quantity=units.quantity,
+                    line_id=units.line_id,
+                    shipment_id=f"o1-S{self.shipments}",
                 )
             )
 

@@ -170,10 +170,13 @@ def capture_failed(tender_id: str, amount: int, shipment_id: str = "o1-S1") -> p
     )
 
 
-def created(shipment_id: str, *lines: tuple[str, int]) -> f.ShipmentCreated:
-    return f.ShipmentCreated(
-        order_id="o1", shipment_id=shipment_id, location="berlin", lines=units(*lines), number=1, of=1
-    )
+def allocated(shipment_id: str, *lines: tuple[str, int]) -> list[Fact]:
+    return [
+        f.StockAllocated(
+            order_id="o1", sku="mug", location="berlin", quantity=quantity, line_id=line_id, shipment_id=shipment_id
+        )
+        for line_id, quantity in lines
+    ]
 
 
 def parcel(shipment_id: str, *lines: tuple[str, int]) -> f.Parcel:
@@ -211,7 +214,7 @@ def lost(shipment_id: str, *lines: tuple[str, int]) -> f.ShipmentLost:
 
 
 def on_its_way(shipment_id: str, *lines: tuple[str, int]) -> list[Fact]:
-    return [created(shipment_id, *lines), packed(shipment_id, *lines), shipped(shipment_id, *lines)]
+    return [*allocated(shipment_id, *lines), packed(shipment_id, *lines), shipped(shipment_id, *lines)]
 
 
 def arrived(shipment_id: str, *lines: tuple[str, int]) -> list[Fact]:
@@ -442,6 +445,8 @@ def test_what_is_heard_of_a_rejected_order_still_counts() -> None:
     story.heard(declined("t2"), authorized("t1", 2000))
     assert story.stands(Status.REJECTED)
     assert story.now.tenders["t1"].authorized_minor == 2000
+    story.heard(f.FulfillmentWithdrawn(order_id="o1", lines=units(("1", 3), ("2", 2))))
+    assert rollups(story.now).fulfillment_status == "cancelled"
 
 
 def test_a_failed_capture_holds_the_order_until_the_same_value_is_captured() -> None:
@@ -508,7 +513,7 @@ def test_a_tender_of_another_order_is_refused() -> None:
 
 def test_partly_shipped_and_backordered_are_shown_side_by_side() -> None:
     story = confirmed()
-    story.heard(*on_its_way("o1-S1", ("1", 2)), created("o1-S2", ("2", 2)), backordered("1", 1))
+    story.heard(*on_its_way("o1-S1", ("1", 2)), *allocated("o1-S2", ("2", 2)), backordered("1", 1))
     shown = rollups(story.now)
     assert (shown.fulfillment_status, shown.has_backorder) == ("partly_shipped", True)
     story.heard(delivered("o1-S1", ("1", 2)))
@@ -635,7 +640,7 @@ def test_an_older_scan_changes_nothing() -> None:
 def test_units_taken_out_of_a_shipment_are_unallocated_again() -> None:
     story = confirmed()
     story.heard(
-        created("o1-S1", ("1", 3)),
+        *allocated("o1-S1", ("1", 3)),
         packed("o1-S1", ("1", 3)),
         f.ShipmentLinesRemoved(order_id="o1", shipment_id="o1-S1", lines=units(("1", 1))),
     )
@@ -667,7 +672,7 @@ def test_a_cancelled_order_waits_for_fulfillment_and_is_then_cancelled_whole() -
 def test_cancelled_in_the_middle_the_unit_in_transit_is_refused_and_the_rest_is_cancelled() -> None:
     story = confirmed()
     story.heard(
-        *on_its_way("o1-S1", ("1", 1)), created("o1-S2", ("2", 2)), packed("o1-S2", ("2", 2)), backordered("1", 2)
+        *on_its_way("o1-S1", ("1", 1)), *allocated("o1-S2", ("2", 2)), packed("o1-S2", ("2", 2)), backordered("1", 2)
     )
     story.when(cancel())
     story.heard(
@@ -852,7 +857,7 @@ def test_consent_is_given_to_an_open_backorder() -> None:
 def test_a_change_of_an_order_that_changed_meanwhile_is_refused() -> None:
     story = confirmed()
     hold = PlaceHold(at=NOON, hold=Hold.MANUAL, detail="", version=story.now.version)
-    story.heard(created("o1-S1", ("1", 3)))
+    story.heard(*allocated("o1-S1", ("1", 3)))
     with pytest.raises(NotAllowed, match="is at version 5, not 4"):
         story.when(hold)
     assert story.when(replace(hold, version=5)) != []
@@ -1004,7 +1009,7 @@ def test_every_fact_of_the_machine_is_told_in_some_story() -> None:
 
 
 def test_nothing_is_told_of_an_order_nobody_placed() -> None:
-    for fact in (authorized("t1", 1), created("o1-S1", ("1", 1))):
+    for fact in (authorized("t1", 1), *allocated("o1-S1", ("1", 1))):
         assert type(fact) in NOTED
         with pytest.raises(NotAllowed, match="not known"):
             decide(None, Note(fact, NOON), POLICIES)

@@ -595,6 +595,17 @@ def test_a_refund_stated_before_the_order_is_known_waits_for_it() -> None:
     assert status_of(story) is RefundStatus.SUCCEEDED
 
 
+def test_a_refund_stated_while_its_tender_is_being_authorized_waits_and_ends_with_it() -> None:
+    story = Story()
+    story.handed_over("S1", a=1)
+    story.tell(opening([line("a", 1, 1_000)], [tender("t1", CARD, 1_000)]))
+    story.tell(owed(1_000, lines=(RefundLine(line_id="a", quantity=1, amount_minor=1_000),)))
+    assert status_of(story) is RefundStatus.REQUESTED
+    story.submit("o1-P1")
+    facts = story.answer("o1-P1", Result.FAILED, code="insufficient_funds")
+    assert types(facts) == ["payment.declined", "refund.attention_needed"]
+
+
 def test_what_was_never_captured_is_not_refunded_but_shown_to_a_person() -> None:
     story = paid(tender("t1", CARD, 1_000), lines=[line("a", 1, 1_000)])
     story.handed_over("S1", a=1)

@@ -43,7 +43,8 @@ _POLL_S: Final = 0.2
 _TTL = re.compile(r"(\d+)([smhd])")
 _TTL_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
-console = Console()
+# Without a terminal there is nobody to ask how wide the page is.
+console = Console(width=None if sys.stdout.isatty() else 140)
 errors = Console(stderr=True)
 
 app = typer.Typer(
@@ -190,8 +191,8 @@ def verify(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         if findings:
             console.print(table)
         console.print(
-            f"{counted.aggregates} aggregates, {counted.facts} facts, {counted.in_timeline} of them found in the timeline, "
-            f"{counted.operations} operations compared with the processor: "
+            f"{counted.orders} orders, {counted.aggregates} aggregates, {counted.facts} facts, "
+            f"{counted.in_timeline} of them found in the timeline, {counted.operations} operations compared with the processor: "
             + (f"[red]{len(findings)} wrong[/]" if findings else "[green]nothing wrong[/]")
         )
     raise typer.Exit(FAILED if findings else 0)

@@ -103,8 +103,8 @@ def _asyncapi() -> Json:
             names = {f.type: f"schemas/{service}.json#/{schema_id(f)}" for f in facts_of(service)}
         if not names:
             continue
-        for name, reference in names.items():
-            messages[name] = {
+        messages |= {
+            name: {
                 "name": name,
                 "contentType": "application/json",
                 "headers": {"$ref": "#/components/schemas/headers"},
@@ -113,6 +113,8 @@ def _asyncapi() -> Json:
                     "schema": {"$ref": reference},
                 },
             }
+            for name, reference in names.items()
+        }
         channels[service] = {
             "address": topic,
             "description": "key = order id, so that an order's facts keep their order",

@@ -150,7 +150,9 @@ async def split_and_backorder(people: People) -> str:
     [backorder] = view["backorders"]
     assert backorder["eta"], "the backorder has an ETA"
     first, second = (f"{order_id}-S{n}" for n in (1, 2))
-    assert {s["title"] for s in view["shipments"]} == {"Shipment 1 of 3", "Shipment 2 of 3"}, [s["title"] for s in view["shipments"]]
+    assert {s["title"] for s in view["shipments"]} == {"Shipment 1 of 3", "Shipment 2 of 3"}, [
+        s["title"] for s in view["shipments"]
+    ]
     locations = {s["shipment_id"]: s["location"] for s in view["shipments"]}
     if locations[first] == "HAM":
         first, second = second, first
@@ -316,6 +318,7 @@ async def return_under_policy(people: People) -> str:
         "lines": [{"line_id": "1", "quantity": 2, "reason": "unwanted", "condition": "unopened"}],
         "resolution": "refund",
         "note": "too large",
+        "occurred_at": people.ago(minutes=25).isoformat(),
     }
     await people.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
     view = await people.sees(order_id, "approved", lambda v: v["returns"] and v["returns"][0]["status"] == "approved")
@@ -512,7 +515,9 @@ async def _goodwill(people: People, order_id: str, amount: int) -> None:
     await people.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
     view = await people.sees(order_id, "a refund to approve", lambda v: v["refunds"])
     refund_id = view["refunds"][0]["refund_id"]
-    await people.post("payments", f"/orders/{order_id}/refunds/{refund_id}/approve", {"reason": "sorry"}, Role.SUPERVISOR)
+    await people.post(
+        "payments", f"/orders/{order_id}/refunds/{refund_id}/approve", {"reason": "sorry"}, Role.SUPERVISOR
+    )
 
 
 async def books_agree(people: People, order_id: str, *, captured: int, refunded: int) -> None:

@@ -8,7 +8,8 @@ bucket, money and units agree, and our books equal the processor's.
 import asyncio
 import importlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 from uuid import UUID
@@ -16,9 +17,13 @@ from uuid import UUID
 import asyncpg
 import httpx
 
+from fulfillment.store import STOCK_DRIFT
 from ops.endpoints import Endpoints
+from ops.laws import States
+from ops.laws import broken as broken_laws
 from shared.auth import Role, issue
 from shared.contracts.base import FACTS
+from shared.contracts.fulfillment import StockFact
 from shared.journal import link
 from shared.shell import Flow
 
@@ -52,6 +57,7 @@ class Counted:
     """How much was looked at, so that a clean answer says what it rests on."""
 
     aggregates: int = 0
+    orders: int = 0
     facts: int = 0
     in_timeline: int = 0
     operations: int = 0
@@ -164,17 +170,78 @@ async def _missing(view: Connection, ids: Sequence[UUID]) -> list[UUID]:
         await asyncio.sleep(0.2)
 
 
+ORDERS: Final = "SELECT key FROM states WHERE key > $1 AND sequence > 0 ORDER BY key LIMIT $2"
+STATES_OF: Final = "SELECT key, state FROM states WHERE key = ANY($1::text[]) AND sequence > 0"
+STOCK_OF: Final = """
+SELECT subject, type, data FROM events WHERE subject = ANY($1::text[]) AND type LIKE 'stock.%' ORDER BY subject, sequence"""
+SHARING: Final = ("orders", "payments", "fulfillment", "returns")
+
+
+async def across(endpoints: Endpoints, counted: Counted, report: Report) -> AsyncIterator[Finding]:
+    """The laws that need several services' states, order by order; what is under way is given time to come to rest."""
+    async with AsyncExitStack() as stack:
+        databases = {}
+        for service in SHARING:
+            databases[service] = await asyncpg.connect(endpoints.database(service))
+            stack.push_async_callback(databases[service].close)
+        for drift in await databases["fulfillment"].fetch(STOCK_DRIFT):
+            yield Finding(
+                "stock is the sum of its facts", "fulfillment", ", ".join(f"{k} {v}" for k, v in drift.items())
+            )
+        after = ""
+        while keys := [row["key"] for row in await databases["orders"].fetch(ORDERS, after, PAGE)]:
+            after = keys[-1]
+            broken = await _broken(databases, keys)
+            deadline = asyncio.get_running_loop().time() + CATCH_UP_S
+            while broken and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.5)
+                broken = await _broken(databases, list(broken))
+            for key, laws in broken.items():
+                for law in laws:
+                    yield Finding("a law of the domain", key, law)
+            counted.orders += len(keys)
+            report("orders: laws across services", len(keys))
+
+
+async def _broken(databases: Mapping[str, Connection], keys: Sequence[str]) -> dict[str, list[str]]:
+    states: dict[str, dict[str, Any]] = {key: {} for key in keys}
+    for service, db in databases.items():
+        flow = _flow_for(flows_of(service), keys[0])
+        for row in await db.fetch(STATES_OF, keys):
+            states[row["key"]][service] = flow.state.validate_json(row["state"])
+    stock: dict[str, list[StockFact]] = {}
+    for row in await databases["fulfillment"].fetch(STOCK_OF, keys):
+        fact = FACTS[row["type"]].model_validate_json(row["data"])
+        assert isinstance(fact, StockFact)
+        stock.setdefault(row["subject"], []).append(fact)
+    found = {}
+    for key, of in states.items():
+        shared = States(of.get("orders"), of.get("payments"), of.get("fulfillment"), of.get("returns"))
+        if laws := broken_laws(shared, stock.get(key, ()), at_rest=True):
+            found[key] = laws
+    return found
+
+
 async def books(endpoints: Endpoints, auth_key: str, counted: Counted, report: Report) -> AsyncIterator[Finding]:
-    """Our operations against the processor's, one by one, as payments reconciles them."""
+    """Our operations against the processor's, one by one, as payments reconciles them; the processor may be slow."""
     token = issue(auth_key, subject="oms-verify", roles=[Role.AUDITOR])
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as client:
-        answer = await client.get(f"{endpoints.url('payments')}/reconciliation")
-        answer.raise_for_status()
-        found = answer.json()
-    counted.operations += found["compared"]
-    report("payments: our books and the processor's", found["compared"])
-    for drift in found["drift"]:
-        yield Finding("our books equal the processor's", f"payments {drift['operation_id']}", drift["detail"])
+        after: str | None = ""
+        while after is not None:
+            answer = await client.get(
+                f"{endpoints.url('payments')}/reconciliation", params={"after": after, "limit": 200}
+            )
+            answer.raise_for_status()
+            page = answer.json()
+            after = page["next"]
+            counted.operations += page["operations"]
+            report("payments: our books and the processor's", page["operations"])
+            for drift in page["drift"]:
+                yield Finding(
+                    "our books equal the processor's",
+                    f"payments {drift['order_id']} {drift['operation_id']}",
+                    str(drift["difference"]),
+                )
 
 
 async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Counted, list[Finding]]:
@@ -183,6 +250,7 @@ async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Co
     findings: list[Finding] = []
     for service in DECIDING:
         findings += [f async for f in journals(endpoints.database(service), service, counted, report)]
+    findings += [f async for f in across(endpoints, counted, report)]
     findings += [f async for f in timeline(endpoints, counted, report)]
     findings += [f async for f in books(endpoints, auth_key, counted, report)]
     return counted, findings

@@ -6,6 +6,7 @@ same section. Facts beyond a hole stay on the timeline until the hole closes.
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final, Generic, TypeVar
 
 import structlog
@@ -133,14 +134,19 @@ def advance(
     return Section(state, following, waiting)
 
 
+@cache
+def _named_in(kind: type[Fact]) -> frozenset[str]:
+    """The fields of a class of facts that orders are found by; asked of every fact, so looked up once a class."""
+    return frozenset({"return_id", "tracking", "parcels"} & kind.model_fields.keys())
+
+
 def findable(fact: Fact) -> Iterable[tuple[str, str]]:
     """What an order can be found by: kind and value, folded to lower case."""
     if isinstance(fact, OrderPlaced):
         yield "email", fact.customer.email.lower()
-    if (return_id := getattr(fact, "return_id", None)) is not None:
-        yield "return", str(return_id).lower()
-    if (tracking := getattr(fact, "tracking", None)) is not None:
-        yield "tracking", str(tracking).lower()
-    for parcel in getattr(fact, "parcels", ()):
-        if parcel.tracking is not None:
-            yield "tracking", parcel.tracking.lower()
+    for name in _named_in(type(fact)):
+        value = getattr(fact, name)
+        if name == "parcels":
+            yield from (("tracking", parcel.tracking.lower()) for parcel in value if parcel.tracking)
+        elif value is not None:
+            yield ("return" if name == "return_id" else "tracking"), value.lower()

@@ -48,10 +48,11 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     payments.DisputeLost,
     fulfillment.FulfillmentLinesCancelled,
     fulfillment.FulfillmentCancellationRefused,
+    fulfillment.FulfillmentWithdrawn,
     fulfillment.BackorderCreated,
     fulfillment.BackorderFilled,
     fulfillment.BackorderCancelled,
-    fulfillment.ShipmentCreated,
+    fulfillment.StockAllocated,
     fulfillment.ShipmentLinesRemoved,
     fulfillment.ShipmentCancelled,
     fulfillment.ShipmentPacked,
@@ -119,6 +120,10 @@ def _units(order: Order, fact: fulfillment.FulfillmentFact) -> UnitsStep | None:
             return UnitsStep(moves=_owed_again(fact))
         case fulfillment.FulfillmentLinesCancelled():
             return UnitsStep(moves=_moves(cancelled_units(fact), Bucket.UNALLOCATED, Bucket.CANCELLED))
+        case fulfillment.FulfillmentWithdrawn(lines=lines):
+            return UnitsStep(moves=_moves(lines, Bucket.UNALLOCATED, Bucket.CANCELLED))
+        case fulfillment.StockAllocated(shipment_id=id):
+            return UnitsStep(shipment_id=id, moves=_moves([_only(fact)], Bucket.UNALLOCATED, Bucket.ALLOCATED))
         case fulfillment.ShipmentFact():
             return _shipment(order, fact)
         case _:
@@ -128,8 +133,6 @@ def _units(order: Order, fact: fulfillment.FulfillmentFact) -> UnitsStep | None:
 def _shipment(order: Order, fact: fulfillment.ShipmentFact) -> UnitsStep | None:
     """Facts of scans are about one parcel: the units they name move, wherever the others of the shipment are."""
     id = fact.shipment_id
-    if isinstance(fact, fulfillment.ShipmentCreated):
-        return UnitsStep(shipment_id=id, moves=_moves(fact.lines, Bucket.UNALLOCATED, Bucket.ALLOCATED))
     shipment = order.shipments.get(id)
     if shipment is None:
         raise Invalid("shipment_id", f"{id} is not a shipment of this order")
@@ -194,7 +197,10 @@ def _owed_again(fact: fulfillment.ReplacementCreated) -> tuple[UnitsMoved, ...]:
 
 
 def _only(
-    fact: fulfillment.BackorderCreated | fulfillment.BackorderFilled | fulfillment.BackorderCancelled,
+    fact: fulfillment.BackorderCreated
+    | fulfillment.BackorderFilled
+    | fulfillment.BackorderCancelled
+    | fulfillment.StockAllocated,
 ) -> LineQuantity:
     return LineQuantity(line_id=fact.line_id, quantity=fact.quantity)
 

@@ -26,15 +26,14 @@ CREATE TABLE lines (
     CONSTRAINT every_unit_in_one_bucket CHECK (owed = unallocated + allocated + backordered + packed + in_transit
         + delivered + lost + returned_to_sender + cancelled),
     CONSTRAINT owed_at_least_as_ordered CHECK (ordered > 0 AND owed >= ordered),
-    CONSTRAINT no_bucket_below_zero CHECK (allocated >= 0 AND backordered >= 0 AND packed >= 0
+    CONSTRAINT no_bucket_below_zero CHECK (unallocated >= 0 AND allocated >= 0 AND backordered >= 0 AND packed >= 0
         AND in_transit >= 0 AND delivered >= 0 AND lost >= 0 AND returned_to_sender >= 0 AND cancelled >= 0)
 ) WITH (fillfactor = 80);
 COMMENT ON TABLE lines IS 'Units of each line in their forward buckets, as fulfillment tells them; the same as in the state.';
 COMMENT ON COLUMN lines.owed IS 'ordered, and owed again as replacements';
 COMMENT ON CONSTRAINT every_unit_in_one_bucket ON lines IS 'I1: owed = sum of forward buckets';
 COMMENT ON CONSTRAINT owed_at_least_as_ordered ON lines IS 'I1: a replacement adds to what is owed, nothing takes from it';
-COMMENT ON CONSTRAINT no_bucket_below_zero ON lines IS
-    'I2; unallocated aside, which units cross on their way between facts that fulfillment tells together';
+COMMENT ON CONSTRAINT no_bucket_below_zero ON lines IS 'I2';
 
 CREATE TABLE policies (
     policy_id text NOT NULL,

@@ -9,7 +9,7 @@ from payments.domain import tender as tenders
 from payments.domain.operation import IN_FLIGHT, OPERATION, Operation, OperationStatus
 from payments.domain.refund import PAYOUT_FAILED, REFUND, REPAYS_EXCESS, Refund, RefundStatus
 from payments.domain.routing import Source
-from payments.domain.tender import DISPUTE, TENDER, Tender
+from payments.domain.tender import DISPUTE, TENDER, Tender, TenderStatus
 from shared.contracts.base import Fact
 from shared.contracts.payments import (
     DisputeFact,
@@ -149,6 +149,18 @@ class Account:
             o.amount_minor
             for o in self.operations.values()
             if o.kind is OperationKind.CAPTURE and o.is_in_flight and tender_id in (None, o.tender_id)
+        )
+
+    @property
+    def is_more_coming(self) -> bool:
+        """Captures are in flight, or will be: for what was handed over, or what came back must have been."""
+        return (
+            self.capturing_minor() > 0
+            or any(self.of_line(id).due_back > self.of_line(id).handed_over for id in self.lines)
+            or (
+                self.handed_over_minor > self.captured_minor
+                and any(t.status is TenderStatus.AUTHORIZING for t in self.tenders.values())
+            )
         )
 
     def is_busy(self, tender_id: str) -> bool:

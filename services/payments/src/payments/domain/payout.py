@@ -271,10 +271,7 @@ def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -
             RefundApprovalRequired(order_id=state.order_id, refund_id=refund_id, reasons=reasons, policy=policy.ref)
         ]
     if refund.amount_minor > state.refundable_minor:
-        is_coming = state.capturing_minor() > 0 or any(
-            state.of_line(id).due_back > state.of_line(id).handed_over for id in state.lines
-        )
-        if is_coming:
+        if state.is_more_coming:
             return []
         return [_attention(state, refund, "disputed" if state.disputed_tenders else "not_captured")]
     return _approved(state, refund, None, policies, at)
