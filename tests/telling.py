@@ -254,7 +254,7 @@ def split_order(order_id: str = "ORD-1042") -> Telling:
         ),
         because=confirmed,
     )
-    for line_id, quantity, shipment, where in (("lamp", 2, 1, "BER"), ("chair", 1, 1, "BER"), ("rug", 1, 2, "LEJ")):
+    for line_id, quantity, n, where in (("lamp", 2, 1, "BER"), ("chair", 1, 1, "BER"), ("rug", 1, 2, "LEJ")):
         t.tell(
             StockAllocated(
                 order_id=order_id,
@@ -262,7 +262,7 @@ def split_order(order_id: str = "ORD-1042") -> Telling:
                 location=where,
                 quantity=quantity,
                 line_id=line_id,
-                shipment_id=f"{order_id}-S{shipment}",
+                shipment_id=f"{order_id}-S{n}",
             ),
             because=plan,
         )

@@ -16,7 +16,7 @@ from payments.domain.refund import REFUND
 from payments.domain.tender import TENDER
 from returns.domain.rma import RETURN
 from shared.contracts import FACTS, Fact, OrderFact
-from shared.contracts.payments import OperationKind, PaymentOperationUnknown
+from shared.contracts.payments import OperationKind, PaymentOperationUnknown, RefundChannel
 from shared.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
@@ -181,7 +181,7 @@ def a_tender(status: Any) -> payments.Payments:
 
 
 def a_refund(status: Any) -> payments.Payments:
-    leg = payments.Leg("a", payments.RefundChannel.ORIGINAL, 5, payments.LegStatus.SUBMITTED)
+    leg = payments.Leg("a", RefundChannel.ORIGINAL, 5, payments.LegStatus.SUBMITTED)
     return payments.Payments(refunds={"a": payments.Refund(status=status, legs={"a": leg})})
 
 

@@ -32,7 +32,7 @@ from fulfillment.domain.planning import Need, plan
 from fulfillment.domain.policy import in_force
 from fulfillment.domain.shelf import Expect, Receipts, Receive, ShelfState
 from fulfillment.domain.shipment import SHIPMENT
-from fulfillment.domain.stock import Shelf, Stock
+from fulfillment.domain.stock import Shelf, Stock, follow
 from fulfillment.domain.tracking import ShipmentStatus, standing
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Fact
@@ -120,8 +120,10 @@ def test_beyond_a_dozen_locations_everything_in_stock_is_still_found(world: Worl
 def test_what_is_short_is_backordered_with_the_date_goods_are_expected(world: World) -> None:
     world.shelf("mug", "berlin", 1, incoming=5, eta=days(10))
     facts = world.confirmed("o1", mug=3)
+    [created] = of(f.ShipmentCreated, facts)
     [backorder] = of(f.BackorderCreated, facts)
-    assert isinstance(backorder, f.BackorderCreated)
+    assert isinstance(created, f.ShipmentCreated) and isinstance(backorder, f.BackorderCreated)
+    assert (created.number, created.of) == (1, 2)
     assert (backorder.backorder_id, backorder.quantity, backorder.eta) == ("o1-B1", 2, days(10))
     assert world.units("o1", "mug") == {"allocated": 1, "backordered": 2}
 
@@ -239,6 +241,19 @@ def test_a_backorder_is_filled_in_part_and_says_what_remains(world: World) -> No
     assert (filled.quantity, filled.remaining, filled.shipment_id) == (2, 1, "o1-S1")
     assert world.orders["o1"].backorders["o1-B1"].status is BackorderStatus.PARTIALLY_FILLED
     assert world.when("o1", Fill(NOON)) == []
+
+
+def test_within_a_batch_only_older_orders_demand_counts() -> None:
+    stock = Stock(places={"o1": (NOON, "o1"), "o2": (days(1), "o2")})
+    created = f.BackorderCreated(order_id="o1", backorder_id="o1-B1", line_id="1", sku="mug", quantity=3, eta=None)
+    filled = f.BackorderFilled(
+        order_id="o1", backorder_id="o1-B1", line_id="1", sku="mug", quantity=1, remaining=2, shipment_id="o1-S1"
+    )
+    after = follow(follow(stock, created), filled)
+    assert after.demand_ahead("o2", "mug") == 2
+    assert after.demand_ahead("o1", "mug") == 0
+    younger = follow(stock, created.model_copy(update={"order_id": "o2"}))
+    assert younger.demand_ahead("o1", "mug") == 0
 
 
 # Dates that slip
@@ -367,6 +382,15 @@ def test_what_is_left_in_a_shipment_goes_on(world: World) -> None:
     assert isinstance(shipped, f.ShipmentShipped)
     assert shipped.lines == lines(mug=1)
     assert shipped.parcels[0].lines == lines(mug=1)
+
+
+def test_of_two_backorders_the_newer_is_cancelled_first(world: World) -> None:
+    world.shelf("mug", "berlin", 1)
+    world.confirmed("o1", mug=2)
+    world.when("o1", ShortPick("o1-S1", lines(mug=1)))
+    assert [b.backorder_id for b in world.orders["o1"].waiting] == ["o1-B1", "o1-B2"]
+    world.when("o1", Cancel("c1", lines(mug=1)))
+    assert [b.backorder_id for b in world.orders["o1"].waiting] == ["o1-B1"]
 
 
 def test_before_the_order_is_confirmed_nothing_needs_to_be_stopped(world: World) -> None:
@@ -640,7 +664,7 @@ def test_a_lost_unit_is_sent_again_in_its_own_place(world: World) -> None:
     assert isinstance(again, f.ShipmentCreated) and again.replaces_shipment_id == "o1-S1"
     assert world.units("o1", "mug") == {"lost": 1, "allocated": 1}
     assert world.when("o1", replacement("lost")) == [], "told again"
-    with pytest.raises(Invalid, match="1 more than what was lost"):
+    with pytest.raises(Invalid, match="more than was sent"):
         world.when("o1", replacement("lost", 2, name="x2"))
 
 
@@ -655,16 +679,26 @@ def test_a_lost_parcel_found_after_its_replacement_needs_a_review(world: World) 
     assert world.units("o1", "mug") == {"allocated": 1}
 
 
+def test_what_was_found_after_a_claim_was_settled_is_owed_all_the_same(world: World) -> None:
+    shipped(world, mug=1)
+    world.scanned("o1-S1", "lost", days(1))
+    world.scanned("o1-S1", "found", days(2))
+    world.when("o1", replacement("lost"))
+    assert world.units("o1", "mug") == {"in_transit": 1, "backordered": 1}
+    with pytest.raises(Invalid, match="more than was sent"):
+        world.when("o1", replacement("lost", name="x2"))
+
+
 def test_an_exchange_is_owed_on_top_and_never_twice(world: World) -> None:
     shipped(world, mug=1)
-    with pytest.raises(Invalid, match="more than was delivered"):
+    with pytest.raises(Invalid, match="more than was sent"):
         world.when("o1", replacement("exchange", sku="cup"))
     world.scanned("o1-S1", "delivered", days(1))
     world.shelf("cup", "hamburg", 1)
     assert where(world.when("o1", replacement("exchange", sku="cup"))) == {"hamburg": 1}
     assert world.units("o1", "mug") == {"delivered": 1, "allocated": 1}
     assert world.orders["o1"].lines["mug"].ordered == 2
-    with pytest.raises(Invalid, match="more than was delivered"):
+    with pytest.raises(Invalid, match="more than was sent"):
         world.when("o1", replacement("damaged", name="x2"))
 
 

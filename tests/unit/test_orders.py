@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orders.domain.card_numbers import has_card_number
+from shared.card_numbers import has_card_number
 from orders.domain.decide import (
     ChangeAddress,
     Close,
@@ -667,6 +667,17 @@ def test_a_cancelled_order_waits_for_fulfillment_and_is_then_cancelled_whole() -
     assert second.remaining_minor == 0
     assert last == OrderCancelled(order_id="o1", cancellation_id="o1-C1")
     assert rollups(story.now).fulfillment_status == "cancelled"
+
+
+def test_a_refusal_of_units_that_were_given_up_otherwise_meanwhile_changes_nothing() -> None:
+    story = confirmed()
+    story.heard(backordered("1", 3), backordered("2", 2))
+    story.when(cancel())
+    story.heard(cancelled("o1-B1", ("1", 3)), cancelled("o1-B2", ("2", 2)))
+    assert story.now.status is Status.CANCELLED
+    told = len(story.told)
+    story.heard(refused("o1-C1", ("1", 3), ("2", 2)))
+    assert len(story.told) == told
 
 
 def test_cancelled_in_the_middle_the_unit_in_transit_is_refused_and_the_rest_is_cancelled() -> None:

@@ -11,8 +11,12 @@ from payments.domain.decision import (
     Conclude,
     Dispute,
     ExpireAuthorization,
+    FillAgain,
     LoseSight,
     NoteUnits,
+    OweAgain,
+    PlaceAgain,
+    Replace,
     RetryCaptures,
     Submit,
     deadlines,
@@ -212,10 +216,88 @@ def test_a_replacement_costs_nothing() -> None:
     story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
     story.handed_over("S1", a=1)
     story.lost("S1", a=1)
-    story.tell(NoteUnits(UnitsChange.REPLACING, "S2", units(a=1), NOON))
+    replacement(story, a=1)
+    story.tell(PlaceAgain(UnitsChange.REPLACING, "S2", units(a=1), NOON))
     assert story.handed_over("S2", a=1) == []
     story.all_succeed()
     assert story.state.captured_minor == 300
+
+
+def replacement(story: Story, **quantities: int) -> None:
+    resent = units(**quantities)
+    story.tell(Replace("X1", resent, resent, NOON))
+
+
+def test_a_replacement_that_waits_for_goods_costs_nothing_when_it_ships() -> None:
+    story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
+    story.tell(PlaceAgain(UnitsChange.AWAITED_AGAIN, "B1", units(a=1), NOON))
+    story.handed_over("S1", a=1)
+    story.lost("S1", a=1)
+    replacement(story, a=1)
+    story.tell(PlaceAgain(UnitsChange.AWAITED_AGAIN, "B2", units(a=1), NOON))
+    # Goods come in for both: the one that was ordered is charged, the one that is sent again is not.
+    story.tell(FillAgain("B1", "S2", units(a=1), NOON))
+    story.tell(FillAgain("B2", "S3", units(a=1), NOON))
+    assert story.handed_over("S3", a=1) == []
+    story.handed_over("S2", a=1)
+    story.all_succeed()
+    assert story.state.captured_minor == 600
+
+
+def test_a_shipment_of_replaced_and_ordered_units_charges_for_the_ordered_ones() -> None:
+    story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
+    story.handed_over("S1", a=1)
+    replacement(story, a=1)
+    story.tell(PlaceAgain(UnitsChange.AWAITED_AGAIN, "B1", units(a=1), NOON))
+    story.tell(FillAgain("B1", "S2", units(a=1), NOON))
+    story.handed_over("S2", a=3)
+    story.all_succeed()
+    assert story.state.captured_minor == 900
+    assert story.state.of_line("a").handed_over == 3
+
+
+def test_a_replacement_that_could_not_be_found_is_still_one_when_it_is_planned_anew() -> None:
+    story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
+    story.handed_over("S1", a=1)
+    replacement(story, a=1)
+    story.tell(PlaceAgain(UnitsChange.REPLACING, "S2", units(a=1), NOON))
+    assert story.tell(OweAgain("S9", units(a=1), NOON)) == []
+    story.tell(OweAgain("S2", units(a=1), NOON))
+    story.tell(PlaceAgain(UnitsChange.REPLACING, "S3", units(a=1), NOON))
+    assert story.handed_over("S3", a=1) == []
+    story.handed_over("S2", a=1)
+    assert story.state.of_line("a").handed_over == 2
+
+
+def test_a_lost_unit_that_is_sent_again_is_not_refunded_as_lost() -> None:
+    story = shipped_card()
+    story.lost("S1", a=1)
+    replacement(story, a=1)
+    with pytest.raises(Invalid, match="only 0 units were lost"):
+        story.tell(refund(100, kind=RefundKind.LOST, lines=(Asked("a", 1, 100),)))
+
+
+def test_a_lost_unit_is_refunded_by_hand_or_by_claim_and_not_by_both() -> None:
+    story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
+    story.handed_over("S1", a=3)
+    story.all_succeed()
+    story.lost("S1", a=1)
+    one = (RefundLine(line_id="a", quantity=1, amount_minor=300),)
+    story.tell(NoteUnits(UnitsChange.CLAIMED, "o1-CL1", units(a=1), NOON))
+    story.tell(refund(300, kind=RefundKind.LOST, lines=(Asked("a", 1, 300),)))
+    facts = story.tell(owed(300, return_id="o1-CL1", lines=one))
+    assert isinstance(facts[-1], p.RefundAttentionNeeded) and facts[-1].reason_code == "units_refunded_already"
+    # What was delivered and not received is claimed too, and nobody has refunded that.
+    story.tell(NoteUnits(UnitsChange.CLAIMED, "o1-CL2", units(a=1), NOON))
+    with pytest.raises(Invalid, match="only 0 units were lost"):
+        story.tell(refund(300, kind=RefundKind.LOST, lines=(Asked("a", 1, 300),)))
+
+
+def test_a_claim_told_before_its_loss_is_refunded() -> None:
+    story = shipped_card()
+    story.tell(NoteUnits(UnitsChange.CLAIMED, "o1-CL1", units(a=1), NOON))
+    one = (RefundLine(line_id="a", quantity=1, amount_minor=4_000),)
+    assert types(story.tell(owed(4_000, return_id="o1-CL1", lines=one)))[-1] == "refund.routed"
 
 
 def test_a_declined_capture_is_told_and_drawn_from_the_other_tenders_with_the_next_shipment() -> None:

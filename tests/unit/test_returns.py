@@ -685,6 +685,13 @@ class TestMoney:
         due = only(story.then(looked_at("i1", day(6), ("mug", 1, "defective"))), ReturnRefundDue)
         assert (due.amount_minor, due.lines[0].shipping_minor, due.return_shipping_fee_minor) == (333 + 67, 67, 0)
 
+    def test_a_fee_is_of_what_is_refunded_not_of_what_it_was_worth(self) -> None:
+        half = InspectionRule(outcome="opened", disposition="regrade", refund_percent=50, fee_percent=10)
+        story = delivered(policy(inspection=(half, *(rule for rule in RULES if rule.outcome != "opened"))))
+        story.then(asking(day(3), mug=1), parcel("r1", day(5), mug=1))
+        [line] = only(story.then(looked_at("i1", day(6), ("mug", 1, "opened"))), ReturnRefundDue).lines
+        assert (line.gross_minor, line.fee_minor, line.refund_minor) == (333, 17, 167 - 17)
+
     def test_nothing_refunded_resolves_at_once(self) -> None:
         story = delivered()
         story.then(asking(day(3), mug=3), parcel("r1", day(5), mug=3))
@@ -741,6 +748,13 @@ class TestTriggers:
         assert only(facts, ReturnItemsInspected).recovery_minor == 333
         assert [f for f in facts if isinstance(f, ReturnRefundDue)] == []
         assert only(facts, ReturnResolved).refunded_minor == 667
+
+    def test_what_was_to_be_recovered_before_is_not_said_again(self) -> None:
+        story = delivered(policy(refund_trigger="receipt"))
+        story.then(asking(day(3), tea=2), parcel("r1", day(5), tea=2))
+        found = [looked_at(f"i{n}", day(6), ("tea", 1, "counterfeit")) for n in (1, 2)]
+        recovered = [only(story.then(one), ReturnItemsInspected).recovery_minor for one in found]
+        assert recovered == [500, 499]
 
     def test_what_was_refunded_at_once_and_never_came_is_recovered_once(self) -> None:
         story = delivered(policy(refund_trigger="at_once"))
@@ -961,6 +975,8 @@ class TestClaims:
         )
         declined = only(story.then(asking(day(9), mug=1)), ReturnDeclined)
         assert [why.code for why in declined.reasons] == ["already_claimed"]
+        with pytest.raises(Invalid, match="lines: only 0 delivered"):
+            story.then(GrantException(RMA1, None, "supervisor:eve", "it is lovely", day(10)))
 
     def test_what_is_claimed_as_defective_is_not_claimed_again_when_it_is_said_to_be_lost(self) -> None:
         story = delivered()

@@ -15,7 +15,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer
 
 from ops.databases import database_url
-from ops.people import PATIENCE_S, People, Refused, View
+from ops.people import PATIENCE_S, POLL_S, People, Refused, View
 from shared.auth import Role
 from shared.migrations.__main__ import migrate
 from shared.money import cumulative
@@ -535,6 +535,9 @@ async def _records(people: People, order_id: str, count: int) -> list[Record]:
     consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=people.endpoints.kafka, group_id=None)
     await consumer.start()
     try:
+        async with asyncio.timeout(PATIENCE_S):
+            while len({place.topic for place in consumer.assignment()}) < len(TOPICS):
+                await asyncio.sleep(POLL_S)
         places = consumer.assignment()
         await consumer.seek_to_beginning()
         ends = await consumer.end_offsets(list(places))

@@ -3,12 +3,26 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from payments.domain.decision import CancelRest, Command, Confirm, NoteUnits, Open
+from payments.domain.decision import (
+    CancelRest,
+    Command,
+    Confirm,
+    FillAgain,
+    NoteUnits,
+    Open,
+    OweAgain,
+    PlaceAgain,
+    Replace,
+)
 from payments.domain.payout import OweRefund
 from payments.store import PAYMENTS
 from shared.consumer import Route
 from shared.contracts.base import Fact, Input, LineQuantity
 from shared.contracts.fulfillment import (
+    BackorderCreated,
+    BackorderFilled,
+    FulfillmentLinesShortShipped,
+    ReplacementCreated,
     ShipmentCreated,
     ShipmentFound,
     ShipmentLost,
@@ -17,7 +31,14 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import OrderCancelled, OrderConfirmed, OrderLinesCancelled, OrderPlaced, OrderRejected
 from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, RefundLine, UnitsChange
-from shared.contracts.returns import ExchangeDifferenceDue, Resolution, ReturnExceptionGranted, ReturnRefundDue
+from shared.contracts.returns import (
+    ClaimOpened,
+    ExchangeDifferenceDue,
+    Resolution,
+    ReturnExceptionGranted,
+    ReturnReason,
+    ReturnRefundDue,
+)
 from shared.envelope import Cause
 from shared.shell import Told
 
@@ -57,11 +78,35 @@ def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
     return _noted(fact.order_id, UnitsChange.CANCELLED, fact.cancellation_id, lines, cause)
 
 
-def shipment_created(fact: ShipmentCreated, cause: Cause) -> Told[Command] | None:
-    """Only a replacement is news: its units were paid for."""
-    if fact.replaces_shipment_id is None:
+def replaced(fact: ReplacementCreated, cause: Cause) -> Told[Command]:
+    """Units that replace others were paid for: fulfillment tells of them before it says where they are."""
+    resent = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.moved)
+    return Told(fact.order_id, Replace(fact.replacement_id, fact.lines, resent, cause.at), cause)
+
+
+def shipment_created(fact: ShipmentCreated, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, PlaceAgain(UnitsChange.REPLACING, fact.shipment_id, fact.lines, cause.at), cause)
+
+
+def backorder_created(fact: BackorderCreated, cause: Cause) -> Told[Command]:
+    lines = (LineQuantity(line_id=fact.line_id, quantity=fact.quantity),)
+    return Told(fact.order_id, PlaceAgain(UnitsChange.AWAITED_AGAIN, fact.backorder_id, lines, cause.at), cause)
+
+
+def backorder_filled(fact: BackorderFilled, cause: Cause) -> Told[Command]:
+    lines = (LineQuantity(line_id=fact.line_id, quantity=fact.quantity),)
+    return Told(fact.order_id, FillAgain(fact.backorder_id, fact.shipment_id, lines, cause.at), cause)
+
+
+def short_shipped(fact: FulfillmentLinesShortShipped, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, OweAgain(fact.shipment_id, fact.lines, cause.at), cause)
+
+
+def claimed(fact: ClaimOpened, cause: Cause) -> Told[Command] | None:
+    """Only units that never arrived are news: those that did are the return's business."""
+    if fact.reason is not ReturnReason.NOT_RECEIVED:
         return None
-    return _noted(fact.order_id, UnitsChange.REPLACING, fact.shipment_id, fact.lines, cause)
+    return _noted(fact.order_id, UnitsChange.CLAIMED, fact.claim_id, fact.lines, cause)
 
 
 def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
@@ -130,11 +175,16 @@ _TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], To
     OrderRejected: rejected,
     OrderCancelled: cancelled,
     OrderLinesCancelled: lines_cancelled,
+    ReplacementCreated: replaced,
     ShipmentCreated: shipment_created,
+    BackorderCreated: backorder_created,
+    BackorderFilled: backorder_filled,
+    FulfillmentLinesShortShipped: short_shipped,
     ShipmentShipped: shipped,
     ShipmentLost: undelivered,
     ShipmentReturnedToSender: undelivered,
     ShipmentFound: found,
+    ClaimOpened: claimed,
     ReturnExceptionGranted: exception_granted,
     ReturnRefundDue: refund_due,
     ExchangeDifferenceDue: difference_due,

@@ -1,17 +1,21 @@
 """Kafka in: every fact of every service goes on the timeline; what cannot be read is parked, and leaves a hole till then."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from shared.consumer import log
+import structlog
+
 from shared.envelope import Undecodable, context_of, fact_of, source_of
 from shared.parking import Parked, Record
 from shared.shell import Db
 from support_view import store
 from support_view.domain.timeline import SERVICES, Entry
 
-TOPICS = [f"{service}.events" for service in SERVICES]
+TOPICS: Final = [f"{service}.events" for service in SERVICES]
 
-HIGHEST = 2**63 - 1
+HIGHEST: Final = 2**63 - 1
+
+log = structlog.get_logger()
 
 
 def read(record: Record) -> store.Told:

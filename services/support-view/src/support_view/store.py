@@ -156,8 +156,9 @@ def _entry(row: Row) -> Entry:
 FORGET = "DELETE FROM sections"
 FORGET_FINDS = "DELETE FROM finds"
 KEYS = """
-SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) AND subject NOT LIKE '%:%'
-ORDER BY subject, service LIMIT $3"""
+SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) AND type <> ALL($3::text[])
+ORDER BY subject, service LIMIT $4"""
+OF_NO_ORDER: Final = [fact.type for fact in FACTS.values() if not issubclass(fact, OrderFact)]
 
 
 async def rebuild(pool: Pool, chunk: int = 500) -> int:
@@ -171,7 +172,7 @@ async def rebuild(pool: Pool, chunk: int = 500) -> int:
         await db.execute(FORGET)
         await db.execute(FORGET_FINDS)
         after: Key = ("", "")
-        while rows := await db.fetch(KEYS, *after, chunk):
+        while rows := await db.fetch(KEYS, *after, OF_NO_ORDER, chunk):
             keys = [(row["subject"], row["service"]) for row in rows]
             made, sections = await _lock(db, keys)
             read = await _read_spans(db, dict.fromkeys(keys, ALL))

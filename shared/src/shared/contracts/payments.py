@@ -37,10 +37,19 @@ class PaymentOpened(PaymentsFact, type="payment.opened"):
 
 
 class UnitsChange(StrEnum):
-    """What happened to units: `due_back` by a return that states a refund, `exceptional` by a policy exception."""
+    """What happened to units, as payments counts them.
+
+    `due_back`: a return states a refund for them; `exceptional`: by a policy exception; `claimed`: as never received.
+    `owed_again` is what a replacement promises, of which `resent` are those that had not arrived; `replacing` says which
+    shipment's units they are, `awaited_again` which backorder's.
+    """
 
     HANDED_OVER = "handed_over"
+    OWED_AGAIN = "owed_again"
+    RESENT = "resent"
+    AWAITED_AGAIN = "awaited_again"
     REPLACING = "replacing"
+    CLAIMED = "claimed"
     CANCELLED = "cancelled"
     UNDELIVERED = "undelivered"
     FOUND = "found"

@@ -311,7 +311,10 @@ def _hand_over(state: OrderFulfillment, command: HandOver) -> list[Fact]:
 
 
 def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fact]:
-    """Owe units again: those that never arrived in their place, those that did on top, and none of them twice."""
+    """Owe units again, none of them twice: those that never arrived in their place, all others on top.
+
+    What was lost when a claim was settled may have been found since; it is owed all the same.
+    """
     if command.replacement_id in state.replacements:
         return []
     moved: list[CancelledUnits] = []
@@ -320,16 +323,16 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
         line = state.lines.get(line_id)
         if line is None:
             raise Invalid("lines.line_id", f"{line_id} is not a line of {state.order_id}")
+        arrived = line.of(Bucket.DELIVERED)
         if command.reason_code == "lost":
+            arrived += line.of(Bucket.IN_TRANSIT)
             for bucket in (Bucket.LOST, Bucket.RETURNED_TO_SENDER):
                 gone = min(units, line.of(bucket))
                 units -= gone
                 if gone:
                     moved.append(CancelledUnits(line_id=line_id, quantity=gone, was=bucket))
-            if units:
-                raise Invalid("lines.quantity", f"{units} more than what was lost or came back of line {line_id}")
-        elif units > line.of(Bucket.DELIVERED) - line.again:
-            raise Invalid("lines.quantity", f"more than was delivered and not replaced yet of line {line_id}")
+        if units > max(0, arrived - line.again):
+            raise Invalid("lines.quantity", f"more than was sent and not replaced yet of line {line_id}")
     created = ReplacementCreated(
         order_id=state.order_id,
         replacement_id=command.replacement_id,

@@ -198,6 +198,11 @@ def _noted(order: Order, fact: Fact, at: datetime, policies: Sequence[OrderPolic
     match fact:
         case fulfillment.FulfillmentLinesCancelled() if order.status in _LIVE:
             return [_lines_cancelled(order, fact)]
+        case fulfillment.FulfillmentCancellationRefused(cancellation_id=id) if (
+            id in order.cancellations and order.status is not Status.CANCEL_PENDING
+        ):
+            # Another way of cancelling was answered first: what this one asked for is settled already.
+            return []
         case fulfillment.FulfillmentCancellationRefused():
             return [
                 OrderCancellationRefused(

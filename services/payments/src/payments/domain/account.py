@@ -77,7 +77,15 @@ class Units:
     cancelled: int = 0
     undelivered: int = 0
     found: int = 0
+    resent: int = 0
     due_back: int = 0
+    owed_again: int = 0
+    """Promised again, and not known yet by which shipment or backorder."""
+
+    @property
+    def astray(self) -> int:
+        """Lost or back at the sender, and not sent again."""
+        return self.undelivered - self.found - self.resent
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +100,14 @@ class Account:
     shipping_minor: int = 0
     lines: Mapping[str, Line] = field(default_factory=dict)
     units: Mapping[str, Units] = field(default_factory=dict)
-    replacements: tuple[str, ...] = ()
-    """Shipments whose units were paid for already."""
+    replacements: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Units by shipment and line that were paid for when they were first handed over."""
+    awaited_again: tuple[str, ...] = ()
+    """Backorders of such units."""
     exceptions: tuple[str, ...] = ()
     """Returns that a policy exception allowed."""
+    claims: tuple[str, ...] = ()
+    """Claims of units that never arrived."""
     last_shipment: str | None = None
     last_cancellation: str | None = None
     tenders: Mapping[str, Tender] = field(default_factory=dict)
@@ -230,10 +242,18 @@ class Account:
         )
         return max(0, self.captured_minor - asked - self.worth_minor)
 
-    def refunded_units(self, line_id: str, kinds: frozenset[RefundKind] | None = None) -> int:
-        return sum(
-            r.units_of(line_id) for r in self.refunds.values() if not r.is_dead and (kinds is None or r.kind in kinds)
-        )
+    def refunded_units(self, line_id: str) -> int:
+        return sum(r.units_of(line_id) for r in self.refunds.values() if not r.is_dead)
+
+    def claimed_back(self, line_id: str) -> int:
+        """Units refunded by claims that they never arrived."""
+        live = (r for r in self.refunds.values() if not r.is_dead)
+        return sum(r.units_of(line_id) for r in live if r.return_id in self.claims)
+
+    def refunded_as_lost(self, line_id: str) -> int:
+        """Units refunded because they never arrived, by a person's word or a claim."""
+        live = (r for r in self.refunds.values() if not r.is_dead and r.kind is RefundKind.LOST)
+        return self.claimed_back(line_id) + sum(r.units_of(line_id) for r in live)
 
     def refunded_value(self, line_id: str) -> int:
         """Money of a line that live refunds were asked for."""
@@ -335,21 +355,42 @@ def _with_refund(state: Account, refund: Refund) -> Account:
 def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
     match fact.change:
         case UnitsChange.REPLACING:
-            return replace(state, replacements=(*state.replacements, fact.cause_id))
+            units = dict(state.replacements.get(fact.cause_id, {}))
+            for line in fact.lines:
+                units[line.line_id] = units.get(line.line_id, 0) + line.quantity
+            return _placed(replace(state, replacements={**state.replacements, fact.cause_id: units}), fact)
+        case UnitsChange.AWAITED_AGAIN:
+            return _placed(replace(state, awaited_again=(*state.awaited_again, fact.cause_id)), fact)
         case UnitsChange.EXCEPTIONAL:
             return replace(state, exceptions=(*state.exceptions, fact.cause_id))
+        case UnitsChange.CLAIMED:
+            return replace(state, claims=(*state.claims, fact.cause_id))
         case change:
-            units = dict(state.units)
+            counters = dict(state.units)
             for line in fact.lines:
-                was = units.get(line.line_id, Units())
+                was = counters.get(line.line_id, Units())
                 counted = getattr(was, change.value) + line.quantity
-                units[line.line_id] = replace(was, **{change.value: counted})
-            state = replace(state, units=units)
+                counters[line.line_id] = replace(was, **{change.value: counted})
+            state = replace(state, units=counters)
+    if fact.change is UnitsChange.OWED_AGAIN and fact.cause_id in state.replacements:
+        left = dict(state.replacements[fact.cause_id])
+        for line in fact.lines:
+            left[line.line_id] -= line.quantity
+        return replace(state, replacements={**state.replacements, fact.cause_id: left})
     if fact.change is UnitsChange.HANDED_OVER:
         return replace(state, last_shipment=fact.cause_id)
     if fact.change is UnitsChange.CANCELLED:
         return replace(state, last_cancellation=fact.cause_id)
     return state
+
+
+def _placed(state: Account, fact: PaymentUnitsNoted) -> Account:
+    """It is known now where these units are that were owed again."""
+    counters = dict(state.units)
+    for line in fact.lines:
+        was = counters.get(line.line_id, Units())
+        counters[line.line_id] = replace(was, owed_again=max(0, was.owed_again - line.quantity))
+    return replace(state, units=counters)
 
 
 def _dispute(tender: Tender, fact: DisputeFact) -> Tender:

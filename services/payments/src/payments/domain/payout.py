@@ -257,11 +257,7 @@ def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -
         return []
     if refund.currency != state.currency:
         return [_attention(state, refund, "other_currency")]
-    if any(
-        state.refunded_units(n.line_id) > state.lines[n.line_id].quantity - state.of_line(n.line_id).cancelled
-        for n in refund.lines
-        if n.line_id in state.lines
-    ):
+    if _is_twice(state, refund):
         return [_attention(state, refund, "units_refunded_already")]
     policy = policies.approval_at(at)
     is_exception = refund.return_id in state.exceptions
@@ -510,11 +506,9 @@ def _valued(state: Account, kind: RefundKind, index: int, asked: Asked) -> Refun
     if asked.quantity:
         if kind is not RefundKind.LOST:
             raise Invalid(f"{at}.quantity", f"must be 0: a refund of kind {kind} is about money, not about units")
-        units = state.of_line(asked.line_id)
-        lost = units.undelivered - units.found
-        before = state.refunded_units(asked.line_id, frozenset({RefundKind.LOST}))
-        if asked.quantity > lost - before:
-            raise Invalid(f"{at}.quantity", f"only {max(0, lost - before)} units were lost and not refunded")
+        lost = state.of_line(asked.line_id).astray - state.refunded_as_lost(asked.line_id)
+        if asked.quantity > lost:
+            raise Invalid(f"{at}.quantity", f"only {max(0, lost)} units were lost, and not sent again or refunded")
         after_all = state.refunded_units(asked.line_id) + asked.quantity
         if after_all > line.quantity:
             raise Invalid(f"{at}.quantity", f"only {line.quantity} units were ordered, and others were refunded")
@@ -528,6 +522,22 @@ def _valued(state: Account, kind: RefundKind, index: int, asked: Asked) -> Refun
         left = line.goods_minor + line.shipping_minor - refunded
         raise Invalid(f"{at}.amount_minor", f"only {_text(state, max(0, left))} of this line is left to refund")
     return RefundLine(line_id=asked.line_id, quantity=asked.quantity, amount_minor=amount)
+
+
+def _is_twice(state: Account, refund: Refund) -> bool:
+    """Units that were refunded for another reason already: more than there are, or lost ones by hand and by claim."""
+    for line in refund.lines:
+        placed = state.lines.get(line.line_id)
+        if placed is None or not line.quantity:
+            continue
+        units = state.of_line(line.line_id)
+        if state.refunded_units(line.line_id) > placed.quantity - units.cancelled:
+            return True
+        as_lost = state.refunded_as_lost(line.line_id)
+        is_claim = refund.return_id in state.claims
+        if is_claim and as_lost > max(units.undelivered - units.resent, state.claimed_back(line.line_id)):
+            return True
+    return False
 
 
 def _check_left(state: Account, amount: int) -> None:

@@ -320,7 +320,7 @@ def _requested(state: OrderReturns, command: RequestReturn, policies: Policies) 
     binding = _binding(state, policies)
     return_id = f"{state.order_id}-RMA{len(state.returns) + 1}"
     request = Request(command.at, command.resolution, command.lines, command.membership, command.abuse_score)
-    asked = [group for line in command.lines for group in groups(state, line.line_id, line.quantity, command.at)]
+    asked = [group for line in command.lines for group in groups(state, line.line_id, line.quantity)]
     verdicts, inputs = _judged(state, binding, asked, request)
     facts: list[Fact] = [
         *_bound_now(state, binding),

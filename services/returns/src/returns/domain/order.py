@@ -143,7 +143,7 @@ Delivery: TypeAlias = tuple[datetime, datetime | None, int]
 """Delivered, shipped, units."""
 
 
-def groups(state: OrderReturns, line_id: str, quantity: int, at: datetime) -> list[UnitGroup]:
+def groups(state: OrderReturns, line_id: str, quantity: int) -> list[UnitGroup]:
     """`quantity` units by history: free ones first, oldest delivery first; then claimed, then undelivered ones."""
     deliveries = state.where.deliveries(line_id)
     for delivered_at, n in _taken(state, line_id):
@@ -153,7 +153,7 @@ def groups(state: OrderReturns, line_id: str, quantity: int, at: datetime) -> li
     found: list[UnitGroup] = []
     for is_claimed, those in ((False, deliveries), (True, claimed)):
         for delivered_at, shipped_at, n in those:
-            take = min(quantity, n) if delivered_at <= at else 0
+            take = min(quantity, n)
             quantity -= take
             if take and found and (found[-1].delivered_at, found[-1].is_claimed) == (delivered_at, is_claimed):
                 found[-1] = replace(found[-1], quantity=found[-1].quantity + take)

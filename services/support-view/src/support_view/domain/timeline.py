@@ -102,6 +102,9 @@ def _causes_first(places: list[Place]) -> Iterator[Place]:
                 heappush(ready, (_rank(left[other]), other))
 
 
+MOST_NAMED: Final = 6
+
+
 class _Units(Protocol):
     @property
     def line_id(self) -> str: ...
@@ -124,8 +127,11 @@ class Words:
         return f"{minor} minor units"
 
     def units(self, lines: Iterable[_Units]) -> str:
-        """`2 × Desk lamp and 1 × Chair`."""
-        return self.listed(self.some(line.quantity, line.line_id) for line in lines) or "nothing"
+        """`2 × Desk lamp and 1 × Chair`; a sentence names a few lines and counts the others."""
+        named = [self.some(line.quantity, line.line_id) for line in lines]
+        if len(named) > MOST_NAMED:
+            named[MOST_NAMED - 1 :] = [plural(len(named) - MOST_NAMED + 1, "other line")]
+        return self.listed(named) or "nothing"
 
     def some(self, quantity: int, line_id: str) -> str:
         return f"{quantity} × {self.titles.get(line_id, f'line {line_id}')}"

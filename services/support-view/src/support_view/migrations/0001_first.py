@@ -26,7 +26,7 @@ CREATE INDEX timeline_place ON timeline (subject, service, sequence);
 COMMENT ON TABLE timeline IS 'One row per fact that was seen, once (I12). Everything else here can be made again from it.';
 COMMENT ON COLUMN timeline.id IS 'id of the fact; a second delivery finds it here and adds nothing';
 COMMENT ON COLUMN timeline.subject IS 'the order, or stock:<sku>@<location>, or policy:<id>';
-COMMENT ON COLUMN timeline.sequence IS 'rises by one per service and subject (I14); two facts with one sequence are both kept, and shown';
+COMMENT ON COLUMN timeline.sequence IS 'rises by one per service and subject (I14); should two facts have one sequence, both are kept';
 COMMENT ON COLUMN timeline.data IS 'as it travelled, byte for byte';
 
 CREATE TABLE sections (

@@ -25,6 +25,7 @@ class ShipmentState(Model):
     title: str = Field(description="n of m")
     status: ShipmentStatus
     location: str
+    lines: dict[str, int] = Field(description="units by line id")
     contents: str
     waits_for: str
     holds: tuple[str, ...]
@@ -65,6 +66,7 @@ def shipments(s: Sections) -> Iterator[ShipmentState]:
             title=f"Shipment {shipment.number} of {shipment.of}" if shipment.of else f"Shipment {id}",
             status=shipment.status,
             location=shipment.location,
+            lines=dict(shipment.lines),
             contents=s.contents(shipment.lines),
             waits_for=_awaited(s, id, shipment),
             holds=shipment.holds,

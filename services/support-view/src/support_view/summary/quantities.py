@@ -51,7 +51,7 @@ def _line_ids(s: Sections) -> list[str]:
     return ids
 
 
-def _forward(s: Sections, line_id: str, owed: int | None) -> dict[Bucket, int]:
+def forward(s: Sections, line_id: str, owed: int | None) -> dict[Bucket, int]:
     """Where the units are; those that nobody has said anything of are unallocated."""
     units = dict.fromkeys(Bucket, 0)
     for shipment in s.fulfillment.shipments.values():
@@ -82,7 +82,7 @@ def line_quantities(s: Sections) -> Iterator[LineQuantities]:
         line = placed.get(line_id)
         ordered = line.quantity if line else 0
         owed = ordered + s.fulfillment.owed_again.get(line_id, 0)
-        forward = _forward(s, line_id, owed if line else None)
+        forward = forward(s, line_id, owed if line else None)
         yield LineQuantities(
             line_id=line_id,
             sku=line.sku if line else "",

@@ -1,6 +1,9 @@
 """No card numbers, ever: text that holds one is refused before it is stored anywhere."""
 
 import re
+from typing import Final
+
+from pydantic import AfterValidator
 
 SHORTEST, LONGEST = 13, 19
 # Digits in groups, as people write them: 4111 1111 1111 1111 or 4111-1111-1111-1111.
@@ -33,3 +36,13 @@ def _passes_luhn(digits: str) -> bool:
             value = value * 2 - 9 if value > 4 else value * 2
         total += value
     return total % 10 == 0
+
+
+def _refused(text: str) -> str:
+    if has_card_number(text):
+        raise ValueError("must not hold a card number")
+    return text
+
+
+NoCardNumber: Final = AfterValidator(_refused)
+"""For text that comes in: `Annotated[Text, NoCardNumber]`."""

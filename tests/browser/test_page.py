@@ -1,0 +1,195 @@
+"""The support page in a real Chromium: signing in, reading, filtering, on wide and narrow screens, light and dark."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import pytest
+import uvicorn
+from playwright.async_api import Browser, Page, async_playwright, expect
+
+from shared.auth import issue
+from shared.runtime import build
+from support_view import pages
+from support_view.app import router
+from support_view.handlers import take
+from tests.backends import Backends
+from tests.databases import AUTH_KEY
+from tests.telling import Telling, record_of, split_order, whole_story
+
+NewDatabase = Callable[[str], Awaitable[str]]
+
+CHROMIUM: Final = Path("/usr/bin/chromium")
+FLAGS: Final = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}: the page is NOT tested (apt-get install chromium)"
+)
+
+
+def hole_in_payments() -> Telling:
+    story = split_order("ORD-3")
+    story.entries = [e for e in story.entries if not (e.service == "payments" and e.sequence in (4, 5))]
+    return story
+
+
+class Announced(uvicorn.Server):
+    """Says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@pytest.fixture(scope="module")
+async def site(backends: Backends, new_database: NewDatabase) -> AsyncIterator[str]:
+    """The page on a free port, with three stories told."""
+    dsn = await new_database("support_view")
+    async with asyncpg.create_pool(dsn, min_size=0) as pool, pool.acquire() as db, db.transaction():
+        for story in (split_order("ORD-1"), whole_story("ORD-2"), hole_in_payments()):
+            await take(db, [record_of(entry) for entry in story.entries])
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("OMS_DATABASE_URL", dsn)
+        environment.setenv("OMS_KAFKA", backends.kafka)
+        environment.setenv("OMS_AUTH_KEY", AUTH_KEY)
+        app = build("support-view", router=router, publishes=False, extend=pages.serve_assets)
+        server = Announced(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        # The test's own process keeps its signals.
+        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+        serving = asyncio.create_task(server.serve())
+        await asyncio.wait_for(server.ready.wait(), 20)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        server.should_exit = True
+        await serving
+
+
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        await launched.close()
+
+
+@contextlib.asynccontextmanager
+async def opened(browser: Browser, site: str, *, width: int = 1400, dark: bool = False) -> AsyncIterator[Page]:
+    """A signed-in page without scripts. Anything refused by the content policy, or loaded from elsewhere, fails."""
+    complaints: list[str] = []
+    context = await browser.new_context(
+        base_url=site,
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if dark else "light",
+        java_script_enabled=False,
+    )
+    page = await context.new_page()
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith(site) else None)
+    await page.goto("/orders/ORD-1?domain=payment")
+    await page.get_by_label("Token").fill(issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url("**/orders/ORD-1?domain=payment")
+    yield page
+    await context.close()
+    assert not complaints
+
+
+async def test_signing_in_leads_to_where_one_was_going_and_signing_out_ends_it(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await expect(page.get_by_role("heading", name="ORD-1")).to_be_visible()
+        await page.get_by_role("button", name="Sign out").click()
+        await page.wait_for_url("**/sign-in")
+        await page.goto("/orders/ORD-1")
+        assert page.url.endswith("/sign-in?next=%2Forders%2FORD-1")
+
+
+async def test_the_four_states_stand_side_by_side_and_none_masks_another(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        states = page.get_by_label("Four states, side by side").locator("article")
+        assert await states.count() == 4
+        boxes = [await states.nth(n).bounding_box() for n in range(4)]
+        assert len({box["y"] for box in boxes if box}) == 1
+        fulfillment = await states.nth(2).inner_text()
+        assert "partly shipped" in fulfillment and "backordered" in fulfillment and "exception" in fulfillment
+
+
+async def test_an_order_is_found_by_its_customers_email(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await page.get_by_label("Find an order").fill("ada@example.com")
+        await page.keyboard.press("Enter")
+        await expect(page.get_by_role("heading", name="3 orders")).to_be_visible()
+        await page.get_by_role("link", name="ORD-2").click()
+        await expect(page.get_by_role("heading", name="ORD-2")).to_be_visible()
+
+
+async def test_the_timeline_is_filtered_by_links_that_hold_the_filter(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        entries = page.locator(".entry")
+        assert await entries.count() == await page.locator(".entry.payment").count() > 0
+        filters = page.get_by_role("navigation", name="Filter the timeline")
+        await filters.get_by_role("link", name="return").click()
+        await page.wait_for_url("**/orders/ORD-1?domain=payment&domain=return#timeline")
+        await expect(page.locator(".entry.return")).to_have_count(1)
+        await filters.get_by_role("link", name="All").click()
+        await expect(page.get_by_text("Order placed: 5 units in 3 lines")).to_be_visible()
+        brief = await entries.count()
+        await filters.get_by_role("link", name="every detail").click()
+        await page.wait_for_url("**detail=all**")
+        assert await entries.count() > brief
+
+
+async def test_who_did_it_and_why_opens_without_a_script(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        entry = page.locator(".entry").first
+        await expect(entry.get_by_text("Reason")).to_be_hidden()
+        await entry.locator("summary").click()
+        await expect(entry.get_by_text("order.placed")).to_be_visible()
+
+
+async def test_a_hole_is_shown_above_everything_it_touches(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await page.goto("/orders/ORD-3")
+        await expect(page.get_by_text("facts 4–5 of payments not seen yet")).to_be_visible()
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 800, 1400])
+async def test_the_page_fits_every_screen(browser: Browser, site: str, width: int, dark: bool) -> None:
+    async with opened(browser, site, width=width, dark=dark) as page:
+        for path in ("/orders/ORD-2?detail=all", "/?q=ada@example.com", "/"):
+            await page.goto(path)
+            main = await page.locator("main").bounding_box()
+            assert main is not None and main["x"] >= 0 and main["x"] + main["width"] <= width
+            for box in [await card.bounding_box() for card in await page.locator(".card, .state").all()]:
+                assert box is not None and box["x"] + box["width"] <= width
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+async def test_axe_finds_nothing_that_shuts_people_out(browser: Browser, site: str, dark: bool) -> None:
+    axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe is not installed: NOT tested")
+    context = await browser.new_context(base_url=site, color_scheme="dark" if dark else "light")
+    page = await context.new_page()
+    await page.goto("/sign-in")
+    assert (await axe.Axe().run(page)).response["violations"] == []
+    token = issue(AUTH_KEY, subject="ann", roles=["agent"])
+    await context.add_cookies([{"name": pages.SESSION, "value": token, "url": site}])
+    for path in ("/", "/?q=ada@example.com", "/orders/ORD-2?detail=all", "/orders/ORD-3", "/orders/nothing"):
+        await page.goto(path)
+        assert (await axe.Axe().run(page)).response["violations"] == [], path
+    await context.close()
