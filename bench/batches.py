@@ -17,13 +17,12 @@ from orders.store import ORDERS
 from shared.consumer import Consumer, Router
 from shared.contracts.base import Fact, LineQuantity, TenderKind, schema_id
 from shared.contracts.fulfillment import (
-    FulfillmentPlanned,
     Parcel,
-    PlannedShipment,
     ShipmentCreated,
     ShipmentDelivered,
     ShipmentPacked,
     ShipmentShipped,
+    StockAllocated,
 )
 from shared.contracts.orders import Address, Customer, ShippingPreference
 from shared.contracts.payments import PaymentAuthorized
@@ -34,6 +33,7 @@ from shared.shell import Told, apply
 
 ORDERS_PLACED = 2_000
 BATCH = 1_000
+MESSAGES = 7
 AT = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 MUST_PER_SECOND = 5_000
 
@@ -73,7 +73,6 @@ def story(order_id: str) -> list[Fact]:
     shipment = f"{order_id}-S1"
     lines = (LineQuantity(line_id="1", quantity=1), LineQuantity(line_id="2", quantity=2))
     parcels = (Parcel(parcel_id="p1", lines=lines, carrier="swift", tracking=f"T{order_id}"),)
-    planned = PlannedShipment(shipment_id=shipment, location="BER", lines=lines)
     return [
         PaymentAuthorized(
             order_id=order_id,
@@ -85,12 +84,16 @@ def story(order_id: str) -> list[Fact]:
             reference="r",
             expires_at=None,
         ),
-        FulfillmentPlanned(
-            order_id=order_id,
-            shipments=(planned,),
-            backorders=(),
-            preference=ShippingPreference(),
-            reasons=("all in BER",),
+        *(
+            StockAllocated(
+                order_id=order_id,
+                sku=f"sku-{line.line_id}",
+                location="BER",
+                quantity=line.quantity,
+                line_id=line.line_id,
+                shipment_id=shipment,
+            )
+            for line in lines
         ),
         ShipmentCreated(order_id=order_id, shipment_id=shipment, location="BER", lines=lines, number=1, of=1),
         ShipmentPacked(order_id=order_id, shipment_id=shipment, parcels=parcels),
@@ -136,7 +139,7 @@ async def _ours(where: Place, run: int) -> tuple[float, float, str]:
     ids = [f"b{run}-{n}" for n in range(ORDERS_PLACED)]
     await place_all(pool, ids)
     stories = [story(id) for id in ids]
-    facts = [(step[n], n + 1) for n in range(6) for step in stories]
+    facts = [(step[n], n + 1) for n in range(MESSAGES) for step in stories]
     records = [record(fact, sequence, position) for position, (fact, sequence) in enumerate(facts)]
     settings = Settings.model_validate({"database_url": dsn, "kafka": where.kafka, "auth_key": AUTH_KEY})
     consumer = Consumer(pool, Router([ROUTE]).take, settings, "bench", lambda: None)
@@ -157,7 +160,7 @@ async def _floor(dsn: str, run: int) -> float:
     state = await db.fetchval("SELECT state FROM states LIMIT 1")
     data = json.dumps({"order_id": "x", "delivered": 3, "cancelled": 0, "lost": 0})
     keys = [f"b{run}-{n}" for n in range(ORDERS_PLACED)]
-    rows = [(uuid4(), key, 100 + n, data, state) for n in range(6) for key in keys]
+    rows = [(uuid4(), key, 100 + n, data, state) for n in range(MESSAGES) for key in keys]
     began = time.perf_counter()
     for start in range(0, len(rows), BATCH):
         batch = rows[start : start + BATCH]
@@ -168,7 +171,7 @@ async def _floor(dsn: str, run: int) -> float:
 
 
 async def measure(where: Place) -> list[Figure]:
-    """The batch shell: six messages an order, from raw record to committed, beside the same rows by hand"""
+    """The batch shell: seven messages an order, from raw record to committed, beside the same rows by hand"""
     ours, floors, cpus = [], [], []
     for run in range(RUNS):
         rate, cpu, dsn = await _ours(where, run)

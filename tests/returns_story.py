@@ -106,10 +106,12 @@ def of(**units: int) -> tuple[LineQuantity, ...]:
     return tuple(LineQuantity(line_id=line_id, quantity=n) for line_id, n in units.items())
 
 
-def shipped(stage: Any, at: datetime, *, shipment: str = "A1-S1", **units: int) -> RecordUnits:
-    return RecordUnits(
-        shipment, stage, tuple(RecordedUnits(line_id=line_id, quantity=n) for line_id, n in units.items()), at
-    )
+def shipped(
+    stage: Any, at: datetime, *, shipment: str = "A1-S1", tracking: str | None = None, **units: int
+) -> RecordUnits:
+    """Parcels are told apart where a story has more than one in a shipment."""
+    lines = tuple(RecordedUnits(line_id=line_id, quantity=n) for line_id, n in units.items())
+    return RecordUnits(shipment, stage, lines, at, tracking)
 
 
 def asking(at: datetime, resolution: Resolution = Resolution.REFUND, **units: int) -> RequestReturn:

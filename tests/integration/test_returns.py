@@ -90,10 +90,17 @@ async def hear(pool: Pool, *records: Record) -> list[Parked]:
         return await Router([ROUTE]).take(db, records)
 
 
-def sent(number: int, stage: str, at: datetime, **units: int) -> Record:
+def sent(number: int, stage: str, at: datetime, *, tracking: str = "T1", **units: int) -> Record:
+    """What fulfillment tells of a shipment, and from its hand-over on of each parcel."""
     common: dict[str, Any] = {"order_id": "A1", "shipment_id": f"A1-S{number}", "lines": of(**units)}
     if stage == "shipped":
         return record(f.ShipmentShipped(**common, carrier="dhl", parcels=(), number=1, of=1), at)
+    common["scan"] = f.Scan(carrier="dhl", tracking=tracking, code=stage, at=at)
+    if stage == "not_received":
+        questioned = f.ShipmentTrackingUpdated(
+            **common, tracking=tracking, code="not_received", moved=True, detail="says Ada"
+        )
+        return record(questioned, at)
     return record({"delivered": f.ShipmentDelivered, "lost": f.ShipmentLost}[stage](**common), at)
 
 
@@ -274,7 +281,9 @@ async def test_topics_told_in_another_order_and_batched_otherwise_end_the_same(
     ]
     shipments = [
         sent(1, "shipped", day(1), mug=3),
-        sent(1, "delivered", day(2), mug=3),
+        sent(1, "delivered", day(2), mug=2),
+        sent(1, "delivered", day(3), tracking="T2", mug=1),
+        sent(1, "not_received", day(4), mug=2),
         sent(2, "shipped", day(1), tea=1),
         sent(2, "lost", day(5), tea=1),
     ]
@@ -285,7 +294,16 @@ async def test_topics_told_in_another_order_and_batched_otherwise_end_the_same(
     ]
     ends: list[OrderReturns] = []
     rows: list[Sequence[Any]] = []
-    weave = [payments[0], *shipments[:2], orders[0], payments[1], shipments[2], orders[1], shipments[3]]
+    weave = [
+        payments[0],
+        *shipments[:2],
+        orders[0],
+        *shipments[2:4],
+        payments[1],
+        shipments[4],
+        orders[1],
+        shipments[5],
+    ]
     other = await new_database("returns")
     async with asyncpg.create_pool(other, min_size=0, max_size=2) as fresh:
         await fresh.execute(
@@ -303,6 +321,9 @@ async def test_topics_told_in_another_order_and_batched_otherwise_end_the_same(
     assert ends[0] == ends[1]
     assert rows[0] == rows[1]
     assert ends[0].policy is not None
+    mug = await pool.fetchrow("SELECT delivered, undone, with_customer FROM lines WHERE line_id = 'mug'")
+    assert mug is not None
+    assert tuple(mug) == (1, 2, 1)
 
 
 async def test_an_exception_needs_a_supervisor_and_a_reason(client: httpx.AsyncClient, pool: Pool) -> None:

@@ -45,7 +45,7 @@ from shared.contracts.base import Fact, TenderKind
 from shared.contracts.payments import OperationKind, RefundChannel, RefundKind, RefundLine, UnitsChange
 from shared.machine import Invalid, NotAllowed
 from shared.money import largest_remainder
-from tests.unit.payments_story import NOON, Story, approval, line, opening, routing, tender, units
+from tests.unit.payments_story import NOON, Story, approval, line, opening, paid, routing, tender, units
 
 KINDS = list(TenderKind)
 
@@ -335,7 +335,7 @@ def worlds(draw: st.DrawFn) -> World:
     return world
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(worlds(), steps)
 def test_the_laws_hold_at_every_step_and_the_books_agree_at_rest(world: World, told: list[tuple[str, int]]) -> None:
     for name, n in told:
@@ -446,6 +446,23 @@ def test_any_route_sums_to_the_amount_within_what_is_left_and_is_the_same_again(
     assert {e.tender_id for e in found.excluded} == disputed
 
 
+def paid_in_part() -> Story:
+    """One leg of a refund is paid and the other fails: too rare to wait for."""
+    story = paid(
+        tender("t1", TenderKind.GIFT_CARD, 400), tender("t2", TenderKind.CARD, 600), lines=[line("a", 1, 1_000)]
+    )
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    world = World(story, lines=("a",))
+    _return(world, 399)
+    [gift, card] = story.waiting()
+    for leg in (gift, card):
+        story.submit(leg.id)
+    story.answer(gift.id)
+    story.answer(card.id, Result.FAILED, code="account_closed")
+    return story
+
+
 def test_every_fact_that_the_machines_list_is_told_by_some_story() -> None:
     told_at_all: set[type[Fact]] = set()
 
@@ -457,5 +474,6 @@ def test_every_fact_that_the_machines_list_is_told_by_some_story() -> None:
         told_at_all.update(type(fact) for fact in world.story.facts)
 
     tell()
+    told_at_all.update(type(fact) for fact in paid_in_part().facts)
     listed = {fact for machine in (TENDER, DISPUTE, OPERATION, REFUND) for _, fact, _ in machine.edges()}
     assert {fact.type for fact in listed - told_at_all} == set()

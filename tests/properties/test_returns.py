@@ -40,7 +40,7 @@ from returns.domain.order import OrderReturns, laws, rma_lines, valued
 from returns.domain.parcels import ReceiveParcel, RecordScan
 from returns.domain.policies import POLICY
 from returns.domain.rma import RETURN, ReturnStatus, Rma, status_of
-from returns.domain.units import EXPECTED, FREED, INSPECTED, RETURN_LINE, UnitStatus, all_of
+from returns.domain.units import EXPECTED, FREED, INSPECTED, RETURN_LINE, Stage, UnitStatus
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.partners import InspectedUnits
 from shared.contracts.returns import (
@@ -145,16 +145,23 @@ def about_one(chance: Random, one: Rma, at: datetime) -> Command:
 def any_command(chance: Random, state: OrderReturns, at: datetime) -> Command:
     if state.returns and chance.random() < 0.75:
         return about_one(chance, chance.choice(list(state.returns.values())[-2:]), at)
-    shipment_id = chance.choice([*state.where.shipments, "A1-S9"])
-    shipment = state.where.shipments.get(shipment_id)
-    stage = chance.choice(["delivered", "withdrawn", "lost"])
+    shipment_id = chance.choice(list(state.where.shipments))
+    parcels = state.where.shipments[shipment_id].parcels
+    parcel = parcels[chance.choice(list(parcels))]
+    there = tuple(RecordedUnits(line_id=k, quantity=n) for k, n in parcel.units.get(parcel.stage, {}).items())
+    steps: dict[str, list[Stage]] = {
+        "delivered": ["withdrawn"],
+        "lost": ["withdrawn"],
+        "withdrawn": ["delivered", "lost"],
+    }
+    stage = chance.choice(steps[parcel.stage])
     told: list[Command] = [
         *[any_request(chance, at)] * 4,
         OpenClaim(some_lines(chance, ["mug", "tea"], 2), chance.choice(sorted(CLAIMABLE)), (), at),
         ResolveClaim("A1-CL1", chance.choice(["refunded", "replaced", "rejected"]), "", at),
         RecordDispute("d1", chance.random() < 0.3),
         RecordUnits("A1-C1", "cancelled", (RecordedUnits(line_id="mug", quantity=1, goods_minor=334),), at),
-        RecordUnits(shipment_id, stage, all_of(shipment) if shipment else None, at),  # type: ignore[arg-type]
+        RecordUnits(shipment_id, stage, there, at),
     ]
     return chance.choice(told)
 

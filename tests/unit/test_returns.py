@@ -402,17 +402,46 @@ class TestArrivalOfFacts:
         assert story.then(RecordPurchase(placed()), shipped("delivered", day(2), mug=3, tea=2)) == []
         story.then(RecordDispute("d1", True))
         assert story.then(RecordDispute("d1", True), RecordDispute("d2", False)) == []
-        assert story.then(RecordUnits("A1-S9", "withdrawn", None, day(3))) == []
+        assert story.then(shipped("withdrawn", day(3), shipment="A1-S9", mug=1)) == []
+
+    def test_parcels_of_a_shipment_arrive_each_for_itself(self) -> None:
+        story = Story()
+        story.then(
+            RecordPurchase(placed()),
+            shipped("shipped", day(1), mug=3),
+            shipped("delivered", day(2), tracking="T1", mug=1),
+            shipped("delivered", day(9), tracking="T2", mug=1),
+            shipped("lost", day(9), tracking="T3", mug=1),
+        )
+        assert story.then(shipped("delivered", day(9), tracking="T2", mug=1)) == []
+        row = law(story.state, "mug")
+        assert (row.delivered, row.lost) == (2, 1)
+        [old, new] = only(story.then(asking(day(33), mug=2)), ReturnEligibilityEvaluated).verdicts
+        assert [(v.delivered_at, v.outcome) for v in (old, new)] == [(day(2), "decline"), (day(9), "approve")]
+
+    def test_lost_units_that_were_promised_anew_stay_lost_when_the_rest_is_found(self) -> None:
+        story = Story()
+        story.then(
+            RecordPurchase(placed()),
+            shipped("shipped", day(1), mug=3),
+            shipped("lost", day(4), tracking="T1", mug=3),
+            OpenClaim(of(mug=1), ReturnReason.NOT_RECEIVED, (), day(5)),
+            ResolveClaim("A1-CL1", "replaced", "", day(6)),
+            shipped("withdrawn", day(7), tracking="T1", mug=2),
+        )
+        assert (law(story.state, "mug").lost, law(story.state, "mug").undone) == (1, 2)
+        story.then(shipped("delivered", day(8), tracking="T1", mug=2))
+        assert (law(story.state, "mug").lost, free(story.state, "mug")) == (1, 2)
 
     def test_what_the_customer_did_not_get_cannot_come_back(self) -> None:
         story = delivered()
-        story.then(RecordUnits("A1-S1", "withdrawn", None, day(3)))
+        story.then(shipped("withdrawn", day(3), mug=3, tea=2))
         facts = story.then(asking(day(4), mug=1))
         assert [why.code for why in only(facts, ReturnDeclined).reasons] == ["not_delivered"]
 
     def test_a_return_stands_when_the_delivery_under_it_is_contested(self) -> None:
         story = delivered()
-        story.then(asking(day(3), mug=2), RecordUnits("A1-S1", "withdrawn", None, day(4)))
+        story.then(asking(day(3), mug=2), shipped("withdrawn", day(4), mug=3, tea=2))
         row = law(story.state, "mug")
         assert (row.delivered, row.contested, row.undone) == (0, 2, 3)
         story.then(shipped("delivered", day(6), mug=3, tea=2))

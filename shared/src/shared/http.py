@@ -66,6 +66,24 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def document_problems(app: FastAPI) -> None:
+    """FastAPI documents every model as application/json; problems have a media type of their own."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = generate()
+        for path in document["paths"].values():
+            for operation in path.values():
+                for response in operation["responses"].values():
+                    content = response.get("content", {})
+                    schema = content.get("application/json", {}).get("schema", {})
+                    if schema.get("$ref") == "#/components/schemas/Problem":
+                        content["application/problem+json"] = content.pop("application/json")
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
 def problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
     body = Problem(title=title, status=status, detail=detail, **more)
     return JSONResponse(

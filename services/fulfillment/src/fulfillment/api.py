@@ -387,7 +387,12 @@ async def _goods(
     )
 
 
-@router.post("/stock/receipts", tags=["stock"], status_code=201, response_model=GoodsOut)
+TOLD_BEFORE: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"model": GoodsOut, "description": "told before; nothing changed"}
+}
+
+
+@router.post("/stock/receipts", tags=["stock"], status_code=201, response_model=GoodsOut, responses=TOLD_BEFORE)
 async def receive_goods(
     body: ReceiveGoods, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
 ) -> Response:
@@ -397,7 +402,7 @@ async def receive_goods(
     return await _goods(request, desk, body.sku, body.location, command, who, key, at)
 
 
-@router.post("/stock/expectations", tags=["stock"], status_code=201, response_model=GoodsOut)
+@router.post("/stock/expectations", tags=["stock"], status_code=201, response_model=GoodsOut, responses=TOLD_BEFORE)
 async def expect_goods(
     body: ExpectGoods, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
 ) -> Response:

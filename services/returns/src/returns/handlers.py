@@ -36,21 +36,32 @@ def cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
     return Told(fact.order_id, RecordUnits(fact.cancellation_id, "cancelled", lines, cause.at), cause)
 
 
-def moved(stage: Stage) -> Callable[[Any, Cause], Told[Command]]:
-    """A shipment that reached this stage with the units that the fact names."""
+def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, RecordUnits(fact.shipment_id, "shipped", _units(fact.lines), cause.at), cause)
 
-    def told(fact: ShipmentShipped | ShipmentDelivered | ShipmentLost | ShipmentFound, cause: Cause) -> Told[Command]:
-        lines = tuple(RecordedUnits(line_id=line.line_id, quantity=line.quantity) for line in fact.lines)
-        return Told(fact.order_id, RecordUnits(fact.shipment_id, stage, lines, cause.at), cause)
+
+def moved(stage: Stage) -> Callable[[Any, Cause], Told[Command]]:
+    """A parcel that reached this stage with the units that the fact names."""
+
+    def told(fact: ShipmentDelivered | ShipmentLost | ShipmentFound, cause: Cause) -> Told[Command]:
+        tracking = fact.scan.tracking if fact.scan else None
+        command = RecordUnits(fact.shipment_id, stage, _units(fact.lines), cause.at, tracking)
+        return Told(fact.order_id, command, cause)
 
     return told
 
 
 def scanned(fact: ShipmentTrackingUpdated, cause: Cause) -> Told[Command] | None:
     """Of outbound scans only one matters here: delivered by the carrier's word, and not by the customer's."""
-    if fact.code != "not_received" or not fact.moved:
+    if not fact.lines:
         return None
-    return Told(fact.order_id, RecordUnits(fact.shipment_id, "withdrawn", None, cause.at), cause)
+    return Told(
+        fact.order_id, RecordUnits(fact.shipment_id, "withdrawn", _units(fact.lines), cause.at, fact.tracking), cause
+    )
+
+
+def _units(lines: Iterable[LineQuantity]) -> tuple[RecordedUnits, ...]:
+    return tuple(RecordedUnits(line_id=line.line_id, quantity=line.quantity) for line in lines)
 
 
 def refunded(fact: RefundCompleted, cause: Cause) -> Told[Command]:
@@ -97,7 +108,7 @@ ROUTE: Final = Route(
     {
         OrderPlaced: purchased,
         OrderLinesCancelled: cancelled,
-        ShipmentShipped: moved("shipped"),
+        ShipmentShipped: shipped,
         ShipmentDelivered: moved("delivered"),
         ShipmentLost: moved("lost"),
         ShipmentFound: moved("withdrawn"),

@@ -178,6 +178,7 @@ class ReturnUnitsRecorded(ReturnsFact, type="return.units_recorded"):
     """
 
     source_id: Id = Field(description="the shipment, or the cancellation")
+    tracking: Id | None = Field(default=None, description="the parcel of the shipment that the lines are in")
     stage: Literal["shipped", "delivered", "lost", "withdrawn", "cancelled"]
     lines: tuple[RecordedUnits, ...]
     at: datetime

@@ -27,8 +27,11 @@ from shared.contracts.orders import (
     OrderHoldPlaced,
     OrderHoldReleased,
     OrderLinesCancelled,
+    OrderProgressed,
     OrderRejected,
     OrderReopened,
+    TenderStep,
+    UnitsStep,
 )
 from shared.machine import Invalid, NotAllowed
 
@@ -101,12 +104,27 @@ _LIVE = (Status.PLACED, Status.CONFIRMED, Status.CANCEL_PENDING)
 def decide(order: Order | None, command: Command, policies: Sequence[OrderPolicy]) -> list[Fact]:
     """The command's own facts and then what follows from them, until nothing does."""
     facts = _decided(order, command, policies)
+    if order is not None and not any(_may_lead_on(order, fact) for fact in facts):
+        return facts
     for fact in facts:
         order = evolve(order, fact)
     while facts and order is not None and (following := _following(order, command.at, policies)) is not None:
         facts.append(following)
         order = evolve(order, following)
     return facts
+
+
+def _may_lead_on(order: Order, fact: Fact) -> bool:
+    """Most of what is heard moves units nearer to their end, or money of a confirmed order: nothing follows from that."""
+    if not isinstance(fact, OrderProgressed):
+        return True
+    match fact.step:
+        case UnitsStep(moves=moves):
+            return any(move.target not in OPEN for move in moves)
+        case TenderStep():
+            return order.status is Status.PLACED
+        case _:
+            return True
 
 
 def _decided(order: Order | None, command: Command, policies: Sequence[OrderPolicy]) -> list[Fact]:

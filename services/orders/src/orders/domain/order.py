@@ -185,7 +185,7 @@ class Order:
     @property
     def is_settled(self) -> bool:
         """Every unit was delivered, cancelled, or paid back after it went astray; one that is replaced is owed again."""
-        if self.units(*OPEN):
+        if any(line.units.get(bucket) for line in self.lines.values() for bucket in OPEN):
             return False
         paid = self._refunded_astray()
         return all(line.count(*GONE_ASTRAY) <= paid.get(line_id, 0) for line_id, line in self.lines.items())

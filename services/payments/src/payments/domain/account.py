@@ -242,8 +242,8 @@ class Account:
         )
         return max(0, self.captured_minor - asked - self.worth_minor)
 
-    def refunded_units(self, line_id: str) -> int:
-        return sum(r.units_of(line_id) for r in self.refunds.values() if not r.is_dead)
+    def refunded_units(self, line_id: str, kinds: frozenset[RefundKind] = frozenset(RefundKind)) -> int:
+        return sum(r.units_of(line_id) for r in self.refunds.values() if not r.is_dead and r.kind in kinds)
 
     def claimed_back(self, line_id: str) -> int:
         """Units refunded by claims that they never arrived."""
@@ -252,8 +252,7 @@ class Account:
 
     def refunded_as_lost(self, line_id: str) -> int:
         """Units refunded because they never arrived, by a person's word or a claim."""
-        live = (r for r in self.refunds.values() if not r.is_dead and r.kind is RefundKind.LOST)
-        return self.claimed_back(line_id) + sum(r.units_of(line_id) for r in live)
+        return self.claimed_back(line_id) + self.refunded_units(line_id, frozenset({RefundKind.LOST}))
 
     def refunded_value(self, line_id: str) -> int:
         """Money of a line that live refunds were asked for."""

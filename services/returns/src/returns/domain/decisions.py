@@ -21,7 +21,7 @@ from returns.domain.order import OrderReturns, free, goods_worth, groups, left, 
 from returns.domain.parcels import ReceiveParcel, RecordScan, arrived, check_named_once
 from returns.domain.policies import Binding, Policies
 from returns.domain.rma import REPLACEMENT, RETURN, ReturnStatus, Rma
-from returns.domain.units import Stage, UnitStatus, all_of, is_known, purchase_of
+from returns.domain.units import Stage, UnitStatus, is_known, purchase_of
 from shared.contracts.base import Fact, LineQuantity, PolicyRef
 from shared.contracts.orders import OrderPlaced
 from shared.contracts.returns import (
@@ -63,12 +63,13 @@ class RecordPurchase:
 
 @dataclass(frozen=True, slots=True)
 class RecordUnits:
-    """`lines` None: all units of the shipment, as it was recorded before."""
+    """`lines` are a shipment's when it is shipped, and a parcel's (by its tracking) from then on."""
 
     source_id: str
     stage: Stage
-    lines: tuple[RecordedUnits, ...] | None
+    lines: tuple[RecordedUnits, ...]
     at: datetime
+    tracking: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,23 +240,18 @@ def _purchased(state: OrderReturns, placed: OrderPlaced, policies: Policies) -> 
 
 
 def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
-    lines = command.lines
-    if command.stage != "cancelled":
-        if is_known(state.where, command.stage, command.source_id):
-            return []
-        if lines is None:
-            shipment = state.where.shipments.get(command.source_id)
-            if shipment is None or not shipment.has_arrived:
-                return []
-            lines = all_of(shipment)
-    if not lines:
+    is_repeat = command.stage != "cancelled" and is_known(
+        state.where, command.stage, command.source_id, command.tracking
+    )
+    if is_repeat or not command.lines:
         return []
     return [
         ReturnUnitsRecorded(
             order_id=state.order_id,
             source_id=command.source_id,
+            tracking=command.tracking,
             stage=command.stage,
-            lines=lines,
+            lines=command.lines,
             at=command.at,
         )
     ]

@@ -14,7 +14,6 @@ from shared.contracts.base import Fact, PolicyRef
 from shared.contracts.orders import OrderPlaced
 from shared.contracts.returns import (
     PurchasedLine,
-    RecordedUnits,
     ReturnApproved,
     ReturnCancelled,
     ReturnDeclined,
@@ -142,14 +141,20 @@ class Purchase:
 
 
 @dataclass(frozen=True, slots=True)
-class Shipment:
-    """`has_arrived`: it was delivered or lost once, whatever became of it since."""
+class Parcel:
+    """Units by the stage they were last told to be in, and by line; those promised anew stay where they were."""
 
-    units: dict[str, int]
     stage: Stage
-    shipped_at: datetime | None = None
+    units: dict[Stage, dict[str, int]]
     delivered_at: datetime | None = None
-    has_arrived: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Shipment:
+    """Its parcels by tracking, as they arrive or get lost."""
+
+    shipped_at: datetime | None = None
+    parcels: dict[str, Parcel] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,23 +173,27 @@ class Whereabouts:
     cancelled: dict[str, Cancelled] = field(default_factory=dict)
 
     def counted(self, line_id: str, stage: Stage) -> int:
-        return sum(s.units.get(line_id, 0) for s in self.shipments.values() if s.stage == stage)
+        return sum(p.units.get(stage, {}).get(line_id, 0) for s in self.shipments.values() for p in s.parcels.values())
 
     def undone(self, line_id: str) -> int:
         """Once delivered or lost, and neither as is said now: returns and claims of them stand all the same."""
         return self.counted(line_id, "withdrawn")
 
     def deliveries(self, line_id: str) -> list[tuple[datetime, datetime | None, int]]:
-        """(delivered, shipped, units) of every delivery, oldest first."""
+        """(delivered, shipped, units) of every parcel delivered, oldest first."""
         found = [
-            (s.delivered_at, s.shipped_at, s.units[line_id])
+            (p.delivered_at, s.shipped_at, units)
             for s in self.shipments.values()
-            if s.stage == "delivered" and s.delivered_at is not None and line_id in s.units
+            for p in s.parcels.values()
+            if p.delivered_at is not None and (units := p.units.get("delivered", {}).get(line_id, 0))
         ]
         return sorted(found, key=lambda delivery: (delivery[0], delivery[1] or delivery[0]))
 
     def lines(self) -> Iterable[str]:
-        return {line_id: None for s in self.shipments.values() for line_id in s.units} | dict.fromkeys(self.cancelled)
+        """Every line that anything arrived, got lost or was cancelled of."""
+        parcels = [p for s in self.shipments.values() for p in s.parcels.values()]
+        told = {line_id: None for p in parcels for lines in p.units.values() for line_id in lines}
+        return told | dict.fromkeys(self.cancelled)
 
 
 def purchase_of(placed: OrderPlaced) -> ReturnPurchaseRecorded:
@@ -209,32 +218,41 @@ def purchase_of(placed: OrderPlaced) -> ReturnPurchaseRecorded:
 
 
 def record(where: Whereabouts, fact: ReturnUnitsRecorded) -> Whereabouts:
-    """Fold one report in. A cancellation adds up; a shipment's latest stage counts."""
+    """Fold one report in. A cancellation adds up; a parcel's units leave the stage it was in for the one told."""
     if fact.stage == "cancelled":
         cancelled = dict(where.cancelled)
         for line in fact.lines:
             so_far = cancelled.get(line.line_id, Cancelled())
             cancelled[line.line_id] = Cancelled(so_far.units + line.quantity, so_far.goods_minor + line.goods_minor)
         return replace(where, cancelled=cancelled)
-    before = where.shipments.get(fact.source_id)
-    units: dict[str, int] = {}
-    for line in fact.lines:
-        units[line.line_id] = units.get(line.line_id, 0) + line.quantity
-    shipment = Shipment(
-        units=units,
-        stage=before.stage if before and fact.stage == "shipped" else fact.stage,
-        shipped_at=fact.at if fact.stage == "shipped" else before.shipped_at if before else None,
-        delivered_at=fact.at if fact.stage == "delivered" else before.delivered_at if before else None,
-        has_arrived=fact.stage in ("delivered", "lost") or (before is not None and before.has_arrived),
-    )
+    shipment = where.shipments.get(fact.source_id, Shipment())
+    if fact.stage == "shipped":
+        shipment = replace(shipment, shipped_at=fact.at)
+    else:
+        tracking = fact.tracking or ""
+        parcel = _moved(shipment.parcels.get(tracking), fact.stage, fact)
+        shipment = replace(shipment, parcels={**shipment.parcels, tracking: parcel})
     return replace(where, shipments={**where.shipments, fact.source_id: shipment})
 
 
-def is_known(where: Whereabouts, stage: Stage, source_id: str) -> bool:
-    """Told again: a shipment was shipped already, or is in the stage it is reported in."""
-    shipment = where.shipments.get(source_id)
-    return shipment is not None and (shipment.shipped_at is not None if stage == "shipped" else shipment.stage == stage)
+def _moved(parcel: Parcel | None, stage: Stage, fact: ReturnUnitsRecorded) -> Parcel:
+    was = dict(parcel.units.get(parcel.stage, {})) if parcel else {}
+    now = dict(parcel.units.get(stage, {})) if parcel else {}
+    for line in fact.lines:
+        was[line.line_id] = max(0, was.get(line.line_id, 0) - line.quantity)
+        now[line.line_id] = now.get(line.line_id, 0) + line.quantity
+    units = {**parcel.units, parcel.stage: was, stage: now} if parcel else {stage: now}
+    return Parcel(
+        stage=stage,
+        units={at: left for at, lines in units.items() if (left := {k: n for k, n in lines.items() if n})},
+        delivered_at=fact.at if stage == "delivered" else parcel.delivered_at if parcel else None,
+    )
 
 
-def all_of(shipment: Shipment) -> tuple[RecordedUnits, ...]:
-    return tuple(RecordedUnits(line_id=line_id, quantity=n) for line_id, n in shipment.units.items())
+def is_known(where: Whereabouts, stage: Stage, source_id: str, tracking: str | None) -> bool:
+    """Told again; or taken back without ever having been told as delivered or lost."""
+    shipment = where.shipments.get(source_id, Shipment())
+    if stage == "shipped":
+        return shipment.shipped_at is not None
+    parcel = shipment.parcels.get(tracking or "")
+    return stage == "withdrawn" if parcel is None else parcel.stage == stage

@@ -176,6 +176,7 @@ class Claim:
     reason: str
     since: datetime
     outcome: str = ""
+    due_minor: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +200,13 @@ def fold(returns: Returns, entry: Entry) -> Returns:
             return replace(returns, claims=put(returns.claims, id, replace(claim, outcome=outcome)))
         case ReturnPurchaseRecorded() | ReturnUnitsRecorded() | ReturnDisputeRecorded():
             return returns  # what other services told; their own sections carry it
+        case ReturnFact(return_id=id) as fact if id in returns.claims:
+            # What is due for a claim is told as for a return, under the claim's id.
+            if not isinstance(fact, ReturnRefundDue):
+                return returns
+            claim = returns.claims[id]
+            claim = replace(claim, due_minor=claim.due_minor + fact.amount_minor)
+            return replace(returns, claims=put(returns.claims, id, claim))
         case ReturnFact() as fact:
             told = _move(returns.returns.get(fact.return_id, Return()), fact, entry.occurred_at)
             return replace(returns, returns=put(returns.returns, fact.return_id, told))

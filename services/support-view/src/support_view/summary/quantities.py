@@ -82,7 +82,7 @@ def line_quantities(s: Sections) -> Iterator[LineQuantities]:
         line = placed.get(line_id)
         ordered = line.quantity if line else 0
         owed = ordered + s.fulfillment.owed_again.get(line_id, 0)
-        forward = forward(s, line_id, owed if line else None)
+        units = forward(s, line_id, owed if line else None)
         yield LineQuantities(
             line_id=line_id,
             sku=line.sku if line else "",
@@ -91,6 +91,6 @@ def line_quantities(s: Sections) -> Iterator[LineQuantities]:
             ordered=ordered,
             owed=owed,
             promised_on=line.promised_on if line else None,
-            forward=forward,
-            reverse=_reverse(s, line_id, forward[Bucket.DELIVERED]),
+            forward=units,
+            reverse=_reverse(s, line_id, units[Bucket.DELIVERED]),
         )
