@@ -189,9 +189,12 @@ class BackorderFact(FulfillmentFact):
 
 
 class BackorderCreated(BackorderFact, type="backorder.created"):
+    """`again`: its units replace others, all of them; otherwise none does."""
+
     quantity: Quantity
     eta: datetime | None
     revision: int = 0
+    again: bool = False
 
 
 class BackorderEtaRevised(BackorderFact, type="backorder.eta_revised"):
@@ -261,10 +264,14 @@ class Parcel(Model):
 
 
 class ShipmentCreated(ShipmentFact, type="shipment.created"):
-    """`number` of `of`: of counts the live shipments and one more for what is still backordered."""
+    """`number` of `of`: of counts the live shipments and one more for what is still backordered.
+
+    `again` are those of `lines` that replace others, whatever for and wherever they waited: they were paid for then.
+    """
 
     location: Id
     lines: tuple[LineQuantity, ...]
+    again: tuple[LineQuantity, ...] = ()
     number: int = Field(ge=1)
     of: int = Field(ge=1)
     replaces_shipment_id: Id | None = None
@@ -285,9 +292,12 @@ class ShipmentReleased(ShipmentFact, type="shipment.released"):
 
 
 class ShipmentShipped(ShipmentFact, type="shipment.shipped"):
+    """`again` are those of `lines` that replace others."""
+
     carrier: Id
     parcels: tuple[Parcel, ...]
     lines: tuple[LineQuantity, ...]
+    again: tuple[LineQuantity, ...] = ()
     number: int = Field(ge=1)
     of: int = Field(ge=1)
 
@@ -347,7 +357,10 @@ class ShipmentCancelled(ShipmentFact, type="shipment.cancelled"):
 
 
 class ShipmentLinesRemoved(ShipmentFact, type="shipment.lines_removed"):
-    """Units taken out before hand-over (a partial cancellation, a short pick); the rest goes on."""
+    """Units taken out before hand-over (a partial cancellation, a short pick); the rest goes on.
+
+    Of a line the ordered units go first, those that replace others last.
+    """
 
     lines: tuple[LineQuantity, ...]
 

@@ -79,8 +79,9 @@ def place(
             sku=backorder.sku,
             quantity=backorder.quantity,
             eta=backorder.eta,
+            again=shortage.need.again,
         )
-        for backorder in backorders
+        for backorder, shortage in zip(backorders, split.shortages, strict=True)
     ]
     return facts
 
@@ -91,7 +92,7 @@ def fill(state: OrderFulfillment, stock: Stock, at: datetime) -> list[Fact]:
     if not waiting:
         return []
     policy = binding(state, stock)
-    needs = [Need(b.line_id, b.sku, b.open, b.backorder_id) for b in waiting]
+    needs = [Need(b.line_id, b.sku, b.open, b.backorder_id, b.again) for b in waiting]
     split = _split(state, needs, stock, policy)
     facts: list[Fact] = []
     if split.shipments:
@@ -153,7 +154,8 @@ def settle_consent(
             return [settled, closed, told]
         case BackorderChoice.SUBSTITUTE:
             facts = [settled, closed]
-            return facts + place(after(state, facts), [Need(backorder.line_id, str(substitute_sku), units)], stock)
+            need = Need(backorder.line_id, str(substitute_sku), units, again=backorder.again)
+            return facts + place(after(state, facts), [need], stock)
         case BackorderChoice.SHIP_AVAILABLE:
             facts = [settled]
             return facts + fill(after(state, facts), stock, at)
@@ -178,6 +180,10 @@ def _lines(parcels: PlannedParcels) -> tuple[LineQuantity, ...]:
     return quantities(summed((pick.need.line_id, pick.quantity) for pick in parcels.picks))
 
 
+def _again(parcels: PlannedParcels) -> tuple[LineQuantity, ...]:
+    return quantities(summed((pick.need.line_id, pick.quantity) for pick in parcels.picks if pick.need.again))
+
+
 def _created(
     state: OrderFulfillment, split: Split, names: Sequence[str], *, is_waiting: bool, replaces: str | None = None
 ) -> list[Fact]:
@@ -194,6 +200,7 @@ def _created(
                 shipment_id=shipment.shipment_id,
                 location=shipment.location,
                 lines=_lines(parcels),
+                again=_again(parcels),
                 number=numbers[shipment.shipment_id],
                 of=of,
                 replaces_shipment_id=replaces,

@@ -55,7 +55,10 @@ BACKORDER: Final = Machine(
 
 @dataclass(frozen=True, slots=True)
 class Backorder:
-    """`open` of `quantity` still wait. `promised` is the date the customer last agreed to, `earlier` the dates before."""
+    """`open` of `quantity` still wait. `promised` is the date the customer last agreed to, `earlier` the dates before.
+
+    `again`: its units replace others.
+    """
 
     backorder_id: str
     line_id: str
@@ -67,6 +70,7 @@ class Backorder:
     earlier: tuple[datetime | None, ...] = ()
     status: BackorderStatus = _S.OPEN
     consent_due: datetime | None = None
+    again: bool = False
 
     @property
     def revision(self) -> int:
@@ -74,7 +78,16 @@ class Backorder:
 
 
 def created(fact: BackorderCreated) -> Backorder:
-    return Backorder(fact.backorder_id, fact.line_id, fact.sku, fact.quantity, fact.quantity, fact.eta, fact.eta)
+    return Backorder(
+        backorder_id=fact.backorder_id,
+        line_id=fact.line_id,
+        sku=fact.sku,
+        quantity=fact.quantity,
+        open=fact.quantity,
+        eta=fact.eta,
+        promised=fact.eta,
+        again=fact.again,
+    )
 
 
 def revise(

@@ -135,21 +135,24 @@ def _taken_out(
 
 
 def short_pick(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int], stock: Stock) -> list[Fact]:
-    """Units that are not where they should be leave the shipment, and are planned again."""
+    """Units that are not where they should be leave the shipment, and are planned again as what they were."""
     status = shipment.status
     if status not in (ShipmentStatus.CREATED, ShipmentStatus.HELD) or shipment.is_packed:
         raise NotAllowed("packed" if shipment.is_packed else status, "short pick", SHIPMENT.allowed(status))
-    items = []
+    items, needs = [], []
     for line_id, units in lines.items():
         if units > shipment.quantity(line_id):
             raise Invalid(
                 "lines.quantity", f"{shipment.shipment_id} has {shipment.quantity(line_id)} of line {line_id}"
             )
-        items.append(Item(line_id, shipment.sku(line_id), units))
+        sku = shipment.sku(line_id)
+        items.append(Item(line_id, sku, units))
+        again = shipment.again.get(line_id, 0) - shipment.again_without(line_id, units)
+        needs += [Need(line_id, sku, units - again), Need(line_id, sku, again, again=True)]
     facts = _taken_out(state, shipment, items, is_on_hand=False, detail="not found")
     facts.append(
         FulfillmentLinesShortShipped(order_id=state.order_id, shipment_id=shipment.shipment_id, lines=quantities(lines))
     )
     for fact in facts:
         state = evolve(state, fact)
-    return facts + place(state, [Need(item.line_id, item.sku, item.quantity) for item in items], stock)
+    return facts + place(state, [need for need in needs if need.quantity], stock)

@@ -123,12 +123,29 @@ def laws(state: OrderFulfillment) -> list[str]:
         waiting = sum(backorder.open for backorder in state.waiting if backorder.line_id == line.line_id)
         if waiting != line.of(Bucket.BACKORDERED):
             broken.append(f"I1: line {line.line_id} has {waiting} in backorders, {line.of(Bucket.BACKORDERED)} counted")
+        first, again = _first_and_again(state, line.line_id)
+        reshipped = sum(shipment.reshipped.get(line.line_id, 0) for shipment in state.shipments.values())
+        if first > line.ordered - line.again:
+            broken.append(f"I1: line {line.line_id} has {first} units for {line.ordered - line.again} placed")
+        if again > line.again + reshipped:
+            broken.append(f"I1: line {line.line_id} has {again} units to replace {line.again + reshipped}")
     return broken
 
 
 def in_shipments(state: OrderFulfillment, line_id: str) -> int:
     """Units of a line in live shipments, less those that were promised anew."""
     return sum(s.quantity(line_id) - s.reshipped.get(line_id, 0) for s in state.live_shipments)
+
+
+def _first_and_again(state: OrderFulfillment, line_id: str) -> tuple[int, int]:
+    """Units of a line that are, were or will be in shipments: as they were placed, and to replace others."""
+    again = sum(shipment.again.get(line_id, 0) for shipment in state.live_shipments)
+    waiting = [backorder for backorder in state.waiting if backorder.line_id == line_id]
+    first = sum(shipment.quantity(line_id) for shipment in state.live_shipments) - again
+    return (
+        first + sum(backorder.open for backorder in waiting if not backorder.again),
+        again + sum(backorder.open for backorder in waiting if backorder.again),
+    )
 
 
 Lines = dict[str, Line]
@@ -177,8 +194,9 @@ def _of_backorder(lines: Lines, fact: BackorderFact) -> Lines:
 
 def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
     match fact:
-        case ShipmentCreated(shipment_id=shipment_id, location=location):
-            return replace(state, shipments={**state.shipments, shipment_id: Shipment(shipment_id, location)})
+        case ShipmentCreated(shipment_id=shipment_id, location=location, again=again):
+            new = Shipment(shipment_id, location, again={line.line_id: line.quantity for line in again})
+            return replace(state, shipments={**state.shipments, shipment_id: new})
         case ShipmentFact(shipment_id=shipment_id):
             shipment = shipments_.evolve(state.shipments[shipment_id], fact)
             return replace(
@@ -198,9 +216,9 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
             is_known = cause_id in state.inspections or cause_id in state.shipments
             return state if is_known else replace(state, inspections=(*state.inspections, cause_id))
         case BackorderCreated(backorder_id=backorder_id):
-            new = backorders_.created(fact)
+            backorder = backorders_.created(fact)
             return replace(
-                state, backorders={**state.backorders, backorder_id: new}, lines=_of_backorder(state.lines, fact)
+                state, backorders={**state.backorders, backorder_id: backorder}, lines=_of_backorder(state.lines, fact)
             )
         case BackorderFact(backorder_id=backorder_id):
             backorder = backorders_.evolve(state.backorders[backorder_id], fact)

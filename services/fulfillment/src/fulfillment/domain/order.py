@@ -9,6 +9,7 @@ from fulfillment.domain import allocation, cancellation, goods
 from fulfillment.domain import shipment as shipments_
 from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment
 from fulfillment.domain.planning import Need
+from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import (
     BEFORE_HAND_OVER,
     SHIPMENT,
@@ -304,6 +305,7 @@ def _hand_over(state: OrderFulfillment, command: HandOver) -> list[Fact]:
         carrier=command.carrier,
         parcels=told_parcels(shipment, command.carrier, tracking),
         lines=lines,
+        again=quantities(shipment.again),
         number=numbers[shipment.shipment_id],
         of=len(numbers) + bool(state.waiting),
     )
@@ -313,7 +315,8 @@ def _hand_over(state: OrderFulfillment, command: HandOver) -> list[Fact]:
 def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fact]:
     """Owe units again, none of them twice: those that never arrived in their place, all others on top.
 
-    What was lost when a claim was settled may have been found since; it is owed all the same.
+    Where returns had them when it promised this, and where the carrier has them now, may differ: of units that were
+    handed over none is refused for it.
     """
     if command.replacement_id in state.replacements:
         return []
@@ -323,15 +326,14 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
         line = state.lines.get(line_id)
         if line is None:
             raise Invalid("lines.line_id", f"{line_id} is not a line of {state.order_id}")
-        arrived = line.of(Bucket.DELIVERED)
+        sent = line.of(*HANDED_OVER)
         if command.reason_code == "lost":
-            arrived += line.of(Bucket.IN_TRANSIT)
             for bucket in (Bucket.LOST, Bucket.RETURNED_TO_SENDER):
                 gone = min(units, line.of(bucket))
-                units -= gone
+                units, sent = units - gone, sent - gone
                 if gone:
                     moved.append(CancelledUnits(line_id=line_id, quantity=gone, was=bucket))
-        if units > max(0, arrived - line.again):
+        if units > max(0, sent - line.again):
             raise Invalid("lines.quantity", f"more than was sent and not replaced yet of line {line_id}")
     created = ReplacementCreated(
         order_id=state.order_id,
@@ -344,5 +346,5 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
     )
     lost_in = next((s.shipment_id for s in state.shipments.values() if s.status is ShipmentStatus.LOST), None)
     after = allocation.after(state, [created])
-    needs = [Need(line_id, command.sku, units) for line_id, units in wanted.items()]
+    needs = [Need(line_id, command.sku, units, again=True) for line_id, units in wanted.items()]
     return [created, *allocation.place(after, needs, stock, lost_in if moved else None)]

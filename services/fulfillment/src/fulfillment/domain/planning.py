@@ -18,12 +18,13 @@ EXACT_UP_TO = 12
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Units of a line to find; `backorder_id` is the backorder they wait in, if they do."""
+    """Units of a line to find; `backorder_id` is the backorder they wait in, if they do; `again`: they replace others."""
 
     line_id: str
     sku: str
     quantity: int
     backorder_id: str | None = None
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)

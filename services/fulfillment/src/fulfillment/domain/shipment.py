@@ -145,7 +145,10 @@ class Parcel:
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """`number` is what was said of it ("n of m") when it was handed over; `reshipped` units of it are owed again."""
+    """`number` is what was said of it ("n of m") when it was handed over.
+
+    `again` units of it replace others; `reshipped` units of it are themselves owed again.
+    """
 
     shipment_id: str
     location: str
@@ -156,6 +159,7 @@ class Shipment:
     number: int | None = None
     recall: bool = False
     reshipped: dict[str, int] = field(default_factory=dict)
+    again: dict[str, int] = field(default_factory=dict)
 
     @property
     def is_packed(self) -> bool:
@@ -170,6 +174,10 @@ class Shipment:
 
     def sku(self, line_id: str) -> str:
         return next(item.sku for item in self.items if item.line_id == line_id)
+
+    def again_without(self, line_id: str, quantity: int) -> int:
+        """Units of a line that replace others once so many are taken out: the ordered ones go first."""
+        return min(self.again.get(line_id, 0), self.quantity(line_id) - quantity)
 
 
 def quantities(lines: Mapping[str, int]) -> tuple[LineQuantity, ...]:
@@ -423,6 +431,7 @@ def overall(parcels: Iterable[Parcel]) -> ShipmentStatus:
 
 def without(shipment: Shipment, line_id: str, sku: str, quantity: int) -> Shipment:
     """Less items: their stock was released."""
+    again = {**shipment.again, line_id: shipment.again_without(line_id, quantity)}
     items = []
     for item in shipment.items:
         if item.line_id == line_id and item.sku == sku:
@@ -431,7 +440,7 @@ def without(shipment: Shipment, line_id: str, sku: str, quantity: int) -> Shipme
             item = replace(item, quantity=item.quantity - taken)
         if item.quantity:
             items.append(item)
-    return replace(shipment, items=tuple(items))
+    return replace(shipment, items=tuple(items), again={name: units for name, units in again.items() if units})
 
 
 def owed_again(
