@@ -10,7 +10,9 @@ from shared.contracts.fulfillment import (
     BackorderCreated,
     BackorderEtaRevised,
     BackorderFilled,
+    FulfillmentOpened,
     FulfillmentPlanned,
+    OpenedLine,
     Parcel,
     PlannedBackorder,
     PlannedShipment,
@@ -202,6 +204,15 @@ def confirmed_order(order_id: str) -> Telling:
     """Placed, authorized on both tenders, confirmed; the gift card is captured."""
     t = Telling(order_id)
     order = t.tell(placed(order_id), actor="storefront:web", reason="placed by the customer")
+    t.tell(
+        FulfillmentOpened(
+            order_id=order_id,
+            placed_at=START,
+            lines=tuple(OpenedLine(line_id=o.line_id, sku=o.sku, quantity=o.quantity) for o in LINES),
+            preference=ShippingPreference(),
+        ),
+        because=order,
+    )
     t.tell(PolicyBound(order_id=order_id, policy=POLICY), because=order)
     for n, (tender, kind, minor) in enumerate(
         (("gift", TenderKind.GIFT_CARD, 5_000), ("card", TenderKind.CARD, 36_470)), 1
@@ -352,6 +363,17 @@ def fill_backorder(t: Telling) -> None:
     backorder = {"order_id": t.order_id, "backorder_id": f"{t.order_id}-B1", "line_id": "chair", "sku": "SKU-chair"}
     filled = t.tell(
         BackorderFilled(**backorder, quantity=1, remaining=0, shipment_id=f"{t.order_id}-S3"), actor="system:filler"
+    )
+    t.tell(
+        StockAllocated(
+            order_id=t.order_id,
+            sku="SKU-chair",
+            location="BER",
+            quantity=1,
+            line_id="chair",
+            shipment_id=f"{t.order_id}-S3",
+        ),
+        because=filled,
     )
     t.tell(
         ShipmentCreated(

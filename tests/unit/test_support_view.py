@@ -12,11 +12,15 @@ from shared.contracts.fulfillment import (
     BackorderConsentRequested,
     CancelledUnits,
     FulfillmentLinesCancelled,
+    Parcel,
     ReplacementCreated,
+    Scan,
     ShipmentCancelled,
     ShipmentCreated,
+    ShipmentDelivered,
     ShipmentHeld,
     ShipmentLost,
+    ShipmentShipped,
     StockReceived,
 )
 from shared.contracts.notifications import Claim, NotificationContradicted, Statement
@@ -357,7 +361,12 @@ def test_a_lost_shipment_waits_for_a_replacement_until_there_is_one() -> None:
     assert seen(t).shipments[1].waits_for == "a replacement or a refund"
     t.tell(
         ReplacementCreated(
-            order_id=t.order_id, replacement_id="x1", cause_id=lost, lines=units(rug=1), reason_code="lost"
+            order_id=t.order_id,
+            replacement_id="x1",
+            cause_id=lost,
+            lines=units(rug=1),
+            moved=(CancelledUnits(line_id="rug", quantity=1, was=Bucket.LOST),),
+            reason_code="lost",
         )
     )
     t.tell(
@@ -374,18 +383,34 @@ def test_a_lost_shipment_waits_for_a_replacement_until_there_is_one() -> None:
     order = seen(t)
     assert order.shipments[1].waits_for == ""
     rug = order.lines[2]
-    assert (rug.owed, rug.ordered, rug.forward[Bucket.LOST], rug.forward[Bucket.ALLOCATED]) == (2, 1, 1, 1)
+    assert (rug.owed, rug.forward[Bucket.LOST], rug.forward[Bucket.UNALLOCATED]) == (1, 0, 1)
 
 
-def test_a_cancelled_shipment_holds_no_units_and_stands_last() -> None:
+def test_a_cancelled_shipment_stands_last_and_its_units_are_where_the_cancellation_put_them() -> None:
     t = split_order()
     fill_backorder(t)
-    t.tell(
-        ShipmentCancelled(order_id=t.order_id, shipment_id=f"{t.order_id}-S3", lines=units(chair=1), detail="emptied")
-    )
+    about = {"order_id": t.order_id}
+    t.tell(ShipmentCancelled(**about, shipment_id=f"{t.order_id}-S3", lines=units(chair=1), detail="emptied"))
+    gone = CancelledUnits(line_id="chair", quantity=1, was=Bucket.ALLOCATED)
+    t.tell(FulfillmentLinesCancelled(**about, cancellation_id="c1", lines=(gone,)))
     order = seen(t)
     assert order.shipments[-1].status == "cancelled"
-    assert order.lines[1].forward[Bucket.ALLOCATED] == 0
+    assert (order.lines[1].forward[Bucket.ALLOCATED], order.lines[1].forward[Bucket.CANCELLED]) == (0, 1)
+
+
+def test_of_two_parcels_each_stands_by_its_own_scans_and_the_shipment_where_it_needs_attention() -> None:
+    t = split_order()
+    fill_backorder(t)
+    about = {"order_id": t.order_id, "shipment_id": f"{t.order_id}-S9"}
+    t.tell(ShipmentCreated(**about, location="BER", lines=units(rug=2), number=4, of=4))
+    parcels = tuple(Parcel(parcel_id=f"p{n}", lines=units(rug=1), carrier="DHL", tracking=f"TR-{n}") for n in (1, 2))
+    t.tell(ShipmentShipped(**about, carrier="DHL", parcels=parcels, lines=units(rug=2), number=4, of=4))
+    scan = Scan(carrier="DHL", tracking="TR-1", code="delivered", at=t.now)
+    t.tell(ShipmentDelivered(**about, scan=scan, lines=units(rug=1)))
+    last = seen(t).shipments[-1]
+    assert (last.status, [parcel.status for parcel in last.parcels]) == ("shipped", ["delivered", "shipped"])
+    t.tell(ShipmentDelivered(**about, scan=scan.model_copy(update={"tracking": "TR-2"}), lines=units(rug=1)))
+    assert (seen(t).shipments[-1].status, seen(t).shipments[-1].delivered_at) == ("delivered", t.now)
 
 
 def test_a_customer_who_is_asked_about_a_later_date_has_a_date_to_answer_by() -> None:

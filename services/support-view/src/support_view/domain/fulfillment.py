@@ -6,7 +6,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-from shared.contracts.base import LineQuantity
+from shared.contracts import Fact
+from shared.contracts.base import Bucket, LineQuantity
 from shared.contracts.fulfillment import (
     BackorderCancelled,
     BackorderConsentRequested,
@@ -25,6 +26,7 @@ from shared.contracts.fulfillment import (
     FulfillmentWithdrawn,
     Parcel,
     ReplacementCreated,
+    ScanFact,
     ShipmentCancelled,
     ShipmentCreated,
     ShipmentDelayed,
@@ -54,6 +56,7 @@ from shared.contracts.fulfillment import (
     StockShipped,
     StockWithdrawn,
 )
+from shared.contracts.orders import BackorderChoice
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 
 
@@ -79,14 +82,30 @@ class BackorderStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+ATTENTION: Final = (
+    ShipmentStatus.EXCEPTION,
+    ShipmentStatus.LOST,
+    ShipmentStatus.RETURNING_TO_SENDER,
+    ShipmentStatus.SHIPPED,
+    ShipmentStatus.IN_TRANSIT,
+    ShipmentStatus.OUT_FOR_DELIVERY,
+    ShipmentStatus.RETURNED_TO_SENDER,
+    ShipmentStatus.DELIVERED,
+)
+"""Of parcels that stand differently, the first of these is where their shipment stands."""
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
-    """A parcel: what is in it and how to follow it."""
+    """A parcel: what is in it, how to follow it, and once it was handed over, where it stands."""
 
     parcel_id: str
     lines: Mapping[str, int]
     carrier: str | None
     tracking: str | None
+    status: ShipmentStatus = ShipmentStatus.SHIPPED
+    trouble: str = ""
+    """What is in the way while the status is EXCEPTION, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +120,6 @@ class Shipment:
     holds: tuple[str, ...] = ()
     carrier: str | None = None
     boxes: tuple[Box, ...] = ()
-    trouble: str = ""
-    """What is in the way while the status is EXCEPTION, in words."""
     is_recalled: bool = False
     created_at: datetime | None = None
     shipped_at: datetime | None = None
@@ -113,6 +130,11 @@ class Shipment:
     @property
     def is_live(self) -> bool:
         return self.status != ShipmentStatus.CANCELLED
+
+    @property
+    def trouble(self) -> str:
+        """What is in the way, in words."""
+        return next((box.trouble for box in self.boxes if box.trouble), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +165,10 @@ class Backorder:
 
 @dataclass(frozen=True, slots=True)
 class Fulfillment:
+    units: Mapping[str, Mapping[Bucket, int]] = field(default_factory=dict)
+    """By line: where the units are that are owed, those that replacements ordered on top among them."""
     shipments: Mapping[str, Shipment] = field(default_factory=dict)
     backorders: Mapping[str, Backorder] = field(default_factory=dict)
-    cancelled: Mapping[str, int] = field(default_factory=dict)
-    owed_again: Mapping[str, int] = field(default_factory=dict)
-    """Per line: units to be shipped once more, as replacements or in exchange."""
     reasons: tuple[str, ...] = ()
     """Why the units are split as they are, by the last plan."""
     is_planned: bool = False
@@ -155,29 +176,99 @@ class Fulfillment:
 
 def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
     """Total: any fact of the service, in any state, leads somewhere."""
-    match entry.fact:
+    fact = entry.fact
+    if units := _moved(fulfillment, fact):
+        fulfillment = replace(fulfillment, units=units)
+    match fact:
         case FulfillmentPlanned(reasons=reasons) | FulfillmentReplanned(reasons=reasons):
             return replace(fulfillment, reasons=reasons, is_planned=True)
-        case FulfillmentLinesCancelled(lines=lines) | FulfillmentWithdrawn(lines=lines):
-            return replace(fulfillment, cancelled=add(fulfillment.cancelled, lines))
-        case ReplacementCreated(lines=lines):
-            return replace(fulfillment, owed_again=add(fulfillment.owed_again, lines))
-        case ShipmentFact() as fact:
+        case ShipmentFact():
             shipment = _move(fulfillment.shipments.get(fact.shipment_id, Shipment()), fact, entry.occurred_at)
             return replace(fulfillment, shipments=put(fulfillment.shipments, fact.shipment_id, shipment))
-        case BackorderFact() as fact:
+        case BackorderFact():
             backorder = _wait(fulfillment.backorders.get(fact.backorder_id), fact, entry.occurred_at)
             return replace(fulfillment, backorders=put(fulfillment.backorders, fact.backorder_id, backorder))
         case (
             FulfillmentOpened()
+            | FulfillmentWithdrawn()
+            | FulfillmentLinesCancelled()
+            | FulfillmentLinesShortShipped()
+            | ReplacementCreated()
             | FulfillmentHoldsChanged()
             | FulfillmentCancellationRefused()
-            | FulfillmentLinesShortShipped()
             | StockFact()
         ):
-            return fulfillment  # told on the timeline; shipments and backorders carry what follows from it
+            return fulfillment  # told on the timeline; units, shipments and backorders carry what follows from it
         case _:
-            raise TypeError(f"{entry.fact.type} is no fact of an order's fulfillment")
+            raise TypeError(f"{fact.type} is no fact of an order's fulfillment")
+
+
+Moves = Iterable[tuple[str, int, Bucket | None, Bucket]]
+"""Line, quantity, from where (None: owed on top), to where."""
+
+
+def _moved(fulfillment: Fulfillment, fact: Fact) -> Mapping[str, Mapping[Bucket, int]] | None:
+    """Where the units are after a fact that moves some; None where it moves none."""
+    changed: dict[str, dict[Bucket, int]] = {}
+    for line_id, quantity, source, target in _moves(fact):
+        units = changed.setdefault(line_id, dict(fulfillment.units.get(line_id, {})))
+        if source is not None:
+            units[source] = units.get(source, 0) - quantity
+        units[target] = units.get(target, 0) + quantity
+    return {**fulfillment.units, **changed} if changed else None
+
+
+def _all(lines: Iterable[LineQuantity], source: Bucket | None, target: Bucket) -> Moves:
+    return ((line.line_id, line.quantity, source, target) for line in lines)
+
+
+def _moves(fact: Fact) -> Moves:
+    match fact:
+        case FulfillmentOpened(lines=opened):
+            return ((line.line_id, line.quantity, None, Bucket.UNALLOCATED) for line in opened)
+        case FulfillmentWithdrawn(lines=lines):
+            return _all(lines, Bucket.UNALLOCATED, Bucket.CANCELLED)
+        case FulfillmentLinesCancelled(lines=cancelled):
+            return ((line.line_id, line.quantity, line.was, Bucket.CANCELLED) for line in cancelled)
+        case FulfillmentLinesShortShipped(lines=lines):
+            return _all(lines, Bucket.ALLOCATED, Bucket.UNALLOCATED)
+        case StockAllocated(line_id=line_id, quantity=quantity):
+            return [(line_id, quantity, Bucket.UNALLOCATED, Bucket.ALLOCATED)]
+        case ShipmentPacked(parcels=parcels):
+            return _all((line for parcel in parcels for line in parcel.lines), Bucket.ALLOCATED, Bucket.PACKED)
+        case ShipmentShipped(lines=lines):
+            return _all(lines, Bucket.PACKED, Bucket.IN_TRANSIT)
+        case ShipmentDelivered(lines=lines):
+            return _all(lines, Bucket.IN_TRANSIT, Bucket.DELIVERED)
+        case ShipmentTrackingUpdated(lines=lines):
+            return _all(lines, Bucket.DELIVERED, Bucket.IN_TRANSIT)
+        case ShipmentLost(lines=lines):
+            return _all(lines, Bucket.IN_TRANSIT, Bucket.LOST)
+        case ShipmentFound(lines=lines):
+            return _all(lines, Bucket.LOST, Bucket.IN_TRANSIT)
+        case ShipmentReturnedToSender(lines=lines):
+            return _all(lines, Bucket.IN_TRANSIT, Bucket.RETURNED_TO_SENDER)
+        case BackorderCreated(line_id=line_id, quantity=quantity):
+            return [(line_id, quantity, Bucket.UNALLOCATED, Bucket.BACKORDERED)]
+        case BackorderFilled(line_id=line_id, quantity=quantity):
+            return [(line_id, quantity, Bucket.BACKORDERED, Bucket.UNALLOCATED)]
+        case BackorderConsentSettled(line_id=line_id, quantity=quantity, choice=BackorderChoice.SUBSTITUTE):
+            return [(line_id, quantity, Bucket.BACKORDERED, Bucket.UNALLOCATED)]
+        case ReplacementCreated():
+            return _owed_again(fact)
+        case _:
+            return ()
+
+
+def _owed_again(fact: ReplacementCreated) -> Moves:
+    """What never arrived leaves its bucket; the rest is owed on top."""
+    on_top = add({}, fact.lines)
+    for units in fact.moved:
+        on_top[units.line_id] = on_top.get(units.line_id, 0) - units.quantity
+        yield units.line_id, units.quantity, units.was, Bucket.UNALLOCATED
+    for line_id, quantity in on_top.items():
+        if quantity > 0:
+            yield line_id, quantity, None, Bucket.UNALLOCATED
 
 
 def _quantities(lines: Iterable[LineQuantity]) -> dict[str, int]:
@@ -200,6 +291,8 @@ _SCANS: Final = {
 
 def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
     match fact:
+        case ScanFact():
+            return _scanned(shipment, fact, at)
         case ShipmentCreated():
             return replace(
                 shipment,
@@ -232,25 +325,6 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
                 of=fact.of,
                 shipped_at=at,
             )
-        case ShipmentTrackingUpdated(code=code, moved=moved, detail=detail):
-            if not moved or code == "info":
-                return replace(shipment, moved_at=_later(shipment.moved_at, at))
-            status, trouble = _SCANS[code]
-            return _scanned(shipment, status, at, detail or trouble if trouble else "")
-        case ShipmentDelayed(detail=detail):
-            return _scanned(shipment, ShipmentStatus.EXCEPTION, at, detail or "it is delayed")
-        case ShipmentDeliveryAttempted(detail=detail):
-            return _scanned(shipment, ShipmentStatus.EXCEPTION, at, detail or "nobody could take it")
-        case ShipmentDelivered():
-            return replace(_scanned(shipment, ShipmentStatus.DELIVERED, at), delivered_at=at)
-        case ShipmentLost():
-            return _scanned(shipment, ShipmentStatus.LOST, at)
-        case ShipmentFound():
-            return _scanned(shipment, ShipmentStatus.IN_TRANSIT, at)
-        case ShipmentReturnStarted(detail=detail):
-            return _scanned(shipment, ShipmentStatus.RETURNING_TO_SENDER, at, detail)
-        case ShipmentReturnedToSender():
-            return _scanned(shipment, ShipmentStatus.RETURNED_TO_SENDER, at)
         case ShipmentCancelled():
             return replace(shipment, status=ShipmentStatus.CANCELLED, holds=())
         case ShipmentLinesRemoved(lines=lines):
@@ -259,14 +333,50 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
             return replace(shipment, lines={line: quantity for line, quantity in left.items() if quantity > 0})
         case ShipmentRecallRequested():
             return replace(shipment, is_recalled=True)
-        case ShipmentRecalled():
-            return _scanned(shipment, ShipmentStatus.RETURNING_TO_SENDER, at)
         case _:
             raise TypeError(f"{fact.type} is no fact of a shipment")
 
 
-def _scanned(shipment: Shipment, status: ShipmentStatus, at: datetime, trouble: str = "") -> Shipment:
-    return replace(shipment, status=status, trouble=trouble, moved_at=_later(shipment.moved_at, at))
+def _standing(fact: ScanFact) -> tuple[ShipmentStatus, str] | None:
+    """Where a scan puts its parcel, and what is in its way; None where it puts it nowhere else."""
+    match fact:
+        case ShipmentTrackingUpdated(moved=False) | ShipmentTrackingUpdated(code="info"):
+            return None
+        case ShipmentTrackingUpdated(code=code, detail=detail):
+            status, trouble = _SCANS[code]
+            return status, (detail or trouble) if trouble else ""
+        case ShipmentDelayed(detail=detail):
+            return ShipmentStatus.EXCEPTION, detail or "it is delayed"
+        case ShipmentDeliveryAttempted(detail=detail):
+            return ShipmentStatus.EXCEPTION, detail or "nobody could take it"
+        case ShipmentDelivered():
+            return ShipmentStatus.DELIVERED, ""
+        case ShipmentLost():
+            return ShipmentStatus.LOST, ""
+        case ShipmentFound():
+            return ShipmentStatus.IN_TRANSIT, ""
+        case ShipmentReturnStarted() | ShipmentRecalled():
+            return ShipmentStatus.RETURNING_TO_SENDER, ""
+        case ShipmentReturnedToSender():
+            return ShipmentStatus.RETURNED_TO_SENDER, ""
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a scan")
+
+
+def _scanned(shipment: Shipment, fact: ScanFact, at: datetime) -> Shipment:
+    """A scan moves its own parcel; one that names none moves them all."""
+    shipment = replace(shipment, moved_at=_later(shipment.moved_at, at))
+    if (standing := _standing(fact)) is None:
+        return shipment
+    status, trouble = standing
+    tracking = fact.scan.tracking if fact.scan else None
+    boxes = tuple(
+        replace(box, status=status, trouble=trouble) if tracking in (None, box.tracking) else box
+        for box in shipment.boxes
+    )
+    whole = min((box.status for box in boxes), key=ATTENTION.index, default=status)
+    is_done = whole == ShipmentStatus.DELIVERED
+    return replace(shipment, boxes=boxes, status=whole, delivered_at=at if is_done else None)
 
 
 def _later(known: datetime | None, at: datetime) -> datetime:

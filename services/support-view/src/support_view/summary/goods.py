@@ -5,7 +5,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from shared.contracts.base import Model
+from shared.contracts.base import Bucket, Model
 from shared.contracts.payments import RefundKind
 from support_view.domain.fulfillment import Backorder, Shipment, ShipmentStatus
 from support_view.domain.orders import Orders
@@ -18,6 +18,7 @@ class ParcelState(Model):
     carrier: str | None
     tracking: str | None
     contents: str
+    status: ShipmentStatus | None = Field(description="where it stands by its own scans, once it was handed over")
 
 
 class ShipmentState(Model):
@@ -68,7 +69,7 @@ def shipments(s: Sections) -> Iterator[ShipmentState]:
             location=shipment.location,
             lines=dict(shipment.lines),
             contents=s.contents(shipment.lines),
-            waits_for=_awaited(s, id, shipment),
+            waits_for=_awaited(s, shipment),
             holds=shipment.holds,
             parcels=tuple(
                 ParcelState(
@@ -76,6 +77,7 @@ def shipments(s: Sections) -> Iterator[ShipmentState]:
                     carrier=box.carrier or shipment.carrier,
                     tracking=box.tracking,
                     contents=s.contents(box.lines),
+                    status=box.status if shipment.shipped_at else None,
                 )
                 for box in shipment.boxes
             ),
@@ -87,7 +89,7 @@ def shipments(s: Sections) -> Iterator[ShipmentState]:
         )
 
 
-def _awaited(s: Sections, id: str, shipment: Shipment) -> str:
+def _awaited(s: Sections, shipment: Shipment) -> str:
     """What has to happen before this shipment moves on, in words; empty when nothing has."""
     match shipment.status:
         case ShipmentStatus.CREATED | ShipmentStatus.PACKED if s.orders.holds:
@@ -109,7 +111,7 @@ def _awaited(s: Sections, id: str, shipment: Shipment) -> str:
             return "its delivery today"
         case ShipmentStatus.EXCEPTION:
             return f"the carrier to clear what is in the way: {shipment.trouble or 'an exception'}"
-        case ShipmentStatus.LOST if not _is_made_good(s, id):
+        case ShipmentStatus.LOST if not _is_made_good(s, shipment):
             return "a replacement or a refund"
         case ShipmentStatus.RETURNING_TO_SENDER:
             return "its arrival back at the warehouse"
@@ -117,10 +119,10 @@ def _awaited(s: Sections, id: str, shipment: Shipment) -> str:
             return ""
 
 
-def _is_made_good(s: Sections, shipment_id: str) -> bool:
-    """A lost shipment was replaced, or a refund for lost goods was asked for."""
-    is_replaced = any(shipment.replaces == shipment_id for shipment in s.fulfillment.shipments.values())
-    return is_replaced or any(refund.kind == RefundKind.LOST for refund in s.payments.refunds.values())
+def _is_made_good(s: Sections, shipment: Shipment) -> bool:
+    """None of its units counts as lost any more, or a refund for lost goods was asked for."""
+    lost = sum(s.fulfillment.units.get(line_id, {}).get(Bucket.LOST, 0) for line_id in shipment.lines)
+    return not lost or any(refund.kind == RefundKind.LOST for refund in s.payments.refunds.values())
 
 
 def _held(orders: Orders) -> str:
