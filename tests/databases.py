@@ -10,7 +10,7 @@ import pytest
 
 from shared.migrations.__main__ import migrate
 from shared.settings import Settings
-from tests.backends import Backends
+from tests.backends import Backends, Kind
 
 AUTH_KEY = "a key for tests, at least thirty-two bytes long"
 
@@ -61,7 +61,8 @@ async def new_database(backends: Backends) -> AsyncIterator[Callable[[str], Awai
     """`await new_database("payments")` -> DSN."""
     databases = Databases(backends.postgres)
     yield databases
-    await databases.drop_all()
+    if backends.kind is Kind.ENV:  # a server of our own is thrown away whole
+        await databases.drop_all()
 
 
 def settings_for(dsn: str, backends: Backends, **more: object) -> Settings:

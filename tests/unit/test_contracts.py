@@ -52,6 +52,7 @@ def test_a_reader_ignores_a_field_it_does_not_know() -> None:
         ({"ce_id": b"not a uuid"}, "ce_id"),
         ({"ce_time": b"yesterday"}, "ce_time"),
         ({"ce_time": b"2026-05-04T12:00:00"}, "ce_time"),
+        ({"ce_time": b"0001-01-01T00:00:00+05:00"}, "ce_time"),
         ({"ce_sequence": b"three"}, "ce_sequence"),
         ({"ce_source": b"\xff"}, "ce_source"),
     ],

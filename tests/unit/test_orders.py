@@ -978,6 +978,31 @@ def test_returns_show_how_far_they_are_and_how_much_came_back() -> None:
     assert rollups(story.now).has_open_return
 
 
+def test_a_return_of_which_part_arrived_stays_open_when_the_rest_expires() -> None:
+    story = confirmed()
+    story.heard(*arrived("o1-S1", ("1", 3)), return_requested())
+    received = r.ReturnItemsReceived(
+        order_id="o1",
+        return_id="o1-RMA1",
+        receipt_id="r1",
+        location="berlin",
+        lines=(r.ReceivedLine(line_id="1", quantity=1, total=1),),
+        complete=False,
+    )
+    expired = r.ReturnExpired(order_id="o1", return_id="o1-RMA1")
+    story.heard(received, expired)
+    assert rollups(story.now).has_open_return
+    assert story.now.has_something_open
+
+
+def test_units_held_for_review_are_not_returned_yet() -> None:
+    story = confirmed()
+    story.heard(*arrived("o1-S1", ("1", 3)), return_requested())
+    held = inspected(1, r.Disposition.QUARANTINE)
+    story.heard(held.model_copy(update={"lines": (held.lines[0].model_copy(update={"review": True}),)}))
+    assert rollups(story.now).return_status == "requested"
+
+
 def test_what_is_not_taken_back_is_not_returned() -> None:
     story = completed()
     story.heard(return_requested(), inspected(1, r.Disposition.SEND_BACK))

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -11,12 +12,8 @@ from payments.domain.decision import (
     Conclude,
     Dispute,
     ExpireAuthorization,
-    FillAgain,
     LoseSight,
     NoteUnits,
-    OweAgain,
-    PlaceAgain,
-    Replace,
     RetryCaptures,
     Submit,
     deadlines,
@@ -37,11 +34,14 @@ from payments.domain.refund import REFUND, RefundStatus
 from payments.domain.routing import Strategy
 from payments.domain.tender import DISPUTE, TENDER, DisputeStatus, TenderStatus
 from payments.gateway import BookedThere
+from payments.handlers import shipped
 from payments.reconciliation import Difference, compare
 from payments.store import STATE, Booked
 from shared.contracts import payments as p
 from shared.contracts.base import TenderKind
+from shared.contracts.fulfillment import ShipmentShipped
 from shared.contracts.payments import RefundChannel, RefundKind, RefundLine, UnitsChange
+from shared.envelope import Cause, Undecodable
 from shared.machine import Invalid, Machine, NotAllowed
 from tests.unit.payments_story import EPOCH, NOON, Story, approval, line, opening, paid, routing, tender, units
 
@@ -212,61 +212,47 @@ def test_units_handed_over_before_the_order_is_known_are_captured_when_it_is() -
     assert story.state.captured_minor == 700
 
 
+def handed_over(story: Story, shipment_id: str, n: int, again: int) -> list[Any]:
+    """As fulfillment says it: `again` of the `n` units replace others."""
+    fact = ShipmentShipped(
+        order_id="o1",
+        shipment_id=shipment_id,
+        carrier="dhl",
+        parcels=(),
+        lines=units(a=n),
+        again=units(a=again) if again else (),
+        number=1,
+        of=1,
+    )
+    cause = Cause(UUID(int=1), NOON, "service:fulfillment", fact.type, "story")
+    command = shipped(fact, cause).command
+    assert not isinstance(command, Undecodable)
+    return story.tell(command)
+
+
+def replacement(story: Story, **quantities: int) -> None:
+    story.tell(NoteUnits(UnitsChange.RESENT, "X1", units(**quantities), NOON))
+
+
 def test_a_replacement_costs_nothing() -> None:
     story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
-    story.handed_over("S1", a=1)
+    handed_over(story, "S1", 1, again=0)
     story.lost("S1", a=1)
     replacement(story, a=1)
-    story.tell(PlaceAgain(UnitsChange.REPLACING, "S2", units(a=1), NOON))
-    assert story.handed_over("S2", a=1) == []
+    assert handed_over(story, "S2", 1, again=1) == []
     story.all_succeed()
     assert story.state.captured_minor == 300
 
 
-def replacement(story: Story, **quantities: int) -> None:
-    resent = units(**quantities)
-    story.tell(Replace("X1", resent, resent, NOON))
-
-
-def test_a_replacement_that_waits_for_goods_costs_nothing_when_it_ships() -> None:
-    story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
-    story.tell(PlaceAgain(UnitsChange.AWAITED_AGAIN, "B1", units(a=1), NOON))
-    story.handed_over("S1", a=1)
-    story.lost("S1", a=1)
-    replacement(story, a=1)
-    story.tell(PlaceAgain(UnitsChange.AWAITED_AGAIN, "B2", units(a=1), NOON))
-    # Goods come in for both: the one that was ordered is charged, the one that is sent again is not.
-    story.tell(FillAgain("B1", "S2", units(a=1), NOON))
-    story.tell(FillAgain("B2", "S3", units(a=1), NOON))
-    assert story.handed_over("S3", a=1) == []
-    story.handed_over("S2", a=1)
-    story.all_succeed()
-    assert story.state.captured_minor == 600
-
-
 def test_a_shipment_of_replaced_and_ordered_units_charges_for_the_ordered_ones() -> None:
     story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
-    story.handed_over("S1", a=1)
-    replacement(story, a=1)
-    story.tell(PlaceAgain(UnitsChange.AWAITED_AGAIN, "B1", units(a=1), NOON))
-    story.tell(FillAgain("B1", "S2", units(a=1), NOON))
-    story.handed_over("S2", a=3)
+    handed_over(story, "S1", 1, again=0)
+    handed_over(story, "S2", 2, again=1)
     story.all_succeed()
-    assert story.state.captured_minor == 900
-    assert story.state.of_line("a").handed_over == 3
-
-
-def test_a_replacement_that_could_not_be_found_is_still_one_when_it_is_planned_anew() -> None:
-    story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
-    story.handed_over("S1", a=1)
-    replacement(story, a=1)
-    story.tell(PlaceAgain(UnitsChange.REPLACING, "S2", units(a=1), NOON))
-    assert story.tell(OweAgain("S9", units(a=1), NOON)) == []
-    story.tell(OweAgain("S2", units(a=1), NOON))
-    story.tell(PlaceAgain(UnitsChange.REPLACING, "S3", units(a=1), NOON))
-    assert story.handed_over("S3", a=1) == []
-    story.handed_over("S2", a=1)
-    assert story.state.of_line("a").handed_over == 2
+    assert (story.state.captured_minor, story.state.of_line("a").handed_over) == (600, 2)
+    handed_over(story, "S3", 1, again=0)
+    story.all_succeed()
+    assert (story.state.captured_minor, story.state.of_line("a").handed_over) == (900, 3)
 
 
 def test_a_lost_unit_that_is_sent_again_is_not_refunded_as_lost() -> None:
@@ -319,6 +305,31 @@ def test_a_declined_capture_is_told_and_drawn_from_the_other_tenders_with_the_ne
         story.tell(RetryCaptures(NOON))
 
 
+def test_what_one_tender_declined_is_kept_ready_on_the_others_until_a_person_asks_for_it() -> None:
+    story = paid(tender("t1", CARD, 6_000), tender("t2", TenderKind.WALLET, 4_000), lines=[line("a", 2, 10_000)])
+    story.handed_over("S1", a=1)
+    [capture] = story.waiting()
+    story.submit(capture.id)
+    story.answer(capture.id, Result.FAILED, code="card_declined")
+    story.cancelled("C1", a=1)
+    assert story.waiting() == []
+    story.tell(RetryCaptures(NOON))
+    assert [(o.tender_id, o.amount_minor) for o in story.waiting()] == [("t2", 4_000), ("t1", 1_000)]
+    story.all_succeed()
+    assert story.state.captured_minor == 5_000
+    assert {t.status for t in story.state.tenders.values()} == {TenderStatus.CAPTURED}
+
+
+def test_the_part_of_a_tender_that_is_still_being_authorized_is_not_taken_from_the_next() -> None:
+    story = Story()
+    story.handed_over("S1", a=1)
+    story.tell(opening([line("a", 2, 10_000)], [tender("t1", CARD, 4_000), tender("t2", CARD, 6_000)]))
+    for operation in story.waiting():
+        story.submit(operation.id)
+    assert [f.amount_minor for f in story.answer("o1-P2") if isinstance(f, p.PaymentCaptureRequested)] == [1_000]
+    assert [f.amount_minor for f in story.answer("o1-P1") if isinstance(f, p.PaymentCaptureRequested)] == [4_000]
+
+
 # Cancellation
 
 
@@ -350,6 +361,13 @@ def test_what_a_person_turned_down_is_not_asked_for_again_by_itself() -> None:
     assert len(story.state.refunds) == 1
     story.cancelled("C2", a=1)
     assert [(r.cause_id, r.amount_minor) for r in story.state.refunds.values()] == [("C1", 2_000), ("C2", 2_000)]
+
+
+def test_a_cancellation_answered_in_parts_gives_back_each_part_under_a_cause_of_its_own() -> None:
+    story = paid(tender("t1", GIFT, 4_000), lines=[line("a", 2, 4_000)])
+    story.cancelled("C1", a=1)
+    story.cancelled("C1", a=1)
+    assert [(r.cause_id, r.amount_minor) for r in story.state.refunds.values()] == [("C1", 2_000), ("C1.2", 2_000)]
 
 
 @pytest.mark.parametrize("handed", range(4))

@@ -143,8 +143,9 @@ def _money(order: Order, account: Account) -> Iterator[str]:
 
 def _captured_for(account: Account, shipped: OrderFulfillment, *, at_rest: bool) -> Iterator[str]:
     """Nothing is captured for goods that are in the house; replacements were paid for."""
-    left = [s for s in shipped.shipments.values() if _is_handed_over(s) and s.shipment_id not in account.replacements]
+    left = [shipment for shipment in shipped.shipments.values() if _is_handed_over(shipment)]
     went = _summed(_lines_of(shipment) for shipment in left)
+    went.subtract(_summed(shipment.again for shipment in left))
     for id in {*account.units, *went}:
         units = account.of_line(id)
         if units.handed_over > went[id]:

@@ -104,7 +104,8 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
             raise Undecodable("bad_header", f"header {name}: is required")
     try:
         time = datetime.fromisoformat(text["ce_time"])
-    except ValueError:
+        utc = time.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
         raise Undecodable("bad_header", "header ce_time: must be an RFC 3339 instant") from None
     if time.tzinfo is None:
         raise Undecodable("bad_header", "header ce_time: must have an offset")
@@ -118,7 +119,7 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
         source=text["ce_source"],
         type=text["ce_type"],
         subject=subject,
-        time=time.astimezone(timezone.utc),
+        time=utc,
         sequence=sequence,
         dataschema=text.get("ce_dataschema"),
         correlation_id=text.get("ce_correlationid") or text["ce_id"],

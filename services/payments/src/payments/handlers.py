@@ -3,27 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from payments.domain.decision import (
-    CancelRest,
-    Command,
-    Confirm,
-    FillAgain,
-    NoteUnits,
-    Open,
-    OweAgain,
-    PlaceAgain,
-    Replace,
-)
+from payments.domain.decision import CancelRest, Command, Confirm, NoteUnits, Open
 from payments.domain.payout import OweRefund
 from payments.store import PAYMENTS
 from shared.consumer import Route
 from shared.contracts.base import Fact, Input, LineQuantity
 from shared.contracts.fulfillment import (
-    BackorderCreated,
-    BackorderFilled,
-    FulfillmentLinesShortShipped,
     ReplacementCreated,
-    ShipmentCreated,
     ShipmentFound,
     ShipmentLost,
     ShipmentReturnedToSender,
@@ -78,28 +64,10 @@ def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
     return _noted(fact.order_id, UnitsChange.CANCELLED, fact.cancellation_id, lines, cause)
 
 
-def replaced(fact: ReplacementCreated, cause: Cause) -> Told[Command]:
-    """Units that replace others were paid for: fulfillment tells of them before it says where they are."""
-    resent = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.moved)
-    return Told(fact.order_id, Replace(fact.replacement_id, fact.lines, resent, cause.at), cause)
-
-
-def shipment_created(fact: ShipmentCreated, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, PlaceAgain(UnitsChange.REPLACING, fact.shipment_id, fact.lines, cause.at), cause)
-
-
-def backorder_created(fact: BackorderCreated, cause: Cause) -> Told[Command]:
-    lines = (LineQuantity(line_id=fact.line_id, quantity=fact.quantity),)
-    return Told(fact.order_id, PlaceAgain(UnitsChange.AWAITED_AGAIN, fact.backorder_id, lines, cause.at), cause)
-
-
-def backorder_filled(fact: BackorderFilled, cause: Cause) -> Told[Command]:
-    lines = (LineQuantity(line_id=fact.line_id, quantity=fact.quantity),)
-    return Told(fact.order_id, FillAgain(fact.backorder_id, fact.shipment_id, lines, cause.at), cause)
-
-
-def short_shipped(fact: FulfillmentLinesShortShipped, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, OweAgain(fact.shipment_id, fact.lines, cause.at), cause)
+def resent(fact: ReplacementCreated, cause: Cause) -> Told[Command]:
+    """Units that never arrived are made good by a replacement; they are not refunded as lost as well."""
+    lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.moved)
+    return _noted(fact.order_id, UnitsChange.RESENT, fact.replacement_id, lines, cause)
 
 
 def claimed(fact: ClaimOpened, cause: Cause) -> Told[Command] | None:
@@ -110,7 +78,11 @@ def claimed(fact: ClaimOpened, cause: Cause) -> Told[Command] | None:
 
 
 def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
-    return _noted(fact.order_id, UnitsChange.HANDED_OVER, fact.shipment_id, fact.lines, cause)
+    """Units that replace others cost nothing: those were charged when they were handed over."""
+    again = {n.line_id: n.quantity for n in fact.again}
+    left = ((n.line_id, n.quantity - again.get(n.line_id, 0)) for n in fact.lines)
+    lines = tuple(LineQuantity(line_id=id, quantity=quantity) for id, quantity in left if quantity)
+    return _noted(fact.order_id, UnitsChange.HANDED_OVER, fact.shipment_id, lines, cause)
 
 
 def undelivered(fact: ShipmentLost | ShipmentReturnedToSender, cause: Cause) -> Told[Command]:
@@ -175,11 +147,7 @@ _TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], To
     OrderRejected: rejected,
     OrderCancelled: cancelled,
     OrderLinesCancelled: lines_cancelled,
-    ReplacementCreated: replaced,
-    ShipmentCreated: shipment_created,
-    BackorderCreated: backorder_created,
-    BackorderFilled: backorder_filled,
-    FulfillmentLinesShortShipped: short_shipped,
+    ReplacementCreated: resent,
     ShipmentShipped: shipped,
     ShipmentLost: undelivered,
     ShipmentReturnedToSender: undelivered,

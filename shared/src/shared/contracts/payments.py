@@ -39,16 +39,14 @@ class PaymentOpened(PaymentsFact, type="payment.opened"):
 class UnitsChange(StrEnum):
     """What happened to units, as payments counts them.
 
-    `due_back`: a return states a refund for them; `exceptional`: by a policy exception; `claimed`: as never received.
-    `owed_again` is what a replacement promises, of which `resent` are those that had not arrived; `replacing` says which
-    shipment's units they are, `awaited_again` which backorder's.
+    `handed_over`: for the first time, replacements aside; `resent`: never arrived, and a replacement makes them good;
+    `due_back`: a return states a refund for them; `exceptional`: by a policy exception; `claimed`: as never received;
+    `replacing`: no longer told, since it moves nothing.
     """
 
     HANDED_OVER = "handed_over"
-    OWED_AGAIN = "owed_again"
-    RESENT = "resent"
-    AWAITED_AGAIN = "awaited_again"
     REPLACING = "replacing"
+    RESENT = "resent"
     CLAIMED = "claimed"
     CANCELLED = "cancelled"
     UNDELIVERED = "undelivered"

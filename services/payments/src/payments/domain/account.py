@@ -79,8 +79,6 @@ class Units:
     found: int = 0
     resent: int = 0
     due_back: int = 0
-    owed_again: int = 0
-    """Promised again, and not known yet by which shipment or backorder."""
 
     @property
     def astray(self) -> int:
@@ -100,10 +98,6 @@ class Account:
     shipping_minor: int = 0
     lines: Mapping[str, Line] = field(default_factory=dict)
     units: Mapping[str, Units] = field(default_factory=dict)
-    replacements: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    """Units by shipment and line that were paid for when they were first handed over."""
-    awaited_again: tuple[str, ...] = ()
-    """Backorders of such units."""
     exceptions: tuple[str, ...] = ()
     """Returns that a policy exception allowed."""
     claims: tuple[str, ...] = ()
@@ -354,12 +348,7 @@ def _with_refund(state: Account, refund: Refund) -> Account:
 def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
     match fact.change:
         case UnitsChange.REPLACING:
-            units = dict(state.replacements.get(fact.cause_id, {}))
-            for line in fact.lines:
-                units[line.line_id] = units.get(line.line_id, 0) + line.quantity
-            return _placed(replace(state, replacements={**state.replacements, fact.cause_id: units}), fact)
-        case UnitsChange.AWAITED_AGAIN:
-            return _placed(replace(state, awaited_again=(*state.awaited_again, fact.cause_id)), fact)
+            return state
         case UnitsChange.EXCEPTIONAL:
             return replace(state, exceptions=(*state.exceptions, fact.cause_id))
         case UnitsChange.CLAIMED:
@@ -371,25 +360,11 @@ def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
                 counted = getattr(was, change.value) + line.quantity
                 counters[line.line_id] = replace(was, **{change.value: counted})
             state = replace(state, units=counters)
-    if fact.change is UnitsChange.OWED_AGAIN and fact.cause_id in state.replacements:
-        left = dict(state.replacements[fact.cause_id])
-        for line in fact.lines:
-            left[line.line_id] -= line.quantity
-        return replace(state, replacements={**state.replacements, fact.cause_id: left})
     if fact.change is UnitsChange.HANDED_OVER:
         return replace(state, last_shipment=fact.cause_id)
     if fact.change is UnitsChange.CANCELLED:
         return replace(state, last_cancellation=fact.cause_id)
     return state
-
-
-def _placed(state: Account, fact: PaymentUnitsNoted) -> Account:
-    """It is known now where these units are that were owed again."""
-    counters = dict(state.units)
-    for line in fact.lines:
-        was = counters.get(line.line_id, Units())
-        counters[line.line_id] = replace(was, owed_again=max(0, was.owed_again - line.quantity))
-    return replace(state, units=counters)
 
 
 def _dispute(tender: Tender, fact: DisputeFact) -> Tender:

@@ -47,11 +47,11 @@ def prepaid_captures(state: Account, at: datetime) -> list[Fact]:
 
 
 def captures(state: Account, at: datetime, *, again: bool = False) -> list[Fact]:
-    """What was handed over and is not captured. `again`: tenders that declined a capture are asked once more."""
+    """What was handed over and is not captured. `again`: tenders that declined a capture are asked too, after the others."""
     missing = state.handed_over_minor - state.captured_minor - state.capturing_minor()
     facts: list[Fact] = []
     requests = 0
-    for tender in _in_drawing_order(state):
+    for tender in sorted(_in_drawing_order(state), key=lambda t: t.is_capture_refused):
         if missing <= 0:
             break
         if tender.status is TenderStatus.AUTHORIZATION_EXPIRED:

@@ -4,7 +4,7 @@ What follows is one rule for all commands: release what is not needed, give back
 that wait. It is computed from the account alone, so whichever message comes first, the account comes to the same rest.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
@@ -79,45 +79,6 @@ class NoteUnits:
 
 
 @dataclass(frozen=True, slots=True)
-class Replace:
-    """Units are owed again; `resent` are those of them that never arrived."""
-
-    replacement_id: str
-    lines: tuple[LineQuantity, ...]
-    resent: tuple[LineQuantity, ...]
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceAgain:
-    """A shipment or backorder was made; what is owed again, is what it is for."""
-
-    change: Literal[UnitsChange.REPLACING, UnitsChange.AWAITED_AGAIN]
-    cause_id: str
-    lines: tuple[LineQuantity, ...]
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class FillAgain:
-    """A backorder was filled by a shipment."""
-
-    backorder_id: str
-    shipment_id: str
-    lines: tuple[LineQuantity, ...]
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class OweAgain:
-    """Units of a shipment could not be found and are planned anew: those that replace others still do."""
-
-    shipment_id: str
-    lines: tuple[LineQuantity, ...]
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class CancelRest:
     """The order is over: whatever was not handed over is cancelled."""
 
@@ -176,10 +137,6 @@ Command: TypeAlias = (
     Open
     | Confirm
     | NoteUnits
-    | Replace
-    | PlaceAgain
-    | FillAgain
-    | OweAgain
     | CancelRest
     | RetryCaptures
     | ExpireAuthorization
@@ -207,26 +164,9 @@ def decide(state: Account, command: Command, policies: Policies) -> Sequence[Fac
         case Confirm():
             raise NotAllowed("not opened", "confirm")
         case NoteUnits(change=UnitsChange.HANDED_OVER):
-            lines = _less(command.lines, state.replacements.get(command.cause_id, {}))
-            return _and_then(state, _noted(state, command, lines), policies, command.at, capture.captures)
+            return _and_then(state, _noted(state, command, command.lines), policies, command.at, capture.captures)
         case NoteUnits():
             return _and_then(state, _noted(state, command, command.lines), policies, command.at)
-        case Replace(replacement_id=id):
-            owed_again = NoteUnits(UnitsChange.OWED_AGAIN, id, command.lines, command.at)
-            resent = NoteUnits(UnitsChange.RESENT, id, command.resent, command.at)
-            return [*_noted(state, owed_again, command.lines), *_noted(state, resent, command.resent)]
-        case PlaceAgain():
-            owed = {line.line_id: state.of_line(line.line_id).owed_again for line in command.lines}
-            lines = _least(command.lines, owed)
-            return _noted(state, NoteUnits(command.change, command.cause_id, lines, command.at), lines)
-        case FillAgain(backorder_id=backorder) if backorder in state.awaited_again:
-            filled = NoteUnits(UnitsChange.REPLACING, command.shipment_id, command.lines, command.at)
-            return _noted(state, filled, command.lines)
-        case FillAgain():
-            return []
-        case OweAgain(shipment_id=shipment):
-            lines = _least(command.lines, state.replacements.get(shipment, {}))
-            return _noted(state, NoteUnits(UnitsChange.OWED_AGAIN, shipment, lines, command.at), lines)
         case CancelRest():
             return _and_then(state, _cancel_rest(state, command), policies, command.at)
         case RetryCaptures():
@@ -315,17 +255,6 @@ def _noted(state: Account, command: NoteUnits, lines: tuple[LineQuantity, ...]) 
     if not lines:
         return []
     return [PaymentUnitsNoted(order_id=state.order_id, change=command.change, cause_id=command.cause_id, lines=lines)]
-
-
-def _least(lines: Sequence[LineQuantity], most: Mapping[str, int]) -> tuple[LineQuantity, ...]:
-    """No more units of a line than there are of it in `most`."""
-    parts = [(line.line_id, min(line.quantity, most.get(line.line_id, 0))) for line in lines]
-    return tuple(LineQuantity(line_id=id, quantity=n) for id, n in parts if n)
-
-
-def _less(lines: Sequence[LineQuantity], fewer: Mapping[str, int]) -> tuple[LineQuantity, ...]:
-    parts = [(line.line_id, line.quantity - fewer.get(line.line_id, 0)) for line in lines]
-    return tuple(LineQuantity(line_id=id, quantity=n) for id, n in parts if n > 0)
 
 
 def _cancel_rest(state: Account, command: CancelRest) -> list[Fact]:

@@ -171,7 +171,6 @@ class Fulfillment:
     backorders: Mapping[str, Backorder] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     """Why the units are split as they are, by the last plan."""
-    is_planned: bool = False
 
 
 def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
@@ -181,7 +180,7 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
         fulfillment = replace(fulfillment, units=units)
     match fact:
         case FulfillmentPlanned(reasons=reasons) | FulfillmentReplanned(reasons=reasons):
-            return replace(fulfillment, reasons=reasons, is_planned=True)
+            return replace(fulfillment, reasons=reasons)
         case ShipmentFact():
             shipment = _move(fulfillment.shipments.get(fact.shipment_id, Shipment()), fact, entry.occurred_at)
             return replace(fulfillment, shipments=put(fulfillment.shipments, fact.shipment_id, shipment))

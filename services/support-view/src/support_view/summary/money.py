@@ -69,6 +69,7 @@ class RefundState(Model):
     amount: Amount
     settled: Amount
     return_id: str | None
+    requester: str
     approver: str | None
     policy: str
     reasons: tuple[str, ...]
@@ -140,6 +141,7 @@ def refunds(s: Sections) -> Iterator[RefundState]:
             amount=s.amount(refund.amount_minor),
             settled=s.amount(refund.settled_minor),
             return_id=refund.return_id,
+            requester=refund.requester,
             approver=refund.approver,
             policy=refund.policy,
             reasons=tuple(plain(reason) for reason in refund.reasons),

@@ -31,7 +31,14 @@ class ReturnState(Model):
     due: Amount | None
     fees: Amount | None
     refunded: Amount | None
+    recovery: Amount | None = Field(description="refunded too much, by a later inspection")
+    unexpected: tuple[str, ...] = Field(description="in the parcel, and not part of the return")
+    note: str
     requested_at: datetime | None
+    approved_at: datetime | None
+    sent_at: datetime | None
+    received_at: datetime | None
+    inspected_at: datetime | None
     resolved_at: datetime | None
     cycle_seconds: float | None = Field(description="resolved less requested; None while it is open")
     is_open: bool
@@ -63,7 +70,14 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             due=s.amount(told.due_minor) if told.due_minor else None,
             fees=s.amount(told.fees_minor) if told.fees_minor else None,
             refunded=s.amount(told.refunded_minor) if told.refunded_minor is not None else None,
+            recovery=s.amount(told.recovery_minor) if told.recovery_minor else None,
+            unexpected=tuple(f"{quantity} × {sku}" for sku, quantity in told.unexpected.items()),
+            note=told.note,
             requested_at=since,
+            approved_at=told.approved_at,
+            sent_at=told.sent_at,
+            received_at=told.received_at,
+            inspected_at=told.inspected_at,
             resolved_at=until,
             cycle_seconds=(until - since).total_seconds() if until and since else None,
             is_open=told.is_open,
@@ -104,4 +118,5 @@ def _decision(told: Return) -> str:
 
 def claims(s: Sections) -> Iterator[str]:
     for id, claim in s.returns.claims.items():
-        yield f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}"
+        due = f", {s.words.money(claim.due_minor)} due" if claim.due_minor else ""
+        yield f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}{due}"

@@ -91,7 +91,7 @@ _UNDER_WAY: Final = frozenset(
 def roll_up(s: Sections, lines: Sequence[LineQuantities], totals: Totals) -> Rollups:
     units = {bucket: sum(line.forward[bucket] for line in lines) for bucket in Bucket}
     disputes = {dispute.status for dispute in s.payments.disputes.values()}
-    shipments = [shipment.status for shipment in s.fulfillment.shipments.values()]
+    parcels = {box.status for shipment in s.fulfillment.shipments.values() for box in shipment.boxes}
     return Rollups(
         payment_status=_payment_status(s, totals),
         refund_status=_refund_status(s.payments, totals),
@@ -102,7 +102,7 @@ def roll_up(s: Sections, lines: Sequence[LineQuantities], totals: Totals) -> Rol
         ),
         has_backorder=units[Bucket.BACKORDERED] > 0,
         has_lost=units[Bucket.LOST] > 0,
-        has_exception=units[Bucket.RETURNED_TO_SENDER] > 0 or not _IN_TROUBLE.isdisjoint(shipments),
+        has_exception=units[Bucket.RETURNED_TO_SENDER] > 0 or not _IN_TROUBLE.isdisjoint(parcels),
         has_unknown=any(o.status == OperationStatus.UNKNOWN for o in s.payments.operations.values()),
     )
 
