@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from shared.card_numbers import has_card_number
 from orders.domain.decide import (
     ChangeAddress,
     Close,
@@ -25,6 +24,7 @@ from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from orders.domain.policy import OrderPolicy, in_force
 from orders.domain.progress import NOTED
 from orders.domain.rollups import rollups
+from shared.card_numbers import has_card_number
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts import returns as r

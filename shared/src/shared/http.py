@@ -383,6 +383,8 @@ def signed(secret: Callable[[Any], str]) -> Any:
             Webhook(secret(request.app.state.settings)).verify(body, dict(request.headers))
         except WebhookVerificationError as error:
             raise HTTPException(401, f"webhook: {error}") from None
+        except ValueError:  # the signature holds; the library parses the body after it
+            raise HTTPException(400, "webhook: the body must be JSON") from None
         return SignedBody(id=request.headers["webhook-id"], body=body)
 
     return Depends(check)

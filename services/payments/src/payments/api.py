@@ -1,12 +1,11 @@
 """HTTP in: an order's payments and refunds, the processor's signed webhook, refund policies, and the reconciliation."""
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from payments.domain import payout
 from payments.domain.account import Account
@@ -21,6 +20,7 @@ from payments.gateway import Notice, Processor, Unanswered
 from payments.reconciliation import Report, compare
 from payments.store import PAYMENTS, Booked, all_policies, booked, find, is_known, order_of, publish
 from shared.auth import Caller, Role
+from shared.card_numbers import NoCardNumber
 from shared.contracts.base import Fact, Id, Input, PolicyRef, TenderKind, Text
 from shared.contracts.payments import (
     OperationKind,
@@ -52,20 +52,8 @@ from shared.shell import Told
 router = APIRouter(tags=["payments"])
 
 MAX_LINES: Final = 200
-CARD_DIGITS: Final = re.compile(r"\d(?:[ -]?\d){12,18}")
 
-
-def _no_card_number(text: str) -> str:
-    """13 to 19 digits with a valid check digit (ISO/IEC 7812, Luhn) are taken for a card number and stored nowhere."""
-    for match in CARD_DIGITS.finditer(text):
-        digits = [int(c) for c in reversed(match.group()) if c.isdigit()]
-        doubled = (d * 2 - 9 if d > 4 else d * 2 for d in digits[1::2])
-        if (sum(digits[::2]) + sum(doubled)) % 10 == 0:
-            raise ValueError("must not hold a card number")
-    return text
-
-
-Reason = Annotated[Text, Field(min_length=1), AfterValidator(_no_card_number)]
+Reason = Annotated[Text, Field(min_length=1), NoCardNumber]
 OrderId = Annotated[Id, Path()]
 Part = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 

@@ -244,6 +244,7 @@ class RefundStep(Model):
 class ReturnStage(StrEnum):
     REQUESTED = "requested"
     APPROVED = "approved"
+    ARRIVED = "arrived"
     DECLINED = "declined"
     OVER = "over"
 

@@ -99,6 +99,9 @@ ORDER: Final = Machine(
 )
 
 
+OPEN_RETURN: Final = frozenset({ReturnStage.REQUESTED, ReturnStage.APPROVED, ReturnStage.ARRIVED})
+
+
 @dataclass(frozen=True, slots=True)
 class Cancellation:
     """Units by line: asked for, and how they were answered. Asked is empty where it was not the order that asked."""
@@ -203,7 +206,7 @@ class Order:
         """A return, a refund or a dispute is under way, or money is missing."""
         return (
             bool(self.uncaptured)
-            or any(r.stage in (ReturnStage.REQUESTED, ReturnStage.APPROVED) for r in self.returns.values())
+            or any(r.stage in OPEN_RETURN for r in self.returns.values())
             or any(r.stage in (RefundStage.OPEN, RefundStage.ATTENTION) for r in self.refunds.values())
             or DisputeStage.OPEN in self.disputes.values()
         )

@@ -70,6 +70,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     returns.ReturnRequested,
     returns.ReturnApproved,
     returns.ReturnDeclined,
+    returns.ReturnItemsReceived,
     returns.ReturnItemsInspected,
     returns.ReturnInspectionRevised,
     returns.ReturnResolved,
@@ -316,6 +317,10 @@ def _return(order: Order, fact: returns.ReturnFact) -> ReturnStep:
             stage = ReturnStage.APPROVED
         case returns.ReturnDeclined():
             stage = ReturnStage.DECLINED
+        case returns.ReturnItemsReceived():
+            stage = ReturnStage.ARRIVED
+        case returns.ReturnExpired() if stage is ReturnStage.ARRIVED:
+            pass  # only what had not come by then has expired
         case returns.ReturnItemsInspected(lines=lines):
             returned += _taken_back(lines)
         case returns.ReturnInspectionRevised(before=old, after=new):
@@ -328,4 +333,5 @@ def _return(order: Order, fact: returns.ReturnFact) -> ReturnStep:
 
 
 def _taken_back(lines: Sequence[returns.InspectedLine]) -> int:
-    return sum(line.quantity for line in lines if line.disposition in _TAKEN_BACK)
+    """What a person has yet to look at is not."""
+    return sum(line.quantity for line in lines if line.disposition in _TAKEN_BACK and not line.review)

@@ -57,8 +57,13 @@ class Backorder:
 
 
 def worth(line: OrderLine, units: int) -> int:
-    """What the first so many units of the line are worth in goods; a replacement beyond what was ordered adds nothing."""
-    return cumulative(line.goods_minor, min(units, line.quantity), line.quantity)
+    """What so many cancelled units are worth in goods; a replacement beyond what was ordered adds nothing.
+
+    They are the line's last: what is shipped and what comes back is counted from its first, so that a unit that comes
+    back before the rest has shipped is worth what was taken for it.
+    """
+    kept = max(0, line.quantity - units)
+    return line.goods_minor - cumulative(line.goods_minor, kept, line.quantity)
 
 
 def cancelled_values(lines: Mapping[str, Line], cancelled: Sequence[LineQuantity]) -> tuple[CancelledValue, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orders.domain.order import Order, Status
+from orders.domain.order import OPEN_RETURN, Order, Status
 from orders.domain.quantities import GONE_ASTRAY
 from shared.contracts.base import Bucket
 from shared.contracts.orders import DisputeStage, RefundStage, ReturnStage
@@ -82,7 +82,7 @@ def rollups(order: Order) -> Rollups:
         has_backorder=order.units(Bucket.BACKORDERED) > 0,
         has_lost=order.units(Bucket.LOST) > 0,
         has_exception=any(s.troubled for s in order.shipments.values()) or order.units(Bucket.RETURNED_TO_SENDER) > 0,
-        has_open_return=not stages.isdisjoint({ReturnStage.REQUESTED, ReturnStage.APPROVED}),
+        has_open_return=not stages.isdisjoint(OPEN_RETURN),
     )
 
 
@@ -133,6 +133,7 @@ def return_status(order: Order) -> ReturnStatus:
     stages = {r.stage for r in order.returns.values()}
     for stage, status in (
         (ReturnStage.APPROVED, ReturnStatus.APPROVED),
+        (ReturnStage.ARRIVED, ReturnStatus.APPROVED),
         (ReturnStage.REQUESTED, ReturnStatus.REQUESTED),
         (ReturnStage.DECLINED, ReturnStatus.DECLINED),
     ):

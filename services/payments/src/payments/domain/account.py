@@ -119,14 +119,14 @@ class Account:
     def handed_over_minor(self) -> int:
         """What was handed over is worth: goods by cumulative rounding, and all shipping with the first of it.
 
-        Orders takes the worth of cancelled units off the line's start, so what is handed over counts from its end: once
-        nothing is left to ship, both sum up to the line. More units than are left of it are replacements, and were paid.
+        Counted from the line's first unit, as what comes back is; orders takes the worth of cancelled units off its end.
+        Once nothing is left to ship, both sum up to the line.
         """
         value, is_any = 0, False
         for id, line in self.lines.items():
             units = self.of_line(id)
             part = min(units.handed_over, max(0, line.quantity - units.cancelled))
-            value += line.goods_minor - cumulative(line.goods_minor, line.quantity - part, line.quantity)
+            value += cumulative(line.goods_minor, part, line.quantity)
             is_any |= part > 0
         return value + (self.shipping_minor if is_any else 0)
 
@@ -136,7 +136,7 @@ class Account:
         value, is_any = 0, False
         for id, line in self.lines.items():
             gone = min(self.of_line(id).cancelled, line.quantity)
-            value += line.goods_minor - cumulative(line.goods_minor, gone, line.quantity)
+            value += cumulative(line.goods_minor, line.quantity - gone, line.quantity)
             is_any |= gone < line.quantity
         return value + (self.shipping_minor if is_any else 0)
 

@@ -224,13 +224,12 @@ def valued(state: OrderReturns, line_id: str) -> Valued:
 def goods_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued) -> int:
     """What `quantity` more units are worth: round(total x k / q) less what the k before them were worth.
 
-    Cancelled units count among those before, at the worth that orders gave them, so that all of it sums to the line.
+    Counted from the line's first unit, as what was shipped and charged is; cancelled units are its last.
     """
     assert state.purchase is not None
     line = state.purchase.lines[line_id]
-    cancelled = state.where.cancelled.get(line_id, units.Cancelled())
-    k = min(line.quantity, before.units + cancelled.units + quantity)
-    return max(0, cumulative(line.goods_minor, k, line.quantity) - before.goods_minor - cancelled.goods_minor)
+    k = min(line.quantity, before.units + quantity)
+    return max(0, cumulative(line.goods_minor, k, line.quantity) - before.goods_minor)
 
 
 def shipping_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued) -> int:
