@@ -143,10 +143,11 @@ def incompatibilities(old: Any, new: Any, where: str = "") -> list[str]:
     """What would break a reader or a stored fact of `old`: a field gone, newly required, of another type, a word gone."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return []
-    broken: list[str] = []
-    for word in ("type", "$ref", "const", "format"):
-        if word in old and old[word] != new.get(word):
-            broken.append(f"{where}: {word} {old[word]!r} became {new.get(word)!r}")
+    broken = [
+        f"{where}: {word} {old[word]!r} became {new.get(word)!r}"
+        for word in ("type", "$ref", "const", "format")
+        if word in old and old[word] != new.get(word)
+    ]
     if "enum" in old and (gone := set(map(str, old["enum"])) - set(map(str, new.get("enum", ())))):
         broken.append(f"{where}: {', '.join(sorted(gone))} is gone")
     if "properties" in old:

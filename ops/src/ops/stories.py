@@ -535,7 +535,7 @@ async def _records(people: People, order_id: str, count: int) -> list[Record]:
     await consumer.start()
     try:
         async with asyncio.timeout(PATIENCE_S):
-            while len({place.topic for place in consumer.assignment()}) < len(TOPICS):
+            while len({place.topic for place in consumer.assignment()}) < len(TOPICS):  # noqa: ASYNC110  # no event tells
                 await asyncio.sleep(POLL_S)
         places = consumer.assignment()
         await consumer.seek_to_beginning()
