@@ -8,6 +8,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.openapi import from_dict
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -29,6 +30,7 @@ def fuzz(service: str, url: str, token: str) -> int:
     document: dict[str, Any] = importlib.import_module(f"{service.replace('-', '_')}.app").app.openapi()
     operations = 0
     for found in from_dict(document).get_all_operations():
+        assert isinstance(found, Ok), found
         operation = found.ok()
         operations += 1
 
@@ -41,7 +43,7 @@ def fuzz(service: str, url: str, token: str) -> int:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy())
-        def one(case: schemathesis.Case) -> None:
+        def one(case: schemathesis.Case[Any]) -> None:
             response = case.call(base_url=url, headers={"Authorization": f"Bearer {token}"})
             case.validate_response(response, checks=CHECKS)
 

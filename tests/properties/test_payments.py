@@ -203,7 +203,7 @@ def _bounce(world: World, n: int) -> None:
         world.hear(legs[n % len(legs)].id)
 
 
-def _return(world: World, n: int) -> None:
+def _return(world: World, n: int, return_id: str = "rma") -> None:
     id = world.lines[n % len(world.lines)]
     world.causes += 1
     amount = 1 + n % 400
@@ -211,7 +211,7 @@ def _return(world: World, n: int) -> None:
         OweRefund(
             kind=RefundKind.RETURN,
             cause_id=f"due{world.causes}",
-            return_id="rma",
+            return_id=return_id,
             lines=(RefundLine(line_id=id, quantity=n % 2, amount_minor=amount),),
             amount_minor=amount,
             currency="EUR",
@@ -223,14 +223,21 @@ def _return(world: World, n: int) -> None:
     )
 
 
+def _claim(world: World, n: int) -> None:
+    """Of a unit that never arrived, and refunded; its loss may be told later."""
+    claim = f"claim{world.causes}"
+    world.story.tell(NoteUnits(UnitsChange.CLAIMED, claim, units(**{world.lines[n % len(world.lines)]: 1}), NOON))
+    _return(world, n, claim)
+
+
 def _ask(world: World, n: int) -> None:
-    kinds = [k for k in RefundKind if k is not RefundKind.RETURN]
-    is_lost = n % 5 == 0
+    kinds = list(RefundKind)
+    amount = 1 + n % 700
     world.attempt(
         RequestRefund(
-            kind=RefundKind.LOST if is_lost else kinds[n % len(kinds)],
-            lines=(Asked(world.lines[n % len(world.lines)], 1, None),) if is_lost else (),
-            amount_minor=None if is_lost else 1 + n % 700,
+            kind=kinds[n % len(kinds)],
+            lines=(Asked(world.lines[n % len(world.lines)], n % 2, amount),) if n % 5 == 0 else (),
+            amount_minor=amount,
             currency="EUR",
             requester="agent:anna",
             at=NOON + timedelta(days=n % 300),
@@ -293,6 +300,7 @@ STEPS: dict[str, Callable[[World, int], None]] = {
     "ask after": _ask_after,
     "bounce": _bounce,
     "return": _return,
+    "claim": _claim,
     "ask": _ask,
     "on refund": _on_refund,
     "dispute": _dispute,
@@ -351,6 +359,11 @@ def test_the_laws_hold_at_every_step_and_the_books_agree_at_rest(world: World, t
         [BookedThere(id, "o1", result, amount) for id, (_, result, amount, _) in world.there.operations.items()],
     )
     assert drift == []
+    units_of = [(r.kind, r.return_id) for r in state.refunds.values() if any(n.quantity for n in r.lines)]
+    assert [kind for kind, _ in units_of] == [
+        RefundKind.LOST if return_id in state.claims else RefundKind.RETURN for _, return_id in units_of
+    ]
+    assert not [r for r in state.refunds.values() if r.kind is RefundKind.LOST and r.return_id not in state.claims]
     for t in state.tenders.values():
         if not t.is_own:
             there = sum(world.there.captured.get(a.reference, 0) for a in t.authorizations)

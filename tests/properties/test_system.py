@@ -21,6 +21,7 @@ from payments.domain.decision import RetryCaptures
 from payments.domain.operation import OperationStatus
 from payments.domain.payout import ApproveRefund as ApproveRefund
 from payments.domain.payout import Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
+from payments.domain.refund import RefundStatus
 from returns.domain.decisions import (
     ApproveReturn,
     CancelReturn,
@@ -250,13 +251,14 @@ def refund(world: World, which: int, how: int) -> None:
         line_id = pick(world.order(id).lines, how)
         kind = pick((RefundKind.LOST, RefundKind.GOODWILL, RefundKind.PRICE_ADJUSTMENT, RefundKind.CANCELLATION), how)
         lines = {
-            RefundKind.LOST: (Asked(line_id, 1, None),),
+            RefundKind.LOST: (Asked(line_id, 1, 77),),
             RefundKind.PRICE_ADJUSTMENT: (Asked(line_id, 0, 77),),
         }
         amount = None if kind in lines else 150
         channel = pick((RefundChannel.ORIGINAL, RefundChannel.STORE_CREDIT), how // 4)
         command = RequestRefund(kind, lines.get(kind, ()), amount, "EUR", "agent:anna", world.now, channel=channel)
-        world.act(Service.PAYMENTS, id, command, "agent:anna", f"Anna asks for a refund of {id}, {kind}")
+        is_done = world.act(Service.PAYMENTS, id, command, "agent:anna", f"Anna asks for a refund of {id}, {kind}")
+        assert not (is_done and kind is RefundKind.LOST), "lost units are made good by their claim alone"
 
 
 def decide_refund(world: World, which: int, how: int) -> None:
@@ -580,8 +582,8 @@ def begin(world: World, which: int, how: int) -> None:
     go_well(world, which, how)
 
 
-def told(which: int, how: int, steps: list[Step]) -> None:
-    """The story of a schedule. What goes wrong in it is raised with its sentences."""
+def told(which: int, how: int, steps: list[Step]) -> World:
+    """The story of a schedule, at rest. What goes wrong in it is raised with its sentences."""
     world = World()
     try:
         begin(world, which, how)
@@ -594,6 +596,7 @@ def told(which: int, how: int, steps: list[Step]) -> None:
     except Exception as error:
         error.add_note("\n".join(["The story:", *world.said]))
         raise
+    return world
 
 
 @settings(max_examples=2 * settings().max_examples)
@@ -615,7 +618,7 @@ STORIES: Final[dict[str, tuple[int, int, tuple[Step, ...]]]] = {
         5,
         (Step("scan", 0, 8), Step("ask return", 0, 6)),
     ),
-    "a lost unit is refunded by hand and claimed for a refund": (
+    "a lost unit is asked for by hand and refunded by its claim": (
         7,
         4,
         (
@@ -627,7 +630,7 @@ STORIES: Final[dict[str, tuple[int, int, tuple[Step, ...]]]] = {
             Step("settle claim", 0, 0),
         ),
     ),
-    "a lost unit is refunded by hand and claimed for a replacement": (
+    "a lost unit is asked for by hand and replaced by its claim": (
         7,
         4,
         (
@@ -664,3 +667,18 @@ STORIES: Final[dict[str, tuple[int, int, tuple[Step, ...]]]] = {
 @pytest.mark.parametrize(("which", "how", "steps"), STORIES.values(), ids=STORIES.keys())
 def test_a_story_that_broke_a_law_once_breaks_none(which: int, how: int, steps: tuple[Step, ...]) -> None:
     told(which, how, list(steps))
+
+
+@pytest.mark.parametrize(("settled", "refunded", "again"), [("refunded", 1, 0), ("replaced", 0, 1)])
+def test_a_lost_unit_is_made_good_by_its_claim_and_not_by_a_persons_word(
+    settled: str, refunded: int, again: int
+) -> None:
+    which, how, steps = STORIES[f"a lost unit is asked for by hand and {settled} by its claim"]
+    world = told(which, how, list(steps))
+    [id] = world.orders
+    assert [s for s in world.said if "asks for a refund" in s and "refused" in s]
+    [claim] = world.returns(id).claims.values()
+    assert claim.is_for_lost and claim.status == settled
+    refunds = [r for r in world.account(id).refunds.values() if r.kind is RefundKind.LOST]
+    assert [(r.return_id, r.status) for r in refunds] == [(claim.claim_id, RefundStatus.SUCCEEDED)] * refunded
+    assert sum(n for s in world.fulfillment(id).shipments.values() for n in s.reshipped.values()) == again

@@ -34,6 +34,7 @@ from payments.domain.refund import REFUND, RefundStatus
 from payments.domain.routing import Strategy
 from payments.domain.tender import DISPUTE, TENDER, DisputeStatus, TenderStatus
 from payments.gateway import BookedThere
+from payments.handlers import claimed as open_claim
 from payments.handlers import shipped
 from payments.reconciliation import Difference, compare
 from payments.store import STATE, Booked
@@ -41,6 +42,7 @@ from shared.contracts import payments as p
 from shared.contracts.base import TenderKind
 from shared.contracts.fulfillment import ShipmentShipped
 from shared.contracts.payments import RefundChannel, RefundKind, RefundLine, UnitsChange
+from shared.contracts.returns import ClaimOpened, ReturnReason
 from shared.envelope import Cause, Undecodable
 from shared.machine import Invalid, Machine, NotAllowed
 from tests.unit.payments_story import EPOCH, NOON, Story, approval, line, opening, paid, routing, tender, units
@@ -176,7 +178,7 @@ def test_each_shipment_captures_what_it_is_worth_and_is_not_prepaid() -> None:
         story.all_succeed()
         captured.append(story.state.captured_minor)
     # 1500 of goods and all shipping are less than what is prepaid; then the value handed over; then all of it.
-    assert captured == [3_000, 500 + 1_500 + 3_000 + 1_500, 11_001]
+    assert captured == [3_000, 500 + 1_500 + 3_001 + 1_500, 11_001]
     final = [f for f in story.facts if isinstance(f, p.PaymentCaptured)][-1]
     assert final.final and final.shipment_id == "S3" and final.order_captured_minor == 11_001
     assert story.state.tenders["t2"].status is TenderStatus.CAPTURED
@@ -255,28 +257,45 @@ def test_a_shipment_of_replaced_and_ordered_units_charges_for_the_ordered_ones()
     assert (story.state.captured_minor, story.state.of_line("a").handed_over) == (900, 3)
 
 
-def test_a_lost_unit_that_is_sent_again_is_not_refunded_as_lost() -> None:
-    story = shipped_card()
-    story.lost("S1", a=1)
-    replacement(story, a=1)
-    with pytest.raises(Invalid, match="only 0 units were lost"):
-        story.tell(refund(100, kind=RefundKind.LOST, lines=(Asked("a", 1, 100),)))
+def claimed(story: Story, claim_id: str, n: int, reason: ReturnReason) -> None:
+    """As returns says it; what does not concern payments is not told."""
+    fact = ClaimOpened(order_id="o1", claim_id=claim_id, lines=units(a=n), reason=reason)
+    told = open_claim(fact, Cause(UUID(int=1), NOON, "service:returns", fact.type, "story"))
+    if told is not None:
+        assert not isinstance(told.command, Undecodable)
+        story.tell(told.command)
 
 
-def test_a_lost_unit_is_refunded_by_hand_or_by_claim_and_not_by_both() -> None:
+def test_what_a_claim_of_units_that_never_arrived_states_is_refunded_as_lost_once_per_cause() -> None:
     story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
     story.handed_over("S1", a=3)
     story.all_succeed()
-    story.lost("S1", a=1)
+    story.lost("S1", a=2)
+    claimed(story, "o1-CL1", 1, ReturnReason.NOT_RECEIVED)
     one = (RefundLine(line_id="a", quantity=1, amount_minor=300),)
-    story.tell(NoteUnits(UnitsChange.CLAIMED, "o1-CL1", units(a=1), NOON))
-    story.tell(refund(300, kind=RefundKind.LOST, lines=(Asked("a", 1, 300),)))
-    facts = story.tell(owed(300, return_id="o1-CL1", lines=one))
-    assert isinstance(facts[-1], p.RefundAttentionNeeded) and facts[-1].reason_code == "units_refunded_already"
-    # What was delivered and not received is claimed too, and nobody has refunded that.
-    story.tell(NoteUnits(UnitsChange.CLAIMED, "o1-CL2", units(a=1), NOON))
-    with pytest.raises(Invalid, match="only 0 units were lost"):
-        story.tell(refund(300, kind=RefundKind.LOST, lines=(Asked("a", 1, 300),)))
+    due = owed(300, "o1-CL1-D1", return_id="o1-CL1", lines=one)
+    assert types(story.tell(due))[-2:] == ["refund.approved", "refund.routed"]
+    assert story.tell(due) == []
+    # Another claim of the same line is another cause; a return of it is no claim.
+    claimed(story, "o1-CL2", 1, ReturnReason.NOT_RECEIVED)
+    story.tell(owed(300, "o1-CL2-D1", return_id="o1-CL2", lines=one))
+    story.tell(owed(300, "o1-RMA1-D1", lines=one))
+    story.all_succeed()
+    said = [(f.kind, f.cause_id) for f in story.facts if isinstance(f, p.RefundCompleted)]
+    assert said == [
+        (RefundKind.LOST, "o1-CL1-D1"),
+        (RefundKind.LOST, "o1-CL2-D1"),
+        (RefundKind.RETURN, "o1-RMA1-D1"),
+    ]
+    assert story.state.refunded_units("a", frozenset({RefundKind.LOST})) == 2
+
+
+def test_what_a_claim_of_units_that_arrived_states_is_refunded_as_returned() -> None:
+    story = shipped_card()
+    claimed(story, "o1-CL1", 1, ReturnReason.DEFECTIVE)
+    one = (RefundLine(line_id="a", quantity=1, amount_minor=4_000),)
+    story.tell(owed(4_000, return_id="o1-CL1", lines=one))
+    assert story.state.refunds["o1-R1"].kind is RefundKind.RETURN
 
 
 def test_a_claim_told_before_its_loss_is_refunded() -> None:
@@ -587,6 +606,7 @@ def test_a_refund_above_what_is_left_is_refused_and_nothing_is_stored() -> None:
     [
         (refund(100, currency="USD"), "currency"),
         (refund(100, kind=RefundKind.RETURN), "kind"),
+        (refund(100, kind=RefundKind.LOST), "kind"),
         (refund(0), "amount_minor"),
         (refund(1, kind=RefundKind.OVERPAID), "amount_minor"),
         (refund(1, kind=RefundKind.CANCELLATION), "amount_minor"),
@@ -594,7 +614,7 @@ def test_a_refund_above_what_is_left_is_refused_and_nothing_is_stored() -> None:
         (refund(5, lines=(Asked("a", 1, 5),)), "lines.0.quantity"),
         (refund(7, lines=(Asked("a", 0, 5),)), "amount_minor"),
         (refund(10_001, lines=(Asked("a", 0, 10_001),)), "lines.0.amount_minor"),
-        (refund(5, kind=RefundKind.LOST, lines=(Asked("a", 1, None),)), "lines.0.quantity"),
+        (refund(10_001, kind=RefundKind.GOODWILL, lines=(Asked("a", 1, 10_001),)), "lines.0.quantity"),
     ],
 )
 def test_a_bad_request_names_its_field(asked: RequestRefund, field: str) -> None:
@@ -605,16 +625,14 @@ def test_a_bad_request_names_its_field(asked: RequestRefund, field: str) -> None
     assert story.state.refunds == {}
 
 
-def test_lost_units_are_refunded_at_their_worth_and_no_more_than_were_lost() -> None:
-    story = paid(tender("t1", CARD, 1_000), lines=[line("a", 3, 1_000)])
-    story.handed_over("S1", a=3)
-    story.all_succeed()
-    story.lost("S1", a=2)
-    for amount in (333, 334):
-        facts = story.tell(refund(amount, kind=RefundKind.LOST, lines=(Asked("a", 1, None),)))
-        assert isinstance(facts[0], p.RefundRequested) and facts[0].amount_minor == amount
-    with pytest.raises(Invalid, match="only 0 units were lost"):
-        story.tell(refund(333, kind=RefundKind.LOST, lines=(Asked("a", 1, None),)))
+def test_units_that_were_lost_are_not_refunded_by_a_persons_word() -> None:
+    story = shipped_card()
+    story.lost("S1", a=1)
+    for lines in ((), (Asked("a", 0, 10_000),), (Asked("a", 1, 10_000),)):
+        with pytest.raises(Invalid, match="stated by the return or the claim") as error:
+            story.tell(refund(10_000, kind=RefundKind.LOST, lines=lines))
+        assert error.value.field == "kind"
+    assert story.state.refunds == {}
 
 
 def test_above_the_threshold_another_person_approves_and_the_money_is_reserved_then() -> None:
@@ -724,8 +742,10 @@ def test_what_was_never_captured_is_not_refunded_but_shown_to_a_person() -> None
 def test_a_unit_refunded_as_lost_is_not_refunded_again_as_returned() -> None:
     story = shipped_card()
     story.lost("S1", a=1)
-    story.tell(refund(4_000, kind=RefundKind.LOST, lines=(Asked("a", 1, 4_000),)))
-    facts = story.tell(owed(4_000, lines=(RefundLine(line_id="a", quantity=1, amount_minor=4_000),)))
+    one = (RefundLine(line_id="a", quantity=1, amount_minor=4_000),)
+    claimed(story, "o1-CL1", 1, ReturnReason.NOT_RECEIVED)
+    story.tell(owed(4_000, "o1-CL1-D1", return_id="o1-CL1", lines=one))
+    facts = story.tell(owed(4_000, "o1-RMA1-D1", lines=one))
     assert isinstance(facts[-1], p.RefundAttentionNeeded) and facts[-1].reason_code == "units_refunded_already"
 
 

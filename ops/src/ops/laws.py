@@ -163,7 +163,8 @@ def _captured_for(account: Account, shipped: OrderFulfillment, *, at_rest: bool)
 def _refunds_of_returns(account: Account, returned: OrderReturns, *, at_rest: bool) -> Iterator[str]:
     """What returns states is refunded once: the same cause, the same amount."""
     dues = _dues(returned)
-    stated = {r.cause_id: r for r in account.refunds.values() if r.kind is RefundKind.RETURN and not r.is_dead}
+    kinds = (RefundKind.RETURN, RefundKind.LOST)
+    stated = {r.cause_id: r for r in account.refunds.values() if r.kind in kinds and not r.is_dead}
     for cause, refund in stated.items():
         if cause not in dues:
             yield f"I8: refund {refund.id} is for {cause}, which returns never stated"
@@ -247,22 +248,17 @@ def _settled(account: Account) -> Iterator[str]:
 
 
 def _made_good_once(account: Account, shipped: OrderFulfillment, returned: OrderReturns) -> Iterator[str]:
-    """A unit that never arrived is refunded by a person, refunded by a claim, or sent again: one of them, once."""
-    approved = [r for r in account.refunds.values() if r.is_approved and not r.is_dead]
-    claimed = {due_id for claim in returned.claims.values() if claim.is_for_lost for due_id in claim.dues}
+    """A unit that never arrived is refunded or sent again, by its claim: one of them, once."""
     for id in account.lines:
         astray = account.of_line(id).undelivered
-        by_hand = sum(r.units_of(id) for r in approved if r.kind in (RefundKind.LOST, RefundKind.SHORT_SHIP))
-        by_claim = sum(r.units_of(id) for r in approved if r.cause_id in claimed)
+        lost = account.refunded_units(id, frozenset({RefundKind.LOST}))
         again = sum(s.reshipped.get(id, 0) for s in shipped.shipments.values())
-        if by_hand + by_claim + again > astray:
-            yield (
-                f"I8: line {id} had {astray} units astray; {by_hand} were refunded, {by_claim} refunded by claim and "
-                f"{again} sent again"
-            )
+        if lost + again > astray:
+            yield f"I8: line {id} had {astray} units astray; {lost} were refunded and {again} sent again"
         stated = sum(line.stated.units for _, line in rma_lines(returned, id))
+        stated += sum(c.worth[id].units for c in returned.claims.values() if id in c.worth and not c.is_for_lost)
         due = account.refunded_units(id, frozenset({RefundKind.RETURN}))
-        if due > stated + sum(c.worth[id].units for c in returned.claims.values() if id in c.worth):
+        if due > stated:
             yield f"I8: line {id} has {due} units refunded by returns, which stated {stated}"
 
 

@@ -59,15 +59,18 @@ Part = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 
 
 class LineIn(Input):
-    """Units that were lost (`amount_minor` is then what they are worth, unless it is given), or money without units."""
+    """Money of a line. `quantity` is 0: refunds of units are stated by the return or the claim."""
 
     line_id: Id
     quantity: Part = 0
-    amount_minor: Minor | None = None
+    amount_minor: Minor
 
 
 class RefundIn(Input):
-    """`lines`, or an amount for the order as a whole. Refunds of returns are stated by the return and not asked for."""
+    """`lines`, or an amount for the order as a whole.
+
+    Refunds of returns and of lost units are stated by the return or the claim, and not asked for.
+    """
 
     kind: RefundKind
     currency: Currency

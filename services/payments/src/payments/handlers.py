@@ -65,13 +65,13 @@ def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
 
 
 def resent(fact: ReplacementCreated, cause: Cause) -> Told[Command]:
-    """Units that never arrived are made good by a replacement; they are not refunded as lost as well."""
+    """Units that never arrived are made good by a replacement."""
     lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.moved)
     return _noted(fact.order_id, UnitsChange.RESENT, fact.replacement_id, lines, cause)
 
 
 def claimed(fact: ClaimOpened, cause: Cause) -> Told[Command] | None:
-    """Only units that never arrived are news: those that did are the return's business."""
+    """Only units that never arrived are news: what the claim states for them is refunded as lost."""
     if fact.reason is not ReturnReason.NOT_RECEIVED:
         return None
     return _noted(fact.order_id, UnitsChange.CLAIMED, fact.claim_id, fact.lines, cause)

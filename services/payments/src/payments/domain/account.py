@@ -80,11 +80,6 @@ class Units:
     resent: int = 0
     due_back: int = 0
 
-    @property
-    def astray(self) -> int:
-        """Lost or back at the sender, and not sent again."""
-        return self.undelivered - self.found - self.resent
-
 
 @dataclass(frozen=True, slots=True)
 class Account:
@@ -238,15 +233,6 @@ class Account:
 
     def refunded_units(self, line_id: str, kinds: frozenset[RefundKind] = frozenset(RefundKind)) -> int:
         return sum(r.units_of(line_id) for r in self.refunds.values() if not r.is_dead and r.kind in kinds)
-
-    def claimed_back(self, line_id: str) -> int:
-        """Units refunded by claims that they never arrived."""
-        live = (r for r in self.refunds.values() if not r.is_dead)
-        return sum(r.units_of(line_id) for r in live if r.return_id in self.claims)
-
-    def refunded_as_lost(self, line_id: str) -> int:
-        """Units refunded because they never arrived, by a person's word or a claim."""
-        return self.claimed_back(line_id) + self.refunded_units(line_id, frozenset({RefundKind.LOST}))
 
     def refunded_value(self, line_id: str) -> int:
         """Money of a line that live refunds were asked for."""

@@ -46,7 +46,7 @@ from shared.contracts.payments import (
     UnitsChange,
 )
 from shared.machine import Invalid, NotAllowed
-from shared.money import cumulative, format_minor
+from shared.money import format_minor
 
 NOT_PAID_ELSEWHERE: Final = frozenset({"disputed", "exceeds_captured"})
 """Failures that mean the money is not ours to pay, by whatever channel."""
@@ -68,11 +68,11 @@ class Policies:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A line of a refund that is asked for; `amount_minor` None: what the units are worth."""
+    """A line of a refund that is asked for. Units (`quantity`) are refused."""
 
     line_id: str
     quantity: int
-    amount_minor: int | None
+    amount_minor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +139,13 @@ def request(state: Account, command: RequestRefund, policies: Policies) -> list[
     """Raises Invalid naming the field, or NotAllowed where a dispute stands in the way."""
     if command.currency != state.currency:
         raise Invalid("currency", f"must be {state.currency}, as the order")
-    if command.kind is RefundKind.RETURN:
-        raise Invalid("kind", "refunds of returns are stated by the return, not asked for")
+    if command.kind in (RefundKind.RETURN, RefundKind.LOST):
+        raise Invalid(
+            "kind", "refunds of returns and of lost units are stated by the return or the claim, not asked for"
+        )
     if command.cause_id is not None and _of_cause(state, command.cause_id):
         raise Invalid("cause_id", "a refund was asked for by this cause already")
-    lines = [_valued(state, command.kind, i, line) for i, line in enumerate(command.lines)]
+    lines = [_valued(state, i, line) for i, line in enumerate(command.lines)]
     amount = sum(line.amount_minor for line in lines) if lines else command.amount_minor
     if amount is None:
         raise Invalid("amount_minor", "is required where no lines are given")
@@ -183,16 +185,20 @@ def preview(state: Account, command: RequestRefund, policies: Policies) -> list[
 
 
 def owe(state: Account, command: OweRefund, policies: Policies) -> list[Fact]:
-    """A cause told again is no second refund. Raises Invalid for another currency."""
+    """A cause told again is no second refund; what a claim of units that never arrived states is of kind lost.
+
+    Raises Invalid for another currency.
+    """
     if _of_cause(state, command.cause_id):
         return []
     if state.is_open and command.currency != state.currency:
         raise Invalid("currency", f"must be {state.currency}, as the order")
     id = state.refund_id()
+    is_lost = command.kind is RefundKind.RETURN and command.return_id in state.claims
     requested = RefundRequested(
         order_id=state.order_id,
         refund_id=id,
-        kind=command.kind,
+        kind=RefundKind.LOST if is_lost else command.kind,
         cause_id=command.cause_id,
         return_id=command.return_id,
         lines=command.lines,
@@ -495,47 +501,27 @@ def _legs(refund: Refund, shares: Sequence[Share]) -> tuple[RefundLeg, ...]:
     )
 
 
-def _valued(state: Account, kind: RefundKind, index: int, asked: Asked) -> RefundLine:
-    """A line of a person's request, held against what the line is worth and what happened to its units (I8)."""
+def _valued(state: Account, index: int, asked: Asked) -> RefundLine:
+    """A line of a person's request: money of the line, and never units, which a return or a claim makes good (I8)."""
     at = f"lines.{index}"
     line = state.lines.get(asked.line_id)
     if line is None:
         raise Invalid(f"{at}.line_id", "is no line of this order")
-    refunded = state.refunded_value(asked.line_id)
-    amount = asked.amount_minor
     if asked.quantity:
-        if kind is not RefundKind.LOST:
-            raise Invalid(f"{at}.quantity", f"must be 0: a refund of kind {kind} is about money, not about units")
-        lost = state.of_line(asked.line_id).astray - state.refunded_as_lost(asked.line_id)
-        if asked.quantity > lost:
-            raise Invalid(f"{at}.quantity", f"only {max(0, lost)} units were lost, and not sent again or refunded")
-        after_all = state.refunded_units(asked.line_id) + asked.quantity
-        if after_all > line.quantity:
-            raise Invalid(f"{at}.quantity", f"only {line.quantity} units were ordered, and others were refunded")
-        if amount is None:
-            amount = cumulative(line.goods_minor, after_all, line.quantity) - cumulative(
-                line.goods_minor, after_all - asked.quantity, line.quantity
-            )
-    if amount is None:
-        raise Invalid(f"{at}.amount_minor", "is required where no units are given")
-    if refunded + amount > line.goods_minor + line.shipping_minor:
-        left = line.goods_minor + line.shipping_minor - refunded
+        raise Invalid(f"{at}.quantity", "must be 0: refunds of units are stated by the return or the claim")
+    left = line.goods_minor + line.shipping_minor - state.refunded_value(asked.line_id)
+    if asked.amount_minor > left:
         raise Invalid(f"{at}.amount_minor", f"only {_text(state, max(0, left))} of this line is left to refund")
-    return RefundLine(line_id=asked.line_id, quantity=asked.quantity, amount_minor=amount)
+    return RefundLine(line_id=asked.line_id, quantity=0, amount_minor=asked.amount_minor)
 
 
 def _is_twice(state: Account, refund: Refund) -> bool:
-    """Units that were refunded for another reason already: more than there are, or lost ones by hand and by claim."""
+    """Of a line of it, more units would be refunded than were bought."""
     for line in refund.lines:
         placed = state.lines.get(line.line_id)
         if placed is None or not line.quantity:
             continue
-        units = state.of_line(line.line_id)
-        if state.refunded_units(line.line_id) > placed.quantity - units.cancelled:
-            return True
-        as_lost = state.refunded_as_lost(line.line_id)
-        is_claim = refund.return_id in state.claims
-        if is_claim and as_lost > max(units.undelivered - units.resent, state.claimed_back(line.line_id)):
+        if state.refunded_units(line.line_id) > placed.quantity - state.of_line(line.line_id).cancelled:
             return True
     return False
 
