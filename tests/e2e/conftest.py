@@ -1,6 +1,7 @@
 """The running system, once for all end-to-end tests: real processes, real Kafka and PostgreSQL, a state folder of its own."""
 
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,14 @@ from tests.backends import Backends
 @pytest.fixture(scope="session")
 async def system(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[System]:
     var: Path = tmp_path_factory.mktemp("system")
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMS_KAFKA", backends.kafka)
-        environment.setenv("OMS_POSTGRES_URL", backends.postgres)
-        async with running_system(var, auto_ports=True) as running:
-            yield running
+    async with AsyncExitStack() as stack:
+        with (
+            pytest.MonkeyPatch.context() as environment
+        ):  # only while it starts: other tests have backends of their own
+            environment.setenv("OMS_KAFKA", backends.kafka)
+            environment.setenv("OMS_POSTGRES_URL", backends.postgres)
+            running = await stack.enter_async_context(running_system(var, auto_ports=True))
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -141,7 +141,14 @@ TOY = """
 """
 
 
-async def test_the_system_comes_back_from_kills_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_the_system_comes_back_from_kills_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for given in (
+        "OMS_KAFKA",
+        "OMS_POSTGRES_URL",
+    ):  # Kafka and PostgreSQL are to be killed too, so they must be its own
+        monkeypatch.delenv(given, raising=False)
     for package in ("toy", "toy_two"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()

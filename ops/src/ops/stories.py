@@ -531,14 +531,15 @@ async def books_agree(people: People, order_id: str, *, captured: int, refunded:
 
 async def _records(people: People, order_id: str, count: int) -> list[Record]:
     """The order's records from every topic."""
-    consumer = AIOKafkaConsumer(*TOPICS, bootstrap_servers=people.endpoints.kafka, group_id=None)
+    consumer = AIOKafkaConsumer(
+        *TOPICS, bootstrap_servers=people.endpoints.kafka, group_id=None, auto_offset_reset="earliest"
+    )
     await consumer.start()
     try:
         async with asyncio.timeout(PATIENCE_S):
             while len({place.topic for place in consumer.assignment()}) < len(TOPICS):  # noqa: ASYNC110  # no event tells
                 await asyncio.sleep(POLL_S)
         places = consumer.assignment()
-        await consumer.seek_to_beginning()
         ends = await consumer.end_offsets(list(places))
         found: dict[bytes, Record] = {}
         while any([await consumer.position(place) < ends[place] for place in places]):
