@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import TypeAdapter
@@ -50,7 +51,9 @@ from returns.domain.policies import decide as decide_policy
 from returns.domain.policies import evolve as evolve_policy
 from returns.domain.rma import ReturnStatus
 from returns.domain.units import BUCKET_OF, ReverseBucket, UnitStatus
-from shared.contracts.base import PolicyRef
+from returns.handlers import ROUTE
+from shared.contracts.base import LineQuantity, PolicyRef
+from shared.contracts.fulfillment import ShipmentReturnedToSender
 from shared.contracts.returns import (
     ClaimResolved,
     DeclaredCondition,
@@ -80,6 +83,7 @@ from shared.contracts.returns import (
     ReturnUnexpectedItemReceived,
     WindowTier,
 )
+from shared.envelope import Cause
 from shared.machine import Invalid, NotAllowed
 from tests.returns_story import (
     LINES,
@@ -1093,3 +1097,15 @@ def test_a_free_line_is_returned_without_money() -> None:
     facts = story.then(looked_at("i1", day(6), ("gift", 1, "as_new")))
     assert [f.type for f in facts] == ["return.items_inspected", "return.resolved"]
     assert not [f for f in story.facts if isinstance(f, ClaimResolved)]
+
+
+def test_units_that_came_back_to_the_sender_may_be_claimed_like_lost_ones() -> None:
+    gone = ShipmentReturnedToSender(
+        order_id="o1", shipment_id="o1-S1", lines=(LineQuantity(line_id="mug", quantity=2),)
+    )
+    why = Cause(UUID(int=1), day(3), "partner:carrier", "scan", "c1")
+    told = ROUTE.translations[ShipmentReturnedToSender](gone, why)
+    assert told is not None
+    command = told.command
+    assert isinstance(command, RecordUnits)
+    assert (command.stage, [(u.line_id, u.quantity) for u in command.lines]) == ("lost", [("mug", 2)])

@@ -193,8 +193,9 @@ def _delivered(shipped: OrderFulfillment, returned: OrderReturns, *, at_rest: bo
         if there != line.of(Bucket.DELIVERED):
             yield f"I3: line {id} has {line.of(Bucket.DELIVERED)} units delivered, its reverse buckets have {there}"
         again = sum(s.reshipped.get(id, 0) for s in shipped.shipments.values())
-        if not again and returned.where.counted(id, "lost") != line.of(Bucket.LOST):
-            yield f"I5: line {id} has {line.of(Bucket.LOST)} lost, returns {returned.where.counted(id, 'lost')}"
+        astray = line.of(Bucket.LOST) + line.of(Bucket.RETURNED_TO_SENDER)
+        if not again and returned.where.counted(id, "lost") != astray:
+            yield f"I5: line {id} has {astray} that never arrived, returns {returned.where.counted(id, 'lost')}"
         cancelled = returned.where.cancelled.get(id)
         units = cancelled.units if cancelled else 0
         if shipped.status is not FulfillmentStatus.WITHDRAWN and units != line.of(Bucket.CANCELLED):

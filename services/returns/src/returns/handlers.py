@@ -14,6 +14,7 @@ from shared.contracts.fulfillment import (
     ShipmentDelivered,
     ShipmentFound,
     ShipmentLost,
+    ShipmentReturnedToSender,
     ShipmentShipped,
     ShipmentTrackingUpdated,
 )
@@ -43,7 +44,9 @@ def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
 def moved(stage: Stage) -> Callable[[Any, Cause], Told[Command]]:
     """A parcel that reached this stage with the units that the fact names."""
 
-    def told(fact: ShipmentDelivered | ShipmentLost | ShipmentFound, cause: Cause) -> Told[Command]:
+    def told(
+        fact: ShipmentDelivered | ShipmentLost | ShipmentFound | ShipmentReturnedToSender, cause: Cause
+    ) -> Told[Command]:
         tracking = fact.scan.tracking if fact.scan else None
         command = RecordUnits(fact.shipment_id, stage, _units(fact.lines), cause.at, tracking)
         return Told(fact.order_id, command, cause)
@@ -111,6 +114,8 @@ ROUTE: Final = Route(
         ShipmentShipped: shipped,
         ShipmentDelivered: moved("delivered"),
         ShipmentLost: moved("lost"),
+        # It never arrived either: what is owed for it is settled by a claim, as for a lost one.
+        ShipmentReturnedToSender: moved("lost"),
         ShipmentFound: moved("withdrawn"),
         ShipmentTrackingUpdated: scanned,
         RefundCompleted: refunded,
