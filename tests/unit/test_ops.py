@@ -1,5 +1,6 @@
 """What `oms` keeps and hands out: ports, keys, pins, tokens."""
 
+import base64
 import socket
 import stat
 from pathlib import Path
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from ops.cli import app
 from ops.databases import database_url
+from ops.embedded import cluster_id
 from ops.endpoints import NotUp, RunningProcess, live_endpoints
 from ops.keys import kept_keys
 from ops.pins import with_pins
@@ -87,3 +89,9 @@ def test_a_token_names_its_subject_and_roles(tmp_path: Path, monkeypatch: pytest
 def test_wrong_usage_exits_with_2(wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMS_VAR", str(tmp_path))
     assert CliRunner().invoke(app, ["token", *wrong]).exit_code == 2
+
+
+def test_a_cluster_id_is_never_taken_for_an_option() -> None:
+    assert base64.urlsafe_b64encode(b"\xf8" * 16).startswith(b"-")
+    assert cluster_id(b"\xf8" * 16)[0] == "_"
+    assert len(cluster_id(bytes(16))) == 22

