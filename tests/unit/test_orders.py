@@ -562,6 +562,16 @@ def test_a_lost_unit_keeps_the_order_open_until_it_is_paid_back() -> None:
     assert (fact.delivered, fact.lost) == (3, 2)
 
 
+def test_a_lost_unit_that_was_worth_nothing_keeps_the_order_open_until_its_claim_is_resolved() -> None:
+    story = confirmed()
+    story.heard(*arrived("o1-S1", ("1", 3)), *on_its_way("o1-S2", ("2", 2)), lost("o1-S2", ("2", 2)))
+    resolved = r.ClaimResolved(order_id="o1", claim_id="o1-CL1", outcome="refunded", detail="")
+    assert story.heard(resolved) == []
+    [fact] = story.heard(resolved.model_copy(update={"written_off": units(("2", 2))}))
+    assert isinstance(fact, OrderCompleted)
+    assert (fact.delivered, fact.lost) == (3, 2)
+
+
 def test_a_replacement_for_lost_units_is_owed_again_and_delivered() -> None:
     story = confirmed()
     story.heard(*arrived("o1-S1", ("1", 3)), *on_its_way("o1-S2", ("2", 2)), lost("o1-S2", ("2", 2)))

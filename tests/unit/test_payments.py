@@ -232,15 +232,10 @@ def handed_over(story: Story, shipment_id: str, n: int, again: int) -> list[Any]
     return story.tell(command)
 
 
-def replacement(story: Story, **quantities: int) -> None:
-    story.tell(NoteUnits(UnitsChange.RESENT, "X1", units(**quantities), NOON))
-
-
 def test_a_replacement_costs_nothing() -> None:
     story = paid(tender("t1", CARD, 900), lines=[line("a", 3, 900)])
     handed_over(story, "S1", 1, again=0)
     story.lost("S1", a=1)
-    replacement(story, a=1)
     assert handed_over(story, "S2", 1, again=1) == []
     story.all_succeed()
     assert story.state.captured_minor == 300

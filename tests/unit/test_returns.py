@@ -994,6 +994,15 @@ class TestClaims:
         with pytest.raises(Invalid, match="only 1 lost"):
             story.then(OpenClaim(of(mug=2), ReturnReason.NOT_RECEIVED, (), day(8)))
 
+    def test_lost_units_that_were_worth_nothing_are_written_off(self) -> None:
+        story = Story()
+        gift = order_line("gift", 2, 0)
+        story.then(RecordPurchase(placed(gift)), shipped("shipped", day(1), gift=2), shipped("lost", day(4), gift=2))
+        story.then(OpenClaim(of(gift=1), ReturnReason.NOT_RECEIVED, (), day(5)))
+        [resolved] = story.then(ResolveClaim("A1-CL1", "refunded", "a gift", day(6)))
+        assert isinstance(resolved, ClaimResolved)
+        assert resolved.written_off == of(gift=1)
+
     def test_lost_units_are_claimed_and_never_returned(self) -> None:
         declined = only(self.lost().then(asking(day(5), mug=1)), ReturnDeclined)
         assert [why.code for why in declined.reasons] == ["not_delivered"]

@@ -9,7 +9,6 @@ from payments.store import PAYMENTS
 from shared.consumer import Route
 from shared.contracts.base import Fact, Input, LineQuantity
 from shared.contracts.fulfillment import (
-    ReplacementCreated,
     ShipmentFound,
     ShipmentLost,
     ShipmentReturnedToSender,
@@ -62,12 +61,6 @@ def cancelled(fact: OrderCancelled, cause: Cause) -> Told[Command]:
 def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
     lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.lines)
     return _noted(fact.order_id, UnitsChange.CANCELLED, fact.cancellation_id, lines, cause)
-
-
-def resent(fact: ReplacementCreated, cause: Cause) -> Told[Command]:
-    """Units that never arrived are made good by a replacement."""
-    lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.moved)
-    return _noted(fact.order_id, UnitsChange.RESENT, fact.replacement_id, lines, cause)
 
 
 def claimed(fact: ClaimOpened, cause: Cause) -> Told[Command] | None:
@@ -147,7 +140,6 @@ _TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], To
     OrderRejected: rejected,
     OrderCancelled: cancelled,
     OrderLinesCancelled: lines_cancelled,
-    ReplacementCreated: resent,
     ShipmentShipped: shipped,
     ShipmentLost: undelivered,
     ShipmentReturnedToSender: undelivered,

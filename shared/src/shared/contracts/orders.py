@@ -2,7 +2,7 @@
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -270,8 +270,18 @@ class DisputeStep(Model):
     stage: DisputeStage
 
 
+class WrittenOffStep(Model):
+    """Units that went astray and were worth nothing: no refund settles them."""
+
+    about: Literal["written_off"] = "written_off"
+    lines: tuple[LineQuantity, ...]
+
+
+Step: TypeAlias = UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep | WrittenOffStep
+
+
 class OrderProgressed(OrdersFact, type="order.progressed"):
     """What another service told of the order, taken into its counters: the roll-ups are functions of these."""
 
     heard: str = Field(description="type of the fact that was heard; its id is the causation id")
-    step: Annotated[UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep, Field(discriminator="about")]
+    step: Annotated[Step, Field(discriminator="about")]

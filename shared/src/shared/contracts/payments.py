@@ -39,14 +39,11 @@ class PaymentOpened(PaymentsFact, type="payment.opened"):
 class UnitsChange(StrEnum):
     """What happened to units, as payments counts them.
 
-    `handed_over`: for the first time, replacements aside; `resent`: never arrived, and a replacement makes them good;
-    `due_back`: a return states a refund for them; `exceptional`: by a policy exception; `claimed`: as never received;
-    `replacing`: no longer told, since it moves nothing.
+    `handed_over`: for the first time, replacements aside; `due_back`: a return states a refund for them;
+    `exceptional`: by a policy exception; `claimed`: as never received.
     """
 
     HANDED_OVER = "handed_over"
-    REPLACING = "replacing"
-    RESENT = "resent"
     CLAIMED = "claimed"
     CANCELLED = "cancelled"
     UNDELIVERED = "undelivered"

@@ -427,3 +427,6 @@ class ClaimResolved(ReturnsFact, type="claim.resolved"):
     claim_id: Id
     outcome: Literal["refunded", "replaced", "rejected"]
     detail: Text
+    written_off: tuple[LineQuantity, ...] = Field(
+        default=(), description="lost units that were worth nothing: no refund will settle them"
+    )

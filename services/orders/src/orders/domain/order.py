@@ -5,7 +5,7 @@ services and kept in counters beside it; the roll-ups are functions of those.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
@@ -23,9 +23,10 @@ from orders.domain.quantities import (
     moved,
     shipments_after,
 )
-from shared.contracts.base import Bucket, Fact, PolicyRef
+from shared.contracts.base import Bucket, Fact, LineQuantity, PolicyRef
 from shared.contracts.orders import (
     Address,
+    CancelledValue,
     Customer,
     DisputeStage,
     DisputeStep,
@@ -50,9 +51,11 @@ from shared.contracts.orders import (
     ReturnStage,
     ReturnStep,
     ShippingPreference,
+    Step,
     TenderStep,
     UnitsMoved,
     UnitsStep,
+    WrittenOffStep,
 )
 from shared.machine import Machine
 
@@ -149,6 +152,7 @@ class Order:
     returns: Mapping[str, ReturnStep] = field(default_factory=dict)
     disputes: Mapping[str, DisputeStage] = field(default_factory=dict)
     uncaptured: Mapping[str, int] = field(default_factory=dict)
+    written_off: Mapping[str, int] = field(default_factory=dict)
     cancellations: Mapping[str, Cancellation] = field(default_factory=dict)
     pending: str | None = None
     resumes: Status | None = None
@@ -187,14 +191,14 @@ class Order:
 
     @property
     def is_settled(self) -> bool:
-        """Every unit was delivered, cancelled, or paid back after it went astray; one that is replaced is owed again."""
+        """Every unit was delivered, cancelled, or made good after it went astray; one that is replaced is owed again."""
         if any(line.units.get(bucket) for line in self.lines.values() for bucket in OPEN):
             return False
-        paid = self._refunded_astray()
-        return all(line.count(*GONE_ASTRAY) <= paid.get(line_id, 0) for line_id, line in self.lines.items())
+        good = self._made_good_astray()
+        return all(line.count(*GONE_ASTRAY) <= good.get(line_id, 0) for line_id, line in self.lines.items())
 
-    def _refunded_astray(self) -> dict[str, int]:
-        units: dict[str, int] = {}
+    def _made_good_astray(self) -> dict[str, int]:
+        units = dict(self.written_off)
         for refund in self.refunds.values():
             if refund.kind in ("lost", "short_ship") and refund.stage is RefundStage.DONE:
                 for line in refund.lines:
@@ -322,14 +326,14 @@ def _answered(order: Order, fact: OrderLinesCancelled | OrderCancellationRefused
     answered = order.cancellations.get(id) or Cancellation({}, False, "")
     lines = order.lines
     if isinstance(fact, OrderLinesCancelled):
-        answered = replace(answered, cancelled=_added(answered.cancelled, fact))
+        answered = replace(answered, cancelled=_with(answered.cancelled, fact.lines))
         moves = [
             UnitsMoved(line_id=line.line_id, quantity=line.quantity, source=Bucket.UNALLOCATED, target=Bucket.CANCELLED)
             for line in fact.lines
         ]
         lines = moved(lines, moves)
     else:
-        answered = replace(answered, refused=_added(answered.refused, fact))
+        answered = replace(answered, refused=_with(answered.refused, fact.lines))
     after = replace(order, version=version, lines=lines, cancellations={**order.cancellations, id: answered})
     if order.status is not Status.CANCEL_PENDING:
         return replace(after, status=ORDER.step(order.status, fact))
@@ -339,14 +343,14 @@ def _answered(order: Order, fact: OrderLinesCancelled | OrderCancellationRefused
     return replace(after, status=ORDER.step(order.status, fact, order.resumes), pending=None, resumes=None)
 
 
-def _added(units: Mapping[str, int], fact: OrderLinesCancelled | OrderCancellationRefused) -> dict[str, int]:
+def _with(units: Mapping[str, int], lines: Sequence[CancelledValue | LineQuantity]) -> dict[str, int]:
     after = dict(units)
-    for line in fact.lines:
+    for line in lines:
         after[line.line_id] = after.get(line.line_id, 0) + line.quantity
     return after
 
 
-def _after(order: Order, step: UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep) -> dict[str, Any]:
+def _after(order: Order, step: Step) -> dict[str, Any]:
     """The fields of the order that a step changes."""
     match step:
         case UnitsStep():
@@ -367,6 +371,8 @@ def _after(order: Order, step: UnitsStep | TenderStep | RefundStep | ReturnStep 
             return {"returns": {**order.returns, step.return_id: step}}
         case DisputeStep():
             return {"disputes": {**order.disputes, step.dispute_id: step.stage}}
+        case WrittenOffStep(lines=lines):
+            return {"written_off": _with(order.written_off, lines)}
 
 
 def _uncaptured(before: Mapping[str, int], shipment_id: str, failed: int, gained: int) -> Mapping[str, int]:

@@ -18,13 +18,13 @@ from shared.contracts.orders import (
     RefundStep,
     ReturnStage,
     ReturnStep,
+    Step,
     TenderStep,
     UnitsMoved,
     UnitsStep,
+    WrittenOffStep,
 )
 from shared.machine import Invalid
-
-Step = UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep
 
 NOTED: Final[tuple[type[Fact], ...]] = (
     payments.PaymentAuthorized,
@@ -78,6 +78,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     returns.ReturnCancelled,
     returns.ReturnClosed,
     returns.ReturnReopened,
+    returns.ClaimResolved,
 )
 """The facts that move an order's counters, or answer it."""
 
@@ -107,6 +108,8 @@ def _step(order: Order, fact: Fact) -> Step | None:
             return _dispute(fact)
         case returns.ReturnFact():
             return _return(order, fact)
+        case returns.ClaimResolved(written_off=lines):
+            return WrittenOffStep(lines=lines) if lines else None
         case _:
             raise TypeError(f"{fact.type} does not concern orders")
 

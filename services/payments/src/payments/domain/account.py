@@ -77,7 +77,6 @@ class Units:
     cancelled: int = 0
     undelivered: int = 0
     found: int = 0
-    resent: int = 0
     due_back: int = 0
 
 
@@ -333,8 +332,6 @@ def _with_refund(state: Account, refund: Refund) -> Account:
 
 def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
     match fact.change:
-        case UnitsChange.REPLACING:
-            return state
         case UnitsChange.EXCEPTIONAL:
             return replace(state, exceptions=(*state.exceptions, fact.cause_id))
         case UnitsChange.CLAIMED:

@@ -397,6 +397,10 @@ def _summed(verdicts: Iterator[Verdict]) -> tuple[LineQuantity, ...]:
     units: dict[str, int] = {}
     for v in verdicts:
         units[v.line_id] = units.get(v.line_id, 0) + v.quantity
+    return _quantities(units)
+
+
+def _quantities(units: Mapping[str, int]) -> tuple[LineQuantity, ...]:
     return tuple(LineQuantity(line_id=line_id, quantity=n) for line_id, n in units.items())
 
 
@@ -598,16 +602,19 @@ def _claim_resolved(state: OrderReturns, command: ResolveClaim, policies: Polici
         return []
     if claim.status is not ClaimStatus.OPEN:
         raise NotAllowed(claim.status, "ResolveClaim", CLAIM.allowed(claim.status))
-    facts: list[Fact] = [
-        ClaimResolved(order_id=state.order_id, claim_id=claim.claim_id, outcome=command.outcome, detail=command.detail)
-    ]
+    resolved = ClaimResolved(
+        order_id=state.order_id, claim_id=claim.claim_id, outcome=command.outcome, detail=command.detail
+    )
     match command.outcome:
         case "rejected":
-            return facts
+            return [resolved]
         case "replaced":
-            return [*facts, *_replaced(state, claim)]
+            return [resolved, *_replaced(state, claim)]
         case "refunded":
-            return [*facts, *_claim_due(state, claim, _binding(state, policies), command.at)]
+            due = list(_claim_due(state, claim, _binding(state, policies), command.at))
+            if claim.is_for_lost and not due:
+                resolved = resolved.model_copy(update={"written_off": _quantities(claim.units)})
+            return [resolved, *due]
     assert_never(command.outcome)
 
 
