@@ -745,6 +745,17 @@ def test_a_replacement_that_was_sent_may_be_replaced_itself(world: World) -> Non
     assert "backorder.created" in types(world.when("o1", replacement("damaged", name="x2")))
 
 
+def test_a_replacement_that_was_cancelled_before_it_left_may_be_asked_for_again(world: World) -> None:
+    shipped(world, mug=1)
+    world.scanned("o1-S1", "delivered", days(1))
+    world.when("o1", replacement("exchange"))
+    world.when("o1", Cancel("o1-C1", lines(mug=1)))
+    assert world.units("o1", "mug") == {"delivered": 1, "cancelled": 1}
+    assert "backorder.created" in types(world.when("o1", replacement("exchange", name="x2")))
+    with pytest.raises(Invalid, match="more than was sent"):
+        world.when("o1", replacement("exchange", name="x3"))
+
+
 # Which units are sent again
 
 

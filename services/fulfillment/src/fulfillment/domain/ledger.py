@@ -124,7 +124,7 @@ def laws(state: OrderFulfillment) -> list[str]:
         if waiting != line.of(Bucket.BACKORDERED):
             broken.append(f"I1: line {line.line_id} has {waiting} in backorders, {line.of(Bucket.BACKORDERED)} counted")
         first, again = _first_and_again(state, line.line_id)
-        reshipped = sum(shipment.reshipped.get(line.line_id, 0) for shipment in state.shipments.values())
+        reshipped = _reshipped(state, line.line_id)
         if first > line.ordered - line.again:
             broken.append(f"I1: line {line.line_id} has {first} units for {line.ordered - line.again} placed")
         if again > line.again + reshipped:
@@ -135,6 +135,16 @@ def laws(state: OrderFulfillment) -> list[str]:
 def in_shipments(state: OrderFulfillment, line_id: str) -> int:
     """Units of a line in live shipments, less those that were promised anew."""
     return sum(s.quantity(line_id) - s.reshipped.get(line_id, 0) for s in state.live_shipments)
+
+
+def replaced_on_top(state: OrderFulfillment, line_id: str) -> int:
+    """Sent units of a line that others stand for, sent or still to be sent; not those whose replacement was cancelled."""
+    _, again = _first_and_again(state, line_id)
+    return min(state.lines[line_id].again, max(0, again - _reshipped(state, line_id)))
+
+
+def _reshipped(state: OrderFulfillment, line_id: str) -> int:
+    return sum(shipment.reshipped.get(line_id, 0) for shipment in state.shipments.values())
 
 
 def _first_and_again(state: OrderFulfillment, line_id: str) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 from fulfillment.domain import allocation, cancellation, goods
 from fulfillment.domain import shipment as shipments_
-from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment
+from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment, replaced_on_top
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import (
@@ -333,7 +333,7 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
                 units, sent = units - gone, sent - gone
                 if gone:
                     moved.append(CancelledUnits(line_id=line_id, quantity=gone, was=bucket))
-        if units > max(0, sent - line.again):
+        if units > max(0, sent - replaced_on_top(state, line_id)):
             raise Invalid("lines.quantity", f"more than was sent and not replaced yet of line {line_id}")
     created = ReplacementCreated(
         order_id=state.order_id,
