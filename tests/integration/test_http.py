@@ -11,13 +11,13 @@ import asyncpg
 import httpx
 import jwt
 import pytest
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from standardwebhooks.webhooks import Webhook
 
-from shared.auth import Caller, Role, issue
+from shared.auth import Role, issue
 from shared.contracts.base import Input, Quantity
-from shared.http import AtDesk, IdempotencyKey, SignedBody, needs, signed, webhook_cause
+from shared.http import Asking, AtDesk, SignedBody, asks, signed, webhook_cause
 from shared.runtime import build
 from shared.shell import Told
 from tests.backends import Backends
@@ -38,23 +38,9 @@ class Total(BaseModel):
 
 
 @router.post("/tallies/{key}", status_code=201)
-async def add(
-    key: str,
-    body: Addition,
-    desk: AtDesk,
-    request: Request,
-    who: Annotated[Caller, needs(Role.STOREFRONT)],
-    idempotency_key: IdempotencyKey,
-) -> Response:
-    return await desk.tell(
-        FLOW,
-        key,
-        Add(body.amount),
-        caller=who,
-        reason="counted",
-        answer=lambda state, facts: (201, Total(total=state.total)),
-        request=request,
-        idempotency_key=idempotency_key,
+async def add(key: str, body: Addition, by: Annotated[Asking, asks(Role.STOREFRONT)]) -> Response:
+    return await by.tell(
+        FLOW, key, Add(body.amount), lambda state, facts: (201, Total(total=state.total)), reason="counted"
     )
 
 

@@ -284,46 +284,20 @@ class Desk:
     pool: Pool
     woken: Callable[[], None]
 
-    async def tell(
-        self,
-        flow: Flow[S, C, Any],
-        key: str,
-        command: C,
-        *,
-        caller: Caller,
-        reason: str,
-        answer: Answer[S],
-        request: Request,
-        idempotency_key: str,
-        at: datetime | None = None,
-    ) -> Response:
-        """Decide and commit, or replay the answer this idempotency key got before.
-
-        Raises NotAllowed and Invalid as the flow does (nothing is stored, the key stays free), and an outage.
-        """
-        scope = f"{caller.actor} {request.method} {request.url.path}"
-        fingerprint = sha256(await request.body()).digest()
-        cause = Cause(
-            id=uuid7(),
-            at=at or datetime.now(timezone.utc),
-            actor=caller.actor,
-            reason=reason,
-            correlation_id=str(uuid5(NAMESPACE_URL, f"{scope} {idempotency_key}")),
-            traceparent=_traceparent(request),
-        )
-        return await patiently(
-            lambda: self._tell(flow, Told(key, command, cause), scope, idempotency_key, fingerprint, answer)
-        )
-
-    async def _tell(
+    async def answer_once(
         self,
         flow: Flow[S, C, Any],
         told: Told[C],
+        answer: Answer[S],
+        *,
         scope: str,
         idempotency_key: str,
         fingerprint: bytes,
-        answer: Answer[S],
     ) -> Response:
+        """Decide and commit, or replay the answer that `idempotency_key` got before in its scope.
+
+        Raises NotAllowed and Invalid as the flow does (nothing is stored, the key stays free), and an outage.
+        """
         async with self.pool.acquire(timeout=5) as db, db.transaction():
             if not await db.fetchval(TAKE, scope, idempotency_key, fingerprint):
                 seen = await db.fetchrow(FIND, scope, idempotency_key)
@@ -360,6 +334,65 @@ async def desk(request: Request) -> Desk:
 
 
 AtDesk = Annotated[Desk, Depends(desk)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Who asks for a change, at which desk, and under which idempotency key."""
+
+    desk: Desk
+    request: Request
+    caller: Caller
+    idempotency_key: str
+
+    @property
+    def actor(self) -> str:
+        return self.caller.actor
+
+    async def tell(
+        self,
+        flow: Flow[S, C, Any],
+        aggregate: str,
+        command: C,
+        answer: Answer[S],
+        *,
+        reason: str,
+        at: datetime | None = None,
+    ) -> Response:
+        """The answer to the command, its effect committed; the first one again where the key was used before.
+
+        Raises as `Desk.answer_once` does; a short outage is waited out.
+        """
+        scope = f"{self.actor} {self.request.method} {self.request.url.path}"
+        fingerprint = sha256(await self.request.body()).digest()
+        cause = Cause(
+            id=uuid7(),
+            at=at or datetime.now(timezone.utc),
+            actor=self.actor,
+            reason=reason,
+            correlation_id=str(uuid5(NAMESPACE_URL, f"{scope} {self.idempotency_key}")),
+            traceparent=_traceparent(self.request),
+        )
+        told = Told(aggregate, command, cause)
+        return await patiently(
+            lambda: self.desk.answer_once(
+                flow, told, answer, scope=scope, idempotency_key=self.idempotency_key, fingerprint=fingerprint
+            )
+        )
+
+
+def asks(*roles: Role) -> Any:
+    """A dependency: an `Asking` whose caller has one of these roles. 403 otherwise."""
+
+    async def asking(
+        request: Request,
+        desk: AtDesk,
+        caller: Annotated[Caller, needs(*roles)],
+        idempotency_key: IdempotencyKey,
+    ) -> Asking:
+        return Asking(desk, request, caller, idempotency_key)
+
+    return Depends(asking)
 
 
 @dataclass(frozen=True, slots=True)

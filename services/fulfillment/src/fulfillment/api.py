@@ -24,11 +24,11 @@ from shared.contracts.fulfillment import Scan
 from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
 from shared.http import (
+    Asking,
     AtDesk,
-    Desk,
-    IdempotencyKey,
     OccurredAt,
     SignedBody,
+    asks,
     business_time,
     needs,
     signed,
@@ -39,8 +39,8 @@ from shared.shell import Told
 
 router = APIRouter(tags=["fulfillment"])
 
-Warehouse = Annotated[Caller, needs(Role.WAREHOUSE, Role.OPERATOR)]
-Support = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
+Warehouse = Annotated[Asking, asks(Role.WAREHOUSE, Role.OPERATOR)]
+Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
 Reader = Annotated[Caller, needs(*Role)]
 OrderId = Annotated[Id, Path()]
 ShipmentId = Annotated[Id, Path(description="`<order>-S<n>`")]
@@ -279,71 +279,46 @@ async def _known(request: Request, order_id: str, refusal: str) -> OrderFulfillm
     return order
 
 
-async def _tell(
-    request: Request, desk: Desk, shipment_id: str, command: Command, who: Caller, key: str, reason: str, at: datetime
-) -> Response:
+async def _tell(by: Asking, shipment_id: str, command: Command, reason: str, at: datetime) -> Response:
     """A shipment's id starts with its order's."""
     order_id = shipment_id.rpartition("-S")[0]
     refusal = f"shipment {shipment_id} is not known"
-    if shipment_id not in (await _known(request, order_id, refusal)).shipments:
+    if shipment_id not in (await _known(by.request, order_id, refusal)).shipments:
         raise HTTPException(404, refusal)
-    return await desk.tell(
-        ORDERS,
-        order_id,
-        command,
-        caller=who,
-        reason=reason,
-        at=at,
-        answer=_answer,
-        request=request,
-        idempotency_key=key,
-    )
+    return await by.tell(ORDERS, order_id, command, _answer, reason=reason, at=at)
 
 
 @router.post("/shipments/{shipment_id}/pack", response_model=FulfillmentOut)
-async def pack(
-    shipment_id: ShipmentId, body: PackShipment, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
-) -> Response:
+async def pack(shipment_id: ShipmentId, body: PackShipment, by: Warehouse) -> Response:
     """What is packed must be what the shipment has: units that are missing are a short pick first."""
     parcels = tuple((parcel.parcel_id, units(parcel.lines)) for parcel in body.parcels)
     at = business_time(body.occurred_at)
-    return await _tell(request, desk, shipment_id, Pack(shipment_id, parcels), who, key, "packed", at)
+    return await _tell(by, shipment_id, Pack(shipment_id, parcels), "packed", at)
 
 
 @router.post("/shipments/{shipment_id}/hand-over", response_model=FulfillmentOut)
-async def hand_over(
-    shipment_id: ShipmentId, body: HandOverShipment, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
-) -> Response:
+async def hand_over(shipment_id: ShipmentId, body: HandOverShipment, by: Warehouse) -> Response:
     """The parcels are the carrier's from now on. Refused while the order is held."""
     tracking = tuple((parcel.parcel_id, parcel.tracking) for parcel in body.tracking)
     at = business_time(body.occurred_at)
     command = HandOver(shipment_id, body.carrier, tracking)
-    return await _tell(request, desk, shipment_id, command, who, key, "handed over", at)
+    return await _tell(by, shipment_id, command, "handed over", at)
 
 
 @router.post("/shipments/{shipment_id}/short-pick", response_model=FulfillmentOut)
-async def short_pick(
-    shipment_id: ShipmentId,
-    body: ShortPickShipment,
-    request: Request,
-    desk: AtDesk,
-    who: Warehouse,
-    key: IdempotencyKey,
-) -> Response:
+async def short_pick(shipment_id: ShipmentId, body: ShortPickShipment, by: Warehouse) -> Response:
     """Units that are not on their shelf: they leave the shipment and the stock, and are planned again."""
     at = business_time(body.occurred_at)
     command = ShortPick(shipment_id, units(body.lines))
-    return await _tell(request, desk, shipment_id, command, who, key, "short pick", at)
+    return await _tell(by, shipment_id, command, "short pick", at)
 
 
 @router.post("/shipments/{shipment_id}/recall", response_model=FulfillmentOut)
-async def recall(
-    shipment_id: ShipmentId, body: RecallShipment, request: Request, desk: AtDesk, who: Support, key: IdempotencyKey
-) -> Response:
+async def recall(shipment_id: ShipmentId, body: RecallShipment, by: Support) -> Response:
     """Ask the carrier to turn round what is on its way; before the hand-over cancel instead."""
     at = business_time(body.occurred_at)
     command = Recall(shipment_id, body.detail)
-    return await _tell(request, desk, shipment_id, command, who, key, body.detail or "recall", at)
+    return await _tell(by, shipment_id, command, body.detail or "recall", at)
 
 
 @router.get("/stock", tags=["stock"])
@@ -361,9 +336,7 @@ async def read_stock(
     return StockOut(shelves=found, next=f"{found[-1].sku}@{found[-1].location}" if len(found) == limit else None)
 
 
-async def _goods(
-    request: Request, desk: Desk, sku: str, location: str, command: ShelfCommand, who: Caller, key: str, at: datetime
-) -> Response:
+async def _goods(by: Asking, sku: str, location: str, command: ShelfCommand, at: datetime) -> Response:
     def answer(shelf: ShelfState, facts: Sequence[Fact]) -> tuple[int, GoodsOut]:
         return 201 if facts else 200, GoodsOut(
             sku=sku,
@@ -374,16 +347,13 @@ async def _goods(
             applied=bool(facts),
         )
 
-    return await desk.tell(
+    return await by.tell(
         SHELVES,
         key_of(sku, location),
         command,
-        caller=who,
+        answer,
         reason="goods received" if isinstance(command, Receive) else "goods expected",
         at=at,
-        answer=answer,
-        request=request,
-        idempotency_key=key,
     )
 
 
@@ -393,23 +363,19 @@ TOLD_BEFORE: Final[dict[int | str, dict[str, Any]]] = {
 
 
 @router.post("/stock/receipts", tags=["stock"], status_code=201, response_model=GoodsOut, responses=TOLD_BEFORE)
-async def receive_goods(
-    body: ReceiveGoods, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
-) -> Response:
+async def receive_goods(body: ReceiveGoods, by: Warehouse) -> Response:
     """Goods came in. Whoever waits for them is served at once, first placed first."""
     command = Receive(body.receipt_id, body.sku, body.location, body.quantity)
     at = business_time(body.occurred_at)
-    return await _goods(request, desk, body.sku, body.location, command, who, key, at)
+    return await _goods(by, body.sku, body.location, command, at)
 
 
 @router.post("/stock/expectations", tags=["stock"], status_code=201, response_model=GoodsOut, responses=TOLD_BEFORE)
-async def expect_goods(
-    body: ExpectGoods, request: Request, desk: AtDesk, who: Warehouse, key: IdempotencyKey
-) -> Response:
+async def expect_goods(body: ExpectGoods, by: Warehouse) -> Response:
     """Goods are announced, or announced anew: backorders get their dates from it."""
     command = Expect(body.sku, body.location, body.incoming, body.eta)
     at = business_time(body.occurred_at)
-    return await _goods(request, desk, body.sku, body.location, command, who, key, at)
+    return await _goods(by, body.sku, body.location, command, at)
 
 
 @router.get("/policies", tags=["policies"])

@@ -43,7 +43,7 @@ from shared.contracts.orders import (
     ShippingPreference,
     TenderStep,
 )
-from shared.http import AtDesk, Desk, IdempotencyKey, OccurredAt, business_time, needs
+from shared.http import Asking, OccurredAt, asks, business_time, needs
 from shared.machine import Invalid
 from shared.money import Currency, Minor
 
@@ -336,30 +336,18 @@ async def _known(request: Request, order_id: Annotated[OrderId, Path()]) -> str:
 
 
 KnownOrder = Annotated[str, Depends(_known)]
-Buyer = Annotated[Caller, needs(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
-Holder = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE, Role.STOREFRONT)]
-Releaser = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR)]
+Buyer = Annotated[Asking, asks(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
+Holder = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE, Role.STOREFRONT)]
+Releaser = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
 Reader = Annotated[Caller, needs(*Role)]
 
 
-async def _changed(
-    desk: Desk, request: Request, order_id: str, command: Command, who: Caller, key: str, reason: str, status: int
-) -> Response:
-    return await desk.tell(
-        ORDERS,
-        order_id,
-        command,
-        caller=who,
-        reason=reason,
-        at=command.at,
-        answer=_answer(status),
-        request=request,
-        idempotency_key=key,
-    )
+async def _changed(by: Asking, order_id: str, command: Command, reason: str, status: int) -> Response:
+    return await by.tell(ORDERS, order_id, command, _answer(status), reason=reason, at=command.at)
 
 
 @router.post("/orders", status_code=201, response_model=OrderOut)
-async def place_order(body: PlaceOrder, request: Request, desk: AtDesk, who: Buyer, key: IdempotencyKey) -> Response:
+async def place_order(body: PlaceOrder, by: Buyer) -> Response:
     """Place an order. Tenders must sum to its total; what it costs is split to its lines and never computed again."""
     try:
         at = business_time(body.placed_at)
@@ -380,17 +368,7 @@ async def place_order(body: PlaceOrder, request: Request, desk: AtDesk, who: Buy
         terms=body.terms,
         return_policy=PolicyRef(**body.return_policy.model_dump()) if body.return_policy else None,
     )
-    return await desk.tell(
-        ORDERS,
-        order_id,
-        Place(order_id, wanted, at),
-        caller=who,
-        reason="place order",
-        at=at,
-        answer=_answer(201),
-        request=request,
-        idempotency_key=key,
-    )
+    return await by.tell(ORDERS, order_id, Place(order_id, wanted, at), _answer(201), reason="place order", at=at)
 
 
 @router.get("/orders/{order_id}", response_model=OrderOut)
@@ -407,77 +385,39 @@ async def read_order(order_id: Annotated[OrderId, Path()], request: Request, _: 
 
 @router.post("/orders/{order_id}/cancellations", status_code=202, response_model=OrderOut)
 async def request_cancellation(
-    order_id: KnownOrder,
-    body: RequestCancellationIn,
-    request: Request,
-    desk: AtDesk,
-    who: Buyer,
-    key: IdempotencyKey,
-    if_match: IfMatch = None,
+    order_id: KnownOrder, body: RequestCancellationIn, by: Buyer, if_match: IfMatch = None
 ) -> Response:
     """Ask for units not to be sent. Fulfillment answers for each: cancelled, or refused because it was handed over."""
     at = business_time(body.occurred_at)
     lines = None if body.lines is None else tuple(LineQuantity(**line.model_dump()) for line in body.lines)
     command = RequestCancellation(at=at, version=_version(if_match), lines=lines, detail=body.detail)
-    return await _changed(desk, request, order_id, command, who, key, body.detail or "request cancellation", 202)
+    return await _changed(by, order_id, command, body.detail or "request cancellation", 202)
 
 
 @router.post("/orders/{order_id}/holds", status_code=201, response_model=OrderOut)
-async def place_hold(
-    order_id: KnownOrder,
-    body: PlaceHoldIn,
-    request: Request,
-    desk: AtDesk,
-    who: Holder,
-    key: IdempotencyKey,
-    if_match: IfMatch = None,
-) -> Response:
+async def place_hold(order_id: KnownOrder, body: PlaceHoldIn, by: Holder, if_match: IfMatch = None) -> Response:
     """Stop the hand-over of the order's units until it is released. Several holds may stand at once."""
     at = business_time(body.occurred_at)
     command = PlaceHold(at=at, version=_version(if_match), hold=body.hold, detail=body.detail)
-    return await _changed(desk, request, order_id, command, who, key, body.detail or "place hold", 201)
+    return await _changed(by, order_id, command, body.detail or "place hold", 201)
 
 
 @router.post("/orders/{order_id}/holds/{hold}/release", response_model=OrderOut)
 async def release_hold(
-    order_id: KnownOrder,
-    hold: Hold,
-    body: ReleaseHoldIn,
-    request: Request,
-    desk: AtDesk,
-    who: Releaser,
-    key: IdempotencyKey,
-    if_match: IfMatch = None,
+    order_id: KnownOrder, hold: Hold, body: ReleaseHoldIn, by: Releaser, if_match: IfMatch = None
 ) -> Response:
     """Take one hold off; the others stay."""
     at = business_time(body.occurred_at)
     command = ReleaseHold(at=at, version=_version(if_match), hold=hold, detail=body.detail)
-    return await _changed(desk, request, order_id, command, who, key, body.detail or "release hold", 200)
+    return await _changed(by, order_id, command, body.detail or "release hold", 200)
 
 
 @router.put("/orders/{order_id}/address", response_model=OrderOut)
-async def change_address(
-    order_id: KnownOrder,
-    body: ChangeAddressIn,
-    request: Request,
-    desk: AtDesk,
-    who: Buyer,
-    key: IdempotencyKey,
-    if_match: IfMatch = None,
-) -> Response:
+async def change_address(order_id: KnownOrder, body: ChangeAddressIn, by: Buyer, if_match: IfMatch = None) -> Response:
     """Send what has not left yet elsewhere."""
     at = business_time(body.occurred_at)
-    ship_to = Address(**body.ship_to.model_dump())
-    return await _changed(
-        desk,
-        request,
-        order_id,
-        ChangeAddress(at=at, version=_version(if_match), ship_to=ship_to),
-        who,
-        key,
-        "change address",
-        200,
-    )
+    command = ChangeAddress(at=at, version=_version(if_match), ship_to=Address(**body.ship_to.model_dump()))
+    return await _changed(by, order_id, command, "change address", 200)
 
 
 @router.post("/orders/{order_id}/backorders/{backorder_id}/consent", response_model=OrderOut)
@@ -485,10 +425,7 @@ async def give_consent(
     order_id: KnownOrder,
     backorder_id: Annotated[Id, Path()],
     body: GiveConsentIn,
-    request: Request,
-    desk: AtDesk,
-    who: Buyer,
-    key: IdempotencyKey,
+    by: Buyer,
     if_match: IfMatch = None,
 ) -> Response:
     """What the customer wants done about goods that come late."""
@@ -500,4 +437,4 @@ async def give_consent(
         choice=body.choice,
         substitute_sku=body.substitute_sku,
     )
-    return await _changed(desk, request, order_id, command, who, key, f"consent to {body.choice}", 200)
+    return await _changed(by, order_id, command, f"consent to {body.choice}", 200)

@@ -35,11 +35,11 @@ from shared.contracts.payments import (
     TenderExcluded,
 )
 from shared.http import (
+    Asking,
     AtDesk,
-    Desk,
-    IdempotencyKey,
     OccurredAt,
     SignedBody,
+    asks,
     business_time,
     needs,
     signed,
@@ -309,9 +309,11 @@ async def _known_refund(request: Request, order_id: KnownOrder, refund_id: Annot
 
 KnownRefund = Annotated[str, Depends(_known_refund)]
 Reader = Annotated[Caller, needs(*Role)]
-Asker = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR)]
-Approver = Annotated[Caller, needs(Role.SUPERVISOR)]
-Operator = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR)]
+Previewer = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR)]
+Asker = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
+Approver = Annotated[Asking, asks(Role.SUPERVISOR)]
+Publisher = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR)]
+Operator = Annotated[Asking, asks(Role.OPERATOR, Role.SUPERVISOR)]
 Auditor = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR, Role.AUDITOR)]
 
 
@@ -344,50 +346,28 @@ async def read_payments(order_id: OrderId, request: Request, _: Reader) -> Respo
 
 
 @router.post("/orders/{order_id}/captures", status_code=202, response_model=PaymentsOut)
-async def retry_captures(
-    order_id: KnownOrder, body: ReasonIn, request: Request, desk: AtDesk, who: Operator, key: IdempotencyKey
-) -> Response:
+async def retry_captures(order_id: KnownOrder, body: ReasonIn, by: Operator) -> Response:
     """Ask once more for what was handed over and declined."""
     at = business_time(body.occurred_at)
-    return await desk.tell(
-        PAYMENTS,
-        order_id,
-        RetryCaptures(at),
-        caller=who,
-        reason=body.reason,
-        at=at,
-        answer=lambda state, _: (202, shown(state)),
-        request=request,
-        idempotency_key=key,
+    return await by.tell(
+        PAYMENTS, order_id, RetryCaptures(at), lambda state, _: (202, shown(state)), reason=body.reason, at=at
     )
 
 
 @router.post("/orders/{order_id}/refunds", status_code=201, response_model=RefundOut)
-async def request_refund(
-    order_id: KnownOrder, body: RefundIn, request: Request, desk: AtDesk, who: Asker, key: IdempotencyKey
-) -> Response:
+async def request_refund(order_id: KnownOrder, body: RefundIn, by: Asker) -> Response:
     """Ask for a refund. Below the policy's threshold it is approved and routed at once."""
-    command = _asked(body, who)
+    command = _asked(body, by.caller)
 
     def answer(state: Account, facts: Sequence[Fact]) -> tuple[int, BaseModel]:
         [requested] = [f for f in facts if isinstance(f, RefundRequested)]
         return 201, _refund(state, state.refunds[requested.refund_id])
 
-    return await desk.tell(
-        PAYMENTS,
-        order_id,
-        command,
-        caller=who,
-        reason=body.reason,
-        at=command.at,
-        answer=answer,
-        request=request,
-        idempotency_key=key,
-    )
+    return await by.tell(PAYMENTS, order_id, command, answer, reason=body.reason, at=command.at)
 
 
 @router.post("/orders/{order_id}/refunds/preview")
-async def preview_refund(order_id: KnownOrder, body: RefundIn, request: Request, who: Asker) -> PreviewOut:
+async def preview_refund(order_id: KnownOrder, body: RefundIn, request: Request, who: Previewer) -> PreviewOut:
     """What the refund would come to, with its approval and its route; nothing is stored."""
     found = await find(request.app.state.pool, order_id)
     policies = await all_policies(request.app.state.pool)
@@ -412,91 +392,39 @@ async def preview_refund(order_id: KnownOrder, body: RefundIn, request: Request,
     )
 
 
-async def _told(
-    desk: Desk,
-    request: Request,
-    order_id: str,
-    refund_id: str,
-    command: Command,
-    who: Caller,
-    key: str,
-    reason: str,
-    at: datetime,
-) -> Response:
-    return await desk.tell(
-        PAYMENTS,
-        order_id,
-        command,
-        caller=who,
-        reason=reason,
-        at=at,
-        answer=_of_refund(refund_id),
-        request=request,
-        idempotency_key=key,
-    )
+async def _told(by: Asking, order_id: str, refund_id: str, command: Command, reason: str, at: datetime) -> Response:
+    return await by.tell(PAYMENTS, order_id, command, _of_refund(refund_id), reason=reason, at=at)
 
 
 @router.post("/orders/{order_id}/refunds/{refund_id}/approve", response_model=RefundOut)
-async def approve_refund(
-    order_id: KnownOrder,
-    refund_id: KnownRefund,
-    body: ReasonIn,
-    request: Request,
-    desk: AtDesk,
-    who: Approver,
-    key: IdempotencyKey,
-) -> Response:
+async def approve_refund(order_id: KnownOrder, refund_id: KnownRefund, body: ReasonIn, by: Approver) -> Response:
     """Approve another person's refund: its money is reserved and routed at once."""
     at = business_time(body.occurred_at)
-    command = ApproveRefund(refund_id, who.actor, at)
-    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+    command = ApproveRefund(refund_id, by.actor, at)
+    return await _told(by, order_id, refund_id, command, body.reason, at)
 
 
 @router.post("/orders/{order_id}/refunds/{refund_id}/reject", response_model=RefundOut)
-async def reject_refund(
-    order_id: KnownOrder,
-    refund_id: KnownRefund,
-    body: RejectIn,
-    request: Request,
-    desk: AtDesk,
-    who: Approver,
-    key: IdempotencyKey,
-) -> Response:
+async def reject_refund(order_id: KnownOrder, refund_id: KnownRefund, body: RejectIn, by: Approver) -> Response:
     at = business_time(body.occurred_at)
     command = RejectRefund(refund_id, body.reason_code, body.reason)
-    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+    return await _told(by, order_id, refund_id, command, body.reason, at)
 
 
 @router.post("/orders/{order_id}/refunds/{refund_id}/cancel", response_model=RefundOut)
-async def cancel_refund(
-    order_id: KnownOrder,
-    refund_id: KnownRefund,
-    body: ReasonIn,
-    request: Request,
-    desk: AtDesk,
-    who: Asker,
-    key: IdempotencyKey,
-) -> Response:
+async def cancel_refund(order_id: KnownOrder, refund_id: KnownRefund, body: ReasonIn, by: Asker) -> Response:
     """Withdraw a refund; only before its first leg is submitted."""
     at = business_time(body.occurred_at)
     command = CancelRefund(refund_id, body.reason)
-    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+    return await _told(by, order_id, refund_id, command, body.reason, at)
 
 
 @router.post("/orders/{order_id}/refunds/{refund_id}/reroute", response_model=RefundOut)
-async def reroute_refund(
-    order_id: KnownOrder,
-    refund_id: KnownRefund,
-    body: RerouteIn,
-    request: Request,
-    desk: AtDesk,
-    who: Approver,
-    key: IdempotencyKey,
-) -> Response:
+async def reroute_refund(order_id: KnownOrder, refund_id: KnownRefund, body: RerouteIn, by: Approver) -> Response:
     """Send what is outstanding of a refund that is stuck another way, which the customer has agreed to."""
     at = business_time(body.occurred_at)
     command = RerouteRefund(refund_id, body.channel, at)
-    return await _told(desk, request, order_id, refund_id, command, who, key, body.reason, at)
+    return await _told(by, order_id, refund_id, command, body.reason, at)
 
 
 def _secret(settings: Any) -> str:
@@ -557,7 +485,7 @@ async def routing_policies(request: Request, _: Reader) -> list[RoutingPolicy]:
 
 @router.post("/routing-policies", status_code=201, tags=["policies"])
 async def publish_routing_policy(
-    body: PublishRouting, request: Request, response: Response, who: Operator
+    body: PublishRouting, request: Request, response: Response, who: Publisher
 ) -> RoutingPolicy:
     """Publish the next version. Publishing the same one again changes nothing; a published one never changes."""
     known = (await all_policies(request.app.state.pool)).routing
@@ -573,7 +501,7 @@ async def approval_policies(request: Request, _: Reader) -> list[ApprovalPolicy]
 
 @router.post("/approval-policies", status_code=201, tags=["policies"])
 async def publish_approval_policy(
-    body: PublishApproval, request: Request, response: Response, who: Operator
+    body: PublishApproval, request: Request, response: Response, who: Publisher
 ) -> ApprovalPolicy:
     """Publish the next version. Publishing the same one again changes nothing; a published one never changes."""
     known = (await all_policies(request.app.state.pool)).approval
@@ -582,12 +510,7 @@ async def publish_approval_policy(
 
 
 async def _publish(
-    request: Request,
-    response: Response,
-    known: Sequence[Policy],
-    policy: Policy,
-    who: Caller,
-    reason: str,
+    request: Request, response: Response, known: Sequence[Policy], policy: Policy, who: Caller, reason: str
 ) -> None:
     newest = max(known, key=lambda p: p.version)
     if policy.version > newest.version + 1:

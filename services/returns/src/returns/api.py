@@ -50,11 +50,11 @@ from shared.contracts.returns import (
 )
 from shared.envelope import Undecodable, data_of
 from shared.http import (
+    Asking,
     AtDesk,
-    Desk,
-    IdempotencyKey,
     OccurredAt,
     SignedBody,
+    asks,
     business_time,
     needs,
     signed,
@@ -69,11 +69,11 @@ router = APIRouter(tags=["returns"])
 MAX_LINES = 200
 MAX_POLICIES = 1000
 
-Publisher = Annotated[Caller, needs(Role.SUPERVISOR, Role.OPERATOR)]
-Customer = Annotated[Caller, needs(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
-Reviewer = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR)]
-Approver = Annotated[Caller, needs(Role.SUPERVISOR)]
-Receiver = Annotated[Caller, needs(Role.WAREHOUSE, Role.SUPERVISOR)]
+Publisher = Annotated[Asking, asks(Role.SUPERVISOR, Role.OPERATOR)]
+Customer = Annotated[Asking, asks(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
+Reviewer = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
+Approver = Annotated[Asking, asks(Role.SUPERVISOR)]
+Receiver = Annotated[Asking, asks(Role.WAREHOUSE, Role.SUPERVISOR)]
 Reader = Annotated[Caller, needs(*Role)]
 
 Reason = Annotated[Text, Field(min_length=1, pattern=r"\S", description="why; it stands in the audit record")]
@@ -404,30 +404,10 @@ NAMED_IN_PATH = frozenset({"order_id", "return_id", "claim_id", "exchange_id", "
 Answer = Callable[[OrderReturns, Sequence[Fact]], tuple[int, BaseModel]]
 
 
-async def _tell(
-    desk: Desk,
-    request: Request,
-    who: Caller,
-    key: str,
-    order_id: str,
-    command: Command,
-    at: datetime,
-    reason: str,
-    answer: Answer,
-) -> Response:
+async def _tell(by: Asking, order_id: str, command: Command, at: datetime, reason: str, answer: Answer) -> Response:
     """Tell it; what the path names and nobody knows is 404."""
     try:
-        return await desk.tell(
-            ORDER_RETURNS,
-            order_id,
-            command,
-            caller=who,
-            reason=reason,
-            at=at,
-            answer=answer,
-            request=request,
-            idempotency_key=key,
-        )
+        return await by.tell(ORDER_RETURNS, order_id, command, answer, reason=reason, at=at)
     except Invalid as error:
         if error.field in NAMED_IN_PATH and error.rule == "is not known":
             raise HTTPException(404, str(error)) from None
@@ -451,24 +431,15 @@ def _optional(lines: tuple[PartnerLine, ...] | None) -> tuple[LineQuantity, ...]
 
 
 @router.post("/policies", status_code=201, response_model=ReturnPolicy, tags=["policies"])
-async def publish_policy(
-    body: PolicyIn, request: Request, desk: AtDesk, who: Publisher, key: IdempotencyKey
-) -> Response:
+async def publish_policy(body: PolicyIn, by: Publisher) -> Response:
     """Publish the next version of a policy. It never changes; it binds orders placed from `effective_from` on."""
     policy = ReturnPolicy.model_validate(body.model_dump())
 
     def answer(_: Policy, facts: Sequence[Fact]) -> tuple[int, ReturnPolicy]:
         return 201 if any(isinstance(fact, PolicyPublished) for fact in facts) else 200, policy
 
-    return await desk.tell(
-        POLICIES,
-        policies.subject(policy.policy_id),
-        PublishPolicy(policy),
-        caller=who,
-        reason="publish policy",
-        answer=answer,
-        request=request,
-        idempotency_key=key,
+    return await by.tell(
+        POLICIES, policies.subject(policy.policy_id), PublishPolicy(policy), answer, reason="publish policy"
     )
 
 
@@ -522,17 +493,11 @@ async def read_policy(
 
 @router.post("/policies/{policy_id}/{version}/retire", response_model=PolicyVersionOut, tags=["policies"])
 async def retire_policy(
-    policy_id: Annotated[Id, Path()],
-    version: Annotated[Number, Path()],
-    body: RetireIn,
-    request: Request,
-    desk: AtDesk,
-    who: Publisher,
-    key: IdempotencyKey,
+    policy_id: Annotated[Id, Path()], version: Annotated[Number, Path()], body: RetireIn, by: Publisher
 ) -> Response:
     """From now on it binds no purchase; what it bound before stays bound."""
     at = business_time(body.occurred_at)
-    await _policy(request, policy_id, version)
+    await _policy(by.request, policy_id, version)
 
     def answer(state: Policy, _: Sequence[Fact]) -> tuple[int, PolicyVersionOut]:
         known = state.versions[version]
@@ -544,16 +509,8 @@ async def retire_policy(
             retired_at=known.retired_at,
         )
 
-    return await desk.tell(
-        POLICIES,
-        policies.subject(policy_id),
-        RetirePolicy(version, at),
-        caller=who,
-        reason=body.reason,
-        at=at,
-        answer=answer,
-        request=request,
-        idempotency_key=key,
+    return await by.tell(
+        POLICIES, policies.subject(policy_id), RetirePolicy(version, at), answer, reason=body.reason, at=at
     )
 
 
@@ -562,9 +519,7 @@ ReturnId = Annotated[Id, Path()]
 
 
 @router.post("/orders/{order_id}/returns", status_code=201, response_model=ReturnOut)
-async def request_return(
-    order_id: OrderId, body: RequestReturnIn, request: Request, desk: AtDesk, who: Customer, key: IdempotencyKey
-) -> Response:
+async def request_return(order_id: OrderId, body: RequestReturnIn, by: Customer) -> Response:
     """Ask for units to come back. The answer is decided by the policy in force at purchase, with every reason."""
     at = business_time(body.occurred_at)
     command = RequestReturn(
@@ -576,7 +531,7 @@ async def request_return(
         membership=body.membership,
         abuse_score=body.abuse_score,
     )
-    return await _tell(desk, request, who, key, order_id, command, at, body.note or "request return", _newest_return)
+    return await _tell(by, order_id, command, at, body.note or "request return", _newest_return)
 
 
 @router.get("/orders/{order_id}/returns")
@@ -589,115 +544,59 @@ async def read_returns(order_id: OrderId, request: Request, _: Reader) -> OrderR
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/approve", response_model=ReturnOut)
-async def approve(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: ApproveIn,
-    request: Request,
-    desk: AtDesk,
-    who: Reviewer,
-    key: IdempotencyKey,
-) -> Response:
+async def approve(order_id: OrderId, return_id: ReturnId, body: ApproveIn, by: Reviewer) -> Response:
     """End a review in the customer's favour; units that are not named are declined."""
     at = business_time(body.occurred_at)
-    command = ApproveReturn(return_id, _optional(body.lines), who.actor, at)
-    return await _tell(desk, request, who, key, order_id, command, at, body.note or "approve", _the(return_id))
+    command = ApproveReturn(return_id, _optional(body.lines), by.actor, at)
+    return await _tell(by, order_id, command, at, body.note or "approve", _the(return_id))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/decline", response_model=ReturnOut)
-async def decline(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: ReasonIn,
-    request: Request,
-    desk: AtDesk,
-    who: Reviewer,
-    key: IdempotencyKey,
-) -> Response:
+async def decline(order_id: OrderId, return_id: ReturnId, body: ReasonIn, by: Reviewer) -> Response:
     """End a review against the customer."""
     at = business_time(body.occurred_at)
     command = DeclineReturn(return_id, body.reason, at)
-    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/exception", response_model=ReturnOut)
-async def grant_exception(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: ExceptionIn,
-    request: Request,
-    desk: AtDesk,
-    who: Approver,
-    key: IdempotencyKey,
-) -> Response:
+async def grant_exception(order_id: OrderId, return_id: ReturnId, body: ExceptionIn, by: Approver) -> Response:
     """Set the policy aside, by name and for a reason."""
     at = business_time(body.occurred_at)
-    command = GrantException(return_id, _optional(body.lines), who.actor, body.reason, at)
-    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+    command = GrantException(return_id, _optional(body.lines), by.actor, body.reason, at)
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/cancel", response_model=ReturnOut)
-async def cancel(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: ReasonIn,
-    request: Request,
-    desk: AtDesk,
-    who: Customer,
-    key: IdempotencyKey,
-) -> Response:
+async def cancel(order_id: OrderId, return_id: ReturnId, body: ReasonIn, by: Customer) -> Response:
     """Call it off while nothing was received and nothing was paid."""
     at = business_time(body.occurred_at)
     command = CancelReturn(return_id, body.reason, at)
-    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/labels", status_code=201, response_model=ReturnOut)
-async def issue_label(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: LabelIn,
-    request: Request,
-    desk: AtDesk,
-    who: Customer,
-    key: IdempotencyKey,
-) -> Response:
+async def issue_label(order_id: OrderId, return_id: ReturnId, body: LabelIn, by: Customer) -> Response:
     """Note the label that the customer was given."""
     at = business_time(body.occurred_at)
     command = IssueLabel(return_id, body.carrier, body.tracking, at)
-    return await _tell(desk, request, who, key, order_id, command, at, "issue label", _the(return_id, 201))
+    return await _tell(by, order_id, command, at, "issue label", _the(return_id, 201))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/receipts", status_code=201, response_model=ReturnOut)
-async def receive(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: ReceiptIn,
-    request: Request,
-    desk: AtDesk,
-    who: Receiver,
-    key: IdempotencyKey,
-) -> Response:
+async def receive(order_id: OrderId, return_id: ReturnId, body: ReceiptIn, by: Receiver) -> Response:
     """A parcel arrived. The same `receipt_id` again changes nothing; what nobody expected is recorded as that."""
     at = business_time(body.occurred_at)
     command = ReceiveParcel(return_id, body.receipt_id, body.location, summed(body.lines), body.unexpected, at)
-    return await _tell(desk, request, who, key, order_id, command, at, "receive parcel", _the(return_id, 201))
+    return await _tell(by, order_id, command, at, "receive parcel", _the(return_id, 201))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/inspections", status_code=201, response_model=ReturnOut)
-async def inspect(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: InspectionIn,
-    request: Request,
-    desk: AtDesk,
-    who: Receiver,
-    key: IdempotencyKey,
-) -> Response:
+async def inspect(order_id: OrderId, return_id: ReturnId, body: InspectionIn, by: Receiver) -> Response:
     """What was found. Disposition, refund and fee follow from the policy's table."""
     at = business_time(body.occurred_at)
     command = InspectItems(return_id, body.inspection_id, body.location, body.lines, at)
-    return await _tell(desk, request, who, key, order_id, command, at, "inspect", _the(return_id, 201))
+    return await _tell(by, order_id, command, at, "inspect", _the(return_id, 201))
 
 
 @router.post(
@@ -706,103 +605,62 @@ async def inspect(
     response_model=ReturnOut,
 )
 async def revise(
-    order_id: OrderId,
-    return_id: ReturnId,
-    inspection_id: Annotated[Id, Path()],
-    body: RevisionIn,
-    request: Request,
-    desk: AtDesk,
-    who: Receiver,
-    key: IdempotencyKey,
+    order_id: OrderId, return_id: ReturnId, inspection_id: Annotated[Id, Path()], body: RevisionIn, by: Receiver
 ) -> Response:
     """Look again, while the return is not closed. What it pays too much by then is to be recovered."""
     at = business_time(body.occurred_at)
     by_hand = any(
         (line.disposition, line.refund_percent, line.fee_percent) != (None, None, None) for line in body.lines
     )
-    if by_hand and Role.SUPERVISOR not in who.roles:
+    if by_hand and Role.SUPERVISOR not in by.caller.roles:
         raise HTTPException(403, "needs the role supervisor to say otherwise than the policy's table")
     lines = tuple(RevisedUnits(**line.model_dump()) for line in body.lines)
     command = ReviseInspection(return_id, inspection_id, lines, at)
-    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id, 201))
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id, 201))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/exchanges/{exchange_id}/release", response_model=ReturnOut)
 async def release_exchange(
-    order_id: OrderId,
-    return_id: ReturnId,
-    exchange_id: Annotated[Id, Path()],
-    body: ReasonIn,
-    request: Request,
-    desk: AtDesk,
-    who: Reviewer,
-    key: IdempotencyKey,
+    order_id: OrderId, return_id: ReturnId, exchange_id: Annotated[Id, Path()], body: ReasonIn, by: Reviewer
 ) -> Response:
     """The customer paid the difference: the replacement may leave."""
     at = business_time(body.occurred_at)
     command = SettleDifference(return_id, exchange_id, at)
-    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/close", response_model=ReturnOut)
-async def close(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: ReasonIn,
-    request: Request,
-    desk: AtDesk,
-    who: Reviewer,
-    key: IdempotencyKey,
-) -> Response:
+async def close(order_id: OrderId, return_id: ReturnId, body: ReasonIn, by: Reviewer) -> Response:
     """Close a resolved return before its time."""
     at = business_time(body.occurred_at)
-    return await _tell(desk, request, who, key, order_id, CloseReturn(return_id, at), at, body.reason, _the(return_id))
+    return await _tell(by, order_id, CloseReturn(return_id, at), at, body.reason, _the(return_id))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/reopen", response_model=ReturnOut)
-async def reopen(
-    order_id: OrderId,
-    return_id: ReturnId,
-    body: ReopenIn,
-    request: Request,
-    desk: AtDesk,
-    who: Reviewer,
-    key: IdempotencyKey,
-) -> Response:
+async def reopen(order_id: OrderId, return_id: ReturnId, body: ReopenIn, by: Reviewer) -> Response:
     """New evidence: look at a closed return again."""
     at = business_time(body.occurred_at)
     command = ReopenReturn(return_id, body.reason, body.evidence, at)
-    return await _tell(desk, request, who, key, order_id, command, at, body.reason, _the(return_id))
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id))
 
 
 @router.post("/orders/{order_id}/claims", status_code=201, response_model=ClaimOut)
-async def open_claim(
-    order_id: OrderId, body: ClaimIn, request: Request, desk: AtDesk, who: Customer, key: IdempotencyKey
-) -> Response:
+async def open_claim(order_id: OrderId, body: ClaimIn, by: Customer) -> Response:
     """Units were lost, wrong, damaged or defective: to be made good without a parcel coming back first."""
     at = business_time(body.occurred_at)
     command = OpenClaim(summed(body.lines), body.reason, body.evidence, at)
-    return await _tell(desk, request, who, key, order_id, command, at, "open claim", _newest_claim)
+    return await _tell(by, order_id, command, at, "open claim", _newest_claim)
 
 
 @router.post("/orders/{order_id}/claims/{claim_id}/resolve", response_model=ClaimOut)
 async def resolve_claim(
-    order_id: OrderId,
-    claim_id: Annotated[Id, Path()],
-    body: ResolveClaimIn,
-    request: Request,
-    desk: AtDesk,
-    who: Reviewer,
-    key: IdempotencyKey,
+    order_id: OrderId, claim_id: Annotated[Id, Path()], body: ResolveClaimIn, by: Reviewer
 ) -> Response:
     """Refund, replace or reject: one of them, once."""
     at = business_time(body.occurred_at)
     command = ResolveClaim(claim_id, body.outcome, body.reason, at)
     return await _tell(
-        desk,
-        request,
-        who,
-        key,
+        by,
         order_id,
         command,
         at,
