@@ -1,0 +1,59 @@
+"""The README's examples for partners, run as they stand there, one after the other, against the running system."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+from pathlib import Path
+
+import httpx
+
+from ops.keys import kept_keys
+from ops.system import SERVICES, System
+from shared.auth import Role, issue
+
+ROOT = Path(__file__).resolve().parents[2]
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def examples(heading: str, until: str) -> str:
+    """All shell blocks between two headings, as one script."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = text[text.index(f"{heading}\n") : text.index(f"{until}\n")]
+    return "\n".join(SHELL.findall(part))
+
+
+def moved_to(system: System, script: str) -> str:
+    """The same script for where this system is: the README names the usual ports, `.venv` and `var`."""
+    for service in SERVICES:
+        script = script.replace(f"http://127.0.0.1:{service.port}", system.endpoints.url(service.name))
+    script = re.sub(r"\.venv/bin/(\w+)", lambda found: f"{Path(sys.executable).parent}/{found[1]}", script)
+    return re.sub(r"\bvar/", f"{system.endpoints.secrets.parent}/", script)
+
+
+async def test_every_partners_examples_work_as_printed_and_the_order_reaches_its_end(system: System) -> None:
+    var = system.endpoints.secrets.parent
+    script = moved_to(system, examples("## For each partner", "### Operator"))
+    shell = await asyncio.create_subprocess_exec(
+        "bash",
+        *("-euo", "pipefail", "-c", script),
+        cwd=ROOT,
+        env={**os.environ, "OMS_VAR": str(var)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    said, complained = (text.decode() for text in await asyncio.wait_for(shell.communicate(), 120))
+    assert shell.returncode == 0, complained
+    assert "}204 \n" in said, "the processor's notice was taken"
+    assert re.findall(r'{"type":"about:blank".*', said) == [], "nothing was refused"
+
+    token = issue(kept_keys(var).auth_key, subject="reader", roles=[Role.AGENT])
+    headers = {"Authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=system.endpoints.url("support-view"), headers=headers) as client:
+        deadline = asyncio.get_running_loop().time() + 60
+        while (order := (await client.get("/api/orders/readme-1")).json())["order"]["status"] != "completed":
+            assert asyncio.get_running_loop().time() < deadline, json.dumps(order["rollups"])
+            await asyncio.sleep(0.2)
+    assert order["rollups"]["payment_status"] == "captured"
+    assert order["rollups"]["fulfillment_status"] == "delivered"
