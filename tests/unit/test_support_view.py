@@ -1,6 +1,6 @@
 """What a person reads off an order: four states side by side, quantities, money, what is awaited, why, and what is missing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -59,10 +59,12 @@ from shared.contracts.returns import (
     Why,
 )
 from shared.envelope import Undecodable
+from support_view.api import links_of
 from support_view.domain.returns import ReverseBucket
 from support_view.domain.timeline import Entry, Place, Words, arrange
 from support_view.handlers import read
 from support_view.pages import local, span
+from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.projection import DOMAINS, Section, advance, findable, section_of
 from support_view.summary import Summary, holes, summarize
 from tests.telling import (
@@ -586,3 +588,81 @@ def test_signing_in_leads_to_this_site_only(path: str, onward: str) -> None:
 )
 def test_a_duration_is_told_by_its_two_largest_parts(seconds: float, words: str) -> None:
     assert span(seconds) == words
+
+
+# Why it is as it is
+
+
+def why(summary: Summary, subject: str = "order") -> str:
+    return next(e.text for e in summary.explanations if e.subject == subject)
+
+
+def test_why_an_order_is_as_it_is_reads_as_a_sentence() -> None:
+    assert why(seen(split_order())) == (
+        "3 of 5 shipped on 1 Oct 2026; 1 more on 2 Oct 2026; 3 delivered; "
+        "1 waits for the carrier to clear what is in the way: papers are missing; "
+        "1 waits for goods due 21 Oct 2026, slipped once; €294.70 of €414.70 charged so far."
+    )
+    order = seen(whole_story())
+    assert why(order, "line:chair") == (
+        "1 in shipment 1 of 3, delivered on 4 Oct 2026; "
+        "1 in shipment 3 of 3, waits for the warehouse in BER to pack it."
+    )
+    assert "to the gift card" in why(order, "refund:ORD-1042-R1")
+    assert why(order, "return:ORD-1042-RMA1").endswith("€73.81 due, €5.99 kept as fees; resolved on 2 Nov 2026.")
+
+
+@pytest.mark.parametrize("tell", [confirmed_order, split_order, whole_story])
+def test_every_clause_leads_to_facts_that_were_seen(tell: Callable[[str], Telling]) -> None:
+    story = tell("o")
+    links = {f"{link.kind}:{link.id}" for entry in story.entries for link in links_of(entry.fact)}
+    domains = {DOMAINS[entry.service].name for entry in story.entries}
+    for explanation in seen(story).explanations:
+        for clause in explanation.clauses:
+            assert clause.domain in domains
+            assert clause.about is None or clause.about in links
+
+
+def test_an_order_of_which_nothing_but_a_later_fact_was_seen_says_so() -> None:
+    story = split_order()
+    story.entries = [entry for entry in story.entries if entry.service == "payments"]
+    assert why(seen(story)).startswith("The order itself has not been seen yet")
+
+
+def test_what_blocks_is_named_with_the_units_that_wait_for_it() -> None:
+    dependencies = seen(split_order()).dependencies
+    assert dependencies.text == (
+        "1 × Wool rug: waits for the carrier to clear what is in the way: papers are missing",
+        "1 × Oak chair: waits for goods SKU-chair due 21 Oct 2026",
+    )
+    assert [node.kind for node in dependencies.nodes if node.blocks] == ["carrier", "goods"]
+
+
+def test_a_hold_blocks_every_shipment_that_has_not_left() -> None:
+    story = confirmed_order("o")
+    for number in (1, 2):
+        lines = units(lamp=1)
+        story.tell(
+            ShipmentCreated(order_id="o", shipment_id=f"o-S{number}", location="BER", lines=lines, number=number, of=2)
+        )
+    story.tell(OrderHoldPlaced(order_id="o", hold=Hold.ADDRESS, detail="no such street"))
+    assert seen(story).dependencies.text == (
+        "1 × Desk lamp and 1 × Desk lamp: waits for the hold “address” to be released",
+    )
+
+
+def test_nothing_is_awaited_once_everything_is_there() -> None:
+    assert seen(confirmed_order("o")).dependencies.nodes == ()
+
+
+@pytest.mark.parametrize("tell", [split_order, whole_story])
+def test_no_two_boxes_of_the_picture_overlap_and_every_arrow_goes_right(tell: Callable[[str], Telling]) -> None:
+    picture = draw(seen(tell("o")).dependencies)
+    for one in picture.boxes:
+        assert 0 <= one.x <= picture.width - WIDTH and 0 <= one.y <= picture.height - HEIGHT
+        assert all(
+            abs(one.x - other.x) >= WIDTH or abs(one.y - other.y) >= HEIGHT
+            for other in picture.boxes
+            if other is not one
+        )
+    assert all(source.x < target.x for source, target in picture.arrows)

@@ -106,6 +106,7 @@ _LINKS: Final = {
     "tender_id": "tender",
     "cancellation_id": "cancellation",
     "notification_id": "message",
+    "dispute_id": "dispute",
 }
 
 
@@ -160,7 +161,14 @@ def view_of(story: store.Story) -> OrderView:
 
 
 async def read_timeline(
-    db: Db, story: store.Story, domains: Sequence[str] | None, after: str | None, limit: int, quiet: bool = True
+    db: Db,
+    story: store.Story,
+    domains: Sequence[str] | None,
+    after: str | None,
+    limit: int,
+    *,
+    quiet: bool = True,
+    about: str | None = None,
 ) -> Timeline:
     """Raises Invalid when `after` is not an entry of this timeline."""
     places = arrange(story.places)
@@ -173,16 +181,20 @@ async def read_timeline(
     words = side_by_side(story.sections).words
     entries: list[TimelineEntry] = []
     position = 0
-    # Which are quiet is known once they are read, so a page is filled by as many reads as it takes.
+    # Which are quiet, and what they are about, is known once they are read: a page takes as many reads as it needs.
     while len(entries) <= limit and position < len(chosen):
         ids = [place.id for place in chosen[position : position + limit + 1]]
         position += len(ids)
         read = [entry_of(seen, words) for seen in await store.entries(db, ids)]
-        entries += [entry for entry in read if quiet or not entry.is_quiet]
+        entries += [entry for entry in read if (quiet or not entry.is_quiet) and _is_about(entry, about)]
     is_cut = len(entries) > limit
     return Timeline(
         entries=tuple(entries[:limit]), next=entries[limit - 1].id if is_cut else None, total=_total(places, domains)
     )
+
+
+def _is_about(entry: TimelineEntry, about: str | None) -> bool:
+    return about is None or any(f"{link.kind}:{link.id}" == about for link in entry.links)
 
 
 def _total(places: Sequence[Place], domains: Sequence[str] | None) -> int:
@@ -222,10 +234,13 @@ async def timeline(
     domain: Annotated[list[DomainName] | None, Query(max_length=5, description="only these; all when absent")] = None,
     after: Annotated[str | None, Query(max_length=64, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
+    about: Annotated[
+        str | None, Query(max_length=200, description="only facts about this, as a clause names it: `shipment:o-1-S1`")
+    ] = None,
 ) -> Timeline:
     """Every fact of the order, in words."""
     async with snapshot(request) as db:
-        return await read_timeline(db, await read_story(db, order_id), domain, after, limit)
+        return await read_timeline(db, await read_story(db, order_id), domain, after, limit, about=about)
 
 
 @router.get("/search", dependencies=[needs(*READERS)])

@@ -19,6 +19,7 @@ from shared.database import OUTAGES
 from shared.machine import Invalid
 from support_view.api import READERS, DomainName, find, read_story, read_timeline, snapshot, view_of
 from support_view.domain.timeline import day, plain, plural
+from support_view.picture import HEIGHT, WIDTH, draw
 
 router = APIRouter(include_in_schema=False)
 
@@ -203,6 +204,7 @@ async def order_page(
     domain: Annotated[list[str] | None, Query(max_length=5)] = None,
     after: Annotated[str | None, Query(max_length=64)] = None,
     detail: Annotated[str, Query(max_length=10)] = "",
+    about: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
     caller = visitor(request)
     if caller is None:
@@ -214,7 +216,7 @@ async def order_page(
     try:
         async with snapshot(request) as db:
             story = await read_story(db, order_id)
-            timeline = await read_timeline(db, story, domains, after, PAGE_LENGTH, quiet=every)
+            timeline = await read_timeline(db, story, domains, after, PAGE_LENGTH, quiet=every, about=about)
     except HTTPException:
         return page(
             "message.html", 404, caller=caller, title="Nothing seen", text=f"Nothing has been seen of {order_id}."
@@ -229,7 +231,7 @@ async def order_page(
 
     def address(**changes: Any) -> str:
         """This page with another filter: every filter is in the address."""
-        query = {"domain": domains, "detail": "all" if every else "", "after": ""} | changes
+        query = {"domain": domains, "detail": "all" if every else "", "after": "", "about": about} | changes
         chosen = {name: value for name, value in query.items() if value}
         path = f"/orders/{quote(order_id, safe='')}"
         return path + (f"?{urlencode(chosen, doseq=True)}" if chosen else "") + "#timeline"
@@ -242,6 +244,11 @@ async def order_page(
         domains=domains,
         every=every,
         after=after,
+        about=about,
+        why={explanation.subject: explanation for explanation in view.explanations},
+        picture=draw(view.dependencies),
+        box_width=WIDTH,
+        box_height=HEIGHT,
         address=address,
         domain_names=DOMAIN_NAMES,
         days=[(date, list(entries)) for date, entries in groupby(timeline.entries, lambda e: e.occurred_at.date())],

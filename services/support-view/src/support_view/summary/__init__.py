@@ -11,6 +11,8 @@ from support_view.domain.orders import Orders
 from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.timeline import SERVICES, Words
 from support_view.projection import Section
+from support_view.summary.dependencies import Dependencies, dependencies
+from support_view.summary.explanation import Explanation, explanations
 from support_view.summary.goods import BackorderState, ShipmentState, backorders, shipments
 from support_view.summary.messages import MessageState, told
 from support_view.summary.money import RefundState, TenderState, Totals, refunds, tenders
@@ -92,6 +94,8 @@ class Summary(Model):
     refunds: tuple[RefundState, ...]
     told: tuple[MessageState, ...]
     next_steps: tuple[Step, ...]
+    explanations: tuple[Explanation, ...]
+    dependencies: Dependencies
 
 
 def holes(sections: Mapping[str, Section[Any]]) -> Iterator[Hole]:
@@ -179,4 +183,6 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
         refunds=tuple(refunds(s)),
         told=tuple(told(s)),
         next_steps=tuple(next_steps(s)),
+        explanations=tuple(explanations(s)),
+        dependencies=dependencies(s),
     )

@@ -143,11 +143,11 @@ def backorders(s: Sections) -> Iterator[BackorderState]:
             ),
             consent_due_at=backorder.consent_due_at,
             choice=plain(choice) if choice else None,
-            waits_for=_goods_awaited(backorder) if backorder.is_open else "",
+            waits_for=goods_awaited(backorder) if backorder.is_open else "",
         )
 
 
-def _goods_awaited(backorder: Backorder) -> str:
+def goods_awaited(backorder: Backorder) -> str:
     goods = f"{backorder.remaining} × {backorder.sku} to arrive"
     if backorder.eta is None:
         return f"{goods}; no date is known"

@@ -137,7 +137,7 @@ def refunds(s: Sections) -> Iterator[RefundState]:
             refund_id=id,
             kind=refund.kind,
             status=refund.status,
-            text=_refund_words(refund, s.words),
+            text=refund_words(refund, s.words),
             amount=s.amount(refund.amount_minor),
             settled=s.amount(refund.settled_minor),
             return_id=refund.return_id,
@@ -183,7 +183,7 @@ def _tender_words(tender: Tender, w: Words) -> str:
             return ""
 
 
-def _refund_words(refund: Refund, w: Words) -> str:
+def refund_words(refund: Refund, w: Words) -> str:
     match refund.status:
         case RefundStatus.PENDING_APPROVAL:
             return "waits for an approval: " + Words.listed(plain(reason) for reason in refund.reasons)

@@ -54,7 +54,7 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             contents=s.contents({line_id: asked.quantity for line_id, asked in told.asked.items()}),
             resolution=plain(told.resolution) if told.resolution else "",
             policy=told.policy or s.returns.policy,
-            decision=_decision(told),
+            decision=decision(told),
             reasons=_reasons(s, told),
             inputs_hash=told.inputs_hash,
             exception=told.exception,
@@ -62,11 +62,7 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             expires_at=told.expires_at,
             tracking=told.trackings,
             received=s.contents(told.received) if told.received else "",
-            inspection=tuple(
-                f"{s.words.some(found.quantity, found.line_id)}: {plain(found.outcome)}, to {plain(found.disposition)}, "
-                f"{found.refund_percent}% refunded" + (f" less {found.fee_percent}% fee" if found.fee_percent else "")
-                for found in told.found
-            ),
+            inspection=tuple(inspection(s, told)),
             due=s.amount(told.due_minor) if told.due_minor else None,
             fees=s.amount(told.fees_minor) if told.fees_minor else None,
             refunded=s.amount(told.refunded_minor) if told.refunded_minor is not None else None,
@@ -82,6 +78,13 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             cycle_seconds=(until - since).total_seconds() if until and since else None,
             is_open=told.is_open,
         )
+
+
+def inspection(s: Sections, told: Return) -> Iterator[str]:
+    for found in told.found:
+        fee = f" less {found.fee_percent}% fee" if found.fee_percent else ""
+        what = f"{s.words.some(found.quantity, found.line_id)}: {plain(found.outcome)}, to {plain(found.disposition)}"
+        yield f"{what}, {found.refund_percent}% refunded{fee}"
 
 
 def _reasons(s: Sections, told: Return) -> tuple[str, ...]:
@@ -108,7 +111,7 @@ def _return_words(told: Return) -> str:
             return ""
 
 
-def _decision(told: Return) -> str:
+def decision(told: Return) -> str:
     if told.exception:
         return f"exception granted by {told.approver}: {told.exception}"
     if told.approved_at:
