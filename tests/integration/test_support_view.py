@@ -16,7 +16,7 @@ from shared.auth import issue
 from shared.contracts.fulfillment import StockReceived
 from shared.parking import Record
 from shared.runtime import build
-from support_view import pages, store
+from support_view import api, pages, store
 from support_view.app import router
 from support_view.handlers import take
 from tests.backends import Backends
@@ -223,6 +223,30 @@ async def test_the_timeline_is_read_in_pages_and_by_domain(
     chosen = await client.get("/api/orders/ORD-1/timeline?domain=return&domain=order", headers=bearer())
     assert {entry["domain"] for entry in chosen.json()["entries"]} == {"return", "order"}
 
+    about = await client.get("/api/orders/ORD-1/timeline?about=shipment:ORD-1-S2&limit=3", headers=bearer())
+    assert all({"kind": "shipment", "id": "ORD-1-S2"} in entry["links"] for entry in about.json()["entries"])
+    assert len(about.json()["entries"]) == 3
+
+
+async def test_what_is_seen_meanwhile_is_streamed_and_a_stream_goes_on_from_its_last_event(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(api, "LIVE_SECONDS", 1.0)
+    monkeypatch.setattr(api, "LOOK_SECONDS", 0.01)
+    story = records_of(confirmed_order("ORD-1"))
+    await deliver(pool, story[:3])
+
+    async def events(**headers: str) -> list[str]:
+        answer = await client.get("/api/orders/ORD-1/live?seen=3", headers=bearer() | headers)
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        return [line for line in answer.text.splitlines() if line.startswith(("event", "id", "data"))]
+
+    listening = asyncio.create_task(events())
+    await deliver(pool, story[3:])
+    assert await listening == ["event: seen", f'data: {{"facts":{len(story)}}}', f"id: {len(story)}"]
+    assert await events(**{"Last-Event-ID": str(len(story))}) == []
+    assert (await client.get("/api/orders/ORD-1/live")).status_code == 401
+
 
 @pytest.mark.parametrize(
     ("query", "field"),
@@ -288,7 +312,8 @@ async def test_the_page_asks_who_looks_and_keeps_the_token_out_of_addresses_and_
     assert "httponly" in cookie and "samesite=strict" in cookie
     page = await client.get("/orders/ORD-1")
     assert page.status_code == 200 and "partly shipped" in page.text
-    assert "script" not in page.headers["content-security-policy"]
+    assert "script-src 'self';" in page.headers["content-security-policy"]
+    assert "unsafe" not in page.headers["content-security-policy"]
     assert "'unsafe-inline'" not in page.headers["content-security-policy"]
     assert page.headers["cache-control"] == "no-store"
     assert token not in page.text
@@ -322,7 +347,7 @@ async def test_what_people_wrote_is_shown_literally(
     assert "too bright &lt;b&gt;for us&lt;/b&gt;" in page.text and "<b>for us" not in page.text
     assert "&lt;i&gt;ann" in page.text
     for path in ("/orders/%3Cscript%3E", "/orders/ORD-9", "/?q=%3Cscript%3E", "/orders/ORD-1?after=%3Cscript%3E"):
-        assert "<script" not in (await client.get(path)).text
+        assert "<script>" not in (await client.get(path)).text
 
 
 async def test_a_search_with_one_answer_leads_straight_to_it(

@@ -1,15 +1,18 @@
 """HTTP in, for programs: an order's summary, its timeline, and how to find it. Nothing here writes."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from shared.auth import Role
 from shared.contracts.base import Id, Model, PolicyRef
+from shared.database import OUTAGES
 from shared.http import needs
 from shared.machine import Invalid
 from shared.shell import Db
@@ -241,6 +244,51 @@ async def timeline(
     """Every fact of the order, in words."""
     async with snapshot(request) as db:
         return await read_timeline(db, await read_story(db, order_id), domain, after, limit, about=about)
+
+
+LIVE_SECONDS: Final = 15.0
+LOOK_SECONDS: Final = 0.5
+
+
+class News(Model):
+    """More of an order was seen. `facts`: how many by now; what they are stands on its timeline."""
+
+    facts: int
+
+
+async def news(request: Request, order_id: str, known: int) -> AsyncIterator[ServerSentEvent]:
+    """An event whenever more than `known` facts of the order are seen; its id is how many.
+
+    A connection lives a quarter of a minute, so that it keeps no process from stopping; the next goes on from its last id.
+    A count cannot miss what was committed late, as a cursor over times could.
+    """
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + LIVE_SECONDS
+    yield ServerSentEvent(comment="listening", retry=1000)
+    while loop.time() < ends_at:
+        try:
+            facts = await store.facts_seen(request.app.state.pool, order_id)
+        except OUTAGES:
+            return  # the next connection finds out
+        if facts > known:
+            known = facts
+            yield ServerSentEvent(event="seen", id=str(facts), data=News(facts=facts))
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+KnownFacts = Annotated[int, Query(ge=0, le=1_000_000_000, description="how many facts of the order you have seen")]
+LastEventId = Annotated[
+    int | None, Header(alias="Last-Event-ID", ge=0, le=1_000_000_000, description="goes before `seen`")
+]
+
+
+@router.get("/orders/{order_id}/live", dependencies=[needs(*READERS)], response_class=EventSourceResponse)
+async def live(
+    request: Request, order_id: OrderId, seen: KnownFacts = 0, last: LastEventId = None
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: `seen`, with how many facts of the order are seen by now, at once and as more are."""
+    async for event in news(request, order_id, seen if last is None else last):
+        yield event
 
 
 @router.get("/search", dependencies=[needs(*READERS)])

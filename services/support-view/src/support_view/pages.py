@@ -1,7 +1,7 @@
-"""The support page: rendered here, without scripts, for people who signed in with their token."""
+"""The support page, rendered here for people who signed in with their token: whole without scripts, live with one."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime, timezone
 from http import HTTPStatus
 from itertools import groupby
@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
@@ -17,7 +18,19 @@ from shared import auth
 from shared.auth import Caller
 from shared.database import OUTAGES
 from shared.machine import Invalid
-from support_view.api import READERS, DomainName, find, read_story, read_timeline, snapshot, view_of
+from support_view.api import (
+    READERS,
+    DomainName,
+    KnownFacts,
+    LastEventId,
+    OrderId,
+    find,
+    news,
+    read_story,
+    read_timeline,
+    snapshot,
+    view_of,
+)
 from support_view.domain.timeline import day, plain, plural
 from support_view.picture import HEIGHT, WIDTH, draw
 
@@ -29,8 +42,8 @@ DOMAIN_NAMES: Final = get_args(DomainName)
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -259,11 +272,22 @@ async def order_page(
     )
 
 
+@router.get("/orders/{order_id}/live", response_class=EventSourceResponse)
+async def order_live(
+    request: Request, order_id: OrderId, seen: KnownFacts = 0, last: LastEventId = None
+) -> AsyncIterator[ServerSentEvent]:
+    """For the page's script: what the API's `live` says, to who is signed in."""
+    if visitor(request) is None:
+        raise HTTPException(401, "sign in first")
+    async for event in news(request, order_id, seen if last is None else last):
+        yield event
+
+
 def away(caller: Caller) -> HTMLResponse:
     text = "The database cannot be reached just now. Load this page again in a moment."
     return page("message.html", 503, caller=caller, title="Just a moment", text=text)
 
 
 def serve_assets(app: FastAPI) -> None:
-    """The page's own style sheet and icon; nothing is loaded from elsewhere."""
+    """The page's own style sheet, script and icon; nothing is loaded from elsewhere."""
     app.mount("/assets", StaticFiles(packages=[("support_view", "static")]), name="assets")

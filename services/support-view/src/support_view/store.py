@@ -208,6 +208,16 @@ class Story:
     seen_at: datetime
 
 
+SEEN = "SELECT count(*) FROM timeline WHERE subject = $1"
+
+
+async def facts_seen(pool: Pool, order_id: str) -> int:
+    """It only grows. Raises an outage."""
+    async with pool.acquire(timeout=5) as db:
+        count: int = await db.fetchval(SEEN, order_id)
+    return count
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     entry: Entry
