@@ -20,7 +20,7 @@ from fulfillment.domain.tracking import ShipmentStatus
 from fulfillment.filler import serve
 from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES, STOCK_DRIFT, find, order_of_parcel
-from shared.auth import issue
+from shared.auth import Tokens, issue
 from shared.contracts.base import FACTS, LineQuantity
 from shared.contracts.fulfillment import OpenedLine
 from shared.contracts.orders import ShippingPreference
@@ -291,7 +291,7 @@ async def site(pool: Pool, backends: Backends) -> AsyncIterator[httpx.AsyncClien
             "carrier_webhook_secret": SECRET,
         }
     )
-    app.state.pool, app.state.desk = pool, Desk(pool, lambda: None)
+    app.state.pool, app.state.desk, app.state.tokens = pool, Desk(pool, lambda: None), Tokens(AUTH_KEY)
     token = issue(AUTH_KEY, subject="hall-1", roles=["warehouse"])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://fulfillment", headers={"Authorization": f"Bearer {token}"}

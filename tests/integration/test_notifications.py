@@ -21,7 +21,7 @@ from notifications.gateway import message_id
 from notifications.sender import send_due
 from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS
-from shared.auth import issue
+from shared.auth import Tokens, issue
 from shared.contracts.base import FACTS, Fact
 from shared.database import Pool
 from shared.envelope import Cause
@@ -201,7 +201,7 @@ async def test_what_was_told_is_read_with_its_statements_and_equals_the_fold(
     app = FastAPI()
     install_problems(app)
     app.include_router(router)
-    app.state.pool, app.state.settings = pool, settings
+    app.state.pool, app.state.settings, app.state.tokens = pool, settings, Tokens(AUTH_KEY)
     token = issue(AUTH_KEY, subject="anna", roles=["agent"])
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://notifications") as client:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from orders.api import router
 from orders.domain.decide import Close, Command, Note
 from orders.store import ORDERS
-from shared.auth import issue
+from shared.auth import Tokens, issue
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts.base import FACTS, Fact, LineQuantity, TenderKind
@@ -44,7 +44,7 @@ async def storefront(pool: Pool, backends: Backends) -> AsyncIterator[httpx.Asyn
     app.add_middleware(BodyLimit)
     app.include_router(router)
     app.state.settings = settings_for("postgresql://unused", backends)
-    app.state.pool, app.state.desk = pool, Desk(pool, lambda: None)
+    app.state.pool, app.state.desk, app.state.tokens = pool, Desk(pool, lambda: None), Tokens(AUTH_KEY)
     token = issue(AUTH_KEY, subject="shop", roles=["storefront"])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://orders", headers={"Authorization": f"Bearer {token}"}

@@ -22,7 +22,7 @@ from payments.handlers import ROUTE
 from payments.settings import PaymentsSettings
 from payments.store import PAYMENTS, Call
 from payments.work import Reconciler, Submitter
-from shared.auth import issue
+from shared.auth import Tokens, issue
 from shared.consumer import Consumer, Router
 from shared.contracts.base import Fact, LineQuantity, PolicyRef, TenderKind
 from shared.contracts.fulfillment import Parcel, ShipmentShipped
@@ -240,7 +240,7 @@ async def payments(new_database: NewDatabase, backends: Backends, tmp_path: Path
     ):
         processor = SandboxProcessor(wire)
         app.state.settings, app.state.pool, app.state.desk = settings, pool, Desk(pool, lambda: None)
-        app.state.processor = processor
+        app.state.processor, app.state.tokens = processor, Tokens(AUTH_KEY)
         consumer = Consumer(pool, Router([ROUTE]).take, settings, "payments", lambda: None)
         yield Payments(pool, http, app, consumer, processor, there)
 

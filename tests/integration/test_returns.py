@@ -20,7 +20,7 @@ from returns.domain.order import OrderReturns
 from returns.handlers import ROUTE
 from returns.settings import ReturnsSettings
 from returns.store import ORDER_RETURNS, ORDER_STATE, POLICIES
-from shared.auth import issue
+from shared.auth import Tokens, issue
 from shared.consumer import Router
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
@@ -61,7 +61,7 @@ async def client(pool: Pool, backends: Backends) -> AsyncIterator[httpx.AsyncCli
             "carrier_webhook_secret": SECRET,
         }
     )
-    app.state.pool, app.state.desk = pool, Desk(pool, lambda: None)
+    app.state.pool, app.state.desk, app.state.tokens = pool, Desk(pool, lambda: None), Tokens(AUTH_KEY)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://returns") as client:
         yield client
 

@@ -1,13 +1,28 @@
-"""Who asks: bearer tokens (JWT, HS256 by the configured key) with a subject and roles; the subject is every fact's actor."""
+"""Who asks: bearer tokens (JWT) with a subject and roles; the subject is every fact's actor.
 
-from collections.abc import Sequence
+Tokens are ours (HS256 by the configured key), or an OpenID Connect provider's (by the keys it publishes).
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import StrEnum
+from math import inf
+from typing import Any, Final
 
+import httpx
 import jwt
+import structlog
+
+log = structlog.get_logger()
 
 ISSUER = "order-workflows"
+ALGORITHMS: Final = ["RS256", "PS256", "ES256", "EdDSA"]
+KEYS_LIVE_SECONDS: Final = 600.0
+KEYS_PAUSE_SECONDS: Final = 30.0
+"""A token with an unknown key is anybody's to send: it must not make us ask the provider each time."""
+KEYS_RETRY_SECONDS: Final = 2.0
 
 
 class Role(StrEnum):
@@ -42,16 +57,102 @@ def issue(key: str, *, subject: str, roles: Sequence[str], ttl: timedelta = time
 
 
 def verify(key: str, token: str) -> Caller:
-    """Raises BadToken."""
+    """The caller of a token of our own making. Raises BadToken."""
+    return _caller(lambda: jwt.decode(token, key, algorithms=["HS256"], issuer=ISSUER, **_CHECKS), "roles")
+
+
+_CHECKS: Final[dict[str, Any]] = {"options": {"require": ["exp", "sub", "iss"]}, "leeway": 5}
+
+
+def _caller(decode: Callable[[], dict[str, Any]], roles_claim: str) -> Caller:
     try:
-        claims = jwt.decode(
-            token, key, algorithms=["HS256"], issuer=ISSUER, options={"require": ["exp", "sub", "iss"]}, leeway=5
-        )
-        roles = frozenset(Role(role) for role in claims.get("roles", ()))
+        claims = decode()
     except jwt.ExpiredSignatureError:
         raise BadToken("the token has expired") from None
-    except (jwt.InvalidTokenError, ValueError, TypeError):
+    except jwt.InvalidTokenError:
         raise BadToken("the token is not valid") from None
+    roles = _roles(claims, roles_claim)
     if not roles or not claims["sub"]:
         raise BadToken("the token names no role")
     return Caller(subject=claims["sub"], roles=roles)
+
+
+def _roles(claims: Any, path: str) -> frozenset[Role]:
+    """Those of ours at a dotted path; a provider's other ones are its own affair. Raises BadToken for no list of words."""
+    found: Any = claims
+    for name in path.split("."):
+        found = found.get(name, ()) if isinstance(found, dict) else ()
+    if not isinstance(found, list | tuple) or not all(isinstance(role, str) for role in found):
+        raise BadToken("the token is not valid")
+    return frozenset(Role(role) for role in found if role in list(Role))
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """An identity provider (OpenID Connect): where its keys are, and what its tokens must say."""
+
+    jwks_url: str
+    issuer: str
+    audience: str
+    roles_claim: str
+
+
+class KeysAway(Exception):
+    """The provider's keys could not be fetched, and none are known from before."""
+
+
+class Tokens:
+    """Checks every token: those made here by our own key, all others by the provider's published ones."""
+
+    def __init__(self, key: str, provider: Provider | None = None, client: httpx.AsyncClient | None = None) -> None:
+        self._key = key
+        self._provider = provider
+        self._client = client
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched_at = -inf
+        self._next_try_at = -inf
+        self._lock = asyncio.Lock()
+
+    async def verify(self, token: str) -> Caller:
+        """Raises BadToken, and KeysAway."""
+        provider = self._provider
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            raise BadToken("the token is not valid") from None
+        # Who made it picks the key before anything it says is believed; an HS256 token is never held against a public key.
+        if provider is None or header.get("alg") == "HS256":
+            return verify(self._key, token)
+        key = await self._key_of(str(header.get("kid", "")))
+        return _caller(
+            lambda: jwt.decode(
+                token, key, algorithms=ALGORITHMS, issuer=provider.issuer, audience=provider.audience, **_CHECKS
+            ),
+            provider.roles_claim,
+        )
+
+    async def _key_of(self, kid: str) -> jwt.PyJWK:
+        """Fetches the keys when they are old, or when one is asked for that is not there: providers turn them over."""
+        now = asyncio.get_running_loop().time()
+        if kid not in self._keys or now > self._fetched_at + KEYS_LIVE_SECONDS:
+            async with self._lock:
+                if now > self._next_try_at:
+                    await self._fetch(now)
+        if not self._keys:
+            raise KeysAway("the identity provider's keys cannot be had just now")
+        if kid not in self._keys:
+            raise BadToken("the token is not valid")
+        return self._keys[kid]
+
+    async def _fetch(self, now: float) -> None:
+        assert self._provider is not None and self._client is not None
+        try:
+            answer = await self._client.get(self._provider.jwks_url)
+            answer.raise_for_status()
+            found = jwt.PyJWKSet.from_dict(answer.json()).keys
+        except (httpx.HTTPError, ValueError, jwt.PyJWTError) as error:
+            log.warning("identity_keys.not_fetched", error=repr(error), known=len(self._keys))
+            self._next_try_at = now + KEYS_RETRY_SECONDS
+            return
+        self._keys = {key.key_id: key for key in found if key.key_id}
+        self._fetched_at, self._next_try_at = now, now + KEYS_PAUSE_SECONDS

@@ -190,6 +190,11 @@ class BodyLimit:
 _bearer = HTTPBearer(auto_error=False, description="a token with a role; `oms token` makes one")
 
 
+def tokens_of(request: Request) -> auth.Tokens:
+    found: auth.Tokens = request.app.state.tokens
+    return found
+
+
 async def caller(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Caller:
@@ -198,9 +203,11 @@ async def caller(
     if credentials is None:
         raise HTTPException(401, "a bearer token is required", challenge)
     try:
-        who = auth.verify(request.app.state.settings.auth_key.get_secret_value(), credentials.credentials)
+        who = await tokens_of(request).verify(credentials.credentials)
     except auth.BadToken as error:
         raise HTTPException(401, str(error), challenge) from None
+    except auth.KeysAway as error:
+        raise HTTPException(503, str(error), {"Retry-After": str(RETRY_AFTER)}) from None
     structlog.contextvars.bind_contextvars(actor=who.actor)
     return who
 

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import Any, TypeAlias
 
+import httpx
 import structlog
 from aiokafka.errors import KafkaError
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -26,6 +27,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from shared import metrics, operations
+from shared.auth import Tokens
 from shared.consumer import Consumer, Route, Router, Take
 from shared.database import OUTAGES, Pool, connect
 from shared.http import PROBLEMS, BodyLimit, Desk, document_problems, install_problems
@@ -166,7 +168,11 @@ def build(
             parts.append(("relay", running.relay.run(stop)))
         if timers:
             parts.append(("timers", Timers(pool, name, timers, running.woken).run(stop)))
-        async with resources(running) if resources else _nothing():
+        async with (
+            httpx.AsyncClient(timeout=5, trust_env=False) as client,
+            resources(running) if resources else _nothing(),
+        ):
+            app.state.tokens = Tokens(chosen.auth_key.get_secret_value(), chosen.provider, client)
             parts += [(worker.__name__, worker(running, stop)) for worker in workers]
             # What was imported and built lives as long as the process: the collector need not look at it again, and a
             # batch makes tens of thousands of objects that reference counting frees.

@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, HttpUrl, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.auth import Provider
 
 
 class Settings(BaseSettings):
@@ -19,12 +21,31 @@ class Settings(BaseSettings):
     statement_cache_size: int = Field(default=256, ge=0, description="0 behind a transaction pooler")
     kafka: str = Field(description="bootstrap servers")
     auth_key: SecretStr = Field(min_length=32, description="HS256 key of bearer tokens")
+    auth_jwks_url: HttpUrl | None = Field(
+        default=None, description="where an OpenID Connect provider publishes its keys; needs issuer and audience"
+    )
+    auth_issuer: str | None = Field(default=None, description="`iss` of the provider's tokens")
+    auth_audience: str | None = Field(default=None, description="`aud` of the provider's tokens")
+    auth_roles_claim: str = Field(default="roles", description="dotted path of their list of roles")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     instance: str | None = Field(default=None, description="stable name of this replica: static group membership")
     batch_records: int = Field(default=1000, ge=1, le=10_000)
     stuck_after_seconds: float = Field(
         default=120, gt=0, description="a consumer that lags and attempts nothing for this long ends the process"
     )
+
+    @model_validator(mode="after")
+    def _provider_is_whole(self) -> "Settings":
+        if self.auth_jwks_url is not None and not (self.auth_issuer and self.auth_audience):
+            raise ValueError("OMS_AUTH_JWKS_URL needs OMS_AUTH_ISSUER and OMS_AUTH_AUDIENCE beside it")
+        return self
+
+    @property
+    def provider(self) -> Provider | None:
+        """Whose tokens are taken beside ours."""
+        if self.auth_jwks_url is None or self.auth_issuer is None or self.auth_audience is None:
+            return None
+        return Provider(str(self.auth_jwks_url), self.auth_issuer, self.auth_audience, self.auth_roles_claim)
 
     @property
     def direct_url(self) -> str:

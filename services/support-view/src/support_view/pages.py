@@ -17,6 +17,7 @@ from starlette.staticfiles import StaticFiles
 from shared import auth
 from shared.auth import Caller
 from shared.database import OUTAGES
+from shared.http import tokens_of
 from shared.machine import Invalid
 from support_view.api import (
     READERS,
@@ -140,14 +141,14 @@ def page(name: str, status: int = 200, **content: Any) -> HTMLResponse:
     return HTMLResponse(_templates.get_template(name).render(**content), status, HEADERS)
 
 
-def visitor(request: Request) -> Caller | None:
+async def visitor(request: Request) -> Caller | None:
     """Who the session cookie says is looking; None where it is absent, stale, or of a role that may not."""
     token = request.cookies.get(SESSION)
     if not token:
         return None
     try:
-        caller = auth.verify(request.app.state.settings.auth_key.get_secret_value(), token)
-    except auth.BadToken:
+        caller = await tokens_of(request).verify(token)
+    except (auth.BadToken, auth.KeysAway):
         return None
     return None if caller.roles.isdisjoint(READERS) else caller
 
@@ -175,8 +176,8 @@ async def sign_in(request: Request) -> Response:
     token = form.get("token", [""])[0].strip()
     onward = local(form.get("next", ["/"])[0])
     try:
-        caller = auth.verify(request.app.state.settings.auth_key.get_secret_value(), token)
-    except auth.BadToken as error:
+        caller = await tokens_of(request).verify(token)
+    except (auth.BadToken, auth.KeysAway) as error:
         return page("sign_in.html", 401, next=onward, error=f"That did not work: {error}.", caller=None)
     if caller.roles.isdisjoint(READERS):
         needed = f"This page is for {', '.join(READERS)}; your token has none of these roles."
@@ -195,7 +196,7 @@ async def sign_out() -> Response:
 
 @router.get("/")
 async def start(request: Request, q: Annotated[str, Query(max_length=320)] = "") -> Response:
-    caller = visitor(request)
+    caller = await visitor(request)
     if caller is None:
         return to_sign_in(request)
     if not q.strip():
@@ -219,7 +220,7 @@ async def order_page(
     detail: Annotated[str, Query(max_length=10)] = "",
     about: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
-    caller = visitor(request)
+    caller = await visitor(request)
     if caller is None:
         return to_sign_in(request)
     if not ORDER_ID.fullmatch(order_id):
@@ -277,7 +278,7 @@ async def order_live(
     request: Request, order_id: OrderId, seen: KnownFacts = 0, last: LastEventId = None
 ) -> AsyncIterator[ServerSentEvent]:
     """For the page's script: what the API's `live` says, to who is signed in."""
-    if visitor(request) is None:
+    if await visitor(request) is None:
         raise HTTPException(401, "sign in first")
     async for event in news(request, order_id, seen if last is None else last):
         yield event
