@@ -1,12 +1,13 @@
 """Machines are tables, and tables have laws."""
 
+from dataclasses import FrozenInstanceError, dataclass, field
 from enum import StrEnum
 
 import pytest
 
 from ops.docs import machines
 from shared.contracts.orders import OrderClosed, OrderCompleted, OrderPlaced
-from shared.machine import Machine, NotAllowed
+from shared.machine import Machine, NotAllowed, replace
 
 
 class Light(StrEnum):
@@ -55,3 +56,28 @@ def test_a_machine_draws_itself() -> None:
 @pytest.mark.parametrize(("service", "machine"), [pytest.param(s, m, id=f"{s}-{m.name}") for s, m in machines()])
 def test_every_machine_of_every_service_keeps_the_laws(service: str, machine: Machine[Light]) -> None:
     assert machine.broken_laws() == []
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    count: int
+    names: tuple[str, ...] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Lit(Counted):
+    light: Light = Light.OFF
+
+
+def test_a_replaced_field_leaves_the_others_and_the_state_before_as_they_were() -> None:
+    before = Lit(1, ("a",), Light.RED)
+    after = replace(before, count=2, light=Light.GREEN)
+    assert (before, after) == (Lit(1, ("a",), Light.RED), Lit(2, ("a",), Light.GREEN))
+    assert after.names is before.names
+    with pytest.raises(FrozenInstanceError):
+        after.count = 3  # type: ignore[misc]
+
+
+def test_what_is_no_field_is_not_replaced() -> None:
+    with pytest.raises(AttributeError, match="colour"):
+        replace(Lit(1), colour="red")  # type: ignore[call-arg]

@@ -1,13 +1,39 @@
 """State machines as tables. The table is the law: code steps by it, tests hold it to its laws, pictures are drawn from it."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from enum import StrEnum
-from typing import Generic, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shared.contracts.base import Fact
 
 S = TypeVar("S", bound=StrEnum)
+
+if TYPE_CHECKING:
+    from dataclasses import replace as replace  # so that the fields given are checked
+else:
+
+    def replace(state, /, **changes):
+        """`dataclasses.replace` for a frozen slotted state without `__post_init__`. A fold does little else, and states
+        are wide: the standard one costs four times as much, since it names every field to `__init__` again."""
+        after = _copier(type(state))(state)
+        for name, value in changes.items():
+            object.__setattr__(after, name, value)
+        return after
+
+
+@cache
+def _copier(kind: type[Any]) -> Callable[[Any], Any]:
+    """Copies slot by slot, in code made once a class, as dataclasses make `__init__`."""
+    names = [field.name for field in fields(kind)]
+    code = ["def copy(before):", "    after = new(kind)", *(f"    set_{name}(after, before.{name})" for name in names)]
+    scope: dict[str, Any] = {f"set_{name}": getattr(kind, name).__set__ for name in names}
+    scope |= {"new": object.__new__, "kind": kind}
+    exec("\n".join([*code, "    return after"]), scope)  # noqa: S102  # nothing in it comes from outside
+    copy: Callable[[Any], Any] = scope["copy"]
+    return copy
+
 
 Transitions = Mapping[S, Mapping[type[Fact], S | frozenset[S]]]
 """From a status, by a fact, to a status; to one of several where the fact's own content picks."""

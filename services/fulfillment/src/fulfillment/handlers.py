@@ -1,7 +1,6 @@
 """Kafka in: what orders, returns and the warehouse tell, as commands of an order or of a shelf."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final, TypeAlias
 
 from fulfillment.domain.order import (
@@ -45,6 +44,7 @@ from shared.contracts.partners import (
 )
 from shared.contracts.returns import ExchangeReleased, ReturnInspectionRevised, ReturnItemsInspected
 from shared.envelope import Cause
+from shared.machine import replace
 from shared.shell import Told
 
 ToldOrder: TypeAlias = Told[Command]

@@ -4,7 +4,7 @@ Facts come from three topics without order: what cannot be told yet, because it 
 """
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -35,7 +35,7 @@ from shared.contracts.notifications import (
     UnitsBasis,
     WaitingBasis,
 )
-from shared.machine import Invalid, Machine, NotAllowed
+from shared.machine import Invalid, Machine, NotAllowed, replace
 
 Basis: TypeAlias = RecipientBasis | UnitsBasis | BackorderBasis | ChargeBasis | RefundBasis | WaitingBasis
 Matter: TypeAlias = ShipmentMatter | RefundMatter

@@ -1,7 +1,6 @@
 """Needs become shipments and backorders, and backorders become shipments: plans told as facts. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from fulfillment.domain import backorder as backorders_
@@ -27,7 +26,7 @@ from shared.contracts.fulfillment import (
     StockAllocated,
 )
 from shared.contracts.orders import BackorderChoice
-from shared.machine import Invalid
+from shared.machine import Invalid, replace
 
 
 def binding(state: OrderFulfillment, stock: Stock) -> FulfillmentPolicy:

@@ -1,7 +1,7 @@
 """The life of a backorder: units of a line that wait for goods, with a date that may slip and a customer who may object."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -17,7 +17,7 @@ from shared.contracts.fulfillment import (
     BackorderFact,
     BackorderFilled,
 )
-from shared.machine import Machine
+from shared.machine import Machine, replace
 
 
 class BackorderStatus(StrEnum):

@@ -1,7 +1,7 @@
 """An order's units as facts leave them: lines with their buckets, shipments, backorders, holds. One aggregate per order."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -46,7 +46,7 @@ from shared.contracts.fulfillment import (
     StockWithdrawn,
 )
 from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
-from shared.machine import Machine
+from shared.machine import Machine, replace
 
 
 class FulfillmentStatus(StrEnum):

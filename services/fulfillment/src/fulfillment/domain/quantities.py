@@ -1,8 +1,9 @@
 """Where the units of a line are: counters by bucket that always sum to what is owed (I1, I2)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shared.contracts.base import Bucket
+from shared.machine import replace
 
 HANDED_OVER = (Bucket.IN_TRANSIT, Bucket.DELIVERED, Bucket.LOST, Bucket.RETURNED_TO_SENDER)
 IN_SHIPMENTS = (Bucket.ALLOCATED, Bucket.PACKED, *HANDED_OVER)

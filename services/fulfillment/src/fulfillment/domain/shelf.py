@@ -1,13 +1,13 @@
 """A shelf, one sku at one location, as goods come in: received once per receipt, announced with a date. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
 from shared.contracts.base import Fact
 from shared.contracts.fulfillment import StockExpected, StockReceived
-from shared.machine import Invalid
+from shared.machine import Invalid, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ A shipment of several parcels stands where the parcel that needs most attention 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -35,7 +35,7 @@ from shared.contracts.fulfillment import (
     ShipmentTrackingUpdated,
     StockRestocked,
 )
-from shared.machine import Invalid, Machine, NotAllowed
+from shared.machine import Invalid, Machine, NotAllowed, replace
 
 _S = ShipmentStatus
 _ON_ITS_WAY: Final[dict[type[Fact], _S | frozenset[_S]]] = {

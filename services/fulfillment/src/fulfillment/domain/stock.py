@@ -1,7 +1,7 @@
 """What lies on the shelves and who waits for it: the data that plans are made of, and how an order's facts change it."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from fulfillment.domain.policy import FulfillmentPolicy
@@ -17,6 +17,7 @@ from shared.contracts.fulfillment import (
     StockShipped,
     StockWithdrawn,
 )
+from shared.machine import replace
 
 Place = tuple[datetime, str]
 """An order's place in the queue for goods: when it was placed, then its id."""

@@ -6,7 +6,7 @@ services and kept in counters beside it; the roll-ups are functions of those.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
@@ -57,7 +57,7 @@ from shared.contracts.orders import (
     UnitsStep,
     WrittenOffStep,
 )
-from shared.machine import Machine
+from shared.machine import Machine, replace
 
 
 class Status(StrEnum):

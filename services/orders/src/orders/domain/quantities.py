@@ -1,11 +1,11 @@
 """Units of a line in their forward buckets, as fulfillment tells them: each owed unit is in exactly one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shared.contracts.base import Bucket, LineQuantity
 from shared.contracts.orders import CancelledValue, OrderLine, UnitsMoved, UnitsStep
-from shared.machine import Invalid
+from shared.machine import Invalid, replace
 from shared.money import cumulative
 
 BEFORE_HAND_OVER = (Bucket.UNALLOCATED, Bucket.ALLOCATED, Bucket.BACKORDERED, Bucket.PACKED)

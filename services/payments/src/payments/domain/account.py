@@ -1,7 +1,7 @@
 """The account of an order: what it is worth, what happened to its units, its tenders, operations and refunds; a fold of facts."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -54,6 +54,7 @@ from shared.contracts.payments import (
     TenderFact,
     UnitsChange,
 )
+from shared.machine import replace
 from shared.money import cumulative
 
 EXPIRED_AUTHORIZATION: Final = "authorization_expired"

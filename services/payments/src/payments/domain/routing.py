@@ -1,7 +1,7 @@
 """Where a refund goes: a pure function of a versioned policy and what is left on each tender, with its reasons."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, Literal
@@ -11,6 +11,7 @@ from pydantic import Field
 from payments.domain.policy import Policy
 from shared.contracts.base import PREPAID, Input, TenderKind
 from shared.contracts.payments import RefundChannel, TenderExcluded
+from shared.machine import replace
 from shared.money import largest_remainder
 
 Days = Annotated[int, Field(ge=0, le=3650, strict=True)]

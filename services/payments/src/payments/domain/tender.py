@@ -1,6 +1,6 @@
 """One way an order is paid: what was authorized on it, captured, released and disputed, to the minor unit."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -22,7 +22,7 @@ from shared.contracts.payments import (
     PaymentVoidFailed,
     PaymentVoidRequested,
 )
-from shared.machine import Machine
+from shared.machine import Machine, replace
 
 OWN: Final = frozenset({TenderKind.CASH_ON_DELIVERY, TenderKind.INVOICE})
 """Authorized and captured by ourselves; no provider knows of them."""

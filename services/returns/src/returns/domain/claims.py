@@ -1,6 +1,6 @@
 """Claims: lost, wrong, damaged or defective units that are made good without a parcel coming back first."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
@@ -13,7 +13,7 @@ from shared.contracts.returns import (
     ReturnRefundDue,
     ReturnRefundSettled,
 )
-from shared.machine import Machine
+from shared.machine import Machine, replace
 
 
 class ClaimStatus(StrEnum):

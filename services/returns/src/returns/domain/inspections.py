@@ -1,7 +1,7 @@
 """Inspections: outcomes by the policy's table, what the units are worth, and revisions with what they take back."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from returns.domain import order
@@ -18,7 +18,7 @@ from shared.contracts.returns import (
     ReturnInspectionRevised,
     ReturnItemsInspected,
 )
-from shared.machine import Invalid
+from shared.machine import Invalid, replace
 from shared.money import cumulative
 
 

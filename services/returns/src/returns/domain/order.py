@@ -1,7 +1,7 @@
 """The returns of one order: all its returns and claims, under one lock, and what its units may still be asked for."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ from shared.contracts.returns import (
     ReturnRequested,
     ReturnUnitsRecorded,
 )
+from shared.machine import replace
 from shared.money import cumulative
 
 

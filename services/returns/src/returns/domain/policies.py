@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -17,7 +17,7 @@ from shared.contracts.returns import (
     PolicyRetired,
     ReturnPolicy,
 )
-from shared.machine import Invalid, Machine, NotAllowed
+from shared.machine import Invalid, Machine, NotAllowed, replace
 
 
 class VersionStatus(StrEnum):

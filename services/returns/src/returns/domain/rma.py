@@ -1,7 +1,7 @@
 """One return authorization: its header, which follows its lines, and the money that was stated for them."""
 
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -39,7 +39,7 @@ from shared.contracts.returns import (
     ReturnUnexpectedItemReceived,
     Verdict,
 )
-from shared.machine import Machine
+from shared.machine import Machine, replace
 from shared.money import cumulative
 
 

@@ -5,7 +5,7 @@ same facts give the same counters whichever came first.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final, Literal, TypeAlias
@@ -27,7 +27,7 @@ from shared.contracts.returns import (
     ReturnPurchaseRecorded,
     ReturnUnitsRecorded,
 )
-from shared.machine import Machine
+from shared.machine import Machine, replace
 
 Stage: TypeAlias = Literal["shipped", "delivered", "lost", "withdrawn", "cancelled"]
 

@@ -1,7 +1,7 @@
 """The goods as fulfillment tells them: shipments and what became of each, backorders with every slip of their date."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -57,6 +57,7 @@ from shared.contracts.fulfillment import (
     StockWithdrawn,
 )
 from shared.contracts.orders import BackorderChoice
+from shared.machine import replace
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 
 

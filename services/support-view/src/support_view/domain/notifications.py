@@ -1,7 +1,7 @@
 """What the customer was told, when, and whether it still holds."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -22,6 +22,7 @@ from shared.contracts.notifications import (
     NotificationSuppressed,
     Statement,
 )
+from shared.machine import replace
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, day, plain, put
 
 

@@ -1,7 +1,7 @@
 """The order as its own facts tell it: where it stands, what holds it, what was asked to be cancelled."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from enum import StrEnum
 from typing import Final
@@ -28,6 +28,7 @@ from shared.contracts.orders import (
     OrderReopened,
     TenderSpec,
 )
+from shared.machine import replace
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, plain, plural, put
 
 

@@ -1,7 +1,7 @@
 """The money as the payments service tells it: tenders, operations under way, refunds with their legs, disputes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -50,6 +50,7 @@ from shared.contracts.payments import (
     StoreCreditSpent,
     TenderFact,
 )
+from shared.machine import replace
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, day, plain, put
 
 

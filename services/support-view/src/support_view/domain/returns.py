@@ -1,7 +1,7 @@
 """The returns of an order as the returns service tells them: what was asked, decided and why, received, found and due."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
@@ -45,6 +45,7 @@ from shared.contracts.returns import (
     ReturnUnitsRecorded,
     Verdict,
 )
+from shared.machine import replace
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, put
 
 
