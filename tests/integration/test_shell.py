@@ -225,6 +225,6 @@ async def test_a_partners_ids_are_its_own(pool: Pool) -> None:
     ids = [raw(b"a", b"{}", 0, id=same, ce_source=source).headers for source in (b"wms-1", b"wms-2")]
     from shared.envelope import context_of
 
-    first, second = (context_of(b"a", headers).message_id() for headers in ids)
+    first, second = (context_of(b"a", headers).message_id for headers in ids)
     assert first != second
     assert cause().id != cause().id

@@ -79,7 +79,7 @@ async def told(world: World) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for row in rows:
         context = context_of(row["key"].encode(), headers_of(row))
-        assert context.message_id() and context.source == "warehouse"
+        assert context.message_id and context.source == "warehouse"
         message = data_of(WAREHOUSE_MESSAGES[context.type], row["data"].encode())
         found += [(context.type, message.model_dump(mode="json"))] * row["copies"]
     return found

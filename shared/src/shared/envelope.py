@@ -46,8 +46,12 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The context attributes of one record. `recorded` times and offsets are the broker's business, not the fact's."""
+    """The context attributes of one record; offsets and the broker's times are no business of the fact.
 
+    `message_id` is what consumers claim: our own ids as they are, a partner's made unique by its source.
+    """
+
+    message_id: UUID
     id: str
     source: str
     type: str
@@ -61,15 +65,9 @@ class Context:
     actor: str
     reason: str
 
-    def message_id(self) -> UUID:
-        """What consumers claim: our own ids as they are, a partner's made unique by its source."""
-        if self.source.startswith(SOURCES):
-            return UUID(self.id)
-        return uuid5(NAMESPACE_URL, f"{self.source}|{self.id}")
-
     def cause(self) -> Cause:
         return Cause(
-            id=self.message_id(),
+            id=self.message_id,
             at=self.time,
             actor=self.actor,
             reason=self.type,
@@ -114,25 +112,26 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
         sequence = int(text["ce_sequence"]) if text.get("ce_sequence") else None
     except ValueError:
         raise Undecodable("bad_header", "header ce_sequence: must be a number, and the key UTF-8") from None
-    context = Context(
-        id=text["ce_id"],
-        source=text["ce_source"],
+    id, source = text["ce_id"], text["ce_source"]
+    try:
+        message_id = UUID(id) if source.startswith(SOURCES) else uuid5(NAMESPACE_URL, f"{source}|{id}")
+    except ValueError:
+        raise Undecodable("bad_header", "header ce_id: must be a UUID from our own sources") from None
+    return Context(
+        message_id=message_id,
+        id=id,
+        source=source,
         type=text["ce_type"],
         subject=subject,
         time=utc,
         sequence=sequence,
         dataschema=text.get("ce_dataschema"),
-        correlation_id=text.get("ce_correlationid") or text["ce_id"],
+        correlation_id=text.get("ce_correlationid") or id,
         causation_id=text.get("ce_causationid"),
         traceparent=text.get("traceparent"),
-        actor=text.get("ce_actor") or f"partner:{text['ce_source']}",
+        actor=text.get("ce_actor") or f"partner:{source}",
         reason=text.get("ce_reason", ""),
     )
-    try:
-        context.message_id()
-    except ValueError:
-        raise Undecodable("bad_header", "header ce_id: must be a UUID from our own sources") from None
-    return context
 
 
 def _check_depth(value: bytes) -> None:

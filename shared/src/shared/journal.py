@@ -1,10 +1,9 @@
 """The journal: every fact, for ever, in order per subject and chained by hash; and the outbox of those not yet published."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -20,9 +19,9 @@ LARGEST = 700_000
 """Bytes of a fact's JSON. A broker with its defaults takes 1 MiB with headers; a fact it refused would block its outbox."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One row of the journal. `chain` = SHA-256 of the chain before it and of what this row says."""
+class Entry(NamedTuple):
+    """One row of the journal, its columns in the order of APPEND's. `chain` = SHA-256 of the chain before it and of what
+    this row says."""
 
     id: UUID
     subject: str
@@ -61,7 +60,7 @@ def entries(facts: Sequence[Fact], subject: str, sequence: int, before: bytes, c
             raise Invalid(fact.type, f"must not be larger than {LARGEST} bytes")
         sequence += 1
         before = link(before, id, subject, sequence, fact.type, data, cause.at, cause.actor, cause.reason)
-        policy = getattr(fact, "policy", None)
+        policy = vars(fact).get("policy")
         ref = policy if isinstance(policy, PolicyRef) else None
         added.append(
             Entry(
@@ -103,23 +102,5 @@ INSERT INTO outbox (event_id) SELECT id FROM told ORDER BY place"""
 
 
 async def append(db: "Db", entries: Sequence[Entry]) -> None:
-    if not entries:
-        return
-    await db.execute(
-        APPEND,
-        [e.id for e in entries],
-        [e.subject for e in entries],
-        [e.sequence for e in entries],
-        [e.type for e in entries],
-        [e.schema_version for e in entries],
-        [e.data for e in entries],
-        [e.occurred_at for e in entries],
-        [e.actor for e in entries],
-        [e.reason for e in entries],
-        [e.correlation_id for e in entries],
-        [e.causation_id for e in entries],
-        [e.traceparent for e in entries],
-        [e.policy_id for e in entries],
-        [e.policy_version for e in entries],
-        [e.chain for e in entries],
-    )
+    if entries:
+        await db.execute(APPEND, *zip(*entries, strict=True))

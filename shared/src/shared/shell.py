@@ -120,7 +120,10 @@ class Flow(Generic[S, C, X]):
         return state
 
 
-CLAIM = "INSERT INTO inbox (id) SELECT DISTINCT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id"
+# Returns those that had been claimed before: most often none.
+CLAIM = """
+WITH claimed AS (INSERT INTO inbox (id) SELECT DISTINCT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id)
+SELECT unnest($1::uuid[]) AS id EXCEPT SELECT id FROM claimed"""
 UNCLAIM = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 # The document is not sent where the state at this very chain is remembered here.
 LOAD = """
@@ -174,8 +177,8 @@ async def apply(
     With `queue_behind`, a key that has a parked message, or gets one here, decides nothing more: what follows is
     refused as `is_behind`, for the caller to park. Raises only what the database raises.
     """
-    fresh = {row["id"] for row in await db.fetch(CLAIM, [t.cause.id for t in told])}
-    keys = sorted({t.key for t in told if t.cause.id in fresh and not isinstance(t.command, Undecodable)})
+    seen: set[UUID] = {row["id"] for row in await db.fetch(CLAIM, [t.cause.id for t in told])}
+    keys = sorted({t.key for t in told if t.cause.id not in seen and not isinstance(t.command, Undecodable)})
     held = await load(db, flow, keys) if keys else {}
     blocked: set[str] = set()
     if queue_behind:
@@ -186,14 +189,14 @@ async def apply(
     entries: list[journal.Entry] = []
     refused: list[UUID] = []
     for t in told:
-        if t.cause.id not in fresh:
+        if t.cause.id in seen:
             outcomes.append(Outcome(is_repeat=True))
             continue
         if t.key in blocked:
             refused.append(t.cause.id)
             outcomes.append(Outcome(is_behind=True))
             continue
-        fresh.discard(t.cause.id)
+        seen.add(t.cause.id)
         try:
             if isinstance(t.command, Undecodable):
                 raise t.command

@@ -14,6 +14,8 @@ from shared.shell import Db, Flow, Held, Told
 
 STATE: Final[TypeAdapter[Order | None]] = TypeAdapter(Order | None)
 
+BUCKETS: Final = tuple(Bucket)
+
 POLICIES = "SELECT policy_id, version, effective_from, close_after FROM policies ORDER BY version"
 
 KEEP_LINES = """
@@ -43,7 +45,7 @@ async def keep(db: Db, touched: Sequence[Held[Order | None]], _: Sequence[OrderP
         before = held.before.lines if held.before is not None else {}
         for line_id, line in held.state.lines.items():
             if before.get(line_id) != line:
-                units = [line.units.get(bucket, 0) for bucket in Bucket]
+                units = [line.units.get(bucket, 0) for bucket in BUCKETS]
                 rows.append((held.key, line_id, line.placed.quantity, line.owed, *units))
     if rows:
         await db.execute(KEEP_LINES, *zip(*rows, strict=True))

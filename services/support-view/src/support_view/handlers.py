@@ -33,7 +33,7 @@ def read(record: Record) -> store.Told:
             raise Undecodable("bad_header", f"header of {name}: must not contain NUL")
     assert record.value is not None
     entry = Entry(
-        id=str(context.message_id()),
+        id=str(context.message_id),
         service=fact.service,
         subject=fact.subject,
         sequence=context.sequence,

@@ -39,9 +39,10 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events EXECUTE
 
 CREATE TABLE outbox (
     position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    event_id uuid NOT NULL REFERENCES events
+    event_id uuid NOT NULL
 );
 COMMENT ON TABLE outbox IS 'Facts not yet acknowledged by the broker. Published in position order, deleted after the acknowledgement.';
+COMMENT ON COLUMN outbox.event_id IS 'written by the one statement that writes the event; a foreign key would look up and lock each again';
 
 CREATE TABLE inbox (
     id uuid PRIMARY KEY,
