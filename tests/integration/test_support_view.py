@@ -286,8 +286,58 @@ async def test_an_order_is_found_by_what_a_caller_can_name(
     client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", text: str, found: list[str]
 ) -> None:
     await deliver(pool, records_of(split_order("ORD-1"), whole_story("ORD-10")))
-    answer = await client.get("/api/search", params={"q": text}, headers=bearer())
+    answer = await client.post("/api/search", json={"q": text}, headers=bearer())
     assert [order["order_id"] for order in answer.json()["orders"]] == found
+    if "@example.com" not in text:
+        same = await client.get("/api/search", params={"q": text}, headers=bearer())
+        assert same.json() == answer.json()
+
+
+async def test_an_email_address_has_no_place_in_a_url(client: httpx.AsyncClient) -> None:
+    refused = await client.get("/api/search", params={"q": "ada@example.com"}, headers=bearer())
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "q")
+
+
+async def test_a_customers_contact_is_masked_until_somebody_says_why_and_is_kept(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1")))
+    customer = (await client.get("/api/orders/ORD-1", headers=bearer())).json()["customer"]
+    assert (customer["email"], customer["ship_to"]) == ("a•••@example.com", ["•••", "••• Berlin", "DE"])
+    everything = await client.get("/api/orders/ORD-1/timeline?limit=500", headers=bearer())
+    assert "ada@example.com" not in everything.text and "Mill Lane" not in everything.text
+
+    asked = await client.post("/api/orders/ORD-1/contact", json={"reason": "asks where it is"}, headers=bearer())
+    assert (asked.json()["email"], asked.json()["ship_to"][1]) == ("ada@example.com", "1 Mill Lane")
+    for body, field in (({"reason": " "}, "reason"), ({}, "reason"), ({"reason": "x", "to": "y"}, "to")):
+        refused = await client.post("/api/orders/ORD-1/contact", json=body, headers=bearer())
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
+    assert (await client.post("/api/orders/no/contact", json={"reason": "x"}, headers=bearer())).status_code == 404
+    denied = await client.post("/api/orders/ORD-1/contact", json={"reason": "x"}, headers=bearer("auditor"))
+    assert denied.status_code == 403
+
+    kept = (await client.get("/api/reveals?order_id=ORD-1", headers=bearer("auditor"))).json()
+    assert [(r["actor"], r["reason"]) for r in kept["reveals"]] == [("agent:ann", "asks where it is")]
+    assert (await client.get("/api/reveals", headers=bearer())).status_code == 403
+
+
+async def test_the_page_shows_a_contact_once_it_was_told_why_and_takes_no_form_of_another_site(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1")))
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    assert "ada@example.com" not in (await client.get("/orders/ORD-1")).text
+    for foreign in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
+        for path in ("/orders/ORD-1/contact", "/find", "/sign-out", "/sign-in"):
+            assert (await client.post(path, data={"reason": "x", "q": "x"}, headers=foreign)).status_code == 403
+    assert (await client.post("/orders/ORD-1/contact", data={"reason": " "})).status_code == 422
+    assert await pool.fetchval("SELECT count(*) FROM reveals") == 0
+    shown = await client.post("/orders/ORD-1/contact", data={"reason": "asks where it is"})
+    assert "ada@example.com" in shown.text and "1 Mill Lane" in shown.text
+    assert await pool.fetchval("SELECT actor FROM reveals") == "agent:ann"
+    assert (await client.post("/orders/no/contact", data={"reason": "x"})).status_code == 404
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="max", roles=["auditor"]))
+    assert (await client.post("/orders/ORD-1/contact", data={"reason": "x"})).status_code == 403
 
 
 async def test_a_search_text_is_bounded(client: httpx.AsyncClient) -> None:
@@ -356,8 +406,11 @@ async def test_a_search_with_one_answer_leads_straight_to_it(
     await deliver(pool, records_of(split_order("ORD-1"), split_order("ORD-2")))
     client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["auditor"]))
     assert (await client.get("/?q=ord-2")).headers["location"] == "/orders/ORD-2"
-    both = await client.get("/?q=ada@example.com")
+    both = await client.post("/find", data={"q": "ADA@example.com"})
     assert "2 orders" in both.text
+    assert "2 orders" not in (await client.get("/?q=ada@example.com")).text, "it has no place in an address"
+    assert (await client.post("/find", data={"q": "ord-2"})).headers["location"] == "/?q=ord-2"
+    assert (await client.post("/find", data={"q": "x" * 10_000})).status_code == 422
     assert "Nothing found" in (await client.get("/?q=nobody")).text
 
 

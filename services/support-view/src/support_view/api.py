@@ -1,37 +1,40 @@
-"""HTTP in, for programs: an order's summary, its timeline, and how to find it. Nothing here writes."""
+"""HTTP in, for programs: an order's summary, its timeline, and how to find it. All it writes is who saw whose contact."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
-from shared.auth import Role
-from shared.contracts.base import Id, Model, PolicyRef
+from shared.auth import Caller, Role
+from shared.contracts.base import Id, Input, Model, PolicyRef, Text
 from shared.database import OUTAGES
 from shared.http import needs
 from shared.machine import Invalid
 from shared.shell import Db
 from support_view import store
 from support_view.domain.timeline import SERVICES, Place, Words, arrange
+from support_view.privacy import EMAIL, masked
 from support_view.projection import DOMAINS
-from support_view.summary import Freshness, Summary, holes, summarize
+from support_view.summary import Customer, Freshness, Summary, holes, summarize
 from support_view.summary.rollups import Rollups
 from support_view.summary.sections import side_by_side
 
 router = APIRouter(prefix="/api", tags=["support view"])
 
 READERS: Final = (Role.AGENT, Role.SUPERVISOR, Role.OPERATOR, Role.AUDITOR)
+REVEALERS: Final = (Role.AGENT, Role.SUPERVISOR)
 FOUND_AT_MOST: Final = 50
 
 OrderId = Annotated[Id, Path(description="the order")]
 DomainName = Literal["order", "payment", "fulfillment", "return", "notification"]
 SearchText = Annotated[
-    str, Query(min_length=1, max_length=320, description="start of an order id; or an e-mail, tracking or return id")
+    str, Query(min_length=1, max_length=320, description="start of an order id; or a tracking or return id")
 ]
 
 
@@ -151,8 +154,11 @@ async def read_story(db: Db, order_id: str) -> store.Story:
     return story
 
 
-def view_of(story: store.Story) -> OrderView:
+def view_of(story: store.Story, *, revealed: bool = False) -> OrderView:
+    """The customer's e-mail and address are masked unless they were `revealed`, which leaves a record."""
     summary = summarize(story.order_id, story.sections)
+    if summary.customer is not None and not revealed:
+        summary = summary.model_copy(update={"customer": masked(summary.customer)})
     freshness = Freshness(
         facts=len(story.places),
         occurred_at=max(place.occurred_at for place in story.places),
@@ -246,6 +252,57 @@ async def timeline(
         return await read_timeline(db, await read_story(db, order_id), domain, after, limit, about=about)
 
 
+class RevealIn(Input):
+    reason: Annotated[Text, Field(min_length=1, pattern=r"\S", description="why; it stands in the record")]
+
+
+async def reveal(request: Request, order_id: str, caller: Caller, reason: str) -> store.Story:
+    """The order's story, once it is on record who sees the customer's contact and why."""
+    async with request.app.state.pool.acquire(timeout=5) as db, db.transaction():
+        story = await read_story(db, order_id)
+        await store.record_reveal(db, order_id, caller.actor, reason)
+    return story
+
+
+@router.post("/orders/{order_id}/contact")
+async def contact(
+    request: Request, order_id: OrderId, body: RevealIn, who: Annotated[Caller, needs(*REVEALERS)]
+) -> Customer:
+    """The customer's e-mail and address, unmasked. Who asked and why is kept."""
+    view = view_of(await reveal(request, order_id, who, body.reason), revealed=True)
+    if view.customer is None:
+        raise HTTPException(404, f"the order {order_id} itself has not been seen yet")
+    return view.customer
+
+
+class Reveal(Model):
+    reveal_id: UUID
+    order_id: str
+    actor: str
+    reason: str
+    revealed_at: datetime
+
+
+class Reveals(Model):
+    """Newest first. `next` continues them, None at their end."""
+
+    reveals: tuple[Reveal, ...]
+    next: UUID | None
+
+
+@router.get("/reveals", dependencies=[needs(Role.AUDITOR, Role.SUPERVISOR)])
+async def reveals(
+    request: Request,
+    order_id: Annotated[Id | None, Query(description="of this order; all when absent")] = None,
+    before: Annotated[UUID | None, Query(description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 100,
+) -> Reveals:
+    """Who saw which customer's contact, when and why."""
+    rows = await store.reveals(request.app.state.pool, order_id, before or store.NEWEST, limit)
+    found = tuple(Reveal(reveal_id=row["id"], **{n: v for n, v in row.items() if n != "id"}) for row in rows)
+    return Reveals(reveals=found, next=found[-1].reveal_id if len(found) == limit else None)
+
+
 LIVE_SECONDS: Final = 15.0
 LOOK_SECONDS: Final = 0.5
 
@@ -293,6 +350,20 @@ async def live(
 
 @router.get("/search", dependencies=[needs(*READERS)])
 async def search(request: Request, q: SearchText) -> Findings:
-    """Orders by the start of their id, or by an e-mail address, a tracking number or a return id."""
+    """Orders by the start of their id, or by a tracking number or a return id. An e-mail address is refused here, since
+    addresses of pages are kept in many places: send it as a body."""
+    if EMAIL.fullmatch(q.strip()):
+        raise Invalid("q", "an e-mail address has no place in a URL; POST it")
     async with snapshot(request) as db:
         return await find(db, q)
+
+
+class SearchIn(Input):
+    q: Annotated[str, Field(min_length=1, max_length=320)]
+
+
+@router.post("/search", dependencies=[needs(*READERS)])
+async def search_by_body(request: Request, body: SearchIn) -> Findings:
+    """The same, and by a customer's e-mail address."""
+    async with snapshot(request) as db:
+        return await find(db, body.q)

@@ -1,12 +1,12 @@
 """The support page, rendered here for people who signed in with their token: whole without scripts, live with one."""
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timezone
 from http import HTTPStatus
 from itertools import groupby
 from typing import Annotated, Any, Final, get_args
-from urllib.parse import parse_qs, quote, urlencode
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -21,6 +21,7 @@ from shared.http import tokens_of
 from shared.machine import Invalid
 from support_view.api import (
     READERS,
+    REVEALERS,
     DomainName,
     KnownFacts,
     LastEventId,
@@ -29,11 +30,13 @@ from support_view.api import (
     news,
     read_story,
     read_timeline,
+    reveal,
     snapshot,
     view_of,
 )
 from support_view.domain.timeline import day, plain, plural
 from support_view.picture import HEIGHT, WIDTH, draw
+from support_view.privacy import EMAIL
 
 router = APIRouter(include_in_schema=False)
 
@@ -172,9 +175,8 @@ async def sign_in_form(next: Annotated[str, Query(max_length=2000)] = "/") -> HT
 @router.post("/sign-in")
 async def sign_in(request: Request) -> Response:
     """The token comes in the body and goes into a cookie that scripts and other sites cannot use."""
-    form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
-    token = form.get("token", [""])[0].strip()
-    onward = local(form.get("next", ["/"])[0])
+    form = await form_of(request)
+    token, onward = form.get("token", ""), local(form.get("next", "/"))
     try:
         caller = await tokens_of(request).verify(token)
     except (auth.BadToken, auth.KeysAway) as error:
@@ -188,10 +190,21 @@ async def sign_in(request: Request) -> Response:
 
 
 @router.post("/sign-out")
-async def sign_out() -> Response:
+async def sign_out(request: Request) -> Response:
+    await form_of(request)
     response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER, HEADERS)
     response.delete_cookie(SESSION, httponly=True, samesite="strict")
     return response
+
+
+async def form_of(request: Request) -> dict[str, str]:
+    """The fields of a form of this site. Raises HTTPException 403 for another site's: the browser says whose it is."""
+    origin = request.headers.get("Origin")
+    is_ours = origin is None or urlsplit(origin).netloc == request.url.netloc
+    if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or not is_ours:
+        raise HTTPException(403, "this form was sent from another site")
+    fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+    return {name: values[0].strip() for name, values in fields.items()}
 
 
 @router.get("/")
@@ -199,7 +212,27 @@ async def start(request: Request, q: Annotated[str, Query(max_length=320)] = "")
     caller = await visitor(request)
     if caller is None:
         return to_sign_in(request)
-    if not q.strip():
+    if EMAIL.fullmatch(q.strip()):
+        q = ""  # it has no place in an address: the form sends it as a body
+    return await _found(request, caller, q.strip())
+
+
+@router.post("/find")
+async def find_order(request: Request) -> Response:
+    """An e-mail address stays out of the address bar; whatever else was searched for stands in it."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    q = (await form_of(request)).get("q", "")
+    if len(q) > 320:
+        return page("message.html", 422, caller=caller, title="Too long", text="Search for at most 320 characters.")
+    if not EMAIL.fullmatch(q):
+        return RedirectResponse(f"/?{urlencode({'q': q})}" if q else "/", HTTPStatus.SEE_OTHER, HEADERS)
+    return await _found(request, caller, q)
+
+
+async def _found(request: Request, caller: Caller, q: str) -> Response:
+    if not q:
         return page("find.html", caller=caller, q="", findings=None)
     try:
         async with snapshot(request) as db:
@@ -208,11 +241,38 @@ async def start(request: Request, q: Annotated[str, Query(max_length=320)] = "")
         return away(caller)
     if len(findings.orders) == 1:
         return RedirectResponse(f"/orders/{quote(findings.orders[0].order_id, safe='')}", HTTPStatus.SEE_OTHER, HEADERS)
-    return page("find.html", caller=caller, q=q.strip(), findings=findings)
+    return page("find.html", caller=caller, q=q, findings=findings)
+
+
+@router.post("/orders/{order_id}/contact")
+async def order_contact(request: Request, order_id: str) -> Response:
+    """The page with the customer's contact on it, this once; who saw it and why is kept."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    reason = (await form_of(request)).get("reason", "")
+    if caller.roles.isdisjoint(REVEALERS):
+        text = f"A customer's contact is for {' and '.join(REVEALERS)} to see."
+        return page("message.html", 403, caller=caller, title="Not for you", text=text)
+    if not reason or len(reason) > 2000 or not ORDER_ID.fullmatch(order_id):
+        text = "Say in a few words why you need to see it: that is kept with your name."
+        return page("message.html", 422, caller=caller, title="Why?", text=text)
+    try:
+        await reveal(request, order_id, caller, reason)
+    except HTTPException:
+        return not_seen(caller, order_id)
+    except OUTAGES:
+        return away(caller)
+    return await order_page(request, order_id, revealed=True)
+
+
+def not_seen(caller: Caller, order_id: str) -> HTMLResponse:
+    text = f"Nothing has been seen of {order_id} yet. If it was placed a moment ago, load this page again."
+    return page("message.html", 404, caller=caller, title="Not seen yet", text=text)
 
 
 @router.get("/orders/{order_id}")
-async def order_page(
+async def order_of(
     request: Request,
     order_id: str,
     domain: Annotated[list[str] | None, Query(max_length=5)] = None,
@@ -220,28 +280,39 @@ async def order_page(
     detail: Annotated[str, Query(max_length=10)] = "",
     about: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Response:
+    return await order_page(request, order_id, domain or [], after, detail, about)
+
+
+async def order_page(
+    request: Request,
+    order_id: str,
+    domain: Sequence[str] = (),
+    after: str | None = None,
+    detail: str = "",
+    about: str | None = None,
+    *,
+    revealed: bool = False,
+) -> Response:
     caller = await visitor(request)
     if caller is None:
         return to_sign_in(request)
     if not ORDER_ID.fullmatch(order_id):
         return page("message.html", 404, caller=caller, title="Nothing seen", text=f"{order_id} is no order id.")
-    domains = [name for name in domain or [] if name in DOMAIN_NAMES]
+    domains = [name for name in domain if name in DOMAIN_NAMES]
     every = detail == "all"
     try:
         async with snapshot(request) as db:
             story = await read_story(db, order_id)
             timeline = await read_timeline(db, story, domains, after, PAGE_LENGTH, quiet=every, about=about)
     except HTTPException:
-        return page(
-            "message.html", 404, caller=caller, title="Nothing seen", text=f"Nothing has been seen of {order_id}."
-        )
+        return not_seen(caller, order_id)
     except Invalid:
         text = "This part of the timeline does not exist any more."
         return page("message.html", 404, caller=caller, title="Nothing there", text=text)
     except OUTAGES:
         return away(caller)
 
-    view = view_of(story)
+    view = view_of(story, revealed=revealed)
 
     def address(**changes: Any) -> str:
         """This page with another filter: every filter is in the address."""
@@ -264,6 +335,7 @@ async def order_page(
         box_width=WIDTH,
         box_height=HEIGHT,
         address=address,
+        may_reveal=not caller.roles.isdisjoint(REVEALERS),
         domain_names=DOMAIN_NAMES,
         days=[(date, list(entries)) for date, entries in groupby(timeline.entries, lambda e: e.occurred_at.date())],
         used={

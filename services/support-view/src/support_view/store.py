@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
+from uuid import UUID
 
 from asyncpg import Record as Row
+from uuid_utils.compat import uuid7
 
 from shared.contracts import FACTS, OrderFact
 from shared.database import Pool
@@ -206,6 +208,23 @@ class Story:
     sections: Mapping[str, Section[Any]]
     places: Sequence[Place]
     seen_at: datetime
+
+
+REVEAL = "INSERT INTO reveals (id, order_id, actor, reason) VALUES ($1, $2, $3, $4)"
+REVEALS = """
+SELECT id, order_id, actor, reason, revealed_at FROM reveals
+WHERE id < $1 AND ($2::text IS NULL OR order_id = $2) ORDER BY id DESC LIMIT $3"""
+NEWEST: Final = UUID(int=2**128 - 1)
+
+
+async def record_reveal(db: Db, order_id: str, actor: str, reason: str) -> None:
+    await db.execute(REVEAL, uuid7(), order_id, actor, reason)
+
+
+async def reveals(pool: Pool, order_id: str | None, before: UUID, limit: int) -> list[Row]:
+    """Newest first. Raises an outage."""
+    async with pool.acquire(timeout=5) as db:
+        return await db.fetch(REVEALS, before, order_id, limit)
 
 
 SEEN = "SELECT count(*) FROM timeline WHERE subject = $1"

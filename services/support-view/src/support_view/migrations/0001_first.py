@@ -47,6 +47,16 @@ CREATE TABLE finds (
     subject text COLLATE "C" NOT NULL,
     PRIMARY KEY (kind, value, subject)
 );
+
+CREATE TABLE reveals (
+    id uuid PRIMARY KEY,
+    order_id text COLLATE "C" NOT NULL,
+    actor text NOT NULL,
+    reason text NOT NULL CHECK (reason <> ''),
+    revealed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX reveals_of_order ON reveals (order_id);
+COMMENT ON TABLE reveals IS 'Who saw the e-mail and address of an order''s customer, and why. Kept, and made again from nothing.';
 COMMENT ON TABLE finds IS 'What an order is found by, in lower case.';
 """
 

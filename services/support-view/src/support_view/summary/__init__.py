@@ -69,6 +69,7 @@ class Customer(Model):
     name: str
     email: str
     ship_to: tuple[str, ...]
+    is_masked: bool = Field(default=False, description="e-mail and address are shown in part; ask for the contact")
 
 
 class Summary(Model):
