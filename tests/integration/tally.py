@@ -1,9 +1,10 @@
 """The smallest flow there is, to test the plumbing under all of them: a total per key, told by any existing fact."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from types import MappingProxyType
 from uuid import uuid4
 
 from pydantic import TypeAdapter
@@ -66,8 +67,8 @@ def add(key: str, amount: int, label: str = "", **more: object) -> Told[Add]:
     return Told(key, Add(amount, label), cause(**more))
 
 
-def record(key: str, amount: int, position: int, *, id: str | None = None, partition: int = 0) -> Record:
-    """An order.hold_placed as it comes from `orders.events`; `amount` travels in its detail."""
+def record(key: str, amount: int | str, position: int, *, id: str | None = None, partition: int = 0) -> Record:
+    """An order.hold_placed as it comes from `orders.events`; `amount` travels in its detail, a label after it."""
     data = {"order_id": key, "hold": "manual", "detail": str(amount)}
     return raw(key.encode(), json.dumps(data).encode(), position, id=id, partition=partition)
 
@@ -79,7 +80,7 @@ def raw(
     *,
     id: str | None = None,
     partition: int = 0,
-    **headers: bytes | None,
+    headers: Mapping[str, bytes | None] = MappingProxyType({}),
 ) -> Record:
     given: dict[str, bytes | None] = {
         "ce_id": (id or str(uuid4())).encode(),

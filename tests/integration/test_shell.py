@@ -1,7 +1,7 @@
 """The batch shell on a real PostgreSQL: one effect per message, one lock per key, refusals that take nothing with them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from uuid import uuid4
 
 import asyncpg
@@ -14,8 +14,8 @@ from shared.database import Pool
 from shared.envelope import Cause
 from shared.journal import link
 from shared.machine import Invalid, NotAllowed
-from shared.parking import waiting
-from shared.shell import Told, apply
+from shared.parking import Parked, Record, waiting
+from shared.shell import Db, Told, apply
 from tests.backends import Backends
 from tests.databases import settings_for
 from tests.integration.tally import FLOW, Add, Tally, add, cause, raw, record
@@ -154,13 +154,13 @@ async def test_a_message_that_cannot_be_decided_is_parked_and_its_successors_wai
         ("not UTF-8", raw(b"a", b"\xff\xfe", 1), "bad_data"),
         ("empty", raw(b"a", b"", 1), "empty"),
         ("null", raw(b"a", None, 1), "empty"),
-        ("a header that is null", raw(b"a", b"{}", 1, ce_time=None), "bad_header"),
-        ("a header that is not UTF-8", raw(b"a", b"{}", 1, ce_source=b"\xff"), "bad_header"),
-        ("no id", raw(b"a", b"{}", 1, ce_id=b""), "bad_header"),
-        ("an unknown type", raw(b"a", b"{}", 1, ce_type=b"order.exploded"), "unknown_type"),
+        ("a header that is null", raw(b"a", b"{}", 1, headers={"ce_time": None}), "bad_header"),
+        ("a header that is not UTF-8", raw(b"a", b"{}", 1, headers={"ce_source": b"\xff"}), "bad_header"),
+        ("no id", raw(b"a", b"{}", 1, headers={"ce_id": b""}), "bad_header"),
+        ("an unknown type", raw(b"a", b"{}", 1, headers={"ce_type": b"order.exploded"}), "unknown_type"),
         (
             "an unknown version",
-            raw(b"a", b"{}", 1, ce_dataschema=b"urn:order-workflows:order.hold_placed:9"),
+            raw(b"a", b"{}", 1, headers={"ce_dataschema": b"urn:order-workflows:order.hold_placed:9"}),
             "unknown_version",
         ),
         ("a field missing", raw(b"a", b'{"order_id": "a"}', 1), "bad_data"),
@@ -220,9 +220,32 @@ async def test_a_law_of_the_database_that_one_key_breaks_does_not_hold_the_other
         assert [(w.key, w.reason) for w in await waiting(db)] == [("k3", "breaks_a_law")]
 
 
+async def test_a_redrive_that_breaks_a_law_again_tells_what_is_before_it_and_no_more(
+    pool: Pool, consumer: Consumer
+) -> None:
+    take = consumer._take
+
+    async def refuse(db: Db, records: Sequence[Record]) -> list[Parked]:
+        return [Parked(r, "a", "not_allowed", "not yet") for r in records]
+
+    consumer._take = refuse
+    await consumer.take([record("a", n, n) for n in (1, 2, 3, 4, 5)])
+    consumer._take = take
+    await pool.execute("ALTER TABLE events ADD CONSTRAINT three CHECK (sequence <> 3)")
+    assert await consumer.redrive("a", "operator:op") == (2, 3)
+    assert (await tally(pool, "a")).total == 3
+    async with pool.acquire() as db:
+        queue = await waiting(db, "a")
+    assert queue[0].reason == "breaks_a_law"
+    assert [w.record.position for w in queue] == [3, 4, 5]
+    await pool.execute("ALTER TABLE events DROP CONSTRAINT three")
+    assert await consumer.redrive("a", "operator:op") == (3, 0)
+    assert (await tally(pool, "a")).total == 15
+
+
 async def test_a_partners_ids_are_its_own(pool: Pool) -> None:
     same = str(uuid4())
-    ids = [raw(b"a", b"{}", 0, id=same, ce_source=source).headers for source in (b"wms-1", b"wms-2")]
+    ids = [raw(b"a", b"{}", 0, id=same, headers={"ce_source": source}).headers for source in (b"wms-1", b"wms-2")]
     from shared.envelope import context_of
 
     first, second = (context_of(b"a", headers).message_id for headers in ids)

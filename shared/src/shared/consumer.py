@@ -1,11 +1,12 @@
 """Kafka in: raw batches through FastStream, read record by record, told to flows in one transaction.
 
 An outage is waited out: the batch is given back and read again. A bad message is parked with its key and stops nobody
-else. Effects are once per message, since the claim commits with them; the offset is committed after.
+else. Effects are once per message, since the claim commits with them, and so does the place where reading goes on.
 """
 
 import asyncio
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from shared.machine import Invalid, NotAllowed
 from shared.parking import Parked, Record, park, settle, waiting
 from shared.settings import Settings
 from shared.shell import Db, Flow, Outcome, Told, apply
+from shared.topics import known_partitions, note_partitions
 
 log = structlog.get_logger()
 
@@ -170,21 +172,36 @@ class Progress:
     commit_errors: int = 0
     failing_since: float | None = None
     is_assigned: bool = False
-    done: dict[tuple[str, int], tuple[int, int | None]] = field(default_factory=dict)
-    """By topic and partition: the next position, and the broker's time of the last record processed."""
+    done: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
+    """By partition: the next position, and the broker's time of the last record processed."""
+
+
+class OffsetsLost(Exception):
+    """The topic does not hold what is to be read next; the text says what it holds."""
+
+
+class Stuck(Exception):
+    """The consumer lags and does nothing about it."""
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped here
-    """Notes that the group has given this consumer its share, which may be none."""
+    """Lets the batch under way finish before its partitions are given up, and begins where the database says."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, consumer: "Consumer") -> None:
+        self._consumer = consumer
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        self._progress.is_assigned = False
+        await self._consumer.rest()
 
-    async def on_partitions_assigned(self, assigned: Any) -> None:
-        self._progress.is_assigned = True
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        await self._consumer.begin(assigned)
+
+
+WHERE_TO_READ = "SELECT topic, partition, next FROM positions WHERE consumer_group = $1"
+ADVANCE = """
+INSERT INTO positions (consumer_group, topic, partition, next)
+SELECT $1, * FROM unnest($2::text[], $3::int[], $4::bigint[]) AS t (topic, partition, next) ORDER BY topic, partition
+ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next = greatest(positions.next, excluded.next)"""
 
 
 class Consumer:
@@ -197,24 +214,33 @@ class Consumer:
         self._take = take
         self._settings = settings
         self._woken = woken
+        self._topics: Sequence[str] = ()
         self._subscriber: BatchSubscriber | None = None
         self._failures = 0
+        self._at_work = asyncio.Lock()
+        self._positions: dict[TopicPartition, int] = {}
+        self._partitions: Mapping[str, int] = {}
+        self._suspected: str | None = None
+        self._behind_since: float | None = None
 
     def subscribe(self, broker: KafkaBroker, topics: Sequence[str]) -> None:
-        """`earliest`: a new group sees the past. `MANUAL`: `on_batch` says itself what is done and what comes again."""
+        """`MANUAL`: `on_batch` says itself what is done and what comes again. `none`: `begin` says where to read, and a
+        place that the topic does not have is an error, never another place."""
+        self._topics = topics
         subscriber = broker.subscriber(
             *topics,
             batch=True,
             group_id=self.group,
             group_instance_id=f"{self.group}-{self._settings.instance}" if self._settings.instance else None,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",
             ack_policy=AckPolicy.MANUAL,
             max_records=self._settings.batch_records,
             batch_timeout_ms=10,  # FastStream sleeps as long again when there was nothing
             max_partition_fetch_bytes=4 * 1024 * 1024,
             parser=self._parse,
             decoder=self._decode,
-            listener=_Assignment(self.progress),
+            max_poll_interval_ms=int(self._settings.max_poll_seconds * 1000),
+            listener=_Assignment(self),
             no_reply=True,
         )
         assert isinstance(subscriber, BatchSubscriber)
@@ -235,8 +261,45 @@ class Consumer:
     async def _decode(self, _: Any) -> bytes:
         return b""
 
+    async def rest(self) -> None:
+        """Nothing is under way, and where to go on is known: the group is about to be shared out anew."""
+        self.progress.is_assigned = False
+        pause = 0.1
+        async with self._at_work:
+            while True:
+                try:
+                    async with self.pool.acquire(timeout=5) as db:
+                        rows = await db.fetch(WHERE_TO_READ, self.group)
+                        self._partitions = await known_partitions(db)
+                    break
+                except OUTAGES as error:
+                    self.progress.failing_since = self.progress.failing_since or time.monotonic()
+                    log.warning("positions.awaited", error=repr(error), pause_seconds=pause)
+                    await asyncio.sleep(pause)
+                    pause = min(5.0, pause * 2)
+            self.progress.failing_since = None
+            self._positions = {TopicPartition(row["topic"], row["partition"]): row["next"] for row in rows}
+            self.progress.done.clear()
+
+    async def begin(self, assigned: set[TopicPartition]) -> None:
+        """Read on where the committed effects end; what was never read is read from its first record."""
+        assert self._subscriber is not None and self._subscriber.consumer is not None
+        consumer = self._subscriber.consumer
+        # A partition that should not be there is not read; `watch` ends the process.
+        expected = {place for place in assigned if place.partition < self._partitions.get(place.topic, sys.maxsize)}
+        # Before anything is awaited: else the client looks for a place itself.
+        for place in expected & self._positions.keys():
+            consumer.seek(place, self._positions[place])
+        self.progress.is_assigned = True
+        if new := expected - self._positions.keys():
+            await consumer.seek_to_beginning(*new)
+
     async def on_batch(self, message: KafkaMessage) -> None:
         """Apply and acknowledge, or give back: an outage is waited out, by reading the same batch again after a pause."""
+        async with self._at_work:
+            await self._on_batch(message)
+
+    async def _on_batch(self, message: KafkaMessage) -> None:
         raw = message.raw_message
         assert isinstance(raw, tuple)
         records = [Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.headers, r.value) for r in raw]
@@ -250,14 +313,20 @@ class Consumer:
             log.warning("batch.given_back", error=repr(error), records=len(records), pause_seconds=round(pause, 2))
             await asyncio.sleep(pause)
             self.progress.attempted_at = time.monotonic()
-            await message.nack()
+            try:
+                await message.nack()
+            except KafkaError as lost:  # the partitions are somebody else's by now, and the records with them
+                log.warning("batch.lost", error=repr(lost), records=len(records))
             return
         self._failures = 0
         self.progress.failing_since = None
         self.progress.records += len(records)
         self.progress.batches += 1
         for record in records:
-            self.progress.done[record.topic, record.partition] = (record.position + 1, record.timestamp_ms)
+            self.progress.done[TopicPartition(record.topic, record.partition)] = (
+                record.position + 1,
+                record.timestamp_ms,
+            )
         try:
             await message.ack()
         except KafkaError as error:  # the effects are committed; a second delivery finds their claims
@@ -265,44 +334,102 @@ class Consumer:
             log.warning("offset.not_committed", error=repr(error))
 
     async def take(self, records: Sequence[Record]) -> None:
-        """Commit the batch. What breaks on one key (a law of the database, a fault of ours) must not hold the others:
-        the batch is halved until that key is alone, and parked."""
+        """Commit the batch, and with it where reading goes on."""
         try:
             async with self.pool.acquire(timeout=5) as db, db.transaction():
                 parked = await self._take(db, records)
                 await park(db, parked)
+                await self._advance(db, records)
+            self.progress.parked += len(parked)
         except Exception as error:
             if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
                 raise
-            keys = list(dict.fromkeys(record.parking_key() for record in records))
-            if len(keys) > 1:
-                half = set(keys[: len(keys) // 2])
-                await self.take([r for r in records if r.parking_key() in half])
-                await self.take([r for r in records if r.parking_key() not in half])
-                return
+            await self._take_apart(records, error)
+            async with self.pool.acquire(timeout=5) as db:
+                await self._advance(db, records)
+        self._woken()
+
+    async def _take_apart(self, records: Sequence[Record], error: Exception) -> None:
+        """What breaks on one key (a law of the database, a fault of ours) must not hold the others: halves are tried
+        until that key is alone, and parked."""
+        keys = list(dict.fromkeys(record.parking_key() for record in records))
+        if len(keys) == 1:
             log.error("message.parked", key=keys[0], error=repr(error), records=len(records), exc_info=error)
             parked = [
                 Parked(r, keys[0], reason_of(error) if i == 0 else "behind", str(error)) for i, r in enumerate(records)
             ]
             async with self.pool.acquire(timeout=5) as db, db.transaction():
                 await park(db, parked)
-        self.progress.parked += len(parked)
-        self._woken()
+            self.progress.parked += len(parked)
+            return
+        first = set(keys[: len(keys) // 2])
+        for half in (
+            [r for r in records if r.parking_key() in first],
+            [r for r in records if r.parking_key() not in first],
+        ):
+            try:
+                async with self.pool.acquire(timeout=5) as db, db.transaction():
+                    parked = await self._take(db, half)
+                    await park(db, parked)
+                self.progress.parked += len(parked)
+            except Exception as again:
+                if isinstance(again, OUTAGES) and not isinstance(again, BROKEN_LAWS):
+                    raise
+                await self._take_apart(half, again)
+
+    async def _advance(self, db: Db, records: Sequence[Record]) -> None:
+        ends: dict[tuple[str, int], int] = {}
+        for record in records:
+            place = record.topic, record.partition
+            ends[place] = max(ends.get(place, 0), record.position + 1)
+        await db.execute(ADVANCE, self.group, [t for t, _ in ends], [p for _, p in ends], list(ends.values()))
 
     async def redrive(self, key: str, actor: str) -> tuple[int, int]:
         """Tell a key's parked messages again, in order, until one is refused again: (done, still parked)."""
+        done, most = 0, sys.maxsize
+        while True:
+            try:
+                told, left, refused = await self._redrive(key, actor, most)
+            except Exception as error:
+                if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
+                    raise
+                # One of them breaks the transaction of all: fewer are told at a time, until it is the first, and alone.
+                if most == 1:
+                    log.error("message.refused_again", key=key, error=repr(error), exc_info=error)
+                    async with self.pool.acquire(timeout=5) as db:
+                        queue = await waiting(db, key)
+                        await db.execute(REOPEN, [queue[0].id], [reason_of(error)], [f"{error}" or repr(error)])
+                    return done, len(queue)
+                most = min(most, await self._parked(key)) // 2 or 1
+                continue
+            done += told
+            # Asked again when all went through: some may have queued up behind them meanwhile.
+            if refused or not told:
+                return done, left
+
+    async def _redrive(self, key: str, actor: str, most: int) -> tuple[int, int, bool]:
+        """Done, still parked, and whether one was refused, of the first `most` of the key."""
         async with self.pool.acquire(timeout=5) as db, db.transaction():
             queue = await waiting(db, key)
-            # Settled first, so that they do not queue behind themselves; what is refused is opened again below.
+            # Settled first, so that they do not queue behind themselves; what is refused or not told is opened again.
             await settle(db, [w.id for w in queue], "redriven", actor, "redrive")
-            refused = await self._take(db, [w.record for w in queue])
+            refused = await self._take(db, [w.record for w in queue[:most]])
             places = {(p.record.topic, p.record.partition, p.record.position): p for p in refused}
-            again = [w for w in queue if (w.record.topic, w.record.partition, w.record.position) in places]
-            for w in again:
-                why = places[w.record.topic, w.record.partition, w.record.position]
-                await db.execute(REOPEN, w.id, why.reason, why.detail)
+            again: list[tuple[int, str, str]] = []
+            for number, w in enumerate(queue):
+                why = places.get((w.record.topic, w.record.partition, w.record.position))
+                if why is not None:
+                    again.append((w.id, why.reason, why.detail))
+                elif number >= most:
+                    again.append((w.id, w.reason, w.detail))
+            if again:
+                await db.execute(REOPEN, *map(list, zip(*again, strict=True)))
         self._woken()
-        return len(queue) - len(again), len(again)
+        return len(queue) - len(again), len(again), bool(refused)
+
+    async def _parked(self, key: str) -> int:
+        async with self.pool.acquire(timeout=5) as db:
+            return len(await waiting(db, key))
 
     async def lag(self) -> dict[tuple[str, int], tuple[int, float]]:
         """Per topic and partition: messages not yet processed, and the age in seconds of the last one processed
@@ -310,31 +437,61 @@ class Consumer:
         consumer = self._subscriber.consumer if self._subscriber is not None else None
         if consumer is None:
             return {}
-        assigned = consumer.assignment()
-        done = self.progress.done
-        for gone in [place for place in done if TopicPartition(*place) not in assigned]:
-            del done[gone]
         lags = {}
-        for tp in assigned:
-            end = consumer.highwater(tp)
+        for place in consumer.assignment():
+            end = consumer.highwater(place)
             if end is None:
                 continue
-            place = (tp.topic, tp.partition)
-            if place not in done:
-                done[place] = (await consumer.committed(tp) or 0, None)
-            position, seen_ms = done[place]
-            behind = max(0, end - position)
+            _, seen_ms = self.progress.done.get(place, (0, None))
+            behind = max(0, end - self._next(place, 0))
             age = max(0.0, time.time() - seen_ms / 1000) if seen_ms is not None and behind else 0.0
-            lags[place] = (behind, age)
+            lags[place.topic, place.partition] = (behind, age)
         return lags
 
-    async def is_stuck(self) -> bool:
-        """Lags and has attempted nothing for too long: not an outage (which is attempted again), but a dead loop."""
-        idle = time.monotonic() - self.progress.attempted_at
-        if idle < self._settings.stuck_after_seconds:
-            return False
-        return any(behind for behind, _ in (await self.lag()).values())
+    def _next(self, place: TopicPartition, unread: int) -> int:
+        """The position to be read next; `unread` where nothing was read yet."""
+        position, _ = self.progress.done.get(place, (None, None))
+        return self._positions.get(place, unread) if position is None else position
+
+    async def watch(self) -> None:
+        """Ask the broker what the topics hold. Raises OffsetsLost, PartitionsChanged or Stuck for what no waiting
+        mends, and an outage for what does."""
+        consumer = self._subscriber.consumer if self._subscriber is not None else None
+        if consumer is None or not self.progress.is_assigned:
+            return
+        counts = {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in self._topics}
+        if all(counts.values()) and any(self._partitions.get(topic) != count for topic, count in counts.items()):
+            async with self.pool.acquire(timeout=5) as db:
+                await note_partitions(db, counts)
+                self._partitions = await known_partitions(db)
+        places = sorted(consumer.assignment())
+        if not places:
+            return
+        # Looked up before the broker is asked: meanwhile both only rise.
+        to_read = {place: self._next(place, -1) for place in places}
+        async with asyncio.timeout(10):
+            first = await consumer.beginning_offsets(places)
+            end = await consumer.end_offsets(places)
+        lost = [
+            f"{place.topic}/{place.partition} is to be read from {position} and holds {first[place]} to {end[place]}"
+            for place, position in to_read.items()
+            if position >= 0 and not first[place] <= position <= end[place]
+        ]
+        # A broker that has just become the leader may answer with an older end.
+        if lost and "; ".join(lost) == self._suspected:
+            raise OffsetsLost(self._suspected)
+        self._suspected = "; ".join(lost) or None
+        if any(end[place] > max(position, first[place]) for place, position in to_read.items()):
+            now = time.monotonic()
+            self._behind_since = self._behind_since or now
+            idle = now - max(self._behind_since, self.progress.attempted_at)
+            if idle > self._settings.stuck_after_seconds:
+                raise Stuck(f"group {self.group} lags and has attempted nothing for {idle:.0f} s")
+        else:
+            self._behind_since = None
 
 
 REOPEN = """
-UPDATE parked SET status = 'open', settled_at = NULL, settled_by = NULL, settled_reason = NULL, reason = $2, detail = $3 WHERE id = $1"""
+UPDATE parked SET status = 'open', settled_at = NULL, settled_by = NULL, settled_reason = NULL,
+    reason = again.reason, detail = again.detail
+FROM unnest($1::bigint[], $2::text[], $3::text[]) AS again (id, reason, detail) WHERE parked.id = again.id"""

@@ -9,22 +9,41 @@ from shared.settings import Settings
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-OUTAGES = (OSError, asyncio.TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError)
-"""What a database that is away, starting, full, not migrated or choosing a deadlock's victim raises: the same work
-succeeds later. BROKEN_LAWS are not among them although they are PostgresErrors: catch those first."""
+OUTAGES = (
+    OSError,
+    asyncio.TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresError,
+)
+"""What a database that is away, starting, full, not migrated or choosing a deadlock's victim raises, and a connection
+that is cut in the middle of an answer: the same work succeeds later. BROKEN_LAWS are not among them although they are
+PostgresErrors: catch those first."""
 
 BROKEN_LAWS = (asyncpg.IntegrityConstraintViolationError, asyncpg.DataError)
 """A row breaks a constraint or a type: the same work never succeeds."""
 
 
+LEASE = {
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_user_timeout": "20s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "client_connection_check_interval": "10s",
+}
+"""How long the server keeps what a paused, killed or unplugged process had locked. A transaction pooler takes none of
+these; behind one, they belong to the settings of the database."""
+
+
 async def connect(settings: Settings) -> Pool:
-    """A pool whose statements give up after half a minute; connections are made as they are needed."""
+    """A pool whose statements give up after a while; connections are made as they are needed."""
     return await asyncpg.create_pool(
         settings.database_url.get_secret_value(),
         min_size=0,
         max_size=settings.database_pool,
         statement_cache_size=settings.statement_cache_size,
-        command_timeout=30,
+        command_timeout=settings.statement_seconds,
         timeout=5,
-        server_settings={"application_name": "order-workflows"},
+        server_settings={"application_name": "order-workflows"} | (LEASE if settings.statement_cache_size else {}),
     )

@@ -32,7 +32,13 @@ async def exposition(
     )
     records = CounterMetricFamily("oms_consumer_records", "records processed", labels=["service", "group"])
     batches = CounterMetricFamily("oms_consumer_batches", "batches committed", labels=["service", "group"])
-    families: list[Metric] = [lag, age, records, batches]
+    parked_by = CounterMetricFamily("oms_consumer_parked", "records parked", labels=["service", "group"])
+    uncommitted = CounterMetricFamily(
+        "oms_consumer_offset_commit_errors",
+        "commits of offsets to the broker that failed; reading does not depend on them",
+        labels=["service", "group"],
+    )
+    families: list[Metric] = [lag, age, records, batches, parked_by, uncommitted]
     for consumer in consumers:
         for (topic, partition), (behind, seconds) in (await consumer.lag()).items():
             place = [service, consumer.group, topic, str(partition)]
@@ -40,11 +46,14 @@ async def exposition(
             age.add_metric(place, seconds)
         records.add_metric([service, consumer.group], consumer.progress.records)
         batches.add_metric([service, consumer.group], consumer.progress.batches)
+        parked_by.add_metric([service, consumer.group], consumer.progress.parked)
+        uncommitted.add_metric([service, consumer.group], consumer.progress.commit_errors)
     async with pool.acquire(timeout=5) as db:
-        unpublished, oldest, keys, parked = await db.fetchrow(UNPUBLISHED) or (0, 0, 0, 0)
+        unpublished, oldest, keys, parked, withheld = await db.fetchrow(UNPUBLISHED) or (0, 0, 0, 0, 0)
     for name, text, value in (
         ("oms_outbox_events", "facts not yet acknowledged by the broker", unpublished),
-        ("oms_outbox_oldest_seconds", "age of the oldest of them", oldest),
+        ("oms_outbox_oldest_seconds", "age of the oldest of them that is not withheld", oldest),
+        ("oms_outbox_withheld_keys", "keys not published, since the broker refused one of their facts", withheld),
         ("oms_parked_messages", "messages parked and open", parked),
         ("oms_parked_keys", "keys with a parked message", keys),
     ):

@@ -1,5 +1,6 @@
 """What an operator may ask of any service: its lag, and its parked messages, redriven or discarded under their name."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from shared.auth import Caller, Role
 from shared.contracts.base import Input, Name
 from shared.http import needs
 from shared.parking import settle, waiting
+from shared.relay import release, withheld
 
 router = APIRouter(prefix="/operations", tags=["operations"])
 
@@ -41,9 +43,26 @@ class PartitionLag(BaseModel):
 
 class Lag(BaseModel):
     partitions: list[PartitionLag]
-    unpublished: int
-    oldest_unpublished_seconds: float
+    unpublished: int = Field(description="facts not yet on the topic, those of withheld keys among them")
+    oldest_unpublished_seconds: float = Field(description="of those that are not withheld")
     parked_keys: int
+    withheld_keys: int = Field(description="keys that are not published, since the broker refused one of their facts")
+
+
+class WithheldKey(BaseModel):
+    key: str
+    reason: str
+    detail: str
+    facts: int
+    withheld_at: datetime
+
+
+class Release(Input):
+    key: Name
+
+
+class Released(BaseModel):
+    released: bool
 
 
 class Redrive(Input):
@@ -116,12 +135,31 @@ async def discard(request: Request, body: Discard, who: Operator) -> Discarded:
         return Discarded(discarded=await settle(db, body.ids, "discarded", who.actor, body.reason))
 
 
+@router.get("/withheld")
+async def withheld_keys(request: Request, _: Reader) -> list[WithheldKey]:
+    """Keys whose facts are not published, since the broker found one of them too large; oldest first."""
+    async with request.app.state.pool.acquire(timeout=5) as db:
+        return [WithheldKey(**asdict(key)) for key in await withheld(db)]
+
+
+@router.post("/withheld/release")
+async def release_key(request: Request, body: Release, who: Operator) -> Released:
+    """Publish a key's facts again, from the first: for when the broker takes larger ones."""
+    async with request.app.state.pool.acquire(timeout=5) as db:
+        released = Released(released=await release(db, body.key, who.actor))
+    request.app.state.running.woken()
+    return released
+
+
 UNPUBLISHED = """
 SELECT (SELECT count(*) FROM outbox) AS unpublished,
-       coalesce((SELECT extract(epoch FROM now() - recorded_at) FROM events
-                 WHERE id = (SELECT event_id FROM outbox ORDER BY position LIMIT 1)), 0)::float AS oldest,
+       coalesce((SELECT extract(epoch FROM now() - recorded_at) FROM outbox JOIN events ON id = event_id
+                 WHERE NOT EXISTS (SELECT FROM withheld
+                                   WHERE withheld.subject = events.subject AND released_at IS NULL)
+                 ORDER BY position LIMIT 1), 0)::float AS oldest,
        (SELECT count(DISTINCT key) FROM parked WHERE status = 'open') AS parked_keys,
-       (SELECT count(*) FROM parked WHERE status = 'open') AS parked"""
+       (SELECT count(*) FROM parked WHERE status = 'open') AS parked,
+       (SELECT count(*) FROM withheld WHERE released_at IS NULL) AS withheld_keys"""
 
 
 @router.get("/lag")
@@ -140,4 +178,5 @@ async def lag(request: Request, _: Reader) -> Lag:
         unpublished=row["unpublished"],
         oldest_unpublished_seconds=row["oldest"],
         parked_keys=row["parked_keys"],
+        withheld_keys=row["withheld_keys"],
     )

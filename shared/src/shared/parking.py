@@ -1,5 +1,6 @@
 """Messages that could not be decoded or decided, kept with their key: shown, redriven in order, or discarded, by name."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +24,7 @@ class Record:
     def parking_key(self) -> str:
         """What its successors queue behind: the key as text, or its own place when it has none."""
         if self.key:
-            return self.key.decode("utf-8", "backslashreplace").replace("\x00", "\\x00")
+            return _storable(self.key.decode("utf-8", "backslashreplace"))
         return f"{self.topic}/{self.partition}/{self.position}"
 
 
@@ -37,9 +38,17 @@ class Parked:
     detail: str
 
 
+# One statement. A record's headers travel as one JSON text, values in hex: arrays of arrays must all have one length.
 PARK = """
 INSERT INTO parked (key, topic, partition, position, header_names, header_values, record_key, value, reason, detail)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 ON CONFLICT (topic, partition, position) DO NOTHING"""
+SELECT key, topic, partition, position,
+       ARRAY(SELECT header ->> 0 FROM json_array_elements(headers) WITH ORDINALITY AS h (header, place) ORDER BY place),
+       ARRAY(SELECT decode(header ->> 1, 'hex')
+             FROM json_array_elements(headers) WITH ORDINALITY AS h (header, place) ORDER BY place),
+       record_key, value, reason, detail
+FROM unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::json[], $6::bytea[], $7::bytea[], $8::text[],
+    $9::text[]) WITH ORDINALITY AS told (key, topic, partition, position, headers, record_key, value, reason, detail, place)
+ORDER BY told.place ON CONFLICT (topic, partition, position) DO NOTHING"""
 
 OPEN = """
 SELECT id, key, topic, partition, position, header_names, header_values, record_key, value, reason, detail, parked_at
@@ -54,24 +63,27 @@ async def park(db: Db, parked: Sequence[Parked]) -> None:
     """In the caller's transaction, in order. A record parked before is not parked twice."""
     if not parked:
         return
-    await db.executemany(
+    await db.execute(
         PARK,
-        [
-            (
-                p.key,
-                p.record.topic,
-                p.record.partition,
-                p.record.position,
-                [name for name, _ in p.record.headers],
-                [bytes(value) if value is not None else None for _, value in p.record.headers],
-                p.record.key,
-                p.record.value,
-                p.reason,
-                p.detail.replace("\x00", "")[:4000],
-            )
-            for p in parked
-        ],
+        [p.key for p in parked],
+        [p.record.topic for p in parked],
+        [p.record.partition for p in parked],
+        [p.record.position for p in parked],
+        [_headers(p.record.headers) for p in parked],
+        [p.record.key for p in parked],
+        [p.record.value for p in parked],
+        [p.reason for p in parked],
+        [_storable(p.detail)[:4000] for p in parked],
     )
+
+
+def _storable(text: str) -> str:
+    """As text of the database: without NUL, and what is not UTF-8 escaped."""
+    return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+def _headers(headers: Headers) -> str:
+    return json.dumps([(_storable(name), None if value is None else bytes(value).hex()) for name, value in headers])
 
 
 @dataclass(frozen=True, slots=True)

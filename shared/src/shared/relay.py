@@ -2,36 +2,64 @@
 
 Leadership is a session advisory lock on the same direct connection that reads and deletes, so a leader that loses its
 connection loses both at once. What was acknowledged but not deleted is published again, in order; consumers claim ids.
+A fact that the broker finds too large is withheld with all that follows it under its key; the other keys go on.
 """
 
 import asyncio
 import time
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
 
 import asyncpg
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
+from aiokafka.partitioner import DefaultPartitioner
 
 from shared.contracts.base import FACTS, schema_id
 from shared.database import OUTAGES
 from shared.envelope import source_of
 from shared.settings import Settings
+from shared.shell import Db
+from shared.topics import note_partitions
 
 log = structlog.get_logger()
 
 LEAD = "SELECT pg_try_advisory_lock(7236, 1)"
-STILL_LEADING = """
-SELECT EXISTS (SELECT FROM pg_locks
-WHERE locktype = 'advisory' AND classid = 7236 AND objid = 1 AND objsubid = 2 AND pid = pg_backend_pid())"""
+# Simple protocol, since a pooler may lose prepared statements: whoever is between us and the server shows another pid.
+ASSERT_DIRECT = "DO $$ BEGIN ASSERT pg_backend_pid() = {pid}; END $$"
+# A leader that is paused, or whose machine is gone, must not keep the lock: the server ends a session that is silent
+# for longer than a round may take, or whose packets nobody acknowledges.
+LEASE = """
+SET idle_session_timeout = '30s'; SET tcp_user_timeout = '20s';
+SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"""
 NEXT = """
 SELECT position, subject, id::text, type, schema_version, data::text, occurred_at, sequence, actor, reason,
        correlation_id, causation_id, traceparent
-FROM (SELECT position, event_id FROM outbox ORDER BY position LIMIT $1) AS unpublished
-JOIN events ON id = event_id ORDER BY position"""
+FROM outbox JOIN events ON id = event_id
+WHERE NOT EXISTS (SELECT FROM withheld WHERE withheld.subject = events.subject AND released_at IS NULL)
+ORDER BY position LIMIT $1"""
 DELETE = "DELETE FROM outbox WHERE position = ANY($1::bigint[])"
+WITHHOLD = """
+INSERT INTO withheld (subject, event_id, reason, detail) VALUES ($1, $2::text::uuid, 'too_large', $3)
+ON CONFLICT (subject) WHERE released_at IS NULL DO NOTHING"""
 
-BATCH = 1000
+BATCH: Final = 1000
+BATCH_BYTES: Final = 256 * 1024
+ROUND_SECONDS: Final = 20.0
+"""How long a round's acknowledgements are waited for; then another producer tries. Shorter than the lease."""
+
+TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
+
+_choose = DefaultPartitioner()
+
+
+class Pooled(Exception):
+    """The relay's connection is not its own; the text says what to set."""
 
 
 @dataclass(slots=True)
@@ -39,6 +67,17 @@ class RelayProgress:
     is_leader: bool = False
     published: int = 0
     failing_since: float | None = None
+
+
+@dataclass(slots=True)
+class _Round:
+    """What became of the rows of one read. Nothing is sent after a failure in the same partition: a later fact of a
+    key must not be on the topic before an earlier one."""
+
+    acknowledged: list[int] = field(default_factory=list)
+    too_large: list[asyncpg.Record] = field(default_factory=list)
+    too_many: bool = False
+    failure: BaseException | None = None
 
 
 class Relay:
@@ -58,7 +97,8 @@ class Relay:
         self._woken.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Lead when possible, until stopped. A lost connection, database or broker means starting over."""
+        """Lead when possible, until stopped. A lost connection, database or broker means starting over. Raises Pooled
+        and PartitionsChanged."""
         failures = 0
         while not stop.is_set():
             try:
@@ -69,76 +109,139 @@ class Relay:
                 self.progress.failing_since = self.progress.failing_since or time.monotonic()
                 pause = min(5.0, 0.1 * 2 ** min(failures, 6))
                 log.warning("relay.restarted", error=repr(error), pause_seconds=pause)
-                await _sleep(stop, pause)
+                await stopped_within(stop, pause)
             finally:
                 self.progress.is_leader = False
 
     async def _lead(self, stop: asyncio.Event) -> None:
-        db = await asyncpg.connect(self._settings.direct_url, timeout=5, command_timeout=30)
-        producer = None
+        db = await asyncpg.connect(
+            self._settings.direct_url, timeout=5, command_timeout=15, max_cached_statement_lifetime=0
+        )
         try:
+            try:
+                await db.execute(ASSERT_DIRECT.format(pid=db.get_server_pid()))
+            except asyncpg.AssertError:
+                raise Pooled(
+                    "the relay's connection goes through a pooler, and its lock would not be its own: "
+                    "set OMS_DATABASE_DIRECT_URL to the database itself"
+                ) from None
+            await db.execute(LEASE)
+            # Prepared before there is a lock to lose: a session whose client falls silent between preparing and
+            # executing counts as busy, and is not ended.
+            await db.fetch(NEXT, 0)
+            await db.execute(DELETE, [])
             while not await db.fetchval(LEAD):
                 self.progress.failing_since = None
-                if await _sleep(stop, 1.0):
+                if await stopped_within(stop, 1.0):
                     return
-            if not await db.fetchval(STILL_LEADING):
-                raise RuntimeError(
-                    "the relay's lock is not on its own connection: it is behind a transaction pooler; "
-                    "set OMS_DATABASE_DIRECT_URL to the database itself"
-                )
-            # A new producer per leadership: an idempotent one can stick on an out-of-sequence error.
-            producer = AIOKafkaProducer(
-                bootstrap_servers=self._settings.kafka,
-                enable_idempotence=True,
-                acks="all",
-                linger_ms=1,
-                max_batch_size=256 * 1024,
-                request_timeout_ms=15_000,
-            )
-            await producer.start()
-            self.progress.is_leader = True
-            log.info("relay.leads", topic=self._topic)
-            idle = 0.005
+            batch_bytes = BATCH_BYTES
             while not stop.is_set():
-                self._woken.clear()
-                published = await self._publish(db, producer)
-                self.progress.failing_since = None
-                if published:
-                    idle = 0.005
-                    continue
-                await self._wait(stop, idle)
-                idle = min(0.1, idle * 2)
+                # A new producer per leadership and after every refusal: an idempotent one sticks on the gap in its
+                # sequence that a refused batch leaves.
+                async with self._producer(batch_bytes) as producer:
+                    refused = await self._publish_until_refused(db, producer, stop)
+                if refused is not None and refused.too_many:
+                    batch_bytes //= 2
         finally:
             self.progress.is_leader = False
-            if producer is not None:
-                await producer.stop()
             await db.close(timeout=2)
 
-    async def _publish(self, db: "asyncpg.Connection[asyncpg.Record]", producer: AIOKafkaProducer) -> int:
-        """One batch: send all, await all, delete what was acknowledged; raise if one was not, after deleting the rest
-        that precede it per key."""
-        rows = await db.fetch(NEXT, BATCH)
-        if not rows:
-            return 0
-        sends = [
-            await producer.send(self._topic, row["data"].encode(), row["subject"].encode(), headers=self._headers(row))
-            for row in rows
-        ]
-        results = await asyncio.gather(*sends, return_exceptions=True)
-        failed_keys: set[str] = set()
-        done: list[int] = []
-        failure: BaseException | None = None
-        for row, result in zip(rows, results, strict=True):
-            if isinstance(result, BaseException):
-                failure = result
-                failed_keys.add(row["subject"])
-            elif row["subject"] not in failed_keys:
-                done.append(row["position"])
-        await db.execute(DELETE, done)
-        self.progress.published += len(done)
-        if failure is not None:
-            raise failure
-        return len(done)
+    @asynccontextmanager
+    async def _producer(self, batch_bytes: int) -> AsyncIterator[AIOKafkaProducer]:
+        producer = AIOKafkaProducer(
+            bootstrap_servers=self._settings.kafka,
+            enable_idempotence=True,
+            acks="all",
+            max_batch_size=batch_bytes,
+            request_timeout_ms=10_000,
+            metadata_max_age_ms=10_000,
+        )
+        try:
+            await producer.start()
+            yield producer
+        finally:
+            # `stop` waits for what is unsent, and while the broker is away it would for ever.
+            sender, unsent = producer._sender, producer._message_accumulator  # noqa: SLF001
+            try:
+                async with asyncio.timeout(15):
+                    await sender.close()
+            finally:
+                unsent.fail_all(ProducerClosed())
+                await producer.stop()
+
+    async def _publish_until_refused(
+        self, db: "asyncpg.Connection[asyncpg.Record]", producer: AIOKafkaProducer, stop: asyncio.Event
+    ) -> _Round | None:
+        """The round in which the broker refused something for its size; None when stopped."""
+        if not self.progress.is_leader:
+            self.progress.is_leader = True
+            log.info("relay.leads", topic=self._topic)
+        partitions = 0
+        idle = 0.005
+        while not stop.is_set():
+            self._woken.clear()
+            if (count := len(await producer.partitions_for(self._topic))) != partitions:
+                await note_partitions(db, {self._topic: count})
+                partitions = count
+            rows = await db.fetch(NEXT, BATCH)
+            if not rows:
+                self.progress.failing_since = None
+                await self._wait(stop, idle)
+                idle = min(0.1, idle * 2)
+                continue
+            idle = 0.005
+            done = await self._publish(producer, rows, partitions)
+            await db.execute(DELETE, done.acknowledged)
+            self.progress.published += len(done.acknowledged)
+            for row in done.too_large:
+                detail = f"{row['type']} {row['id']}: the broker refused its {len(row['data'].encode())} bytes"
+                await db.execute(WITHHOLD, row["subject"], row["id"], detail)
+                log.error("key.withheld", key=row["subject"], topic=self._topic, detail=detail)
+            if done.failure is not None:
+                raise done.failure
+            self.progress.failing_since = None
+            if done.too_large or done.too_many:
+                return done
+        return None
+
+    async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record], partitions: int) -> _Round:
+        """Each partition's rows in order, the partitions side by side."""
+        placed: dict[int, list[asyncpg.Record]] = {}
+        for row in rows:
+            placed.setdefault(_partition(row["subject"], partitions), []).append(row)
+        done = _Round()
+        async with asyncio.timeout(ROUND_SECONDS):
+            await asyncio.gather(*(self._send(producer, place, each, done) for place, each in placed.items()))
+        return done
+
+    async def _send(
+        self, producer: AIOKafkaProducer, partition: int, rows: Sequence[asyncpg.Record], done: _Round
+    ) -> None:
+        sent = 0
+        while sent < len(rows):
+            batch = producer.create_batch()
+            first = sent
+            # A batch takes its first fact whatever its size.
+            while sent < len(rows) and batch.append(
+                timestamp=None,
+                key=rows[sent]["subject"].encode(),
+                value=rows[sent]["data"].encode(),
+                headers=self._headers(rows[sent]),
+            ):
+                sent += 1
+            batch.close()
+            try:
+                await (await producer.send_batch(batch, self._topic, partition=partition))
+            except TOO_LARGE:
+                if sent - first > 1:
+                    done.too_many = True
+                else:
+                    done.too_large.append(rows[first])
+                return
+            except KafkaError as error:
+                done.failure = error
+                return
+            done.acknowledged += [row["position"] for row in rows[first:sent]]
 
     def _headers(self, row: asyncpg.Record) -> list[tuple[str, bytes]]:
         headers = [
@@ -171,7 +274,43 @@ class Relay:
             return
 
 
-async def _sleep(stop: asyncio.Event, seconds: float) -> bool:
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """A key whose facts wait in the outbox, and how many."""
+
+    key: str
+    reason: str
+    detail: str
+    facts: int
+    withheld_at: datetime
+
+
+WITHHELD_KEYS = """
+SELECT subject AS key, reason, detail, withheld_at,
+       (SELECT count(*) FROM outbox JOIN events ON id = outbox.event_id WHERE events.subject = withheld.subject) AS facts
+FROM withheld WHERE released_at IS NULL ORDER BY withheld_at LIMIT 1000"""
+RELEASE = """
+UPDATE withheld SET released_at = now(), released_by = $2 WHERE subject = $1 AND released_at IS NULL RETURNING true"""
+
+
+async def withheld(db: Db) -> list[Withheld]:
+    """Oldest first."""
+    return [Withheld(**row) for row in await db.fetch(WITHHELD_KEYS)]
+
+
+async def release(db: Db, key: str, actor: str) -> bool:
+    """Let the relay try the key's facts again, from the first; False when the key is not withheld."""
+    return bool(await db.fetchval(RELEASE, key, actor))
+
+
+@lru_cache(maxsize=65_536)
+def _partition(subject: str, partitions: int) -> int:
+    """Where every client of Kafka puts this key; computed here, since a batch is made for one partition."""
+    chosen: int = _choose(subject.encode(), range(partitions), None)
+    return chosen
+
+
+async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
     """Whether it was stopped meanwhile."""
     try:
         await asyncio.wait_for(stop.wait(), seconds)

@@ -32,7 +32,7 @@ from shared.consumer import Consumer, Route, Router, Take
 from shared.database import OUTAGES, Pool, connect
 from shared.http import PROBLEMS, BodyLimit, Desk, document_problems, install_problems
 from shared.logs import configure
-from shared.relay import Relay
+from shared.relay import Relay, stopped_within
 from shared.settings import Settings
 from shared.shell import Flow
 from shared.timers import Fire, Timers
@@ -44,6 +44,9 @@ Worker: TypeAlias = Callable[["Running", asyncio.Event], Awaitable[None]]
 
 OUTAGE_SHOWS_AFTER = 10.0
 """Seconds a relay or consumer may fail before the service says that it is not ready."""
+WATCH_SECONDS = 5.0
+FAILED = 70
+"""Exit code of a process that ended itself: the log's `part.failed` says why."""
 
 
 class Running:
@@ -56,6 +59,7 @@ class Running:
         self.relay = Relay(settings, name) if publishes else None
         self.consumers: list[Consumer] = []
         self.desk = Desk(pool, self.woken)
+        self.has_failed = False
 
     def woken(self) -> None:
         """Facts were committed: let the relay publish them now."""
@@ -108,14 +112,22 @@ async def _consume(broker: KafkaBroker, stop: asyncio.Event) -> None:
 
 
 async def _watch(running: Running, stop: asyncio.Event) -> None:
-    """End a process whose consumer lags without attempting anything."""
-    while not stop.is_set():
+    """End a process whose consumer stands still or has lost its place, and replace connections that do not answer."""
+    while not await stopped_within(stop, WATCH_SECONDS):
         try:
-            await asyncio.wait_for(stop.wait(), 5)
+            async with running.pool.acquire(timeout=5) as db:
+                await db.fetchval("SELECT 1", timeout=5)
         except TimeoutError:
-            for consumer in running.consumers:
-                if await consumer.is_stuck():
-                    raise RuntimeError(f"group {consumer.group} lags and makes no progress") from None
+            # One that leads nowhere is noticed when it is used; the others would be tried one by one.
+            log.warning("database.silent")
+            await running.pool.expire_connections()
+        except OUTAGES:
+            continue
+        for consumer in running.consumers:
+            try:
+                await consumer.watch()
+            except (*OUTAGES, KafkaError) as error:
+                log.debug("watch.deferred", error=repr(error))
 
 
 def build(
@@ -155,6 +167,8 @@ def build(
                 chosen.kafka,
                 client_id=chosen.instance or name,
                 graceful_timeout=30,
+                request_timeout_ms=15_000,
+                metadata_max_age_ms=10_000,
                 log_level=logging.DEBUG,
                 middlewares=[KafkaPrometheusMiddleware(registry=registry, app_name=name)],
                 allow_auto_create_topics=False,
@@ -163,7 +177,7 @@ def build(
             consumer.subscribe(broker, topics)
             running.consumers.append(consumer)
             parts.append(("consumer", _consume(broker, stop)))
-            parts.append(("watch", _watch(running, stop)))
+        parts.append(("watch", _watch(running, stop)))
         if running.relay is not None:
             parts.append(("relay", running.relay.run(stop)))
         if timers:
@@ -179,18 +193,26 @@ def build(
             gc.collect()
             gc.freeze()
             gc.set_threshold(50_000, 20, 50)
-            tasks = [asyncio.create_task(_end_with(part, work), name=part) for part, work in parts]
+            tasks = [asyncio.create_task(_end_with(running, part, work), name=part) for part, work in parts]
             log.info("service.started", service=name)
             try:
                 yield
             finally:
                 stop.set()
-                _, late = await asyncio.wait(tasks, timeout=40) if tasks else (None, set())
+                # Where a part has failed, another may wait for it in vain.
+                grace = 5 if running.has_failed else 40
+                _, late = await asyncio.wait(tasks, timeout=grace) if tasks else (None, set())
                 for task in late:
                     log.error("part.abandoned", part=task.get_name())
                     task.cancel()
-                await asyncio.wait_for(pool.close(), 10)
+                try:
+                    await asyncio.wait_for(pool.close(), 5)
+                except TimeoutError:
+                    pool.terminate()
                 log.info("service.stopped", service=name)
+                if running.has_failed:
+                    # The server would end by the signal, as if somebody had asked it to.
+                    os._exit(FAILED)
 
     app = FastAPIOffline(
         title=f"Order Workflows: {name}",
@@ -216,12 +238,13 @@ async def _nothing() -> AsyncIterator[None]:
     yield
 
 
-async def _end_with(part: str, work: Awaitable[None]) -> None:
+async def _end_with(running: Running, part: str, work: Awaitable[None]) -> None:
     """A part that fails takes the process with it; the log says which and why."""
     try:
         await work
     except Exception as error:
         log.critical("part.failed", part=part, error=repr(error), exc_info=error)
+        running.has_failed = True
         os.kill(os.getpid(), signal.SIGTERM)
 
 

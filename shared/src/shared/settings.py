@@ -19,6 +19,7 @@ class Settings(BaseSettings):
     )
     database_pool: int = Field(default=8, ge=2, le=100)
     statement_cache_size: int = Field(default=256, ge=0, description="0 behind a transaction pooler")
+    statement_seconds: float = Field(default=30, gt=0, description="how long the database may take for one statement")
     kafka: str = Field(description="bootstrap servers")
     auth_key: SecretStr = Field(min_length=32, description="HS256 key of bearer tokens")
     auth_jwks_url: HttpUrl | None = Field(
@@ -30,6 +31,9 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     instance: str | None = Field(default=None, description="stable name of this replica: static group membership")
     batch_records: int = Field(default=1000, ge=1, le=10_000)
+    max_poll_seconds: float = Field(
+        default=300, gt=0, description="a batch that takes longer loses its partitions to another replica"
+    )
     stuck_after_seconds: float = Field(
         default=120, gt=0, description="a consumer that lags and attempts nothing for this long ends the process"
     )

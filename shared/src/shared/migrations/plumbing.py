@@ -44,6 +44,38 @@ CREATE TABLE outbox (
 COMMENT ON TABLE outbox IS 'Facts not yet acknowledged by the broker. Published in position order, deleted after the acknowledgement.';
 COMMENT ON COLUMN outbox.event_id IS 'written by the one statement that writes the event; a foreign key would look up and lock each again';
 
+CREATE TABLE withheld (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    subject text NOT NULL,
+    event_id uuid NOT NULL REFERENCES events,
+    reason text NOT NULL CHECK (reason IN ('too_large')),
+    detail text NOT NULL,
+    withheld_at timestamptz NOT NULL DEFAULT now(),
+    released_at timestamptz,
+    released_by text,
+    CHECK ((released_at IS NULL) = (released_by IS NULL))
+);
+CREATE UNIQUE INDEX withheld_open ON withheld (subject) WHERE released_at IS NULL;
+COMMENT ON TABLE withheld IS 'Keys whose facts stay in the outbox, in order: the broker refused one. The other keys are published.';
+COMMENT ON COLUMN withheld.released_at IS 'when an operator let the relay try again; refused again, the key gets another row';
+
+CREATE TABLE topics (
+    name text PRIMARY KEY,
+    partitions int NOT NULL CHECK (partitions > 0),
+    seen_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE topics IS 'How many partitions a topic had when it was first seen. With another number the process stops.';
+
+CREATE TABLE positions (
+    consumer_group text NOT NULL,
+    topic text NOT NULL,
+    partition int NOT NULL,
+    next bigint NOT NULL CHECK (next >= 0),
+    PRIMARY KEY (consumer_group, topic, partition)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE positions IS
+    'Where reading goes on, committed with the effects of what was read. Offsets in Kafka are for others to look at.';
+
 CREATE TABLE inbox (
     id uuid PRIMARY KEY,
     claimed_at timestamptz NOT NULL DEFAULT now()

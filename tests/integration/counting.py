@@ -1,0 +1,50 @@
+"""The tally as a service, in this process or in one of its own that can be killed, paused and stopped:
+`uvicorn --factory tests.integration.counting:from_environment`."""
+
+import asyncio
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+
+from shared.consumer import Route
+from shared.contracts.orders import OrderHoldPlaced
+from shared.envelope import Cause
+from shared.runtime import build
+from shared.shell import Db, Told
+from tests.integration.tally import FLOW, Add
+
+
+def translate(fact: OrderHoldPlaced, why: Cause) -> Told[Add]:
+    amount, _, label = fact.detail.partition(" ")
+    return Told(fact.order_id, Add(int(amount), label), why)
+
+
+def service(name: str, reads: str | None, *, publishes: bool) -> FastAPI:
+    """Counts what it reads. A label `hang` never comes to an end; `slow` takes four seconds, the first time."""
+    was_slow = False
+
+    async def dawdle(db: Db, told: Sequence[Told[Any]], states: Mapping[str, Any]) -> None:
+        nonlocal was_slow
+        labels = {t.command.label for t in told if isinstance(t.command, Add)}
+        if "hang" in labels:
+            await asyncio.Event().wait()
+        if "slow" in labels and not was_slow:
+            was_slow = True
+            await db.execute("SELECT pg_sleep(4)")
+
+    flow = replace(FLOW, surroundings=dawdle)
+    return build(
+        name,
+        topics=[reads] if reads else [],
+        routes=[Route(flow, {OrderHoldPlaced: translate})],
+        router=APIRouter(),
+        publishes=publishes,
+    )
+
+
+def from_environment() -> FastAPI:
+    reads = os.environ.get("TALLY_READS")
+    return service(os.environ["TALLY_NAME"], reads, publishes=reads is None)
