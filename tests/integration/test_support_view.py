@@ -16,7 +16,7 @@ from shared.auth import issue
 from shared.contracts.fulfillment import StockReceived
 from shared.parking import Record
 from shared.runtime import build
-from support_view import api, pages, store
+from support_view import api, pages
 from support_view.app import router
 from support_view.handlers import take
 from tests.backends import Backends
@@ -114,17 +114,6 @@ async def test_several_consumers_told_the_same_facts_at_once_leave_the_same_rows
 
     await asyncio.gather(*(consumer(seed) for seed in range(6)))
     assert await rows(pool) == told_straight
-
-
-async def test_everything_derived_can_be_made_again_from_the_timeline(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-    shelf = Telling("stock:SKU-lamp@BER")
-    shelf.tell(StockReceived(sku="SKU-lamp", location="BER", quantity=5, receipt_id="rcp-1"))
-    await deliver(pool, records_of(whole_story("ORD-1"), split_order("ORD-2"), shelf))
-    before = await rows(pool)
-    await pool.execute("UPDATE sections SET state = '{}', next = 1")
-    await pool.execute("DELETE FROM finds")
-    assert await store.rebuild(pool, chunk=3) == 10
-    assert await rows(pool) == before
 
 
 async def test_a_fact_about_no_order_is_on_the_timeline_and_nowhere_else(pool: "asyncpg.Pool[asyncpg.Record]") -> None:

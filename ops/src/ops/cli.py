@@ -30,6 +30,7 @@ from ops.keys import kept_keys
 from ops.lag import lag
 from ops.people import StoryFailed
 from ops.places import state_folder
+from ops.rebuild import rebuild
 from ops.supervision import StartFailed, until_signalled
 from ops.system import SERVICES, AlreadyUp, Given, bring_down, running_system
 from ops.topics import TopicsWrong, ensure_topics
@@ -199,6 +200,7 @@ def verify(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 app.command()(lag)
+app.command()(rebuild)
 app.add_typer(dlq, name="dlq")
 
 

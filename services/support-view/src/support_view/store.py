@@ -14,10 +14,13 @@ from shared.contracts import FACTS, OrderFact
 from shared.database import Pool
 from shared.shell import Db
 from support_view.domain.timeline import Entry, Place
-from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, span_to_read
+from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
 
 Key = tuple[str, str]
 """Subject and service."""
+
+Find = tuple[str, str, str]
+"""Kind, value and the order it leads to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +83,21 @@ async def add(db: Db, told: Sequence[Told]) -> None:
     if by_section:
         made, sections = await _lock(db, sorted(by_section))
         await _fold(db, sections, by_section)
-        await _make_findable(db, made, by_section)
+        if finds := _finds(made, by_section):
+            await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
 
 
 async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Section[Any]]]:
     """The sections, locked in key order, and which of them are new."""
-    rows = await db.fetch(LOCK, *_columns(keys))
+    rows = await db.fetch(LOCK, *columns(keys))
     missing = sorted(set(keys) - {(row["subject"], row["service"]) for row in rows})
     if missing:
-        await db.execute(MAKE, *_columns(missing))
-        rows += await db.fetch(LOCK, *_columns(missing))
+        await db.execute(MAKE, *columns(missing))
+        rows += await db.fetch(LOCK, *columns(missing))
     return missing, {(row["subject"], row["service"]): _section(row) for row in rows}
 
 
-def _columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:
+def columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:
     return [subject for subject, _ in keys], [service for _, service in keys]
 
 
@@ -110,34 +114,33 @@ async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key,
         key: advance(key[1], section, sequences[key], read[key] if spans[key] else told[key], spans[key])
         for key, section in sections.items()
     }
-    await _save(db, after)
+    await db.execute(SAVE, *written(after))
 
 
 async def _read_spans(db: Db, spans: Mapping[Key, Span]) -> Mapping[Key, Sequence[Entry]]:
     entries: dict[Key, list[Entry]] = defaultdict(list)
     if spans:
         firsts, lasts = [span.first for span in spans.values()], [span.last for span in spans.values()]
-        for row in await db.fetch(READ_SPANS, *_columns([*spans]), firsts, lasts):
+        for row in await db.fetch(READ_SPANS, *columns([*spans]), firsts, lasts):
             entries[row["subject"], row["service"]].append(_entry(row))
     return entries
 
 
-async def _save(db: Db, sections: Mapping[Key, Section[Any]]) -> None:
-    await db.execute(
-        SAVE,
-        *_columns([*sections]),
+def written(sections: Mapping[Key, Section[Any]]) -> tuple[list[Any], ...]:
+    """The columns of their rows."""
+    return (
+        *columns([*sections]),
         [section.next for section in sections.values()],
         [f"{{{','.join(map(str, sorted(section.waiting)))}}}" for section in sections.values()],
         [DOMAINS[service].state.dump_json(s.state).decode() for (_, service), s in sections.items()],
     )
 
 
-async def _make_findable(db: Db, made: Sequence[Key], told: Mapping[Key, Sequence[Entry]]) -> None:
+def _finds(made: Sequence[Key], told: Mapping[Key, Sequence[Entry]]) -> set[Find]:
     finds = {("order", subject.lower(), subject) for subject, _ in made}
     for (subject, _), entries in told.items():
         finds |= {(kind, value, subject) for entry in entries for kind, value in findable(entry.fact)}
-    if finds:
-        await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
+    return finds
 
 
 def _entry(row: Row) -> Entry:
@@ -155,34 +158,14 @@ def _entry(row: Row) -> Entry:
     )
 
 
-FORGET = "DELETE FROM sections"
-FORGET_FINDS = "DELETE FROM finds"
-KEYS = """
-SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) AND type <> ALL($3::text[])
-ORDER BY subject, service LIMIT $4"""
 OF_NO_ORDER: Final = [fact.type for fact in FACTS.values() if not issubclass(fact, OrderFact)]
 
 
-async def rebuild(pool: Pool, chunk: int = 500) -> int:
-    """Make every section and find again from the timeline, in one transaction; how many sections there are.
-
-    Consumers wait for it at their first lock and then find what they would have found.
-    """
-    count = 0
-    async with pool.acquire(timeout=5) as db, db.transaction():
-        await db.execute("LOCK TABLE timeline, sections, finds IN EXCLUSIVE MODE")
-        await db.execute(FORGET)
-        await db.execute(FORGET_FINDS)
-        after: Key = ("", "")
-        while rows := await db.fetch(KEYS, *after, OF_NO_ORDER, chunk):
-            keys = [(row["subject"], row["service"]) for row in rows]
-            made, sections = await _lock(db, keys)
-            read = await _read_spans(db, dict.fromkeys(keys, ALL))
-            await _save(db, {key: advance(key[1], sections[key], set(), read[key], ALL) for key in keys})
-            await _make_findable(db, made, read)
-            after = keys[-1]
-            count += len(keys)
-    return count
+async def folded(db: Db, keys: Sequence[Key]) -> tuple[dict[Key, Section[Any]], set[Find]]:
+    """What these sections and finds are by the timeline alone, whatever is kept of them."""
+    read = await _read_spans(db, dict.fromkeys(keys, ALL))
+    sections = {key: advance(key[1], section_of(key[1]), set(), read[key], ALL) for key in keys}
+    return sections, _finds(keys, read)
 
 
 SECTIONS = "SELECT subject, service, next, waiting, state FROM sections WHERE subject = ANY($1::text[])"

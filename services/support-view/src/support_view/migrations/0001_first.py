@@ -23,6 +23,8 @@ CREATE TABLE timeline (
     causation_id text
 );
 CREATE INDEX timeline_place ON timeline (subject, service, sequence);
+-- The table grows in this order, so its index is a few pages however large it gets: what was seen since an instant.
+CREATE INDEX timeline_seen ON timeline USING brin (seen_at) WITH (autosummarize = on, pages_per_range = 16);
 COMMENT ON TABLE timeline IS 'One row per fact that was seen, once (I12). Everything else here can be made again from it.';
 COMMENT ON COLUMN timeline.id IS 'id of the fact; a second delivery finds it here and adds nothing';
 COMMENT ON COLUMN timeline.subject IS 'the order, or stock:<sku>@<location>, or policy:<id>';
@@ -47,6 +49,18 @@ CREATE TABLE finds (
     subject text COLLATE "C" NOT NULL,
     PRIMARY KEY (kind, value, subject)
 );
+
+CREATE TABLE generations (
+    is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+    state text NOT NULL DEFAULT 'none' CHECK (state IN ('none', 'building', 'ready', 'previous')),
+    after_subject text COLLATE "C" NOT NULL DEFAULT '',
+    after_service text COLLATE "C" NOT NULL DEFAULT '',
+    caught_up_to timestamptz,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+INSERT INTO generations DEFAULT VALUES;
+COMMENT ON TABLE generations IS 'How far the generation beside the live one is: a rebuild that was killed goes on from here.';
+COMMENT ON COLUMN generations.caught_up_to IS 'all facts seen before are folded in it';
 
 CREATE TABLE reveals (
     id uuid PRIMARY KEY,
