@@ -10,11 +10,11 @@ export UV_PYTHON := $(PYTHON)
 export UV_PYTHON_DOWNLOADS := never
 unexport VIRTUAL_ENV
 
-.PHONY: help demo test check up down bench docs lock clean sync browser
+.PHONY: help demo test check up down bench docs pictures lock clean sync browser
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: sync ## Install, start and play every story, then stay up until Ctrl-C (ONCE=1: end with the stories)
 	@$(BIN)/oms demo $(if $(filter 1,$(ONCE)),--once)
@@ -41,6 +41,9 @@ bench: sync ## Measure beside the floors and rivals
 
 docs: sync ## Generate machines, messages and OpenAPI under docs/
 	@$(BIN)/python -m ops.docs
+
+pictures: sync browser ## Take the pictures in docs/ anew, from the running page
+	@OMS_PICTURES=docs $(BIN)/pytest -q tests/browser -k pictures
 
 lock: sync ## Take the newest versions that fit and pin them in pyproject.toml
 	@$(BIN)/python -m ops.pins $(UV)

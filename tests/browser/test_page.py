@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -246,6 +247,13 @@ async def test_the_keys_of_the_page(browser: Browser, site: str) -> None:
         await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
         await page.keyboard.press("Escape")
         await expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+
+
+@pytest.mark.skipif("OMS_PICTURES" not in os.environ, reason="the pictures in docs/ are made by `make pictures`")
+async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: str) -> None:
+    async with opened(browser, site, width=1280) as page:
+        await page.goto("/orders/ORD-1")
+        await page.screenshot(path=Path(os.environ["OMS_PICTURES"]) / "page.png")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from support_view.summary.dependencies import Dependencies, Node
 
 WIDTH, HEIGHT, GAP, SPACE = 216, 46, 64, 14
-LETTERS, LINES = 27, 2
+LETTERS, LINES = 25, 2
 
 
 @dataclass(frozen=True, slots=True)
