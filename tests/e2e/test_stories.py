@@ -1,5 +1,11 @@
 """Every story of the demo, played on the running system through its public interfaces; then everything is verified."""
 
+import asyncio
+import json
+import os
+import sys
+from typing import Any
+
 import pytest
 
 from ops.demo import play
@@ -22,3 +28,24 @@ async def test_after_the_stories_nothing_is_wrong(system: System) -> None:
     assert counted.facts > 100
     assert counted.in_timeline > 100
     assert counted.operations > 10
+
+
+async def oms(system: System, *arguments: str) -> tuple[int, Any]:
+    """The exit code, and what was printed as JSON."""
+    var = system.endpoints.secrets.parent
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "ops.cli", *arguments, "--json"),
+        env={**os.environ, "OMS_VAR": str(var)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    said, _ = await asyncio.wait_for(process.communicate(), 120)
+    return process.returncode or 0, json.loads(said)
+
+
+async def test_the_view_is_rebuilt_swapped_and_rolled_back_while_it_is_used(system: System) -> None:
+    code, told = await oms(system, "rebuild", "support-view")
+    assert (code, told["parity"], told["swapped"], told["differing"]) == (0, True, True, [])
+    assert await oms(system, "rebuild", "support-view", "--roll-back") == (0, {"done": "rolled_back"})
+    assert await oms(system, "rebuild", "support-view", "--discard") == (0, {"done": "discarded"})
