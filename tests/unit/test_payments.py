@@ -197,6 +197,23 @@ def test_the_final_capture_releases_the_rest_of_its_authorization() -> None:
     assert story.state.refunds == {}
 
 
+def test_nothing_is_drawn_on_what_a_final_capture_under_way_is_about_to_release() -> None:
+    story = paid(tender("t1", CARD, 700), tender("t2", CARD, 300), lines=[line("a", 2, 800), line("b", 1, 200)])
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    story.cancelled("C1", b=1)
+    story.handed_over("S2", a=1)
+    first, final = story.waiting()
+    assert (first.tender_id, final.tender_id, final.amount_minor, final.final) == ("t1", "t2", 100, True)
+    story.submit(final.id)
+    story.submit(first.id)
+    story.answer(first.id, Result.FAILED, code="card_declined")
+    story.tell(RetryCaptures(NOON))
+    assert all(o.tender_id == "t1" for o in story.waiting())
+    story.answer(final.id)
+    assert story.state.tenders["t2"].status is TenderStatus.CAPTURED
+
+
 def test_a_capture_is_never_final_while_another_one_of_its_tender_is_under_way() -> None:
     story = paid(tender("t1", CARD, 10_000), lines=[line("a", 2, 10_000)])
     story.handed_over("S1", a=1)

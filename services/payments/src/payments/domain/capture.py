@@ -161,11 +161,12 @@ def _in_drawing_order(state: Account) -> list[Tender]:
 
 
 def _capturable(state: Account, tender: Tender) -> int:
-    """What can be asked of it now. While a void is in flight there is nothing."""
-    is_voiding = tender.status in CAPTURABLE and any(
-        o.tender_id == tender.id and o.is_in_flight and o.kind is OperationKind.VOID for o in state.operations.values()
+    """What can be asked of it now. While a void or a final capture is in flight there is nothing: they release the rest."""
+    is_releasing = tender.status in CAPTURABLE and any(
+        o.tender_id == tender.id and o.is_in_flight and (o.kind is OperationKind.VOID or o.final)
+        for o in state.operations.values()
     )
-    if tender.status not in CAPTURABLE or is_voiding:
+    if tender.status not in CAPTURABLE or is_releasing:
         return 0
     return tender.open_minor - state.capturing_minor(tender.id)
 
