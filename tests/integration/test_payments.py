@@ -27,7 +27,7 @@ from shared.consumer import Consumer, Router
 from shared.contracts.base import Fact, LineQuantity, PolicyRef, TenderKind
 from shared.contracts.fulfillment import Parcel, ShipmentShipped
 from shared.contracts.orders import Address, Customer, OrderConfirmed, OrderLine, OrderPlaced, TenderSpec
-from shared.contracts.returns import DueLine, Resolution, ReturnRefundDue
+from shared.contracts.returns import DueLine, ExchangeDifferenceDue, Resolution, ReturnRefundDue
 from shared.database import Pool
 from shared.http import BodyLimit, Desk, install_problems
 from shared.parking import Record
@@ -667,3 +667,36 @@ async def test_everything_in_one_batch_comes_to_the_same(payments: Payments) -> 
     await payments.work()
     account = await payments.account()
     assert (account["captured_minor"], account["refunded_minor"]) == (10_000, 2_000)
+
+
+async def test_what_an_exchange_costs_more_is_charged_and_a_decline_is_asked_again(payments: Payments) -> None:
+    """The card declines whatever comes after its order's first authorization; the wallet then loses its answer."""
+    wallet = card(4_000, token="tok_authorization_timeout_after", id="t2", kind=TenderKind.WALLET)
+    await payments.shipped(card(6_000, token="tok_decline_again"), wallet)
+    due = ExchangeDifferenceDue(
+        order_id="o1", return_id="o1-RMA1", exchange_id="o1-X1", amount_minor=1_500, currency="EUR"
+    )
+    await payments.hear(due)
+    await payments.work()
+    account = await payments.account()
+    assert (account["charges"][0]["status"], account["captured_minor"]) == ("failed", 10_000)
+    key = bearer("agent") | {"Idempotency-Key": str(uuid4())}
+    body = {"reason": "the customer agrees", "occurred_at": THEN.isoformat()}
+    for _ in range(2):
+        answer = await payments.http.post("/orders/o1/charges/o1-X1/retry", json=body, headers=key)
+        assert answer.status_code == 202, answer.text
+    await payments.work()
+    await payments.hear(due)
+    await payments.work()
+    account = await payments.account()
+    assert (account["charges"][0]["status"], account["captured_minor"]) == ("captured", 11_500)
+    attempts = [
+        (t["charged_tender_id"], t["status"], t["captured_minor"]) for t in account["tenders"] if t["exchange_id"]
+    ]
+    assert attempts == [("t1", "declined", 0), ("t2", "captured", 1_500)]
+    books = await payments.there.books("o1")
+    assert sorted(a["captured_minor"] for a in books["authorizations"]) == [1_500, 4_000, 6_000]
+    refused = await payments.http.post(
+        "/orders/o1/charges/o1-X1/retry", json=body, headers=bearer("agent") | {"Idempotency-Key": str(uuid4())}
+    )
+    assert (refused.status_code, refused.json()["current"]) == (409, "captured")

@@ -17,7 +17,8 @@ from fulfillment.domain.order import Recall, Track
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Parcel, Shipment
 from orders.domain.decide import GiveConsent, Place, PlaceHold, ReleaseHold, RequestCancellation
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
-from payments.domain.decision import RetryCaptures
+from payments.domain.charge import ChargeStatus
+from payments.domain.decision import RetryCaptures, RetryCharge
 from payments.domain.operation import OperationStatus
 from payments.domain.payout import ApproveRefund as ApproveRefund
 from payments.domain.payout import Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
@@ -82,6 +83,7 @@ TENDERS: Final[tuple[tuple[tuple[TenderKind, str], ...], ...]] = (
     ((TenderKind.CARD, "ok"), (TenderKind.CARD, "declines")),
     ((TenderKind.CARD, "no_void"), (TenderKind.GIFT_CARD, "ok")),
     ((TenderKind.CARD, "no_capture"),),
+    ((TenderKind.CARD, "once"), (TenderKind.WALLET, "ok")),
 )
 PREFERENCES: Final = (
     ShippingPreference(),
@@ -195,6 +197,42 @@ def ask_return(world: World, which: int, how: int) -> None:
         world.act(Service.RETURNS, id, command, "customer:ada", said)
 
 
+PRICES: Final = (None, 40, 2500)
+"""Of a cup in exchange: even, cheaper than anything, dearer than anything."""
+
+
+def exchange(world: World, which: int, how: int) -> None:
+    """A unit is exchanged, and comes back as new; or its replacement is sent ahead, and it does not come in time."""
+    if (id := pick(world.orders, which)) and (purchase := world.returns(id).purchase):
+        line_id = pick(purchase.lines, how)
+        is_ahead = how % 4 == 3
+        line = ReturnLine(
+            line_id=line_id,
+            quantity=1,
+            reason=ReturnReason.UNWANTED,
+            condition=DeclaredCondition.UNOPENED,
+            exchange_sku=None if is_ahead else "cup",
+            exchange_unit_price_minor=None if is_ahead else pick(PRICES, how % 4),
+        )
+        resolution = Resolution.REPLACE_IN_ADVANCE if is_ahead else Resolution.EXCHANGE
+        said = f"Ada asks for 1 of line {line_id} of {id}: {resolution} at {line.exchange_unit_price_minor}"
+        if not world.act(
+            Service.RETURNS, id, RequestReturn((line,), resolution, "", (), world.now), "customer:ada", said
+        ):
+            return
+        one = list(world.returns(id).returns.values())[-1]
+        if is_ahead:
+            world.pass_time(timedelta(days=31), is_punctual=True)
+            return
+        at = {"occurred_at": world.now, "order_id": id, "return_id": one.return_id, "location": "berlin"}
+        back = (PartnerLine(line_id=line_id, quantity=1),)
+        message = WarehouseParcelReceived(**at, receipt_id=f"p{world.number()}", lines=back)
+        world.partner(Service.RETURNS, message, f"It comes back for {one.return_id}")
+        as_new = (InspectedUnits(line_id=line_id, quantity=1, outcome=InspectionOutcome.AS_NEW),)
+        looked_at = WarehouseItemsInspected(**at, inspection_id=f"i{world.number()}", lines=as_new)
+        world.partner(Service.RETURNS, looked_at, f"The warehouse finds it as new for {one.return_id}")
+
+
 def claim(world: World, which: int, how: int) -> None:
     if id := pick(world.orders, which):
         line_id = pick(world.order(id).lines, how)
@@ -277,8 +315,11 @@ def decide_refund(world: World, which: int, how: int) -> None:
         world.act(Service.PAYMENTS, id, command, "supervisor:sam", f"Sam tells {about}: {type(command).__name__}")
 
 
-def retry(world: World, which: int, _: int) -> None:
+def retry(world: World, which: int, how: int) -> None:
     if id := pick(world.orders, which):
+        if exchange := pick(world.account(id).charges, how):
+            again = RetryCharge(exchange, world.now)
+            world.act(Service.PAYMENTS, id, again, "agent:anna", f"Anna has {exchange} charged again")
         world.act(
             Service.PAYMENTS, id, RetryCaptures(world.now), "agent:anna", f"Anna tries the captures of {id} again"
         )
@@ -550,6 +591,7 @@ KINDS: Final[dict[str, tuple[int, Doing]]] = {
     "recall": (1, recall),
     "goods": (2, goods),
     "ask return": (3, ask_return),
+    "exchange": (2, exchange),
     "decide return": (2, decide_return),
     "receive": (3, receive),
     "inspect": (5, inspect),
@@ -600,7 +642,7 @@ def told(which: int, how: int, steps: list[Step]) -> World:
 
 
 @settings(max_examples=2 * settings().max_examples)
-@given(st.integers(0, 23), st.integers(0, 7), st.lists(step, max_size=60))
+@given(st.integers(0, 26), st.integers(0, 7), st.lists(step, max_size=60))
 def test_whatever_happens_when_units_and_money_stay_in_their_places(which: int, how: int, steps: list[Step]) -> None:
     told(which, how, steps)
 
@@ -682,3 +724,65 @@ def test_a_lost_unit_is_made_good_by_its_claim_and_not_by_a_persons_word(
     refunds = [r for r in world.account(id).refunds.values() if r.kind is RefundKind.LOST]
     assert [(r.return_id, r.status) for r in refunds] == [(claim.claim_id, RefundStatus.SUCCEEDED)] * refunded
     assert sum(n for s in world.fulfillment(id).shipments.values() for n in s.reshipped.values()) == again
+
+
+CARD, CASH, TWICE_DECLINED = 0, 3, 8
+"""Of `TENDERS`: a card; cash on delivery; a card that declines whatever comes after its order, and a wallet."""
+EVEN, CHEAPER, DEARER, AHEAD = range(4)
+
+
+def exchanged(tenders: int, how: int) -> tuple[World, str]:
+    """An order of mugs is delivered, and one of them is exchanged; its rest."""
+    world = told(3 * tenders, 5, [Step("exchange", 0, how)])
+    return world, world.orders[0]
+
+
+def at_rest(world: World) -> None:
+    world.come_to_rest()
+    assert world.broken_at_rest() == []
+
+
+def standing(world: World, id: str) -> tuple[int, int, ChargeStatus | None]:
+    """Of the only exchange: units that may leave, what was charged, and how its charge stands."""
+    [found] = [e for one in world.returns(id).returns.values() for e in one.exchanges.values()]
+    charges = list(world.account(id).charges.values())
+    return found.released, found.charged_minor, charges[0].status if charges else None
+
+
+@pytest.mark.parametrize(
+    ("tenders", "how", "expected"),
+    [
+        (CARD, EVEN, (1, 0, None)),
+        (CARD, CHEAPER, (1, 0, None)),
+        (CARD, DEARER, (1, 1495, ChargeStatus.CAPTURED)),
+        (CARD, AHEAD, (1, 1005, ChargeStatus.CAPTURED)),
+        (TWICE_DECLINED, DEARER, (0, 0, ChargeStatus.FAILED)),
+        (CASH, DEARER, (0, 0, ChargeStatus.FAILED)),
+    ],
+)
+def test_an_exchange_leaves_once_its_difference_is_charged(
+    tenders: int, how: int, expected: tuple[int, int, ChargeStatus | None]
+) -> None:
+    world, id = exchanged(tenders, how)
+    assert standing(world, id) == expected
+    assert Hold.PAYMENT not in world.order(id).holds
+
+
+def test_a_charge_that_was_declined_goes_to_the_next_tender_when_asked_again() -> None:
+    world, id = exchanged(TWICE_DECLINED, DEARER)
+    retry(world, 0, 0)
+    at_rest(world)
+    assert standing(world, id) == (1, 1495, ChargeStatus.CAPTURED)
+    [charged] = [t for t in world.account(id).tenders.values() if t.exchange_id and t.captured_minor]
+    assert (charged.kind, charged.captured_minor) == (TenderKind.WALLET, 1495)
+
+
+def test_a_replacement_that_was_charged_is_paid_back_when_its_return_comes_after_all() -> None:
+    world, id = exchanged(CARD, AHEAD)
+    [one] = world.returns(id).returns.values()
+    receive(world, 0, 4)
+    inspect(world, 0, 0)
+    at_rest(world)
+    [due] = world.returns(id).returns[one.return_id].dues.values()
+    assert (due.amount_minor, due.is_settled) == (1005, True)
+    assert sum(r.amount_minor for r in world.account(id).refunds.values()) == 1005

@@ -190,7 +190,7 @@ class Processor:
             return Verdict(result, operation.amount_minor, at, f"ref-{operation.id}", code, **more)
 
         if operation.kind is OperationKind.AUTHORIZE:
-            if tender.token == "declines":
+            if tender.token == "declines" or (tender.token == "once" and tender.exchange_id is not None):
                 return verdict(Result.FAILED, "insufficient_funds")
             holding = Holding(operation.amount_minor, at + timedelta(days=30))
             self.holdings[f"ref-{operation.id}"] = holding

@@ -17,6 +17,7 @@ from returns.domain.decisions import (
     GrantException,
     IssueLabel,
     OpenClaim,
+    RecordCharge,
     RecordDispute,
     RecordPurchase,
     RecordUnits,
@@ -59,6 +60,7 @@ from shared.contracts.returns import (
     DeclaredCondition,
     ExchangeCreated,
     ExchangeDifferenceDue,
+    ExchangeDifferenceSettled,
     ExchangeReleased,
     InspectionOutcome,
     InspectionRule,
@@ -917,9 +919,73 @@ class TestExchange:
         facts = story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
         assert only(facts, ExchangeDifferenceDue).amount_minor == 1400 - 999
         assert status(story) is ReturnStatus.INSPECTING
-        facts = story.then(SettleDifference(RMA1, "A1-X1", day(7)))
-        assert [f.type for f in facts] == ["exchange.released", "return.resolved"]
+        facts = story.then(RecordCharge("A1-X1", "A1-P3", 401, day(7)))
+        assert [f.type for f in facts] == ["exchange.difference_settled", "exchange.released", "return.resolved"]
+        assert only(facts, ExchangeDifferenceSettled).operation_id == "A1-P3"
+        assert story.then(RecordCharge("A1-X1", "A1-P3", 401, day(7))) == []
         assert story.then(SettleDifference(RMA1, "A1-X1", day(7))) == []
+
+    def test_a_person_may_settle_the_difference_and_a_charge_that_comes_late_is_given_back(self) -> None:
+        story = self.exchange(700)
+        story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
+        facts = story.then(SettleDifference(RMA1, "A1-X1", day(7)))
+        assert [f.type for f in facts] == ["exchange.difference_settled", "exchange.released", "return.resolved"]
+        assert only(facts, ExchangeDifferenceSettled).operation_id is None
+        due = only(story.then(RecordCharge("A1-X1", "A1-P3", 401, day(8))), ReturnRefundDue)
+        assert (due.amount_minor, due.lines[0].quantity) == (401, 0)
+
+    def test_a_revision_that_accepts_less_gives_the_rest_of_the_charge_back(self) -> None:
+        story = self.exchange(700)
+        story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
+        lines = (
+            RevisedUnits("tea", 1, InspectionOutcome.AS_NEW),
+            RevisedUnits("tea", 1, InspectionOutcome.COUNTERFEIT),
+        )
+        story.then(ReviseInspection(RMA1, "i1", lines, day(7)))
+        facts = story.then(RecordCharge("A1-X1", "A1-P3", 401, day(8)))
+        assert only(facts, ExchangeReleased).lines == of(tea=1)
+        assert only(facts, ReturnRefundDue).amount_minor == 401 - 201
+
+    def test_a_charge_for_what_was_rejected_meanwhile_is_given_back_whole(self) -> None:
+        story = self.exchange(700)
+        story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
+        facts = story.then(
+            ReviseInspection(RMA1, "i1", (RevisedUnits("tea", 2, InspectionOutcome.COUNTERFEIT),), day(7))
+        )
+        assert only(facts, ExchangeDifferenceSettled).amount_minor == 0
+        facts = story.then(RecordCharge("A1-X1", "A1-P3", 401, day(8)))
+        assert only(facts, ReturnRefundDue).amount_minor == 401
+
+    @pytest.mark.parametrize(("price", "worth"), [(700, 1400), (400, 800)])
+    def test_exchanged_units_come_back_for_what_they_cost_in_all(self, price: int, worth: int) -> None:
+        story = self.exchange(price)
+        facts = story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
+        if price > 500:
+            story.then(RecordCharge("A1-X1", "A1-P3", 401, day(7)))
+        else:
+            story.then(paid(only(facts, ReturnRefundDue), day(7)))
+        story.then(
+            shipped("shipped", day(8), shipment="A1-S2", tea=2), shipped("delivered", day(9), shipment="A1-S2", tea=2)
+        )
+        facts = story.then(
+            asking(day(10), tea=2),
+            parcel("r2", day(11), "A1-RMA2", tea=2),
+            looked_at("i2", day(12), ("tea", 2, "as_new"), return_id="A1-RMA2"),
+        )
+        assert only(facts, ReturnRefundDue).lines[0].gross_minor == worth
+
+    def test_a_unit_that_was_replaced_and_not_in_the_box_is_not_exchanged_again(self) -> None:
+        story = self.exchange(None)
+        story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
+        story.then(ReviseInspection(RMA1, "i1", (RevisedUnits("tea", 2, InspectionOutcome.NOT_IN_BOX),), day(7)))
+        again = returning("tea", 2, ReturnReason.SIZE, exchange_sku="big")
+        with pytest.raises(Invalid, match="must not be above 0"):
+            story.then(RequestReturn((again,), Resolution.EXCHANGE, "", (), day(8)))
+        story.then(
+            shipped("shipped", day(8), shipment="A1-S2", tea=2), shipped("delivered", day(9), shipment="A1-S2", tea=2)
+        )
+        facts = story.then(RequestReturn((again,), Resolution.EXCHANGE, "", (), day(10)))
+        assert "return.approved" in [f.type for f in facts]
 
     def test_no_difference_is_settled_for_what_was_rejected_after_all(self) -> None:
         story = self.exchange(700)
@@ -962,6 +1028,19 @@ class TestExchange:
         assert only(facts, ExchangeReleased).reason_code == "damaged"
         facts = story.then(ExpireReturn(RMA1, day(33)))
         assert only(facts, ExchangeDifferenceDue).amount_minor == 500
+        assert [f.type for f in story.then(RecordCharge("A1-X1", "A1-P3", 500, day(34)))] == [
+            "exchange.difference_settled"
+        ]
+        facts = story.then(parcel("r1", day(40), tea=1), looked_at("i1", day(41), ("tea", 1, "defective")))
+        assert only(facts, ReturnRefundDue).amount_minor == 500
+
+    def test_what_comes_late_is_not_charged_any_more(self) -> None:
+        story = delivered()
+        line = returning("tea", 1, ReturnReason.DEFECTIVE)
+        story.then(RequestReturn((line,), Resolution.REPLACE_IN_ADVANCE, "", (), day(3)), ExpireReturn(RMA1, day(33)))
+        facts = story.then(parcel("r1", day(40), tea=1), looked_at("i1", day(41), ("tea", 1, "defective")))
+        settled = only(facts, ExchangeDifferenceSettled)
+        assert (settled.amount_minor, settled.operation_id) == (0, None)
 
     def test_a_replaced_unit_may_be_returned_for_its_full_worth(self) -> None:
         story = self.exchange(None)

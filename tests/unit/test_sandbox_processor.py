@@ -119,6 +119,16 @@ async def test_a_declined_authorization_holds_no_money(world: World, token: str,
     assert (notice["type"], notice["data"]["code"]) == ("authorization.declined", code)
 
 
+async def test_a_card_may_decline_what_comes_after_its_first_authorization_of_an_order(world: World) -> None:
+    for key, order, status in (
+        ("a1", "order-1", "authorized"),
+        ("a2", "order-2", "authorized"),
+        ("a3", "order-1", "declined"),
+    ):
+        answer = await world.pay("authorizations", key, **(ORDER | {"token": "tok_decline_again", "order_id": order}))
+        assert (key, answer.json()["status"]) == (key, status)
+
+
 async def test_a_declined_capture_and_a_failed_refund_move_nothing(world: World) -> None:
     authorization = await world.authorized("tok_capture_declined")
     capture = await world.pay(f"authorizations/{authorization}/captures", "c1", amount_minor=100)

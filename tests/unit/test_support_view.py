@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shared.contracts.base import Bucket, PolicyRef
+from shared.contracts.base import Bucket, PolicyRef, TenderKind
 from shared.contracts.fulfillment import (
     BackorderConsentRequested,
     CancelledUnits,
@@ -37,6 +37,9 @@ from shared.contracts.orders import (
 from shared.contracts.payments import (
     DisputeOpened,
     OperationKind,
+    PaymentAuthorizationRequested,
+    PaymentChargeFailed,
+    PaymentChargeRequested,
     PaymentDeclined,
     PaymentOperationUnknown,
     PaymentVoided,
@@ -71,6 +74,7 @@ from tests.telling import (
     POLICY,
     START,
     Telling,
+    captured,
     confirmed_order,
     fill_backorder,
     placed,
@@ -309,6 +313,39 @@ def test_a_declined_order_has_nothing_allocated_and_says_why() -> None:
     assert (order.order.status, order.order.text) == ("rejected", "insufficient funds")
     assert order.rollups.payment_status == "declined"
     assert order.totals.captured.minor == 0 and not order.shipments
+
+
+def test_what_an_exchange_costs_more_is_told_beside_what_the_order_costs() -> None:
+    t = whole_story()
+    before, status = seen(t).totals, seen(t).rollups.payment_status
+    charge = {"order_id": t.order_id, "exchange_id": "X1", "amount_minor": 900, "currency": "EUR"}
+    t.tell(PaymentChargeRequested(**charge, return_id="RMA1"))
+    attempt = charge | {"tender_id": "X1-C1", "operation_id": "p9"}
+    t.tell(
+        PaymentAuthorizationRequested(
+            **attempt,
+            tender_kind=TenderKind.CARD,
+            attempt=1,
+            requested_at=t.now,
+            charged_tender_id="card",
+            reasons=("first_chargeable",),
+        )
+    )
+    t.tell(PaymentDeclined(**attempt, code="insufficient_funds"))
+    t.tell(PaymentChargeFailed(**charge, return_id="RMA1", code="insufficient_funds"))
+    order = seen(t)
+    told = "Have €9.00 for exchange X1 charged again, or settle it otherwise: insufficient funds"
+    assert told in steps(order)
+    assert (order.totals, order.rollups.payment_status) == (before, status)
+    assert order.tenders[-1].text == "for exchange X1; insufficient funds"
+    t.tell(PaymentChargeRequested(**charge, return_id="RMA1"))
+    taken = captured(t, "X1-C2", None, 900, 900, before.captured.minor + 900, 10).model_copy(
+        update={"exchange_id": "X1"}
+    )
+    t.tell(taken)
+    order = seen(t)
+    assert told not in steps(order)
+    assert (order.totals.captured, order.totals.charged.text) == (before.captured, "€9.00")
 
 
 def test_an_unknown_outcome_is_neither_a_failure_nor_a_success() -> None:

@@ -13,6 +13,7 @@ from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment
 from orders.domain.order import Order, Status
 from payments.domain.account import Account
+from payments.domain.charge import ChargeStatus
 from payments.domain.refund import Refund, RefundStatus
 from payments.domain.tender import DisputeStatus
 from returns.domain.order import OrderReturns, rma_lines
@@ -54,6 +55,7 @@ def broken(states: States, stock: Sequence[StockFact] = (), *, at_rest: bool) ->
         found += _captured_for(account, shipped, at_rest=at_rest)
     if account and returned:
         found += _refunds_of_returns(account, returned, at_rest=at_rest)
+        found += _charges(order, account, returned, at_rest=at_rest)
     if shipped and returned:
         found += _delivered(shipped, returned, at_rest=at_rest)
         found += _restocked(shipped, returned, stock, at_rest=at_rest)
@@ -73,7 +75,7 @@ def _agreed(order: Order, account: Account) -> Iterator[str]:
         yield f"I10: orders split the lines as {placed}, payments has {paid}"
     if sum(goods + shipping for _, goods, shipping in placed.values()) != order.total_minor:
         yield f"I10: the lines do not sum to the total of {order.total_minor}"
-    if sum(t.amount_minor for t in account.tenders.values()) != order.total_minor:
+    if sum(t.amount_minor for t in account.order_tenders) != order.total_minor:
         yield f"I10: the tenders do not sum to the total of {order.total_minor}"
 
 
@@ -242,9 +244,10 @@ def _settled(account: Account) -> Iterator[str]:
     """Nothing stays reserved or kept for what will not come."""
     if excess := account.excess_minor(with_dead=True) if account.is_open else 0:
         yield f"I7: {excess} is captured above what the order is worth, and nobody has asked for it back"
-    owed = account.worth_minor - account.captured_minor
+    owed = account.worth_minor - account.order_captured_minor
     for tender in account.tenders.values():
-        if owed <= 0 and tender.open_minor and not tender.is_void_refused:
+        is_needed = owed > 0 and tender.exchange_id is None
+        if not is_needed and tender.open_minor and not tender.is_void_refused:
             yield f"I6: tender {tender.id} holds {tender.open_minor} authorized that nothing will be captured of"
 
 
@@ -261,6 +264,30 @@ def _made_good_once(account: Account, shipped: OrderFulfillment, returned: Order
         due = account.refunded_units(id, frozenset({RefundKind.RETURN}))
         if due > stated:
             yield f"I8: line {id} has {due} units refunded by returns, which stated {stated}"
+
+
+def _charges(order: Order | None, account: Account, returned: OrderReturns, *, at_rest: bool) -> Iterator[str]:
+    """What returns states as owed for an exchange is charged once, and what was charged is known."""
+    exchanges = {id: e for one in returned.returns.values() for id, e in one.exchanges.items()}
+    taken = {t.exchange_id: t.captured_minor for t in account.tenders.values() if t.exchange_id and t.captured_minor}
+    for id in account.charges:
+        if id not in exchanges:
+            yield f"I7: payments charges for exchange {id}, which returns never made"
+    for id, exchange in exchanges.items():
+        captured, known = taken.get(id, 0), exchange.charged_minor
+        if (known or at_rest) and captured != known:
+            yield f"I7: {captured} was charged for exchange {id}, returns has {known}"
+        told = order.charges.get(id, 0) if order else captured
+        if (told or at_rest) and told != captured:
+            yield f"I7: {captured} was charged for exchange {id}, orders has {told}"
+        charge = account.charges.get(id)
+        if not at_rest:
+            continue
+        is_due = exchange.due_minor > 0 and not exchange.is_settled
+        if is_due and (charge is None or charge.status is not ChargeStatus.FAILED):
+            yield f"I7: {exchange.due_minor} is due for exchange {id}, and its charge is {charge and charge.status}"
+        if not is_due and charge is not None and charge.status not in (ChargeStatus.CAPTURED, ChargeStatus.DROPPED):
+            yield f"I7: nothing is due for exchange {id}, and its charge is {charge.status}"
 
 
 def _dues(returned: OrderReturns) -> Mapping[str, Due]:

@@ -10,7 +10,7 @@ from typing import Final, Literal
 
 from pydantic import AwareDatetime
 
-from sandbox.faults import FAULTS, Answer, Fault, Kind, Notices, Sequel, fault_for
+from sandbox.faults import FAULTS, GOOD, Answer, Fault, Kind, Notices, Sequel, fault_for
 from sandbox.ledger import UnknownSubject, new_id
 from sandbox.notices import Receiver, enqueue
 from shared.contracts.base import Model, TenderKind
@@ -76,6 +76,7 @@ ADD_AUTHORIZATION = """
 insert into authorizations (id, order_id, token, channel, currency, amount_minor, processed_at, expires_at)
 values (:id, :order_id, :token, :channel, :currency, :amount_minor, :processed_at, :expires_at)
 """
+AUTHORIZED_BEFORE = "select 1 from authorizations where order_id = ? and token = ?"
 SAVE_AUTHORIZATION = """
 update authorizations set captured_minor = :captured_minor, voided_minor = :voided_minor,
     refund_pending_minor = :refund_pending_minor, refunded_minor = :refunded_minor,
@@ -245,6 +246,8 @@ def perform(db: sqlite3.Connection, request: Request, pace: Pace, now: datetime)
         account, token = find_authorization(db, request.subject)
         terms = Terms(account.order_id, account.channel, account.currency, token)
     fault = fault_for(terms.token, request.kind)
+    if fault.is_first_spared and not db.execute(AUTHORIZED_BEFORE, (terms.order_id, terms.token)).fetchone():
+        fault = FAULTS[GOOD]
     if fault.answer is Answer.UNHEARD and db.execute(DROP_ONCE, (request.key,)).rowcount:
         return Reply(None)
     operation = _judge(request, terms, account, fault, now)

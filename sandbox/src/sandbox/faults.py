@@ -49,6 +49,8 @@ class Fault:
     notices: Notices = Notices.PROMPT
     sequel: Sequel | None = None
     expires: bool = False
+    is_first_spared: bool = False
+    """It befalls what comes after an order's first authorization."""
 
 
 _AUTHORIZATION: Final = frozenset({Kind.AUTHORIZATION})
@@ -61,6 +63,12 @@ FAULTS: Final[dict[str, Fault]] = {
     GOOD: Fault("Everything succeeds."),
     "tok_decline_insufficient_funds": Fault(
         "The authorization is declined: insufficient_funds.", _AUTHORIZATION, code="insufficient_funds"
+    ),
+    "tok_decline_again": Fault(
+        "The first authorization of an order succeeds, any further one is declined: insufficient_funds.",
+        _AUTHORIZATION,
+        code="insufficient_funds",
+        is_first_spared=True,
     ),
     "tok_decline_fraud": Fault("The authorization is declined: fraud.", _AUTHORIZATION, code="fraud"),
     "tok_authorization_timeout_after": Fault(

@@ -235,6 +235,8 @@ def _noted(state: OrderNotifications, note: Note) -> list[Fact]:
         case fulfillment.ShipmentShipped() as shipped:
             noted = _basis(state, shipped, UnitsBasis(shipped=shipped.lines))
             return [noted, _tell(evolve(state, noted), note, NotificationKind.SHIPMENT, _shipment(shipped))]
+        case payments.PaymentCaptured(exchange_id=str(), shipment_id=None):
+            return []
         case payments.PaymentCaptured(shipment_id=id, amount_minor=amount):
             return [_basis(state, note.fact, ChargeBasis(shipment_id=id, amount_minor=amount))]
         case payments.RefundFact() as fact:

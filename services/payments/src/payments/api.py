@@ -9,7 +9,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from payments.domain import payout
 from payments.domain.account import Account
-from payments.domain.decision import Command, Conclude, Dispute, RetryCaptures
+from payments.domain.charge import ChargeStatus
+from payments.domain.decision import Command, Conclude, Dispute, RetryCaptures, RetryCharge
 from payments.domain.operation import Operation, OperationStatus
 from payments.domain.payout import ApproveRefund, Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
 from payments.domain.policy import Policy
@@ -128,6 +129,15 @@ class TenderOut(BaseModel):
     disputed_minor: int
     refundable_minor: int
     expires_at: datetime | None
+    exchange_id: str | None = Field(description="the exchange this charges for; none: the order itself")
+    charged_tender_id: str | None = Field(description="whose card, wallet or account a charge goes to")
+
+
+class ChargeOut(BaseModel):
+    exchange_id: str
+    return_id: str
+    amount_minor: int
+    status: ChargeStatus
 
 
 class OperationOut(BaseModel):
@@ -191,6 +201,7 @@ class PaymentsOut(BaseModel):
     tenders: list[TenderOut]
     operations: list[OperationOut]
     refunds: list[RefundOut]
+    charges: list[ChargeOut] = Field(description="what exchanges cost more, beside the order's worth")
 
 
 class PreviewOut(BaseModel):
@@ -270,6 +281,8 @@ def shown(state: Account) -> PaymentsOut:
                 disputed_minor=state.held_minor(t),
                 refundable_minor=0 if t.is_disputed else state.left_minor(t),
                 expires_at=t.current.expires_at if t.authorizations else None,
+                exchange_id=t.exchange_id,
+                charged_tender_id=t.charged_tender_id,
             )
             for t in state.tenders.values()
         ],
@@ -289,6 +302,10 @@ def shown(state: Account) -> PaymentsOut:
             for o in state.operations.values()
         ],
         refunds=[_refund(state, r) for r in state.refunds.values()],
+        charges=[
+            ChargeOut(exchange_id=c.exchange_id, return_id=c.return_id, amount_minor=c.amount_minor, status=c.status)
+            for c in state.charges.values()
+        ],
     )
 
 
@@ -352,6 +369,14 @@ async def retry_captures(order_id: KnownOrder, body: ReasonIn, by: Operator) -> 
     return await by.tell(
         PAYMENTS, order_id, RetryCaptures(at), lambda state, _: (202, shown(state)), reason=body.reason, at=at
     )
+
+
+@router.post("/orders/{order_id}/charges/{exchange_id}/retry", status_code=202, response_model=PaymentsOut)
+async def retry_charge(order_id: KnownOrder, exchange_id: Annotated[Id, Path()], body: ReasonIn, by: Asker) -> Response:
+    """Ask once more for what an exchange costs more, where the charge had failed."""
+    at = business_time(body.occurred_at)
+    command = RetryCharge(exchange_id, at)
+    return await by.tell(PAYMENTS, order_id, command, lambda state, _: (202, shown(state)), reason=body.reason, at=at)
 
 
 @router.post("/orders/{order_id}/refunds", status_code=201, response_model=RefundOut)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from payments.domain.decision import CancelRest, Command, Confirm, NoteUnits, Open
+from payments.domain.decision import CancelRest, Command, Confirm, DropCharge, NoteUnits, Open, OweCharge
 from payments.domain.payout import OweRefund
 from payments.store import PAYMENTS
 from shared.consumer import Route
@@ -19,6 +19,7 @@ from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, Re
 from shared.contracts.returns import (
     ClaimOpened,
     ExchangeDifferenceDue,
+    ExchangeDifferenceSettled,
     Resolution,
     ReturnExceptionGranted,
     ReturnReason,
@@ -109,23 +110,16 @@ def refund_due(fact: ReturnRefundDue, cause: Cause) -> Told[Command]:
     return Told(fact.order_id, owed, cause)
 
 
-def difference_due(fact: ExchangeDifferenceDue, cause: Cause) -> Told[Command] | None:
-    """Below zero it is owed to the customer; what the customer owes is no refund."""
-    if fact.amount_minor >= 0:
-        return None
-    owed = OweRefund(
-        kind=RefundKind.PRICE_ADJUSTMENT,
-        cause_id=fact.exchange_id,
-        return_id=fact.return_id,
-        lines=(),
-        amount_minor=-fact.amount_minor,
-        currency=fact.currency,
-        trigger_at=cause.at,
-        channel=RefundChannel.ORIGINAL,
-        requester=cause.actor,
-        at=cause.at,
-    )
+def difference_due(fact: ExchangeDifferenceDue, cause: Cause) -> Told[Command]:
+    owed = OweCharge(fact.exchange_id, fact.return_id, fact.amount_minor, fact.currency, cause.at)
     return Told(fact.order_id, owed, cause)
+
+
+def difference_settled(fact: ExchangeDifferenceSettled, cause: Cause) -> Told[Command] | None:
+    """What was settled by a charge is known here."""
+    if fact.operation_id is not None:
+        return None
+    return Told(fact.order_id, DropCharge(fact.exchange_id, cause.at), cause)
 
 
 def _noted(
@@ -148,6 +142,7 @@ _TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], To
     ReturnExceptionGranted: exception_granted,
     ReturnRefundDue: refund_due,
     ExchangeDifferenceDue: difference_due,
+    ExchangeDifferenceSettled: difference_settled,
 }
 
 ROUTE: Final = Route(PAYMENTS, _TRANSLATIONS)

@@ -258,7 +258,8 @@ class ExchangeOut(BaseModel):
     sku: str
     quantity: int
     difference_minor: int
-    is_difference_due: bool
+    is_difference_due: bool = Field(description="asked of the customer, and settled neither by a charge nor by hand")
+    charged_minor: int
     released: int
 
 
@@ -331,7 +332,8 @@ def _exchange(exchange_id: str, e: Exchange) -> ExchangeOut:
         sku=e.sku,
         quantity=e.quantity,
         difference_minor=e.difference_minor,
-        is_difference_due=e.is_difference_due,
+        is_difference_due=e.due_minor > 0 and not e.is_settled,
+        charged_minor=e.charged_minor,
         released=e.released,
     )
 
@@ -623,7 +625,7 @@ async def revise(
 async def release_exchange(
     order_id: OrderId, return_id: ReturnId, exchange_id: Annotated[Id, Path()], body: ReasonIn, by: Reviewer
 ) -> Response:
-    """The customer paid the difference: the replacement may leave."""
+    """What the customer owes for it is settled otherwise than by a charge: a replacement that waits for it may leave."""
     at = business_time(body.occurred_at)
     command = SettleDifference(return_id, exchange_id, at)
     return await _tell(by, order_id, command, at, body.reason, _the(return_id))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from returns.domain.decisions import Command, RecordDispute, RecordPurchase, RecordUnits, SettleRefund
+from returns.domain.decisions import Command, RecordCharge, RecordDispute, RecordPurchase, RecordUnits, SettleRefund
 from returns.domain.inspections import InspectItems
 from returns.domain.parcels import ReceiveParcel
 from returns.domain.units import Stage
@@ -20,7 +20,7 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import OrderLinesCancelled, OrderPlaced
 from shared.contracts.partners import PartnerLine, WarehouseItemsInspected, WarehouseParcelReceived
-from shared.contracts.payments import DisputeLost, DisputeOpened, DisputeWon, RefundCompleted
+from shared.contracts.payments import DisputeLost, DisputeOpened, DisputeWon, PaymentCaptured, RefundCompleted
 from shared.contracts.returns import RecordedUnits
 from shared.envelope import Cause
 from shared.shell import Told
@@ -71,6 +71,13 @@ def refunded(fact: RefundCompleted, cause: Cause) -> Told[Command]:
     return Told(fact.order_id, SettleRefund(fact.cause_id, fact.refund_id, fact.amount_minor, cause.at), cause)
 
 
+def charged(fact: PaymentCaptured, cause: Cause) -> Told[Command] | None:
+    """Of captures, those of what an exchange cost more."""
+    if fact.exchange_id is None:
+        return None
+    return Told(fact.order_id, RecordCharge(fact.exchange_id, fact.operation_id, fact.amount_minor, cause.at), cause)
+
+
 def disputed(fact: DisputeOpened | DisputeWon | DisputeLost, cause: Cause) -> Told[Command]:
     return Told(fact.order_id, RecordDispute(fact.dispute_id, isinstance(fact, DisputeOpened)), cause)
 
@@ -119,6 +126,7 @@ ROUTE: Final = Route(
         ShipmentFound: moved("withdrawn"),
         ShipmentTrackingUpdated: scanned,
         RefundCompleted: refunded,
+        PaymentCaptured: charged,
         DisputeOpened: disputed,
         DisputeWon: disputed,
         DisputeLost: disputed,

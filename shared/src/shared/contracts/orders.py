@@ -270,6 +270,14 @@ class DisputeStep(Model):
     stage: DisputeStage
 
 
+class ChargeStep(Model):
+    """What was captured for an exchange, beside what the order is worth."""
+
+    about: Literal["charge"] = "charge"
+    exchange_id: Id
+    captured_minor: Minor
+
+
 class WrittenOffStep(Model):
     """Units that went astray and were worth nothing: no refund settles them."""
 
@@ -277,7 +285,7 @@ class WrittenOffStep(Model):
     lines: tuple[LineQuantity, ...]
 
 
-Step: TypeAlias = UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep | WrittenOffStep
+Step: TypeAlias = UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep | WrittenOffStep | ChargeStep
 
 
 class OrderProgressed(OrdersFact, type="order.progressed"):

@@ -67,6 +67,11 @@ class OperationKind(StrEnum):
     REFUND = "refund"
 
 
+class TenderExcluded(Model):
+    tender_id: Id
+    reason: Id
+
+
 class TenderFact(PaymentsFact):
     """A fact about one tender and one operation on it; the operation id is its idempotency key, for life."""
 
@@ -74,14 +79,23 @@ class TenderFact(PaymentsFact):
     operation_id: Id
     amount_minor: Minor
     currency: Currency
+    exchange_id: Id | None = Field(
+        default=None, description="the exchange whose difference this charges, on a tender of its own; none: the order"
+    )
 
 
 class PaymentAuthorizationRequested(TenderFact, type="payment.authorization_requested"):
-    """`requested_at`, here and below, is the business time the provider is told."""
+    """`requested_at`, here and below, is the business time the provider is told.
+
+    A charge for an exchange goes to the card, wallet or account of `charged_tender_id`, chosen for `reasons`.
+    """
 
     tender_kind: TenderKind
     attempt: int = Field(ge=1)
     requested_at: datetime
+    charged_tender_id: Id | None = None
+    reasons: tuple[Id, ...] = ()
+    excluded: tuple[TenderExcluded, ...] = ()
 
 
 class PaymentOperationSubmitted(TenderFact, type="payment.operation_submitted"):
@@ -113,6 +127,7 @@ class PaymentAuthorizationExpired(PaymentsFact, type="payment.authorization_expi
     tender_id: Id
     amount_minor: Minor
     final: bool
+    exchange_id: Id | None = None
 
 
 class PaymentCaptureRequested(TenderFact, type="payment.capture_requested"):
@@ -168,6 +183,29 @@ class PaymentAnomalyDetected(PaymentsFact, type="payment.anomaly_detected"):
     expected_minor: Minor | None
     observed_minor: Minor | None
     detail: Text
+
+
+class ChargeFact(PaymentsFact):
+    """About what a customer owes for an exchange, beside what the order is worth."""
+
+    exchange_id: Id
+    return_id: Id
+    amount_minor: Minor
+    currency: Currency
+
+
+class PaymentChargeRequested(ChargeFact, type="payment.charge_requested"):
+    """It is to be charged to a tender of the order; again where that had failed."""
+
+
+class PaymentChargeFailed(ChargeFact, type="payment.charge_failed"):
+    """Declined, or no tender can be charged: nothing was taken, and a person is to see to it."""
+
+    code: Id
+
+
+class PaymentChargeDropped(ChargeFact, type="payment.charge_dropped"):
+    """Settled otherwise, or no longer due: nothing more is charged for it."""
 
 
 class DisputeFact(PaymentsFact):
@@ -268,11 +306,6 @@ class RefundLeg(Model):
     reasons: tuple[str, ...]
     promised_at: datetime
     authorization: str | None = None
-
-
-class TenderExcluded(Model):
-    tender_id: Id
-    reason: Id
 
 
 class RefundRouted(RefundFact, type="refund.routed"):

@@ -405,6 +405,15 @@ class ExchangeDifferenceDue(ReturnFact, type="exchange.difference_due"):
     currency: Currency
 
 
+class ExchangeDifferenceSettled(ReturnFact, type="exchange.difference_settled"):
+    """Charged by `operation_id`; without one a person says that it is settled, or, of 0, it is no longer due."""
+
+    exchange_id: Id
+    amount_minor: int = Field(ge=0)
+    currency: Currency
+    operation_id: Id | None = None
+
+
 class ExchangeReleased(ReturnFact, type="exchange.released"):
     """The replacement may be shipped."""
 

@@ -236,7 +236,7 @@ def _noted(order: Order, fact: Fact, at: datetime, policies: Sequence[OrderPolic
             return [_reopened(order, "dispute", at, policies), *progressed(order, fact)]
         case payments.RefundRequested(kind=payments.RefundKind.GOODWILL) if order.status is Status.CLOSED:
             return [_reopened(order, "goodwill", at, policies), *progressed(order, fact)]
-        case payments.TenderFact():
+        case payments.TenderFact(exchange_id=None):
             steps = progressed(order, fact)
             return [*steps, *_payment_hold(order, fact, evolve(order, steps[0]))]
         case _:

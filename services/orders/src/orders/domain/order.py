@@ -27,6 +27,7 @@ from shared.contracts.base import Bucket, Fact, LineQuantity, PolicyRef
 from shared.contracts.orders import (
     Address,
     CancelledValue,
+    ChargeStep,
     Customer,
     DisputeStage,
     DisputeStep,
@@ -152,6 +153,8 @@ class Order:
     returns: Mapping[str, ReturnStep] = field(default_factory=dict)
     disputes: Mapping[str, DisputeStage] = field(default_factory=dict)
     uncaptured: Mapping[str, int] = field(default_factory=dict)
+    charges: Mapping[str, int] = field(default_factory=dict)
+    """By exchange: what was captured for it, beside what the order is worth."""
     written_off: Mapping[str, int] = field(default_factory=dict)
     cancellations: Mapping[str, Cancellation] = field(default_factory=dict)
     pending: str | None = None
@@ -183,6 +186,7 @@ class Order:
 
     @property
     def captured_minor(self) -> int:
+        """For the order itself, charges for exchanges aside."""
         return sum(t.captured_minor for t in self.tenders.values())
 
     @property
@@ -371,6 +375,8 @@ def _after(order: Order, step: Step) -> dict[str, Any]:
             return {"returns": {**order.returns, step.return_id: step}}
         case DisputeStep():
             return {"disputes": {**order.disputes, step.dispute_id: step.stage}}
+        case ChargeStep(exchange_id=id, captured_minor=captured):
+            return {"charges": {**order.charges, id: captured}}
         case WrittenOffStep(lines=lines):
             return {"written_off": _with(order.written_off, lines)}
 

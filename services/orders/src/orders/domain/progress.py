@@ -11,6 +11,7 @@ from orders.domain.quantities import Shipment
 from shared.contracts import fulfillment, payments, returns
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.orders import (
+    ChargeStep,
     DisputeStage,
     DisputeStep,
     OrderProgressed,
@@ -100,6 +101,10 @@ def _step(order: Order, fact: Fact) -> Step | None:
     match fact:
         case fulfillment.FulfillmentFact():
             return _units(order, fact)
+        case payments.PaymentCaptured(exchange_id=str(id), amount_minor=amount):
+            return ChargeStep(exchange_id=id, captured_minor=amount)
+        case payments.TenderFact() | payments.PaymentAuthorizationExpired() if fact.exchange_id is not None:
+            return None  # a charge for an exchange is no tender of the order, and its refusal holds nothing of it
         case payments.TenderFact() | payments.PaymentAuthorizationExpired():
             return _tender(order, fact)
         case payments.RefundFact():

@@ -101,9 +101,9 @@ def payment_status(order: Order) -> PaymentStatus:
 
 
 def refund_status(order: Order) -> RefundStatus:
-    paid = order.paid_back_minor
+    paid, captured = order.paid_back_minor, order.captured_minor + sum(order.charges.values())
     if paid:
-        return RefundStatus.REFUNDED if paid >= order.captured_minor else RefundStatus.PARTLY_REFUNDED
+        return RefundStatus.REFUNDED if paid >= captured else RefundStatus.PARTLY_REFUNDED
     if any(r.stage in (RefundStage.OPEN, RefundStage.ATTENTION) for r in order.refunds.values()):
         return RefundStatus.PENDING
     return RefundStatus.NONE

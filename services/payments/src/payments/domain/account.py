@@ -6,12 +6,14 @@ from datetime import datetime
 from typing import Final
 
 from payments.domain import tender as tenders
+from payments.domain.charge import CHARGE, Charge
 from payments.domain.operation import IN_FLIGHT, OPERATION, Operation, OperationStatus
 from payments.domain.refund import PAYOUT_FAILED, REFUND, REPAYS_EXCESS, Refund, RefundStatus
 from payments.domain.routing import Source
 from payments.domain.tender import DISPUTE, TENDER, Tender, TenderStatus
 from shared.contracts.base import Fact
 from shared.contracts.payments import (
+    ChargeFact,
     DisputeFact,
     DisputeLost,
     DisputeOpened,
@@ -24,6 +26,7 @@ from shared.contracts.payments import (
     PaymentCaptured,
     PaymentCaptureFailed,
     PaymentCaptureRequested,
+    PaymentChargeRequested,
     PaymentDeclined,
     PaymentOpened,
     PaymentOperationReconciled,
@@ -102,6 +105,8 @@ class Account:
     tenders: Mapping[str, Tender] = field(default_factory=dict)
     operations: Mapping[str, Operation] = field(default_factory=dict)
     refunds: Mapping[str, Refund] = field(default_factory=dict)
+    charges: Mapping[str, Charge] = field(default_factory=dict)
+    """By exchange: what the customer owes for it."""
 
     @property
     def is_open(self) -> bool:
@@ -144,6 +149,21 @@ class Account:
     def captured_minor(self) -> int:
         return sum(t.captured_minor for t in self.tenders.values())
 
+    @property
+    def order_tenders(self) -> list[Tender]:
+        """Those the order was placed with; charges for exchanges have their own."""
+        return [t for t in self.tenders.values() if t.exchange_id is None]
+
+    @property
+    def order_captured_minor(self) -> int:
+        """For the order itself, charges for exchanges aside."""
+        return sum(t.captured_minor for t in self.order_tenders)
+
+    @property
+    def drawn_minor(self) -> int:
+        """Captured or being captured for the order itself."""
+        return self.order_captured_minor + sum(self.capturing_minor(t.id) for t in self.order_tenders)
+
     def capturing_minor(self, tender_id: str | None = None) -> int:
         """Captures in flight, of one tender or of all."""
         return sum(
@@ -159,8 +179,8 @@ class Account:
             self.capturing_minor() > 0
             or any(self.of_line(id).due_back > self.of_line(id).handed_over for id in self.lines)
             or (
-                self.handed_over_minor > self.captured_minor
-                and any(t.status is TenderStatus.AUTHORIZING for t in self.tenders.values())
+                self.handed_over_minor > self.order_captured_minor
+                and any(t.status is TenderStatus.AUTHORIZING for t in self.order_tenders)
             )
         )
 
@@ -229,7 +249,7 @@ class Account:
         asked = sum(
             r.amount_minor for r in self.refunds.values() if r.kind in REPAYS_EXCESS and (with_dead or not r.is_dead)
         )
-        return max(0, self.captured_minor - asked - self.worth_minor)
+        return max(0, self.order_captured_minor - asked - self.worth_minor)
 
     def refunded_units(self, line_id: str, kinds: frozenset[RefundKind] = frozenset(RefundKind)) -> int:
         return sum(r.units_of(line_id) for r in self.refunds.values() if not r.is_dead and r.kind in kinds)
@@ -271,6 +291,10 @@ def laws(state: Account) -> list[str]:
             broken.append(f"I6: tender {t.id} gives back {refunds} of {t.captured_minor} captured")
     if (back := state.refunded_minor() + state.refunding_minor()) > state.captured_minor:
         broken.append(f"I7: refunds of {back} of {state.captured_minor} captured")
+    for id in state.charges:
+        taken = [t.id for t in state.tenders.values() if t.exchange_id == id and t.captured_minor]
+        if len(taken) > 1:
+            broken.append(f"I7: exchange {id} is charged {len(taken)} times: {', '.join(taken)}")
     for id, line in state.lines.items():
         units = state.of_line(id)
         if (n := state.refunded_units(id)) > units.due_back + units.cancelled + units.undelivered:
@@ -307,6 +331,13 @@ def evolve(state: Account, fact: Fact) -> Account:
             return state
         case PaymentAnomalyDetected(operation_id=str(id)):
             return _with_operation(state, replace(state.operations[id], is_questioned=True))
+        case PaymentChargeRequested():
+            was = state.charges.get(fact.exchange_id)
+            status = CHARGE.step(was.status, fact) if was else CHARGE.initial
+            charge = Charge(fact.exchange_id, fact.return_id, fact.amount_minor, status)
+            return replace(state, charges={**state.charges, charge.exchange_id: charge})
+        case ChargeFact():
+            return _with_charge(state, fact.exchange_id, fact)
         case DisputeFact():
             return _with_tender(state, _dispute(state.tenders[fact.tender_id], fact))
         case RefundLegFact():
@@ -321,6 +352,12 @@ def evolve(state: Account, fact: Fact) -> Account:
 
 def _with_tender(state: Account, tender: Tender) -> Account:
     return replace(state, tenders={**state.tenders, tender.id: tender})
+
+
+def _with_charge(state: Account, exchange_id: str, fact: Fact) -> Account:
+    was = state.charges[exchange_id]
+    charge = replace(was, status=CHARGE.step(was.status, fact))
+    return replace(state, charges={**state.charges, exchange_id: charge})
 
 
 def _with_operation(state: Account, operation: Operation) -> Account:
@@ -388,6 +425,8 @@ def _operate(state: Account, fact: TenderFact) -> Account:
         case PaymentCaptured():
             tender = tenders.capture(tender, fact, operation.authorization or "", operation.requested_at)
             done = replace(done, reference=fact.reference, code=None)
+            if tender.exchange_id is not None:
+                state = _with_charge(state, tender.exchange_id, fact)
         case PaymentVoided():
             tender = tenders.release(tender, fact)
             done = replace(done, code=None)
@@ -412,7 +451,7 @@ def _begin(
     kind: OperationKind,
     shipment_id: str | None,
 ) -> Account:
-    tender = state.tenders[fact.tender_id]
+    tender = state.tenders.get(fact.tender_id) or _charging(state, fact)
     is_new = kind is OperationKind.AUTHORIZE
     operation = Operation(
         id=fact.operation_id,
@@ -431,6 +470,20 @@ def _begin(
         is_capture_refused=tender.is_capture_refused and kind is not OperationKind.CAPTURE,
     )
     return _with_operation(_with_tender(state, tender), operation)
+
+
+def _charging(state: Account, fact: TenderFact) -> Tender:
+    """The tender of a charge begins with its authorization."""
+    if not isinstance(fact, PaymentAuthorizationRequested) or fact.charged_tender_id is None:
+        raise TypeError(f"{fact.type} of a tender nobody placed")
+    return Tender(
+        fact.tender_id,
+        fact.tender_kind,
+        state.tenders[fact.charged_tender_id].token,
+        fact.amount_minor,
+        exchange_id=fact.exchange_id,
+        charged_tender_id=fact.charged_tender_id,
+    )
 
 
 def _submitted(operation: Operation, fact: PaymentOperationSubmitted | RefundLegSubmitted) -> Operation:

@@ -6,8 +6,10 @@ is no longer needed is released, as soon as nothing on its tender is in flight.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from payments.domain.account import Account, evolve
+from payments.domain.charge import NO_TENDER, Charge, ChargeStatus, choose, is_tried
 from payments.domain.tender import CAPTURABLE, PROMISED, Tender, TenderStatus
 from shared.contracts.base import Fact, TenderKind
 from shared.contracts.payments import (
@@ -17,6 +19,7 @@ from shared.contracts.payments import (
     PaymentAuthorized,
     PaymentCaptured,
     PaymentCaptureRequested,
+    PaymentChargeFailed,
     PaymentVoided,
     PaymentVoidRequested,
     StoreCreditSpent,
@@ -26,7 +29,7 @@ from shared.contracts.payments import (
 def authorizations(state: Account, at: datetime) -> list[Fact]:
     """Ask for every tender that nothing was asked for yet; what is ours is authorized at once."""
     facts: list[Fact] = []
-    wanted = [t for t in state.tenders.values() if t.status is TenderStatus.CREATED and t.amount_minor]
+    wanted = [t for t in state.order_tenders if t.status is TenderStatus.CREATED and t.amount_minor]
     for ahead, tender in enumerate(wanted):
         facts.append(_ask(state, tender, tender.amount_minor, at, ahead))
         if tender.is_own:
@@ -37,8 +40,8 @@ def authorizations(state: Account, at: datetime) -> list[Fact]:
 def prepaid_captures(state: Account, at: datetime) -> list[Fact]:
     """Gift cards and store credit, whole, as far as the order is worth it."""
     facts: list[Fact] = []
-    rest = state.worth_minor - state.captured_minor - state.capturing_minor()
-    for tender in state.tenders.values():
+    rest = state.worth_minor - state.drawn_minor
+    for tender in state.order_tenders:
         amount = min(_capturable(state, tender), rest) if tender.is_prepaid else 0
         if amount > 0:
             facts.append(_capture(state, tender, amount, None, at, len(facts)))
@@ -48,7 +51,7 @@ def prepaid_captures(state: Account, at: datetime) -> list[Fact]:
 
 def captures(state: Account, at: datetime, *, again: bool = False) -> list[Fact]:
     """What was handed over and is not captured. `again`: tenders that declined a capture are asked too, after the others."""
-    missing = state.handed_over_minor - state.captured_minor - state.capturing_minor()
+    missing = state.handed_over_minor - state.drawn_minor
     facts: list[Fact] = []
     requests = 0
     for tender in sorted(_in_drawing_order(state), key=lambda t: t.is_capture_refused):
@@ -75,8 +78,8 @@ def captures(state: Account, at: datetime, *, again: bool = False) -> list[Fact]
 
 def releases(state: Account, at: datetime) -> list[Fact]:
     """Void what no longer can be needed. Nothing is released while a declined capture may still be drawn elsewhere."""
-    rest = max(0, state.worth_minor - state.captured_minor - state.capturing_minor())
-    if rest and any(t.is_capture_refused for t in state.tenders.values()):
+    rest = max(0, state.worth_minor - state.drawn_minor)
+    if rest and any(t.is_capture_refused for t in state.order_tenders):
         return []
     facts: list[Fact] = []
     requests = 0
@@ -101,10 +104,71 @@ def releases(state: Account, at: datetime) -> list[Fact]:
     return facts
 
 
+def charges(state: Account, at: datetime) -> list[Fact]:
+    """What exchanges cost more: asked of a tender, captured as soon as it is authorized, released where it is not wanted."""
+    facts: list[Fact] = []
+    requests = 0
+    for tender in state.tenders.values():
+        if tender.exchange_id is None or tender.status is not TenderStatus.AUTHORIZED or state.is_busy(tender.id):
+            continue
+        is_wanted = state.charges[tender.exchange_id].status is ChargeStatus.REQUESTED
+        if is_wanted and is_tried(tender):
+            facts.append(_capture(state, tender, tender.open_minor, None, at, requests))
+        elif tender.is_void_refused:
+            continue
+        else:
+            facts += _void(state, tender, at, requests)
+        requests += 1
+    for charge in state.charges.values():
+        tried = [t for t in state.tenders.values() if t.exchange_id == charge.exchange_id]
+        if charge.status is not ChargeStatus.REQUESTED or any(is_tried(t) for t in tried):
+            continue
+        chosen = choose(list(state.tenders.values()), charge.exchange_id)
+        if chosen.tender is None:
+            facts.append(charge_failed(state, charge, NO_TENDER))
+            continue
+        facts.append(
+            PaymentAuthorizationRequested(
+                order_id=state.order_id,
+                tender_id=f"{charge.exchange_id}-C{len(tried) + 1}",
+                operation_id=state.operation_id(requests),
+                amount_minor=charge.amount_minor,
+                currency=state.currency,
+                exchange_id=charge.exchange_id,
+                tender_kind=chosen.tender.kind,
+                attempt=1,
+                requested_at=at,
+                charged_tender_id=chosen.tender.id,
+                reasons=chosen.reasons,
+                excluded=chosen.excluded,
+            )
+        )
+        requests += 1
+    return facts
+
+
+def charge_failed(state: Account, charge: Charge, code: str) -> PaymentChargeFailed:
+    return PaymentChargeFailed(**charge_fields(state, charge), code=code)
+
+
+def charge_fields(state: Account, charge: Charge) -> dict[str, Any]:
+    return {
+        "order_id": state.order_id,
+        "exchange_id": charge.exchange_id,
+        "return_id": charge.return_id,
+        "amount_minor": charge.amount_minor,
+        "currency": state.currency,
+    }
+
+
 def expiry(state: Account, tender: Tender, at: datetime) -> list[Fact]:
     """An authorization has run out. It is asked for again, unless it had run out by the time it was asked for."""
     expired = PaymentAuthorizationExpired(
-        order_id=state.order_id, tender_id=tender.id, amount_minor=tender.open_minor, final=False
+        order_id=state.order_id,
+        tender_id=tender.id,
+        amount_minor=tender.open_minor,
+        final=False,
+        exchange_id=tender.exchange_id,
     )
     needed = _still_needed(state, tender)
     if needed <= 0:
@@ -127,6 +191,7 @@ def captured(state: Account, operation_id: str, reference: str) -> PaymentCaptur
         currency=state.currency,
         shipment_id=operation.shipment_id,
         final=operation.final,
+        exchange_id=tender.exchange_id,
         reference=reference,
         tender_captured_minor=tender.captured_minor + operation.amount_minor,
         order_captured_minor=state.captured_minor + operation.amount_minor,
@@ -157,7 +222,7 @@ def _after(state: Account, facts: Sequence[Fact]) -> Account:
 
 def _in_drawing_order(state: Account) -> list[Tender]:
     """Prepaid tenders before the others, each in the order of the order."""
-    return sorted(state.tenders.values(), key=lambda t: not t.is_prepaid)
+    return sorted(state.order_tenders, key=lambda t: not t.is_prepaid)
 
 
 def _capturable(state: Account, tender: Tender) -> int:
@@ -172,8 +237,11 @@ def _capturable(state: Account, tender: Tender) -> int:
 
 
 def _still_needed(state: Account, tender: Tender) -> int:
-    """Of a tender whose authorization has run out: what it has not given, as far as the order is worth it."""
-    rest = state.worth_minor - state.captured_minor - state.capturing_minor()
+    """Of a tender whose authorization has run out: what it has not given, as far as the order is worth it. A charge for an
+    exchange is asked for anew instead."""
+    if tender.exchange_id is not None:
+        return 0
+    rest = state.worth_minor - state.drawn_minor
     return min(tender.amount_minor - tender.captured_minor, rest)
 
 
@@ -214,7 +282,8 @@ def _capture(
         amount_minor=amount,
         currency=state.currency,
         shipment_id=shipment_id,
-        final=state.is_all_settled and not state.is_busy(tender.id),
+        final=tender.exchange_id is not None or (state.is_all_settled and not state.is_busy(tender.id)),
+        exchange_id=tender.exchange_id,
         requested_at=at,
     )
 
@@ -226,6 +295,7 @@ def _void(state: Account, tender: Tender, at: datetime, ahead: int) -> list[Fact
         operation_id=state.operation_id(ahead),
         amount_minor=tender.open_minor,
         currency=state.currency,
+        exchange_id=tender.exchange_id,
         requested_at=at,
     )
     if not tender.is_own:

@@ -11,6 +11,7 @@ from typing import Final, Literal, TypeAlias
 
 from payments.domain import capture, payout
 from payments.domain.account import EXPIRED_AUTHORIZATION, Account, evolve
+from payments.domain.charge import CHARGE, Charge, ChargeStatus
 from payments.domain.operation import Operation, OperationStatus, Result, Verdict
 from payments.domain.payout import (
     ApproveRefund,
@@ -33,6 +34,8 @@ from shared.contracts.payments import (
     PaymentAnomalyDetected,
     PaymentAuthorized,
     PaymentCaptureFailed,
+    PaymentChargeDropped,
+    PaymentChargeRequested,
     PaymentDeclined,
     PaymentOpened,
     PaymentOperationReconciled,
@@ -94,6 +97,33 @@ class RetryCaptures:
 
 
 @dataclass(frozen=True, slots=True)
+class OweCharge:
+    """Returns states what the customer owes for an exchange."""
+
+    exchange_id: str
+    return_id: str
+    amount_minor: int
+    currency: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DropCharge:
+    """Returns says that it is settled otherwise, or no longer due."""
+
+    exchange_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RetryCharge:
+    """A person asks for a charge that failed, once more."""
+
+    exchange_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class ExpireAuthorization:
     """`late` is how long after it this is told."""
 
@@ -139,6 +169,9 @@ Command: TypeAlias = (
     | NoteUnits
     | CancelRest
     | RetryCaptures
+    | OweCharge
+    | DropCharge
+    | RetryCharge
     | ExpireAuthorization
     | Submit
     | LoseSight
@@ -171,6 +204,12 @@ def decide(state: Account, command: Command, policies: Policies) -> Sequence[Fac
             return _and_then(state, _cancel_rest(state, command), policies, command.at)
         case RetryCaptures():
             return _retry(state, command)
+        case OweCharge():
+            return _and_then(state, _charged(state, command), policies, command.at)
+        case DropCharge(exchange_id=id):
+            return _and_then(state, _dropped(state, id), policies, command.at)
+        case RetryCharge():
+            return _and_then(state, _charged_again(state, command), policies, command.at)
         case ExpireAuthorization():
             return _and_then(state, _expire(state, command), policies, command.at)
         case Submit(operation_id=id):
@@ -225,7 +264,7 @@ def _and_then(state: Account, facts: Sequence[Fact], policies: Policies, at: dat
     def waiting(state: Account, at: datetime) -> Sequence[Fact]:
         return payout.waiting(state, policies, at)
 
-    for rule in (*rules, capture.releases, owed, waiting):
+    for rule in (*rules, capture.charges, capture.releases, owed, waiting):
         more = rule(state, at)
         for fact in more:
             state = evolve(state, fact)
@@ -267,13 +306,53 @@ def _cancel_rest(state: Account, command: CancelRest) -> list[Fact]:
 
 
 def _retry(state: Account, command: RetryCaptures) -> Sequence[Fact]:
-    missing = state.handed_over_minor - state.captured_minor - state.capturing_minor()
+    missing = state.handed_over_minor - state.drawn_minor
     if missing <= 0:
         raise NotAllowed("captured", "retry captures", (), "everything handed over is captured or being captured")
     facts = capture.captures(state, command.at, again=True)
     if not facts:
         raise NotAllowed("exhausted", "retry captures", (), "no tender has anything left to capture")
     return facts
+
+
+def _charged(state: Account, command: OweCharge) -> list[Fact]:
+    """Told again is no second charge; what was no longer due may be due again. Raises Invalid for another currency."""
+    if state.is_open and command.currency != state.currency:
+        raise Invalid("currency", f"must be {state.currency}, as the order")
+    known = state.charges.get(command.exchange_id)
+    if known is not None and known.status is not ChargeStatus.DROPPED:
+        return []
+    return [
+        PaymentChargeRequested(
+            order_id=state.order_id,
+            exchange_id=command.exchange_id,
+            return_id=command.return_id,
+            amount_minor=command.amount_minor,
+            currency=command.currency,
+        )
+    ]
+
+
+def _dropped(state: Account, exchange_id: str) -> list[Fact]:
+    charge = state.charges.get(exchange_id)
+    if charge is None or not CHARGE.admits(charge.status, PaymentChargeDropped):
+        return []
+    return [PaymentChargeDropped(**capture.charge_fields(state, charge))]
+
+
+def _charged_again(state: Account, command: RetryCharge) -> list[Fact]:
+    charge = state.charges.get(command.exchange_id)
+    if charge is None:
+        raise Invalid("exchange_id", "is no exchange that is charged for")
+    if charge.status is not ChargeStatus.FAILED:
+        raise NotAllowed(charge.status, "retry charge", CHARGE.allowed(charge.status))
+    return [PaymentChargeRequested(**capture.charge_fields(state, charge))]
+
+
+def _charge_of(state: Account, operation: Operation) -> Charge | None:
+    """What an operation charges for, as long as it is wanted."""
+    charge = state.charges.get(state.tenders[operation.tender_id].exchange_id or "")
+    return charge if charge is not None and charge.status is ChargeStatus.REQUESTED else None
 
 
 def _expire(state: Account, command: ExpireAuthorization) -> list[Fact]:
@@ -375,6 +454,9 @@ def _is_room_for(state: Account, operation: Operation) -> bool:
             return False
         case OperationKind.CAPTURE:
             free = tender.open_minor - state.capturing_minor(tender.id)
+            charge = state.charges.get(tender.exchange_id or "")
+            if charge is not None and charge.status in (ChargeStatus.REQUESTED, ChargeStatus.CAPTURED):
+                return False  # another attempt takes it
             return tender.status in CAPTURABLE and free >= operation.amount_minor
         case OperationKind.VOID:
             is_whole = tender.open_minor == operation.amount_minor
@@ -409,13 +491,17 @@ def _succeed(state: Account, operation: Operation, verdict: Verdict, policies: P
 
 def _fail(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
     of, code, at = _of(state, operation), verdict.code or "unspecified", verdict.at
+    charge = _charge_of(state, operation)
+    given_up = [capture.charge_failed(state, charge, code)] if charge else []
     match operation.kind:
         case OperationKind.AUTHORIZE:
             declined = PaymentDeclined(**of, code=code, fraud=code == FRAUD)
-            return _and_then(state, [declined], policies, at, capture.captures)
+            return _and_then(state, [declined, *given_up], policies, at, capture.captures)
         case OperationKind.CAPTURE:
             failed = PaymentCaptureFailed(**of, shipment_id=operation.shipment_id, code=code)
-            return _and_then(state, [failed], policies, at, *([_reauthorize(operation)] if _has_expired(code) else []))
+            return _and_then(
+                state, [failed, *given_up], policies, at, *([_reauthorize(operation)] if _has_expired(code) else [])
+            )
         case OperationKind.VOID:
             return _and_then(state, [PaymentVoidFailed(**of, code=code)], policies, at)
         case OperationKind.REFUND:
@@ -512,4 +598,5 @@ def _of(state: Account, operation: Operation) -> dict[str, object]:
         "operation_id": operation.id,
         "amount_minor": operation.amount_minor,
         "currency": state.currency,
+        "exchange_id": state.tenders[operation.tender_id].exchange_id,
     }

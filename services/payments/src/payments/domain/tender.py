@@ -138,6 +138,10 @@ class Tender:
     is_capture_refused: bool = False
     """A capture was declined; no other is tried on it by itself."""
     is_void_refused: bool = False
+    exchange_id: str | None = None
+    """It charges for this exchange, and for nothing of the order itself."""
+    charged_tender_id: str | None = None
+    """The tender of the order whose token it charges."""
     dispute: DisputeStatus = DisputeStatus.NONE
     dispute_id: str | None = None
     disputed_minor: int = 0

@@ -9,9 +9,8 @@ from returns.domain import order
 from returns.domain.claims import CLAIM, CLAIMABLE, Claim, ClaimStatus
 from returns.domain.dues import (
     consequences,
+    difference_settled,
     exchanges_made,
-    owed_in_exchange,
-    released,
     replaced_for,
     unpaid_advance,
 )
@@ -20,7 +19,7 @@ from returns.domain.inspections import InspectItems, ReviseInspection, inspected
 from returns.domain.order import OrderReturns, free, goods_worth, groups, left, room, shipping_worth, valued
 from returns.domain.parcels import ReceiveParcel, RecordScan, arrived, check_named_once
 from returns.domain.policies import Binding, Policies
-from returns.domain.rma import REPLACEMENT, RETURN, ReturnStatus, Rma
+from returns.domain.rma import REPLACEMENT, RETURN, ReturnStatus, Rma, owed_in_exchange
 from returns.domain.units import Stage, UnitStatus, is_known, purchase_of
 from shared.contracts.base import Fact, LineQuantity, PolicyRef
 from shared.contracts.orders import OrderPlaced
@@ -137,10 +136,20 @@ class IssueLabel:
 
 @dataclass(frozen=True, slots=True)
 class SettleDifference:
-    """The customer paid what the exchange costs more."""
+    """A person says that what the exchange costs more is settled."""
 
     return_id: str
     exchange_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCharge:
+    """Payments took what the exchange costs more, or what a replacement costs whose return never came."""
+
+    exchange_id: str
+    operation_id: str
+    amount_minor: int
     at: datetime
 
 
@@ -188,7 +197,14 @@ class ResolveClaim:
 
 
 OrderCommand: TypeAlias = (
-    RecordPurchase | RecordUnits | RecordDispute | SettleRefund | RequestReturn | OpenClaim | ResolveClaim
+    RecordPurchase
+    | RecordUnits
+    | RecordDispute
+    | RecordCharge
+    | SettleRefund
+    | RequestReturn
+    | OpenClaim
+    | ResolveClaim
 )
 OneReturnCommand: TypeAlias = (
     ApproveReturn
@@ -219,6 +235,8 @@ def decide(state: OrderReturns, command: Command, policies: Policies) -> Sequenc
             if (dispute_id in state.disputes) == is_open:
                 return []
             return [ReturnDisputeRecorded(order_id=state.order_id, dispute_id=dispute_id, is_open=is_open)]
+        case RecordCharge():
+            return _charged(state, command, policies)
         case SettleRefund():
             return _settled(state, command, policies)
         case RequestReturn():
@@ -555,11 +573,25 @@ def _difference_settled(state: OrderReturns, one: Rma, exchange_id: str) -> list
     exchange = one.exchanges.get(exchange_id)
     if exchange is None:
         raise Invalid("exchange_id", "is not known")
-    if exchange.released:
+    is_owed = exchange.released > 0 or owed_in_exchange(one, one.lines[exchange.line_id]) > 0
+    if exchange.is_settled or (exchange.released and not exchange.due_minor):
         return []
-    if not exchange.is_difference_due or not owed_in_exchange(one, one.lines[exchange.line_id]):
+    if not exchange.due_minor or not is_owed:
         raise NotAllowed(one.status, "SettleDifference", RETURN.allowed(one.status), "no difference is due")
-    return [released(state, one, exchange_id)]
+    return [difference_settled(state, one, exchange_id, exchange.due_minor, None)]
+
+
+def _charged(state: OrderReturns, command: RecordCharge, policies: Policies) -> Sequence[Fact]:
+    for one in state.returns.values():
+        exchange = one.exchanges.get(command.exchange_id)
+        if exchange is None:
+            continue
+        if exchange.charged_minor:
+            return []
+        settled = difference_settled(state, one, command.exchange_id, command.amount_minor, command.operation_id)
+        after = _fold(state, [settled])
+        return [settled, *consequences(after, one.return_id, _binding(state, policies), command.at)]
+    raise Invalid("exchange_id", "is not known")
 
 
 def _expired(state: OrderReturns, one: Rma) -> list[Fact]:

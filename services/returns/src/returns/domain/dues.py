@@ -7,19 +7,33 @@ from typing import Final, Literal, TypeAlias
 from returns.domain.order import (
     OrderReturns,
     evolve,
+    goods_minor,
     goods_worth,
     room,
     target,
     valued,
 )
 from returns.domain.policies import Binding
-from returns.domain.rma import MONEY, RETURN, Rma, RmaLine, Stated, is_refunded, refund_of
+from returns.domain.rma import (
+    MONEY,
+    RETURN,
+    Exchange,
+    Rma,
+    RmaLine,
+    Stated,
+    is_refunded,
+    is_undecided,
+    owed_in_exchange,
+    refund_of,
+    still_owes,
+)
 from returns.domain.units import EXPECTED, OPEN, UnitStatus
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.returns import (
     DueLine,
     ExchangeCreated,
     ExchangeDifferenceDue,
+    ExchangeDifferenceSettled,
     ExchangeReleased,
     Resolution,
     ReturnPolicy,
@@ -43,7 +57,7 @@ ReplacedFor: TypeAlias = Literal["exchange", "lost", "damaged", "wrong_item"]
 
 def consequences(state: OrderReturns, return_id: str, binding: Binding, at: datetime) -> Iterator[Fact]:
     """Facts that follow from the state as it is, each from the state after the one before."""
-    for step in (_releases, _refund_due, _resolved):
+    for step in (_lapsed, _releases, _refund_due, _resolved):
         for fact in tuple(step(state, state.returns[return_id], binding, at)):
             yield fact
             state = evolve(state, fact)
@@ -57,7 +71,7 @@ def exchanges_made(state: OrderReturns, one: Rma) -> Iterator[ExchangeCreated]:
         if not line.approved:
             continue
         purchased = state.purchase.lines[line_id]
-        worth = cumulative(purchased.goods_minor, min(line.approved, purchased.quantity), purchased.quantity)
+        worth = cumulative(goods_minor(state, line_id), min(line.approved, purchased.quantity), purchased.quantity)
         price = line.asked.exchange_unit_price_minor
         number += 1
         yield ExchangeCreated(
@@ -70,42 +84,64 @@ def exchanges_made(state: OrderReturns, one: Rma) -> Iterator[ExchangeCreated]:
         )
 
 
-def owed_in_exchange(one: Rma, line: RmaLine) -> int:
-    """How many units may be sent for this line's units as they stand; 0 while that is not known."""
-    if one.resolution is Resolution.REPLACE_IN_ADVANCE:
-        return line.approved
-    if line.count(*EXPECTED):
-        return 0
-    if one.resolution is Resolution.REPLACE_ON_RECEIPT:
-        return line.received - line.count(UnitStatus.NOT_IN_BOX)
-    is_open = line.count(*OPEN) or any(i.review for i in one.inspected(line.asked.line_id))
-    return 0 if is_open else line.count(UnitStatus.ACCEPTED)
-
-
 def _releases(state: OrderReturns, one: Rma, _: Binding, __: datetime) -> Iterator[Fact]:
     assert state.purchase is not None
     for exchange_id, exchange in one.exchanges.items():
-        owed = owed_in_exchange(one, one.lines[exchange.line_id])
+        line = one.lines[exchange.line_id]
+        owed = owed_in_exchange(one, line)
         if exchange.released or not owed:
             continue
-        difference = cumulative(max(0, exchange.difference_minor), owed, exchange.quantity)
-        if not difference:
-            yield released(state, one, exchange_id)
-        elif not exchange.is_difference_due:
-            yield ExchangeDifferenceDue(
-                order_id=state.order_id,
-                return_id=one.return_id,
-                exchange_id=exchange_id,
-                amount_minor=difference,
-                currency=state.purchase.currency,
-            )
+        if exchange.is_settled or not exchange.price_of(owed):
+            units = _paid_for(exchange, owed, line.stated.refund_minor) if exchange.is_settled else owed
+            if units:
+                yield _released(state, one, exchange_id, units)
+        elif not exchange.due_minor:
+            yield _difference_due(state, one, exchange_id, exchange.price_of(owed))
 
 
-def released(state: OrderReturns, one: Rma, exchange_id: str) -> ExchangeReleased:
+def _paid_for(exchange: Exchange, owed: int, given_back_minor: int) -> int:
+    """How many of the units owed are paid for: a revision may have allowed more since."""
+    paid = exchange.due_minor if exchange.is_settled_by_hand else exchange.charged_minor - given_back_minor
+    return max(units for units in range(owed + 1) if exchange.price_of(units) <= max(0, paid))
+
+
+def _difference_due(state: OrderReturns, one: Rma, exchange_id: str, amount: int) -> ExchangeDifferenceDue:
+    assert state.purchase is not None
+    return ExchangeDifferenceDue(
+        order_id=state.order_id,
+        return_id=one.return_id,
+        exchange_id=exchange_id,
+        amount_minor=amount,
+        currency=state.purchase.currency,
+    )
+
+
+def _lapsed(state: OrderReturns, one: Rma, _: Binding, __: datetime) -> Iterator[Fact]:
+    """What was asked of the customer is no longer owed: nothing was accepted after all, or the return came late."""
+    for exchange_id, exchange in one.exchanges.items():
+        is_open = not exchange.released and is_undecided(one, one.lines[exchange.line_id])
+        if exchange.due_minor and not exchange.is_settled and not is_open and not still_owes(one, exchange):
+            yield difference_settled(state, one, exchange_id, 0, None)
+
+
+def difference_settled(
+    state: OrderReturns, one: Rma, exchange_id: str, amount: int, operation_id: str | None
+) -> ExchangeDifferenceSettled:
+    assert state.purchase is not None
+    return ExchangeDifferenceSettled(
+        order_id=state.order_id,
+        return_id=one.return_id,
+        exchange_id=exchange_id,
+        amount_minor=amount,
+        currency=state.purchase.currency,
+        operation_id=operation_id,
+    )
+
+
+def _released(state: OrderReturns, one: Rma, exchange_id: str, quantity: int) -> ExchangeReleased:
     """The replacement of what came back (or is to come back) may be shipped."""
     exchange = one.exchanges[exchange_id]
     line = one.lines[exchange.line_id]
-    quantity = owed_in_exchange(one, line)
     return ExchangeReleased(
         order_id=state.order_id,
         return_id=one.return_id,
@@ -121,16 +157,13 @@ def unpaid_advance(state: OrderReturns, one: Rma) -> Iterator[ExchangeDifference
     assert state.purchase is not None
     for exchange_id, exchange in one.exchanges.items():
         missing = one.lines[exchange.line_id].count(UnitStatus.NOT_ARRIVED)
-        if exchange.released and missing:
+        if exchange.released and missing and not exchange.due_minor and not exchange.is_settled:
             purchased = state.purchase.lines[exchange.line_id]
-            worth = cumulative(purchased.goods_minor, min(missing, purchased.quantity), purchased.quantity)
-            yield ExchangeDifferenceDue(
-                order_id=state.order_id,
-                return_id=one.return_id,
-                exchange_id=exchange_id,
-                amount_minor=worth,
-                currency=state.purchase.currency,
+            worth = cumulative(
+                goods_minor(state, exchange.line_id), min(missing, purchased.quantity), purchased.quantity
             )
+            if worth:
+                yield _difference_due(state, one, exchange_id, worth)
 
 
 def _refund_due(state: OrderReturns, one: Rma, binding: Binding, at: datetime) -> Iterator[Fact]:

@@ -8,7 +8,17 @@ from typing import TypeAlias
 from returns.domain import claims, rma, units
 from returns.domain.claims import Claim, ClaimStatus
 from returns.domain.eligibility import UnitGroup
-from returns.domain.rma import MONEY, Rma, RmaLine, is_refunded, is_valued, refund_of, status_of
+from returns.domain.rma import (
+    MONEY,
+    Exchange,
+    Rma,
+    RmaLine,
+    given_back,
+    is_refunded,
+    is_valued,
+    refund_of,
+    status_of,
+)
 from returns.domain.units import BUCKET_OF, HELD, Purchase, ReverseBucket, UnitStatus, Whereabouts
 from shared.contracts.base import Fact, PolicyRef
 from shared.contracts.returns import (
@@ -111,7 +121,13 @@ def live_claims(state: OrderReturns, line_id: str, *, for_lost: bool) -> int:
 
 def in_returns(state: OrderReturns, line_id: str) -> int:
     """Units of the line that a return holds or has taken."""
-    return sum(line.count(*HELD) for _, line in rma_lines(state, line_id))
+    return sum(_held(one, line) for one, line in rma_lines(state, line_id))
+
+
+def _held(one: Rma, line: RmaLine) -> int:
+    """A unit that was replaced stays the return's, also where it never came: the customer has another for it."""
+    replaced = sum(e.released for e in one.exchanges.values() if e.line_id == line.asked.line_id)
+    return max(line.count(*HELD), replaced)
 
 
 def left(state: OrderReturns, line_id: str) -> int:
@@ -168,7 +184,7 @@ def groups(state: OrderReturns, line_id: str, quantity: int) -> list[UnitGroup]:
 def _taken(state: OrderReturns, line_id: str) -> Iterator[tuple[datetime | None, int]]:
     """(delivery, units) of what earlier returns hold: of their approved groups before reviewed, before declined ones."""
     for one, line in rma_lines(state, line_id):
-        held = line.count(*HELD)
+        held = _held(one, line)
         verdicts = [v for v in one.verdicts if v.line_id == line_id]
         for verdict in sorted(verdicts, key=lambda v: ("approve", "review", "decline").index(v.outcome)):
             n = min(held, verdict.quantity)
@@ -230,7 +246,7 @@ def goods_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued
     assert state.purchase is not None
     line = state.purchase.lines[line_id]
     k = min(line.quantity, before.units + quantity)
-    return max(0, cumulative(line.goods_minor, k, line.quantity) - before.goods_minor)
+    return max(0, cumulative(goods_minor(state, line_id), k, line.quantity) - before.goods_minor)
 
 
 def shipping_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued) -> int:
@@ -244,13 +260,40 @@ def shipping_worth(state: OrderReturns, line_id: str, quantity: int, before: Val
 
 def target(one: Rma, line: RmaLine) -> int:
     """What this line's units should have been refunded, as they now stand; minor units."""
-    if one.resolution is Resolution.EXCHANGE:
-        released = [e for e in one.exchanges.values() if e.line_id == line.asked.line_id and e.released]
-        return sum(cumulative(max(0, -e.difference_minor), e.released, e.quantity) for e in released)
     if one.resolution not in MONEY:
-        return 0
+        exchanges = [e for e in one.exchanges.values() if e.line_id == line.asked.line_id]
+        return sum(_owed_to_customer(e) + given_back(one, e) for e in exchanges)
     refunds = [refund_of(i) for i in one.inspected(line.asked.line_id)]
     return line.advanced_minor + sum(goods - fee + shipping for goods, fee, shipping in refunds)
+
+
+def _owed_to_customer(exchange: Exchange) -> int:
+    """What the units that were sent cost less."""
+    return cumulative(max(0, -exchange.difference_minor), exchange.released, exchange.quantity)
+
+
+def charged_minor(state: OrderReturns, line_id: str) -> int:
+    """What was taken for exchanges of the line on top of what it cost."""
+    return sum(
+        e.charged_minor for one, _ in rma_lines(state, line_id) for e in one.exchanges.values() if e.line_id == line_id
+    )
+
+
+def goods_minor(state: OrderReturns, line_id: str) -> int:
+    """What the line's units cost in all: as bought, and what their exchanges cost more or less.
+
+    Units of a line are not told apart, so an exchange's difference is spread over the line like its price. What a
+    replacement cost whose return never came buys a unit beside the line's, and is not in it.
+    """
+    assert state.purchase is not None
+    of_exchanges = (
+        e.charged_minor - given_back(one, e) - _owed_to_customer(e)
+        for one, _ in rma_lines(state, line_id)
+        if one.resolution is Resolution.EXCHANGE
+        for e in one.exchanges.values()
+        if e.line_id == line_id
+    )
+    return max(0, state.purchase.lines[line_id].goods_minor + sum(of_exchanges))
 
 
 def too_much(one: Rma) -> int:
@@ -272,7 +315,8 @@ def room(state: OrderReturns, line_id: str, more: int) -> int:
             worth = claim.worth[line_id]
             wanted += worth.goods_minor + worth.shipping_minor
             stated += worth.refund_minor
-    return min(wanted + more, purchased.goods_minor + purchased.shipping_minor) - stated
+    paid = purchased.goods_minor + purchased.shipping_minor + charged_minor(state, line_id)
+    return min(wanted + more, paid) - stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +386,9 @@ def law(state: OrderReturns, line_id: str) -> LineLaw:
         in_advance=in_advance,
         restocked=restocked,
         stated_minor=stated,
-        value_minor=purchased.goods_minor + purchased.shipping_minor if purchased else None,
+        value_minor=purchased.goods_minor + purchased.shipping_minor + charged_minor(state, line_id)
+        if purchased
+        else None,
     )
 
 

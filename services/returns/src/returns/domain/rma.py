@@ -12,6 +12,7 @@ from shared.contracts.returns import (
     DueLine,
     ExchangeCreated,
     ExchangeDifferenceDue,
+    ExchangeDifferenceSettled,
     ExchangeReleased,
     InspectedLine,
     InspectionOutcome,
@@ -214,14 +215,28 @@ class Due:
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Units owed for returned ones. `difference_minor` is for all of `quantity`: positive, the customer owes it."""
+    """Units owed for returned ones. `difference_minor` is for all of `quantity`: positive, the customer owes it.
+
+    `due_minor` is what was asked of the customer for `due_units`, `charged_minor` what payments took of it.
+    """
 
     line_id: str
     sku: str
     quantity: int
     difference_minor: int
-    is_difference_due: bool = False
+    due_minor: int = 0
+    due_units: int = 0
+    charged_minor: int = 0
+    is_settled_by_hand: bool = False
     released: int = 0
+
+    @property
+    def is_settled(self) -> bool:
+        return self.charged_minor > 0 or self.is_settled_by_hand
+
+    def price_of(self, units: int) -> int:
+        """What the customer owes for so many of them on top."""
+        return cumulative(max(0, self.difference_minor), units, self.quantity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +287,48 @@ class Rma:
         return sum(due.amount_minor for due in self.dues.values() if due.is_settled)
 
 
+def owed_in_exchange(one: Rma, line: RmaLine) -> int:
+    """How many units may be sent for this line's units as they stand; 0 while that is not known."""
+    if one.resolution is Resolution.REPLACE_IN_ADVANCE:
+        return line.approved
+    if line.count(*EXPECTED):
+        return 0
+    if one.resolution is Resolution.REPLACE_ON_RECEIPT:
+        return line.received - line.count(UnitStatus.NOT_IN_BOX)
+    return 0 if is_undecided(one, line) else line.count(UnitStatus.ACCEPTED)
+
+
+def is_undecided(one: Rma, line: RmaLine) -> bool:
+    """Units are still to come or to be looked at."""
+    return line.count(*OPEN) > 0 or any(i.review for i in one.inspected(line.asked.line_id))
+
+
+def still_owes(one: Rma, exchange: Exchange) -> int:
+    """What the customer owes for the exchange on top of the order, as its units stand; minor units.
+
+    Of an exchange, the price of what may be sent; of a replacement sent ahead, the worth of what did not come back.
+    """
+    line = one.lines[exchange.line_id]
+    if one.resolution is not Resolution.REPLACE_IN_ADVANCE:
+        return exchange.price_of(exchange.released or owed_in_exchange(one, line))
+    withheld = line.count(*OPEN, UnitStatus.NOT_ARRIVED, UnitStatus.NOT_IN_BOX, UnitStatus.REJECTED_SENT_BACK)
+    units = min(withheld, exchange.due_units)
+    return cumulative(exchange.due_minor, units, exchange.due_units) if exchange.due_units else 0
+
+
+def given_back(one: Rma, exchange: Exchange) -> int:
+    """Of what was charged for it, what is owed back to the customer as its units stand."""
+    if exchange.is_settled_by_hand:
+        return exchange.charged_minor
+    if (
+        one.resolution is Resolution.EXCHANGE
+        and not exchange.released
+        and is_undecided(one, one.lines[exchange.line_id])
+    ):
+        return 0
+    return max(0, exchange.charged_minor - still_owes(one, exchange))
+
+
 def refund_of(line: InspectedLine) -> tuple[int, int, int]:
     """(goods after the percentage withheld, restocking fee, shipping) in minor units; zeros while nothing is refunded."""
     if not is_refunded(line):
@@ -297,7 +354,7 @@ def evolve(rma: Rma, fact: ReturnFact) -> Rma:
     match fact:
         case ReturnRefundDue() | ReturnRefundSettled():
             return _money(rma, fact)
-        case ExchangeCreated() | ExchangeDifferenceDue() | ExchangeReleased():
+        case ExchangeCreated() | ExchangeDifferenceDue() | ExchangeDifferenceSettled() | ExchangeReleased():
             return _exchange(rma, fact)
         case ReturnUnexpectedItemReceived(receipt_id=receipt_id, sku=sku, quantity=quantity):
             unexpected = (*rma.unexpected, UnexpectedItem(receipt_id, sku, quantity))
@@ -457,12 +514,23 @@ def _money(rma: Rma, fact: ReturnRefundDue | ReturnRefundSettled) -> Rma:
     )
 
 
-def _exchange(rma: Rma, fact: ExchangeCreated | ExchangeDifferenceDue | ExchangeReleased) -> Rma:
+def _exchange(
+    rma: Rma, fact: ExchangeCreated | ExchangeDifferenceDue | ExchangeDifferenceSettled | ExchangeReleased
+) -> Rma:
     match fact:
         case ExchangeCreated(lines=(line,), sku=sku, difference_minor=difference):
             exchange = Exchange(line.line_id, sku, line.quantity, difference)
-        case ExchangeDifferenceDue(exchange_id=exchange_id):
-            exchange = replace(rma.exchanges[exchange_id], is_difference_due=True)
+        case ExchangeDifferenceDue(exchange_id=exchange_id, amount_minor=amount):
+            exchange = rma.exchanges[exchange_id]
+            of = rma.lines[exchange.line_id]
+            units = of.count(UnitStatus.NOT_ARRIVED) if exchange.released else owed_in_exchange(rma, of)
+            exchange = replace(exchange, due_minor=amount, due_units=units)
+        case ExchangeDifferenceSettled(exchange_id=exchange_id, amount_minor=0):
+            exchange = replace(rma.exchanges[exchange_id], due_minor=0, due_units=0)
+        case ExchangeDifferenceSettled(exchange_id=exchange_id, operation_id=None):
+            exchange = replace(rma.exchanges[exchange_id], is_settled_by_hand=True)
+        case ExchangeDifferenceSettled(exchange_id=exchange_id, amount_minor=amount):
+            exchange = replace(rma.exchanges[exchange_id], charged_minor=amount)
         case ExchangeReleased(exchange_id=exchange_id, lines=(line,)):
             exchange = replace(rma.exchanges[exchange_id], released=line.quantity)
         case _:

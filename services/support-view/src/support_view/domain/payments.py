@@ -8,6 +8,7 @@ from typing import Final
 
 from shared.contracts.base import TenderKind
 from shared.contracts.payments import (
+    ChargeFact,
     DisputeLost,
     DisputeOpened,
     DisputeWon,
@@ -19,6 +20,9 @@ from shared.contracts.payments import (
     PaymentCaptured,
     PaymentCaptureFailed,
     PaymentCaptureRequested,
+    PaymentChargeDropped,
+    PaymentChargeFailed,
+    PaymentChargeRequested,
     PaymentDeclined,
     PaymentOpened,
     PaymentOperationReconciled,
@@ -108,6 +112,8 @@ class Tender:
     expires_at: datetime | None = None
     code: str = ""
     """Why the provider last said no; empty after a yes."""
+    exchange_id: str | None = None
+    """It charges for this exchange, and for nothing of the order itself."""
 
     @property
     def authorized_minor(self) -> int:
@@ -194,6 +200,24 @@ class Dispute:
     since: datetime
 
 
+class ChargeStatus(StrEnum):
+    REQUESTED = "requested"
+    FAILED = "failed"
+    CAPTURED = "captured"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What the customer owes for an exchange, beside what the order is worth."""
+
+    return_id: str
+    amount_minor: int
+    status: ChargeStatus
+    since: datetime
+    code: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Payments:
     currency: str | None = None
@@ -204,6 +228,8 @@ class Payments:
     """By tender: the code of the last capture that failed and was not made good since."""
     refunds: Mapping[str, Refund] = field(default_factory=dict)
     disputes: Mapping[str, Dispute] = field(default_factory=dict)
+    charges: Mapping[str, Charge] = field(default_factory=dict)
+    """By exchange."""
     store_credit_minor: int = 0
     """Issued for this order, less what was clawed back."""
     anomalies: tuple[str, ...] = ()
@@ -214,6 +240,8 @@ def fold(payments: Payments, entry: Entry) -> Payments:
     match entry.fact:
         case TenderFact() as fact:
             return replace(_operate(payments, fact, entry), currency=fact.currency)
+        case ChargeFact() as fact:
+            return replace(payments, charges=put(payments.charges, fact.exchange_id, _charge(fact, entry)))
         case PaymentAuthorizationExpired(tender_id=id, final=final):
             tender = payments.tenders.get(id, Tender())
             status = TenderStatus.AUTHORIZATION_EXPIRED
@@ -262,6 +290,15 @@ _DISPUTES: Final = {
 }
 
 
+def _charge(fact: ChargeFact, entry: Entry) -> Charge:
+    status, code = ChargeStatus.REQUESTED, ""
+    if isinstance(fact, PaymentChargeFailed):
+        status, code = ChargeStatus.FAILED, fact.code
+    elif isinstance(fact, PaymentChargeDropped):
+        status = ChargeStatus.DROPPED
+    return Charge(fact.return_id, fact.amount_minor, status, entry.occurred_at, code)
+
+
 def _tender(payments: Payments, id: str, tender: Tender) -> Payments:
     return replace(payments, tenders=put(payments.tenders, id, tender))
 
@@ -298,7 +335,7 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
     """Authorizations, captures and voids of one tender."""
     at = entry.occurred_at
     id, amount = fact.tender_id, fact.amount_minor
-    tender = payments.tenders.get(id, Tender())
+    tender = payments.tenders.get(id, Tender(exchange_id=fact.exchange_id))
     match fact:
         case PaymentAuthorizationRequested(tender_kind=kind):
             tender = replace(tender, kind=kind, status=TenderStatus.AUTHORIZING)
@@ -332,6 +369,9 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
                 _tender(payments, id, tender),
                 capture_failures={other: code for other, code in payments.capture_failures.items() if other != id},
             )
+            if charge := payments.charges.get(fact.exchange_id or ""):
+                charged = replace(charge, status=ChargeStatus.CAPTURED, since=at, code="")
+                payments = replace(payments, charges=put(payments.charges, fact.exchange_id or "", charged))
             if shipment_id is not None:
                 so_far = payments.captured_by_shipment.get(shipment_id, 0)
                 by_shipment = put(payments.captured_by_shipment, shipment_id, so_far + amount)
@@ -339,7 +379,8 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
             return _end(payments, fact.operation_id)
         case PaymentCaptureFailed(code=code):
             payments = _tender(payments, id, replace(tender, code=code))
-            payments = replace(payments, capture_failures=put(payments.capture_failures, id, code))
+            if fact.exchange_id is None:
+                payments = replace(payments, capture_failures=put(payments.capture_failures, id, code))
             return _end(payments, fact.operation_id)
         case PaymentVoidRequested():
             tender = replace(tender, status=tender.status if tender.captured_minor else TenderStatus.VOIDING)
@@ -487,6 +528,10 @@ def _for(shipment_id: str | None, w: Words) -> str:
     return f" for {w.shipment(shipment_id)}" if shipment_id else ""
 
 
+def _extra(exchange_id: str | None) -> str:
+    return f" for exchange {exchange_id}" if exchange_id else ""
+
+
 def _to(leg: RefundLegFact, w: Words) -> str:
     return w.tender(leg.tender_id) if leg.channel == RefundChannel.ORIGINAL else CHANNELS[leg.channel]
 
@@ -512,8 +557,8 @@ SENTENCES: Final[Sentences] = {
         f"Release of {w.money(f.amount_minor, f.currency)} failed: {plain(f.code)}; it stands until it expires"
     ),
     PaymentAuthorizationRequested: lambda f, w: (
-        f"Authorization of {w.money(f.amount_minor, f.currency)} by {plain(f.tender_kind)} requested"
-        + (f", attempt {f.attempt}" if f.attempt > 1 else "")
+        f"Authorization of {w.money(f.amount_minor, f.currency)} by {plain(f.tender_kind)}"
+        f"{_extra(f.exchange_id)} requested" + (f", attempt {f.attempt}" if f.attempt > 1 else "")
     ),
     PaymentOperationSubmitted: lambda f, w: f"Provider asked to {plain(f.kind)} {w.money(f.amount_minor, f.currency)}",
     PaymentAuthorized: lambda f, w: f"{w.money(f.amount_minor, f.currency)} authorized by {plain(f.tender_kind)}",
@@ -521,7 +566,7 @@ SENTENCES: Final[Sentences] = {
         f"{w.money(f.amount_minor, f.currency)} authorized again by {plain(f.tender_kind)}"
     ),
     PaymentDeclined: lambda f, w: (
-        f"Payment of {w.money(f.amount_minor, f.currency)} declined: {plain(f.code)}"
+        f"Payment of {w.money(f.amount_minor, f.currency)}{_extra(f.exchange_id)} declined: {plain(f.code)}"
         + (", suspected fraud" if f.fraud else "")
     ),
     PaymentAuthorizationExpired: lambda f, w: (
@@ -532,11 +577,20 @@ SENTENCES: Final[Sentences] = {
         f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id, w)} requested"
     ),
     PaymentCaptured: lambda f, w: (
-        f"{w.money(f.amount_minor, f.currency)} captured{_for(f.shipment_id, w)}; "
+        f"{w.money(f.amount_minor, f.currency)} captured{_for(f.shipment_id, w)}{_extra(f.exchange_id)}; "
         f"{w.money(f.order_captured_minor, f.currency)} in all"
     ),
     PaymentCaptureFailed: lambda f, w: (
         f"Capture of {w.money(f.amount_minor, f.currency)}{_for(f.shipment_id, w)} failed: {plain(f.code)}"
+    ),
+    PaymentChargeRequested: lambda f, w: (
+        f"{w.money(f.amount_minor, f.currency)} is to be charged for exchange {f.exchange_id}"
+    ),
+    PaymentChargeFailed: lambda f, w: (
+        f"{w.money(f.amount_minor, f.currency)} for exchange {f.exchange_id} could not be charged: {plain(f.code)}"
+    ),
+    PaymentChargeDropped: lambda f, w: (
+        f"{w.money(f.amount_minor, f.currency)} for exchange {f.exchange_id} is not charged any more"
     ),
     PaymentVoidRequested: lambda f, w: f"Release of {w.money(f.amount_minor, f.currency)} requested",
     PaymentVoided: lambda f, w: f"{w.money(f.amount_minor, f.currency)} released to the customer; it was never taken",
@@ -596,6 +650,14 @@ QUIET: Final[Quiet] = frozenset(
 )
 
 DETAILS: Final[Details] = {
+    PaymentAuthorizationRequested: lambda f, w: [
+        *(
+            [f"charged to {w.tender(f.charged_tender_id)}: {w.listed(map(plain, f.reasons))}"]
+            if f.charged_tender_id
+            else []
+        ),
+        *(f"not to {w.tender(tender.tender_id)}: {plain(tender.reason)}" for tender in f.excluded),
+    ],
     PaymentAnomalyDetected: lambda f, w: [
         f.detail,
         *([f"expected {w.money(f.expected_minor)}"] if f.expected_minor is not None else []),

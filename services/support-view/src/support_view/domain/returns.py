@@ -13,6 +13,7 @@ from shared.contracts.returns import (
     Disposition,
     ExchangeCreated,
     ExchangeDifferenceDue,
+    ExchangeDifferenceSettled,
     ExchangeReleased,
     InspectedLine,
     InspectionOutcome,
@@ -322,7 +323,13 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
             return replace(told, status=Status.CLOSED)
         case ReturnReopened():
             return replace(told, status=Status.REOPENED, resolved_at=None)
-        case ExchangeCreated() | ExchangeDifferenceDue() | ExchangeReleased() | ReturnRefundSettled():
+        case (
+            ExchangeCreated()
+            | ExchangeDifferenceDue()
+            | ExchangeDifferenceSettled()
+            | ExchangeReleased()
+            | ReturnRefundSettled()
+        ):
             return told  # told on the timeline; refunds and shipments carry what follows from it
         case _:
             raise TypeError(f"{fact.type} is no fact of a return")
@@ -438,8 +445,11 @@ SENTENCES: Final[Sentences] = {
     ReturnReopened: lambda f, w: f"Return {f.return_id} reopened",
     ExchangeCreated: lambda f, w: f"Exchange agreed: {w.units(f.lines)} for {f.sku}",
     ExchangeDifferenceDue: lambda f, w: (
-        f"Exchange difference of {w.money(abs(f.amount_minor), f.currency)} is due to "
-        + ("us" if f.amount_minor > 0 else "the customer")
+        f"{w.money(f.amount_minor, f.currency)} is due from the customer for exchange {f.exchange_id}"
+    ),
+    ExchangeDifferenceSettled: lambda f, w: (
+        f"What exchange {f.exchange_id} costs more is "
+        + ("no longer due" if not f.amount_minor else "charged" if f.operation_id else "settled, as a person says")
     ),
     ExchangeReleased: lambda f, w: f"Replacement may be sent: {w.units(f.lines)} as {f.sku}",
     ClaimOpened: lambda f, w: f"Claim opened ({plain(f.reason)}): {w.units(f.lines)}",

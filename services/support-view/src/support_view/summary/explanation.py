@@ -9,7 +9,7 @@ from shared.contracts.base import Bucket, Model
 from shared.contracts.payments import OperationKind
 from support_view.domain.fulfillment import Backorder, Shipment, ShipmentStatus
 from support_view.domain.orders import Status as OrderStatus
-from support_view.domain.payments import DisputeStatus, LegStatus, OperationStatus, Refund, RefundStatus
+from support_view.domain.payments import ChargeStatus, DisputeStatus, LegStatus, OperationStatus, Refund, RefundStatus
 from support_view.domain.returns import Return
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.timeline import Words, day, plain, plural
@@ -83,6 +83,8 @@ def _standing(s: Sections) -> Iterator[Clause]:
             yield Clause(text=f"rejected: {orders.rejection}", domain="order")
         case OrderStatus.CANCELLED:
             yield Clause(text="cancelled, nothing will be delivered", domain="order")
+        case OrderStatus.CLOSED:
+            yield Clause(text="closed", domain="order")
         case OrderStatus.PLACED if orders.placed is not None:
             total = s.words.money(orders.placed.total_minor)
             yield Clause(text=f"waits for {total} to be authorized", domain="payment")
@@ -145,6 +147,12 @@ def _money(s: Sections) -> Iterator[Clause]:
     elif money.captured.minor or s.orders.standing in (OrderStatus.CONFIRMED, OrderStatus.COMPLETED):
         of = f" of {money.remaining.text}" if money.remaining.minor else ""
         yield Clause(text=f"{money.captured.text}{of} charged so far", domain="payment")
+    if money.charged.minor:
+        yield Clause(text=f"{money.charged.text} more charged for exchanges", domain="payment")
+    for id, charge in s.payments.charges.items():
+        if charge.status == ChargeStatus.FAILED:
+            text = f"{s.words.money(charge.amount_minor)} for exchange {id} could not be charged: {plain(charge.code)}"
+            yield Clause(text=text, domain="payment", about=f"return:{charge.return_id}")
     if money.voided.minor:
         yield Clause(text=f"{money.voided.text} of what was held were released", domain="payment")
     for tender_id, code in s.payments.capture_failures.items():

@@ -43,7 +43,8 @@ class Totals(Model):
     ordered: Amount
     remaining: Amount = Field(description="value of the order without what was cancelled")
     authorized: Amount
-    captured: Amount
+    captured: Amount = Field(description="for the order itself")
+    charged: Amount = Field(description="captured for exchanges, beside what the order is worth")
     voided: Amount
     refunded: Amount
     refund_pending: Amount
@@ -100,7 +101,7 @@ def tenders(s: Sections) -> Iterator[TenderState]:
             tender_id=id,
             kind=tender.kind or (spec.kind if spec else None),
             status=tender.status,
-            text=_tender_words(tender, s.words),
+            text="; ".join(filter(None, [_purpose(tender), _tender_words(tender, s.words)])),
             planned=s.amount(spec.amount_minor) if spec else None,
             authorized=s.amount(tender.authorized_minor),
             captured=s.amount(tender.captured_minor),
@@ -113,7 +114,8 @@ def tenders(s: Sections) -> Iterator[TenderState]:
 
 
 def totals(s: Sections) -> Totals:
-    tenders = s.payments.tenders.values()
+    tenders = [tender for tender in s.payments.tenders.values() if tender.exchange_id is None]
+    charged = sum(tender.captured_minor for tender in s.payments.tenders.values() if tender.exchange_id is not None)
     refunds = s.payments.refunds.values()
     ordered = s.orders.placed.total_minor if s.orders.placed else 0
     remaining = s.orders.remaining_minor
@@ -123,6 +125,7 @@ def totals(s: Sections) -> Totals:
         remaining=s.amount(0 if ended else ordered if remaining is None else remaining),
         authorized=s.amount(sum(tender.authorized_minor for tender in tenders)),
         captured=s.amount(sum(tender.captured_minor for tender in tenders)),
+        charged=s.amount(charged),
         voided=s.amount(sum(tender.voided_minor for tender in tenders)),
         refunded=s.amount(sum(refund.settled_minor for refund in refunds)),
         refund_pending=s.amount(sum(refund.pending_minor for refund in refunds)),
@@ -168,6 +171,10 @@ def _leg(s: Sections, id: str, leg: Leg) -> LegState:
         settled_at=leg.settled_at,
         code=plain(leg.code),
     )
+
+
+def _purpose(tender: Tender) -> str:
+    return f"for exchange {tender.exchange_id}" if tender.exchange_id else ""
 
 
 def _tender_words(tender: Tender, w: Words) -> str:

@@ -108,7 +108,7 @@ def roll_up(s: Sections, lines: Sequence[LineQuantities], totals: Totals) -> Rol
 
 
 def _payment_status(s: Sections, totals: Totals) -> PaymentStatus:
-    tenders = s.payments.tenders.values()
+    tenders = [tender for tender in s.payments.tenders.values() if tender.exchange_id is None]
     due = totals.remaining.minor
     if totals.captured.minor:
         return PaymentStatus.CAPTURED if totals.captured.minor >= due else PaymentStatus.PARTLY_CAPTURED
@@ -123,7 +123,11 @@ def _payment_status(s: Sections, totals: Totals) -> PaymentStatus:
 
 def _refund_status(payments: Payments, totals: Totals) -> RefundStatus:
     if totals.refunded.minor:
-        return RefundStatus.REFUNDED if totals.refunded.minor >= totals.captured.minor else RefundStatus.PARTLY_REFUNDED
+        return (
+            RefundStatus.REFUNDED
+            if totals.refunded.minor >= totals.captured.minor + totals.charged.minor
+            else RefundStatus.PARTLY_REFUNDED
+        )
     return RefundStatus.PENDING if any(refund.is_open for refund in payments.refunds.values()) else RefundStatus.NONE
 
 

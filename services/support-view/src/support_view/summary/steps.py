@@ -9,7 +9,7 @@ from pydantic import Field
 from shared.contracts.base import Model
 from support_view.domain.fulfillment import ShipmentStatus
 from support_view.domain.orders import Status as OrderStatus
-from support_view.domain.payments import DisputeStatus, OperationStatus, RefundStatus
+from support_view.domain.payments import ChargeStatus, DisputeStatus, OperationStatus, RefundStatus
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.timeline import plain
 from support_view.summary.goods import shipments
@@ -69,6 +69,13 @@ def _steps_of_people(s: Sections) -> Iterator[Step]:
     for code in s.payments.capture_failures.values():
         text = f"Find another way to pay: a capture failed, {plain(code)}; the next shipments are held"
         yield Step(text=text, owner="agent", link="money", urgent=True)
+    for id, charge in s.payments.charges.items():
+        if charge.status == ChargeStatus.FAILED:
+            text = (
+                f"Have {s.words.money(charge.amount_minor)} for exchange {id} charged again, or settle it otherwise: "
+                + plain(charge.code)
+            )
+            yield Step(text=text, owner="agent", link=f"return-{charge.return_id}", urgent=True)
     for name, hold in s.orders.holds.items():
         text = f"Release the hold “{plain(name)}”" + (f": {hold.detail}" if hold.detail else "")
         yield Step(text=text, owner="agent", link="order", urgent=True)
