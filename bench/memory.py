@@ -23,6 +23,7 @@ async def _resident(where: Place, package: str, port: int) -> float:
         "OMS_PROCESSOR_KEY": "none",
         "OMS_PROCESSOR_WEBHOOK_SECRET": SECRET,
         "OMS_CARRIER_WEBHOOK_SECRET": SECRET,
+        "OMS_MAIL_WEBHOOK_SECRET": SECRET,
         "OMS_SMTP_URL": "smtp://127.0.0.1:9",
         "OMS_LOG_LEVEL": "error",
     }

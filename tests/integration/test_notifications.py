@@ -1,9 +1,11 @@
 """Sending on a real PostgreSQL and a real SMTP server: once per message, retried with the same words, given up aloud."""
 
 import asyncio
+import json
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from email.message import Message
+from email.message import EmailMessage, Message
 from email.parser import BytesParser
 from email.policy import default
 from uuid import uuid4
@@ -14,14 +16,15 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from fastapi import FastAPI
+from standardwebhooks import Webhook
 
 from notifications.api import router
-from notifications.domain import Command, Note
+from notifications.domain.telling import Command, Note
 from notifications.gateway import message_id
 from notifications.sender import send_due
 from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS
-from shared.auth import Tokens, issue
+from shared.auth import Role, Tokens, issue
 from shared.contracts.base import FACTS, Fact
 from shared.database import Pool
 from shared.envelope import Cause
@@ -29,7 +32,9 @@ from shared.http import Desk, install_problems
 from shared.shell import Told
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
-from tests.unit.test_notifications import captured, placed, shipped
+from tests.unit.test_notifications import LATER, PROMISED, backordered, captured, placed, shipped, slipped
+
+SECRET = "whsec_bWFpbC1zZWNyZXQtb2YtdGVzdHMtMDAwMDA="
 
 NewDatabase = Callable[[str], Awaitable[str]]
 
@@ -40,6 +45,17 @@ class Mailbox:
     def __init__(self) -> None:
         self.answer = "250 OK"
         self.took: list[Message] = []
+        self.asked = threading.Event()
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        self.asked.set()
+        await asyncio.to_thread(self.goes_on.wait)
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         if self.answer.startswith("250"):
@@ -53,7 +69,7 @@ async def pool(new_database: NewDatabase) -> AsyncIterator[Pool]:
     async with asyncpg.create_pool(await new_database("notifications"), min_size=0, max_size=20) as pool:
         await pool.execute("""
             INSERT INTO sending_policies
-            VALUES ('sending', 2, '2000-01-02', '0 seconds', '1 hour', '1 hour', 2, '365 days')""")
+            VALUES ('sending', 3, '2000-01-03', '0 seconds', '1 hour', '1 hour', 2, '365 days', '{}')""")
         yield pool
 
 
@@ -71,6 +87,7 @@ def settings(mailbox: Mailbox, backends: Backends, unused_tcp_port: int) -> Iter
             "database_url": "postgresql://unused",
             "kafka": backends.kafka,
             "auth_key": AUTH_KEY,
+            "mail_webhook_secret": SECRET,
             "smtp_url": f"smtp://127.0.0.1:{unused_tcp_port}",
         }
     )
@@ -94,6 +111,11 @@ async def send_all(pool: Pool, settings: NotificationsSettings) -> int:
     return await send_due(pool, Desk(pool, lambda: None), settings)
 
 
+def parts(mail: Message) -> tuple[str, ...]:
+    """Its texts, without what separates them."""
+    return tuple(str(part.get_payload()) for part in mail.walk() if not part.is_multipart())
+
+
 async def status(pool: Pool) -> str:
     return str(await pool.fetchval("SELECT status FROM notifications WHERE notification_id = 'o1-N1'"))
 
@@ -105,7 +127,11 @@ async def test_a_shipment_is_mailed_once_however_many_senders_there_are(
     assert sum(await asyncio.gather(*(send_all(pool, settings) for _ in range(10)))) == 1
     [mail] = mailbox.took
     assert (mail["To"], mail["Message-ID"]) == ("Ada <ada@example.org>", message_id("o1-N1"))
-    assert "For this parcel we charged €20.00" in mail.get_payload(decode=True).decode()  # type: ignore[union-attr]
+    assert isinstance(mail, EmailMessage)
+    for form in ("plain", "html"):
+        body = mail.get_body((form,))
+        assert body is not None
+        assert "For this parcel we charged €20.00" in body.get_content()
     assert await status(pool) == "sent"
     assert await send_all(pool, settings) == 0
 
@@ -155,7 +181,7 @@ async def test_a_sender_that_died_after_the_call_is_followed_by_one_with_the_sam
     await pool.execute("UPDATE notifications SET next_attempt_at = now()")
     assert await send_all(pool, settings) == 1
     assert len({mail["Message-ID"] for mail in mailbox.took}) == 1
-    assert len({mail.as_string() for mail in mailbox.took}) == 1
+    assert len({parts(mail) for mail in mailbox.took}) == 1
     assert await pool.fetchval("SELECT count(*) FROM events WHERE type = 'notification.sent'") == 1
 
 
@@ -193,25 +219,184 @@ async def test_one_fact_is_told_once_even_against_the_database(pool: Pool, setti
         await pool.execute("UPDATE notifications SET status = 'sent'")
 
 
-async def test_what_was_told_is_read_with_its_statements_and_equals_the_fold(
-    pool: Pool, settings: NotificationsSettings
-) -> None:
-    await hear(pool, placed(), shipped(1, 2, ("1", 2)))
-    await send_all(pool, settings)
+@pytest.fixture
+async def http(pool: Pool, settings: NotificationsSettings) -> AsyncIterator[httpx.AsyncClient]:
+    """The service's API, asked by an agent."""
     app = FastAPI()
     install_problems(app)
     app.include_router(router)
     app.state.pool, app.state.settings, app.state.tokens = pool, settings, Tokens(AUTH_KEY)
-    token = issue(AUTH_KEY, subject="anna", roles=["agent"])
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://notifications") as client:
-        assert (await client.get("/orders/o1/notifications")).status_code == 401
-        client.headers["Authorization"] = f"Bearer {token}"
-        assert (await client.get("/orders/o9/notifications")).status_code == 404
-        [told] = (await client.get("/orders/o1/notifications")).json()["notifications"]
+    app.state.desk = Desk(pool, lambda: None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://notifications") as client:
+        client.headers["Authorization"] = bearer(Role.AGENT)
+        yield client
+
+
+def bearer(role: Role) -> str:
+    return f"Bearer {issue(AUTH_KEY, subject='anna', roles=[role])}"
+
+
+async def test_what_was_told_is_read_with_its_statements_and_equals_the_fold(
+    pool: Pool, settings: NotificationsSettings, http: httpx.AsyncClient
+) -> None:
+    await hear(pool, placed(), shipped(1, 2, ("1", 2)))
+    await send_all(pool, settings)
+    assert (await http.get("/orders/o1/notifications", headers={"Authorization": ""})).status_code == 401
+    assert (await http.get("/orders/o9/notifications")).status_code == 404
+    [told] = (await http.get("/orders/o1/notifications")).json()["notifications"]
     assert (told["status"], told["attempts"], told["kind"]) == ("sent", 1, "shipment")
     assert told["text"].startswith("Hello Ada,")
+    assert told["html"].startswith("<!DOCTYPE html>")
     assert [s["claim"] for s in told["statements"]] == ["shipped", "remaining", "remaining"]
     rows = await pool.fetch("SELECT type, data FROM events WHERE subject = 'o1' ORDER BY sequence")
     fold = NOTIFICATIONS.fold("o1", [FACTS[row["type"]].model_validate_json(row["data"]) for row in rows])
     assert fold == NOTIFICATIONS.state.validate_json(await pool.fetchval("SELECT state FROM states"))
+
+
+async def notice(http: httpx.AsyncClient, id: str, **body: object) -> httpx.Response:
+    """A signed notice of the mail provider about the first notification."""
+    now = datetime.now(timezone.utc)
+    told = {"id": id, "message_id": message_id("o1-N1"), "occurred_at": now.isoformat(), "detail": ""} | body
+    content = json.dumps(told)
+    headers = {
+        "webhook-id": id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(SECRET).sign(id, now, content),
+    }
+    return await http.post("/webhooks/mail", content=content, headers=headers)
+
+
+async def test_the_mail_provider_tells_what_became_of_a_mail_once(
+    pool: Pool, settings: NotificationsSettings, http: httpx.AsyncClient
+) -> None:
+    await hear(pool, placed(), shipped(1, 2, ("1", 2)))
+    assert (await notice(http, "n1", type="mail.bounced")).status_code == 404, "nobody has composed it yet"
+    await send_all(pool, settings)
+    forged = {"webhook-id": "n1", "webhook-timestamp": "1", "webhook-signature": "v1,no"}
+    assert (await http.post("/webhooks/mail", content="{}", headers=forged)).status_code == 401
+    assert (await notice(http, "n1", type="mail.lost")).status_code == 422
+    for _ in range(2):
+        told = await notice(http, "n1", type="mail.bounced", detail="552 mailbox full")
+        assert (told.status_code, told.json()) == (202, {"notification_id": "o1-N1"})
+    assert await status(pool) == "bounced"
+    assert (await notice(http, "n2", type="mail.delivered")).status_code == 409
+    bounces = await pool.fetch(
+        "SELECT data->>'detail' AS detail, actor FROM events WHERE type = 'notification.bounced'"
+    )
+    assert [tuple(row) for row in bounces] == [("552 mailbox full", "partner:mail")]
+
+
+async def test_a_notice_that_overtakes_the_record_of_its_sending_is_to_be_sent_again(
+    pool: Pool, settings: NotificationsSettings, http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await hear(pool, placed(), shipped(1, 2, ("1", 2)))
+
+    async def dies(*_: object) -> list[None]:
+        raise ConnectionError("killed")
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Desk, "take", dies)
+        with pytest.raises(ConnectionError):
+            await send_all(pool, settings)
+    assert (await notice(http, "n1", type="mail.delivered")).status_code == 409
+    await pool.execute("UPDATE notifications SET next_attempt_at = now()")
+    await send_all(pool, settings)
+    assert (await notice(http, "n1", type="mail.delivered")).status_code == 202
+    assert await status(pool) == "delivered"
+
+
+async def test_a_shipment_told_twice_with_a_restart_in_mid_send_is_one_mail(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    now = datetime.now(timezone.utc)
+    left = shipped(1, 2, ("1", 2))
+    causes = [Cause(id=uuid4(), at=now, actor="a", reason="r", correlation_id="c") for _ in range(2)]
+    told: list[Told[Command]] = [
+        Told("o1", Note(fact, str(cause.id), n, now), cause)
+        for n, (fact, cause) in enumerate(zip((placed(), left), causes, strict=True), start=1)
+    ]
+    desk = Desk(pool, lambda: None)
+    assert await desk.take(NOTIFICATIONS, told) == [None, None]
+    mailbox.goes_on.clear()
+    dying = asyncio.create_task(send_all(pool, settings))
+    await asyncio.wait_for(asyncio.to_thread(mailbox.asked.wait), 10)
+    dying.cancel()
+    await asyncio.gather(dying, return_exceptions=True)
+    assert mailbox.took == []
+    mailbox.goes_on.set()
+    assert await desk.take(NOTIFICATIONS, told) == [None, None]
+    await pool.execute("UPDATE notifications SET next_attempt_at = now()")
+    assert await send_all(pool, settings) == 1
+    assert await send_all(pool, settings) == 0
+    assert [mail["Message-ID"] for mail in mailbox.took] == [message_id("o1-N1")]
+
+
+async def test_two_are_announced_then_the_date_slips_one_correction_is_sent_and_one_statement_counts_as_untrue(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    await hear(pool, placed(), backordered(2, PROMISED))
+    await send_all(pool, settings)
+    await hear(pool, shipped(1, 2, ("1", 1), ("2", 2)))
+    await send_all(pool, settings)
+    await hear(pool, slipped(PROMISED, LATER))
+    await send_all(pool, settings)
+    assert [mail["Subject"].split(":")[0] for mail in mailbox.took] == [
+        "Not in stock just now",
+        "Parcel 1 of 2 of your order o1 is on its way",
+        "Correction",
+    ]
+    rows = await pool.fetch("SELECT stated, stated_units, untrue, untrue_units FROM notifications ORDER BY 1, 2")
+    assert [tuple(row) for row in rows] == [(1, 1, 0, 0), (1, 2, 0, 0), (4, 7, 1, 2)]
+    corrections = await pool.fetch(
+        "SELECT data->>'corrects_id' FROM events WHERE type = 'notification.correction_sent'"
+    )
+    assert [row[0] for row in corrections] == ["o1-N2"]
+
+
+async def test_what_is_queued_is_told_in_one_message_unless_a_sender_is_at_it(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    await pool.execute("""
+        INSERT INTO sending_policies
+        VALUES ('sending', 4, '2000-01-04', '1 hour', '1 hour', '1 hour', 2, '365 days', '{"backorder": 1800}')""")
+    await hear(pool, placed(), backordered(2, PROMISED))
+    first = await pool.fetchval("SELECT next_attempt_at FROM notifications")
+    assert first < datetime.now(timezone.utc) + timedelta(minutes=31)
+    await hear(pool, slipped(PROMISED, LATER))
+    rows = await pool.fetch("SELECT status, next_attempt_at FROM notifications ORDER BY notification_id")
+    assert [tuple(row) for row in rows] == [("suppressed", first), ("queued", first)]
+    await pool.execute("UPDATE notifications SET next_attempt_at = now()")
+    mailbox.answer = "451 try later"
+    await send_all(pool, settings)
+    await hear(pool, slipped(LATER, PROMISED))
+    states = [row["status"] for row in await pool.fetch("SELECT status FROM notifications ORDER BY notification_id")]
+    assert states == ["suppressed", "queued", "queued"]
+
+
+async def test_an_agent_holds_back_a_message_or_a_kind_with_a_reason_and_a_storefront_may_not(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox, http: httpx.AsyncClient
+) -> None:
+    await hear(pool, placed(), shipped(1, 3, ("1", 1)))
+    one, kind = "/orders/o1/notifications/o1-N1/suppression", "/orders/o1/suppressed-kinds/shipment"
+    why, key = {"reason": "a quarrel"}, {"Idempotency-Key": "k1"}
+    as_shop = key | {"Authorization": bearer(Role.STOREFRONT)}
+    assert (await http.post(one, json=why, headers=as_shop)).status_code == 403
+    assert (await http.post(one, json={"reason": ""}, headers=key)).status_code == 422
+    assert (await http.post(one.replace("o1", "o9"), json=why, headers=key)).status_code == 404
+    assert (await http.post(one.replace("N1", "N9"), json=why, headers=key)).status_code == 422
+    for _ in range(2):
+        answer = await http.post(one, json=why, headers=key)
+        assert (answer.status_code, answer.json()) == (200, {"notification_id": "o1-N1", "status": "suppressed"})
+    assert (await http.post(kind, json=why, headers=key)).json()["suppressed"] is True
+    await hear(pool, shipped(2, 3, ("1", 1)))
+    assert await send_all(pool, settings) == 0
+    assert (await http.post(f"{kind}/end", json=why, headers=key)).json()["suppressed"] is False
+    await hear(pool, shipped(3, 3, ("1", 1)))
+    assert await send_all(pool, settings) == 1
+    told = (await http.get("/orders/o1/notifications")).json()["notifications"]
+    assert [(n["status"], n["detail"]) for n in told] == [
+        ("suppressed", "held back by agent:anna: a quarrel"),
+        ("suppressed", "held back by agent:anna: a quarrel"),
+        ("sent", None),
+    ]
+    assert [p["version"] for p in (await http.get("/sending-policies")).json()] == [1, 2, 3]

@@ -20,6 +20,8 @@ from sandbox.settings import Settings
 KEY = "processor-key-of-tests"
 PROCESSOR_SECRET = "whsec_cHJvY2Vzc29yLXNlY3JldC1vZi10ZXN0cw=="
 CARRIER_SECRET = "whsec_Y2Fycmllci1zZWNyZXQtb2YtdGVzdHMtMDA="
+MAIL_SECRET = "whsec_bWFpbC1zZWNyZXQtb2YtdGVzdHMtMDAwMDA="
+SECRETS = {"processor": PROCESSOR_SECRET, "carrier": CARRIER_SECRET, "mail": MAIL_SECRET}
 THEN = "2026-03-01T10:00:00Z"
 
 
@@ -42,7 +44,7 @@ class System:
 
     @staticmethod
     def _read(request: httpx.Request) -> dict[str, Any]:
-        secret = PROCESSOR_SECRET if "processor" in request.url.path else CARRIER_SECRET
+        secret = SECRETS[request.url.path.rpartition("/")[2]]
         Webhook(secret).verify(request.content, dict(request.headers))
         body: dict[str, Any] = json.loads(request.content)
         return {"webhook_id": request.headers["webhook-id"], "url": str(request.url)} | body
@@ -101,9 +103,11 @@ async def sandbox(directory: Path, **settings: Any) -> AsyncIterator[World]:
         "processor_key": KEY,
         "processor_webhook_secret": PROCESSOR_SECRET,
         "carrier_webhook_secret": CARRIER_SECRET,
+        "mail_webhook_secret": MAIL_SECRET,
         "payments_webhook_url": "http://payments/webhooks/processor",
         "carrier_webhook_url": "http://fulfillment/webhooks/carrier",
         "returns_webhook_url": "http://returns/webhooks/carrier",
+        "mail_webhook_url": "http://notifications/webhooks/mail",
         "sandbox_hang_seconds": 0,
         "sandbox_late_seconds": 3600,
         "sandbox_settle_seconds": 3600,

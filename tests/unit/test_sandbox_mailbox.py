@@ -22,8 +22,10 @@ async def deliver(world: World, content: EmailMessage | bytes, to: list[str]) ->
     )
 
 
-def mail(subject: str = "Ihre Bestellung ist unterwegs – 2 von 3") -> EmailMessage:
+def mail(subject: str = "Ihre Bestellung ist unterwegs – 2 von 3", message_id: str | None = None) -> EmailMessage:
     message = EmailMessage()
+    if message_id is not None:
+        message["Message-ID"] = message_id
     message["From"] = "Shop <shop@example.org>"
     message["To"] = "Anna <anna@example.org>"
     message["Subject"] = subject
@@ -81,3 +83,31 @@ async def test_what_is_too_large_or_not_there_is_refused(world: World) -> None:
     unknown = await world.http.get("/mailbox/1")
     assert (unknown.status_code, unknown.json()["title"]) == (404, "Not known")
     assert (await world.http.get("/mailbox", params={"limit": 0})).status_code == 422
+
+
+async def test_what_is_taken_is_told_delivered_or_bounced_by_a_signed_notice(world: World) -> None:
+    await deliver(world, mail(message_id="<n-1@shop>"), ["anna@example.org"])
+    await deliver(world, mail(message_id="<n-2@shop>"), ["bounces+of-anna@example.org"])
+    await deliver(world, mail(message_id="<n-3@shop>"), ["silent@example.org"])
+    await deliver(world, mail(message_id="<n-4@shop>"), ["twice@example.org"])
+    told = sorted(await world.system.notices(4), key=lambda notice: notice["message_id"])
+    assert [(n["type"], n["message_id"]) for n in told] == [
+        ("mail.delivered", "<n-1@shop>"),
+        ("mail.bounced", "<n-2@shop>"),
+        ("mail.delivered", "<n-4@shop>"),
+        ("mail.delivered", "<n-4@shop>"),
+    ]
+    assert told[1]["detail"] == "552 5.2.2 mailbox full"
+    assert told[2]["webhook_id"] == told[3]["webhook_id"]
+    assert {n["url"] for n in told} == {"http://notifications/webhooks/mail"}
+
+
+async def test_a_recipient_is_refused_for_good_and_another_put_off_once(world: World) -> None:
+    with pytest.raises(aiosmtplib.SMTPRecipientsRefused, match="550"):
+        await deliver(world, mail(message_id="<n-1@shop>"), ["refused@example.org"])
+    with pytest.raises(aiosmtplib.SMTPDataError, match="451"):
+        await deliver(world, mail(message_id="<n-2@shop>"), ["later@example.org"])
+    assert (await world.http.get("/mailbox")).json() == []
+    await deliver(world, mail(message_id="<n-2@shop>"), ["later@example.org"])
+    assert len((await world.http.get("/mailbox")).json()) == 1
+    assert [n["message_id"] for n in await world.system.notices(1)] == ["<n-2@shop>"]

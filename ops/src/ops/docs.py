@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from ops.system import SERVICES
 from ops.topics import TOPICS
-from sandbox.faults import FAULTS
+from sandbox.faults import FAULTS, MAIL_FAULTS
 from shared.contracts.base import Fact, facts_of, schema_id
 from shared.contracts.partners import WAREHOUSE_MESSAGES
 from shared.machine import Machine
@@ -182,6 +182,7 @@ def _flow_of_facts() -> str:
     lines += [
         "    processor([card processor]) <-- HTTP, webhook --> payments",
         "    notifications -- mail --> customer([customer])",
+        "    mailer([mail provider]) -- webhook --> notifications",
     ]
     lines += ["    view[support-view] -- page --> agent([support agent])"]
     for service in SERVICES:
@@ -205,6 +206,12 @@ def _faults() -> str:
     return "\n".join([*rows, ""])
 
 
+def _mail_faults() -> str:
+    rows = ["| address | what the mail server does |", "| --- | --- |"]
+    rows += [f"| `{name}@…` | {fault.story} |" for name, fault in MAIL_FAULTS.items()]
+    return "\n".join([*rows, ""])
+
+
 def generated() -> dict[Path, str]:
     """Every generated file and what should be in it."""
     files = {DOCS / "machines.md": _machines(), DOCS / "asyncapi.json": _text(_asyncapi())}
@@ -213,7 +220,7 @@ def generated() -> dict[Path, str]:
     files[DOCS / "schemas" / "warehouse.json"] = _text(_partner_schemas())
     for each in SERVICES:
         files[DOCS / "openapi" / f"{each.name}.json"] = _text(_openapi(each.package))
-    blocks = {"flow-of-facts": _flow_of_facts(), "faults": _faults()}
+    blocks = {"flow-of-facts": _flow_of_facts(), "faults": _faults(), "mail-faults": _mail_faults()}
     readme = ROOT / "README.md"
     files[readme] = BLOCK.sub(lambda m: f"{m[1]}{blocks[m['name']]}{m[3]}", readme.read_text(encoding="utf-8"))
     return files

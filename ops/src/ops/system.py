@@ -66,7 +66,14 @@ SERVICES: Final = (
     ),
     Service("fulfillment", 8003, settings={"OMS_CARRIER_WEBHOOK_SECRET": "{carrier_webhook_secret}"}),
     Service("returns", 8004, settings={"OMS_CARRIER_WEBHOOK_SECRET": "{carrier_webhook_secret}"}),
-    Service("notifications", 8005, settings={"OMS_SMTP_URL": f"smtp://{LOOPBACK}:{{smtp_port}}"}),
+    Service(
+        "notifications",
+        8005,
+        settings={
+            "OMS_SMTP_URL": f"smtp://{LOOPBACK}:{{smtp_port}}",
+            "OMS_MAIL_WEBHOOK_SECRET": "{mail_webhook_secret}",
+        },
+    ),
     Service("support-view", 8000),
     Service(
         "sandbox",
@@ -78,6 +85,8 @@ SERVICES: Final = (
             "OMS_PROCESSOR_KEY": "{processor_key}",
             "OMS_PROCESSOR_WEBHOOK_SECRET": "{processor_webhook_secret}",
             "OMS_CARRIER_WEBHOOK_SECRET": "{carrier_webhook_secret}",
+            "OMS_MAIL_WEBHOOK_SECRET": "{mail_webhook_secret}",
+            "OMS_MAIL_WEBHOOK_URL": "{notifications}/webhooks/mail",
             "OMS_PAYMENTS_WEBHOOK_URL": "{payments}/webhooks/processor",
             "OMS_CARRIER_WEBHOOK_URL": "{fulfillment}/webhooks/carrier",
             "OMS_RETURNS_WEBHOOK_URL": "{returns}/webhooks/carrier",

@@ -35,10 +35,12 @@ def endpoints(settings: Settings) -> dict[Receiver, Endpoint]:
     """Where each signed webhook goes."""
     processor_secret = Webhook(settings.processor_webhook_secret.get_secret_value())
     carrier_secret = Webhook(settings.carrier_webhook_secret.get_secret_value())
+    mail_secret = Webhook(settings.mail_webhook_secret.get_secret_value())
     return {
         Receiver.PAYMENTS: Endpoint(str(settings.payments_webhook_url), processor_secret),
         Receiver.FULFILLMENT: Endpoint(str(settings.carrier_webhook_url), carrier_secret),
         Receiver.RETURNS: Endpoint(str(settings.returns_webhook_url), carrier_secret),
+        Receiver.NOTIFICATIONS: Endpoint(str(settings.mail_webhook_url), mail_secret),
     }
 
 
@@ -51,7 +53,9 @@ async def running(
         ledger = Ledger(settings.sandbox_data, SCHEMAS)
         stack.callback(ledger.close)
         client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, transport=transport))
-        mail = await mailbox.listen(ledger, settings.sandbox_smtp_host, settings.sandbox_smtp_port)
+        mail = await mailbox.listen(
+            ledger, settings.sandbox_smtp_host, settings.sandbox_smtp_port, settings.sandbox_late_seconds
+        )
         stack.callback(mail.close)
         player = Warehouse(settings.sandbox_pace)
         pace = processor.pace_of(settings)

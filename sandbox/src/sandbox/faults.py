@@ -1,4 +1,5 @@
-"""Test tokens: the tender's token chooses how the card processor behaves, the way card networks do it."""
+"""Test tokens and addresses: a tender's token chooses how the card processor behaves, the way card networks do it, and
+the name before the `@` (and before a `+`) how the mailbox does."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -120,3 +121,33 @@ def fault_for(token: str, kind: Kind) -> Fault:
     """How a call of this kind goes with this token."""
     fault = FAULTS[token]
     return fault if kind in fault.on else FAULTS[GOOD]
+
+
+@dataclass(frozen=True, slots=True)
+class MailFault:
+    """What becomes of a mail. `refusal` is the SMTP answer to its recipient; `defers` puts its first attempt off."""
+
+    story: str
+    refusal: str | None = None
+    defers: bool = False
+    bounces: bool = False
+    is_silent: bool = False
+    notices: Notices = Notices.PROMPT
+
+
+MAIL_FAULTS: Final = {
+    "refused": MailFault("The server refuses the recipient for good: 550.", refusal="550 5.1.1 no such mailbox"),
+    "later": MailFault("The server puts the first attempt off: 451. The next one is taken.", defers=True),
+    "bounces": MailFault("The mail is taken, and bounces later, by notice.", bounces=True),
+    "silent": MailFault("The mail is taken; no notice comes.", is_silent=True),
+    "late": MailFault("The mail is taken; its notice comes late.", notices=Notices.LATE),
+    "twice": MailFault("The mail is taken; its notice comes twice, under one id.", notices=Notices.DUPLICATE),
+}
+"""Names of test addresses; mail to any other is taken, and a notice says that it was delivered."""
+
+_DELIVERED: Final = MailFault("The mail is taken, and a notice says that it was delivered.")
+
+
+def mail_fault_for(address: str) -> MailFault:
+    """How mail to this address goes: `bounces@…` and `bounces+anything@…` bounce."""
+    return MAIL_FAULTS.get(address.partition("@")[0].partition("+")[0].lower(), _DELIVERED)

@@ -1,4 +1,7 @@
-"""The customer's mailbox: takes every mail by SMTP, keeps it before it says so, and shows what arrived, all of it."""
+"""The customer's mailbox: takes mail by SMTP, keeps it before it says so, and shows what arrived, all of it.
+
+As a mail provider does, it sends signed notices of what became of each mail; test addresses choose its faults.
+"""
 
 import asyncio
 import json
@@ -15,7 +18,9 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from fastapi import APIRouter, Path, Query
 from pydantic import AwareDatetime
 
+from sandbox.faults import mail_fault_for
 from sandbox.ledger import AtLedger, Ledger, UnknownSubject
+from sandbox.notices import Receiver, enqueue
 from shared.contracts.base import Model
 
 log = structlog.get_logger()
@@ -28,6 +33,11 @@ create table if not exists mails (
     content blob not null,     -- as it came
     received_at text not null
 ) strict;
+create table if not exists deferred_mails (
+    message_id text not null,
+    recipient text not null,
+    primary key (message_id, recipient)
+) strict;
 """
 
 ADD = "insert into mails (sender, recipients, content, received_at) values (?, ?, ?, ?) returning id"
@@ -37,6 +47,8 @@ where (:address is null or exists (select 1 from json_each(mails.recipients) whe
 order by id desc limit :limit
 """
 ONE = "select * from mails where id = ?"
+
+DEFER = "insert into deferred_mails values (?, ?) on conflict do nothing returning true"
 
 LARGEST = 1 << 20
 
@@ -62,16 +74,59 @@ class Mail(Model):
 class Inbox:
     """What aiosmtpd asks when a mail has come in."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, late_seconds: float) -> None:
         self._ledger = ledger
+        self._late_seconds = late_seconds
+
+    async def handle_RCPT(
+        self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        if refusal := mail_fault_for(address).refusal:
+            return refusal
+        envelope.rcpt_tos.append(address)
+        envelope.rcpt_options.extend(options)
+        return "250 OK"
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
-        recipients = [recipient.lower() for recipient in envelope.rcpt_tos]
-        content = envelope.original_content or b""
-        row = (envelope.mail_from or "", json.dumps(recipients), content, datetime.now(UTC).isoformat())
-        (mail_id,) = await self._ledger.run(lambda db: db.execute(ADD, row).fetchone())
-        log.info("mail.received", mail=mail_id, recipients=len(recipients))
+        mail_id = await self._ledger.run(lambda db: self._keep(db, envelope))
+        if mail_id is None:
+            return "451 4.2.1 mailbox busy, try again later"
+        log.info("mail.received", mail=mail_id, recipients=len(envelope.rcpt_tos))
         return f"250 kept as {mail_id}"
+
+    def _keep(self, db: sqlite3.Connection, envelope: Envelope) -> int | None:
+        """The mail and the notices of it, in one transaction; None where it is put off."""
+        content = envelope.original_content or b""
+        message_id = _message_id(content)
+        recipients = [recipient.lower() for recipient in envelope.rcpt_tos]
+        deferring = [to for to in recipients if mail_fault_for(to).defers]
+        if any([db.execute(DEFER, (message_id, to)).fetchone() for to in deferring]):
+            return None
+        now = datetime.now(UTC).isoformat()
+        mail_id: int
+        (mail_id,) = db.execute(ADD, (envelope.mail_from or "", json.dumps(recipients), content, now)).fetchone()
+        for to in recipients if message_id else ():
+            fault = mail_fault_for(to)
+            if fault.is_silent:
+                continue
+            id = f"mail-{mail_id}-{to}"
+            notice = {
+                "id": id,
+                "type": "mail.bounced" if fault.bounces else "mail.delivered",
+                "message_id": message_id,
+                "occurred_at": now,
+                "detail": "552 5.2.2 mailbox full" if fault.bounces else "",
+            }
+            enqueue(
+                db,
+                Receiver.NOTIFICATIONS,
+                message_id,
+                id,
+                json.dumps(notice),
+                manner=fault.notices,
+                late_seconds=self._late_seconds,
+            )
+        return mail_id
 
     async def handle_exception(self, error: Exception) -> str:
         """The sender is to try again: nothing was kept."""
@@ -79,10 +134,15 @@ class Inbox:
         return "451 not kept, try again"
 
 
-async def listen(ledger: Ledger, host: str, port: int) -> asyncio.Server:
+def _message_id(content: bytes) -> str:
+    """As the mail itself has it; "" where it has none."""
+    return str(message_from_bytes(content, policy=policy.compat32).get("Message-ID") or "").strip()
+
+
+async def listen(ledger: Ledger, host: str, port: int, late_seconds: float) -> asyncio.Server:
     """The SMTP server; port 0 takes a free one."""
     loop = asyncio.get_running_loop()
-    inbox = Inbox(ledger)
+    inbox = Inbox(ledger, late_seconds)
     return await loop.create_server(
         lambda: SMTP(inbox, data_size_limit=LARGEST, enable_SMTPUTF8=True, ident="sandbox mailbox", loop=loop),
         host,

@@ -76,6 +76,7 @@ class Receiver(StrEnum):
     PAYMENTS = "payments"
     FULFILLMENT = "fulfillment"
     RETURNS = "returns"
+    NOTIFICATIONS = "notifications"
 
 
 class Notice(Model):

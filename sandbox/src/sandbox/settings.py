@@ -34,6 +34,8 @@ class Settings(BaseSettings):
     sandbox_patience_seconds: float = Field(default=5, ge=0)
     """How long a call about a shipment waits for the system to tell what the call needs."""
 
+    mail_webhook_secret: SecretStr = Field(min_length=8)
+    mail_webhook_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8005/webhooks/mail")
     sandbox_smtp_host: str = "127.0.0.1"
     sandbox_smtp_port: int = Field(default=8025, ge=0, le=65535)
 

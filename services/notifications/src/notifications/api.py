@@ -1,19 +1,29 @@
-"""HTTP in: what the customer of an order was told, and what became of each message."""
+"""HTTP in: what the customer of an order was told and what became of each message, people who hold messages back, and
+the mail provider's signed webhook."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, HTTPException, Path, Request
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, HTTPException, Path, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
-from notifications.domain import AUDIENCE, Status
-from notifications.store import find
+from notifications.domain.messages import AUDIENCE, OrderNotifications, Status
+from notifications.domain.policy import SendingPolicy
+from notifications.domain.telling import Command, RecordBounce, RecordDelivery, ResumeKind, Suppress, SuppressKind
+from notifications.store import NOTIFICATIONS, find, of_message, policies
 from shared.auth import Caller, Role
-from shared.contracts.base import Id
-from shared.contracts.notifications import NotificationKind, Statement
-from shared.http import needs
+from shared.contracts.base import Fact, Id, Input, Text
+from shared.contracts.notifications import Corrected, NotificationKind, Statement
+from shared.http import Asking, AtDesk, SignedBody, asks, business_time, needs, signed, webhook_cause
+from shared.machine import Invalid
+from shared.shell import Told
 
 router = APIRouter(tags=["notifications"])
+
+Reader = Annotated[Caller, needs(*Role)]
+Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
+OrderId = Annotated[Id, Path()]
 
 
 class NotificationOut(BaseModel):
@@ -26,30 +36,49 @@ class NotificationOut(BaseModel):
     attempts: int
     title: str | None = Field(description="None until it was composed, just before the first attempt")
     text: str | None
+    html: str | None
     detail: str | None = Field(description="why it failed, bounced or was not sent; or why it is tried again")
     statements: list[Statement] = Field(description="what it says, checkable against later facts")
+    contradicted: list[int] = Field(description="places in `statements`: what a later fact made untrue")
+    corrects: list[Corrected] = Field(description="statements of earlier messages that it sets right")
 
 
 class NotificationsOut(BaseModel):
-    """`waiting`: messages that are not queued yet, since it is not known to whom they go."""
+    """`waiting`: messages that are not queued yet, since it is not known to whom they go; `suppressed`: kinds of which
+    none is sent, with the reason."""
 
     order_id: str
     waiting: int
+    suppressed: dict[NotificationKind, str]
     notifications: list[NotificationOut]
 
 
+class Reason(Input):
+    reason: Text = Field(min_length=1)
+
+
+class KindOut(BaseModel):
+    order_id: str
+    kind: NotificationKind
+    suppressed: bool
+
+
+class SuppressedOut(BaseModel):
+    notification_id: str
+    status: Status
+
+
 @router.get("/orders/{order_id}/notifications")
-async def read_notifications(
-    order_id: Annotated[Id, Path()], request: Request, _: Annotated[Caller, needs(*Role)]
-) -> NotificationsOut:
+async def read_notifications(order_id: OrderId, request: Request, _: Reader) -> NotificationsOut:
     """What the customer was told, oldest first, with the statements of each message."""
     found = await find(request.app.state.pool, order_id)
     if found is None:
-        raise HTTPException(404, f"nothing was heard of order {order_id}")
+        raise _unknown(order_id)
     state, texts = found
     return NotificationsOut(
         order_id=order_id,
         waiting=len(state.waiting),
+        suppressed=dict(state.muted),
         notifications=[
             NotificationOut(
                 notification_id=id,
@@ -61,9 +90,107 @@ async def read_notifications(
                 attempts=texts[id]["attempts"],
                 title=texts[id]["title"],
                 text=texts[id]["body"],
+                html=texts[id]["html"],
                 detail=n.detail or (texts[id]["last_error"] if n.status is Status.QUEUED else None),
                 statements=list(n.statements),
+                contradicted=list(n.contradicted),
+                corrects=list(n.corrects),
             )
             for id, n in state.notifications.items()
         ],
     )
+
+
+@router.post("/orders/{order_id}/notifications/{notification_id}/suppression", response_model=SuppressedOut)
+async def suppress(
+    order_id: OrderId, notification_id: Annotated[Id, Path()], body: Reason, asking: Support
+) -> Response:
+    """Hold back a message that is not sent yet. 409 while it is being sent, or when it was."""
+    await _known(asking, order_id)
+
+    def answer(state: OrderNotifications, _: Sequence[Fact]) -> tuple[int, BaseModel]:
+        status = state.notifications[notification_id].status
+        return 200, SuppressedOut(notification_id=notification_id, status=status)
+
+    command = Suppress(notification_id, f"held back by {asking.actor}: {body.reason}")
+    return await asking.tell(NOTIFICATIONS, order_id, command, answer, reason=body.reason)
+
+
+@router.post("/orders/{order_id}/suppressed-kinds/{kind}", response_model=KindOut)
+async def suppress_kind(order_id: OrderId, kind: NotificationKind, body: Reason, asking: Support) -> Response:
+    """Send no message of this kind for this order from now on. What sets an earlier message right is sent all the same."""
+    return await _switch(
+        order_id, kind, SuppressKind(kind, f"held back by {asking.actor}: {body.reason}"), body, asking
+    )
+
+
+@router.post("/orders/{order_id}/suppressed-kinds/{kind}/end", response_model=KindOut)
+async def resume_kind(order_id: OrderId, kind: NotificationKind, body: Reason, asking: Support) -> Response:
+    """Send messages of this kind again. What was held back meanwhile stays so."""
+    return await _switch(order_id, kind, ResumeKind(kind, body.reason), body, asking)
+
+
+async def _switch(order_id: str, kind: NotificationKind, command: Command, body: Reason, asking: Asking) -> Response:
+    await _known(asking, order_id)
+
+    def answer(state: OrderNotifications, _: Sequence[Fact]) -> tuple[int, BaseModel]:
+        return 200, KindOut(order_id=order_id, kind=kind, suppressed=kind in state.muted)
+
+    return await asking.tell(NOTIFICATIONS, order_id, command, answer, reason=body.reason)
+
+
+async def _known(asking: Asking, order_id: str) -> None:
+    if await find(asking.desk.pool, order_id) is None:
+        raise _unknown(order_id)
+
+
+def _unknown(order_id: str) -> HTTPException:
+    return HTTPException(404, f"nothing was heard of order {order_id}")
+
+
+@router.get("/sending-policies", tags=["policies"])
+async def read_policies(request: Request, _: Reader) -> list[SendingPolicy]:
+    """Every version, oldest first; the newest one that is effective is in force."""
+    return await policies(request.app.state.pool)
+
+
+class MailNotice(Input):
+    """What became of a mail that the provider took."""
+
+    id: str = Field(min_length=1, max_length=200)
+    type: Literal["mail.delivered", "mail.bounced"]
+    message_id: str = Field(min_length=3, max_length=998, description="the mail's Message-ID, angle brackets included")
+    occurred_at: AwareDatetime
+    detail: Text = Field(default="", description="the recipient's server in its own words")
+
+
+class NoticeOut(BaseModel):
+    notification_id: str
+
+
+@router.post("/webhooks/mail", tags=["webhooks"], status_code=202)
+async def mail_notice(
+    body: Annotated[SignedBody, signed(lambda settings: settings.mail_webhook_secret.get_secret_value())], desk: AtDesk
+) -> NoticeOut:
+    """A mail provider's notice, signed; one id has one effect. A notice that comes before the sending of its mail is
+    recorded is answered 409, and one of an unknown mail 404: send it again."""
+    try:
+        notice = MailNotice.model_validate_json(body.body)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise Invalid(".".join(str(part) for part in problem["loc"]) or "body", problem["msg"]) from None
+    at = business_time(notice.occurred_at)
+    found = await of_message(desk.pool, notice.message_id)
+    if found is None:
+        raise HTTPException(404, f"message_id: {notice.message_id} is not known")
+    order_id, notification_id = found
+    command: Command = (
+        RecordDelivery(notification_id)
+        if notice.type == "mail.delivered"
+        else RecordBounce(notification_id, notice.detail or "the recipient's server refused it")
+    )
+    told: Told[Command] = Told(order_id, command, webhook_cause("mail", body.id, at, notice.type))
+    [refusal] = await desk.take(NOTIFICATIONS, [told])
+    if refusal is not None:
+        raise refusal
+    return NoticeOut(notification_id=notification_id)

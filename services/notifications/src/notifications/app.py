@@ -11,7 +11,7 @@ app = build(
     "notifications",
     settings=NotificationsSettings,
     flows=(NOTIFICATIONS,),
-    topics=("orders.events", "fulfillment.events", "payments.events"),
+    topics=("orders.events", "fulfillment.events", "payments.events", "returns.events"),
     routes=(ROUTE,),
     router=router,
     workers=(sender,),

@@ -33,6 +33,7 @@ def message(notification_id: str, mail: Mail, sender: str) -> EmailMessage:
     built["Subject"] = mail.title
     built["Auto-Submitted"] = "auto-generated"
     built.set_content(mail.text)
+    built.add_alternative(mail.html, subtype="html")
     return built
 
 

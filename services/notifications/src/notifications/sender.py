@@ -9,11 +9,12 @@ from uuid import NAMESPACE_URL, uuid5
 import structlog
 
 from notifications import store
-from notifications.domain import Command, Outcome, RecordFailure, RecordSent, Suppress
-from notifications.gateway import NotNow, RefusedForGood, message, send
+from notifications.domain.policy import SendingPolicy
+from notifications.domain.telling import Command, Outcome, RecordFailure, RecordSent, RecordStale
+from notifications.gateway import NotNow, RefusedForGood, message, message_id, send
 from notifications.mails import Mail, composed
 from notifications.settings import NotificationsSettings
-from notifications.store import NOTIFICATIONS, Due, SendingPolicy
+from notifications.store import NOTIFICATIONS, Due
 from shared.database import OUTAGES, Pool
 from shared.envelope import Cause
 from shared.http import Desk
@@ -70,18 +71,20 @@ async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings) -> i
 
 async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
     """Composed at the first attempt and stored, so that every attempt says the same."""
-    states = await store.states(db, sorted({d.order_id for d in due if d.body is None}))
+    states = await store.states(db, sorted({d.order_id for d in due if d.html is None}))
     mails, new = {}, []
     for d in due:
-        if d.body is None:
+        if d.html is None:
             state = states[d.order_id]
             mail = composed(state, state.notifications[d.notification_id])
-            new.append((d.notification_id, mail.to, mail.name, mail.title, mail.text))
+            id = d.notification_id
+            new.append((id, mail.to, mail.name, mail.title, mail.text, mail.html, message_id(id)))
         else:
             assert d.recipient is not None
             assert d.recipient_name is not None
             assert d.title is not None
-            mail = Mail(to=d.recipient, name=d.recipient_name, title=d.title, text=d.body)
+            assert d.body is not None
+            mail = Mail(to=d.recipient, name=d.recipient_name, title=d.title, text=d.body, html=d.html)
         mails[d.notification_id] = mail
     if new:
         await db.execute(store.COMPOSE, *zip(*new, strict=True))
@@ -94,7 +97,7 @@ async def _attempt(
     """What became of it; an error as text where it is to be tried again."""
     id = due.notification_id
     if now - due.queued_at > policy.stale_after:
-        return Suppress(id, f"older than {policy.stale_after.days} days")
+        return RecordStale(id, f"older than {policy.stale_after.days} days")
     if due.attempts > policy.max_attempts:
         # Its last attempts were never recorded: it may have been sent, and must not be for ever.
         return RecordFailure(id, f"given up after {policy.max_attempts} attempts, of which some were not recorded")

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from pydantic import EmailStr, Field, field_validator
+from pydantic import EmailStr, Field, SecretStr, field_validator
 
 from shared.settings import Settings
 
@@ -10,6 +10,7 @@ from shared.settings import Settings
 class NotificationsSettings(Settings):
     smtp_url: str = Field(description="smtp://host:port, or smtps://user:password@host:port")
     mail_from: EmailStr = "orders@shop.example"
+    mail_webhook_secret: SecretStr = Field(min_length=8, description="`whsec_…`, shared with the mail provider")
     smtp_timeout_seconds: float = Field(default=10, gt=0)
 
     @field_validator("smtp_url")

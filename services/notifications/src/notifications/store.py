@@ -1,5 +1,6 @@
 """All SQL of notifications: the rows that are sent and retried, the policy of doing so, and reads for the API."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,90 +9,126 @@ from typing import Any, Final
 import asyncpg
 from pydantic import TypeAdapter
 
-from notifications.domain import AUDIENCE, Command, OrderNotifications, decide, evolve, laws
+from notifications.domain.messages import AUDIENCE, Notification, OrderNotifications, Status, evolve, laws
+from notifications.domain.policy import SendingPolicy
+from notifications.domain.telling import Command, Outbox, decide, follow
+from shared.contracts.notifications import NotificationCoalesced, NotificationKind
 from shared.database import Pool
-from shared.shell import Db, Flow, Held
+from shared.shell import Db, Flow, Held, Told
 
 STATE: Final = TypeAdapter(OrderNotifications)
 
+# A message that another is told in keeps the time at which that one was due.
 QUEUE = """
-INSERT INTO notifications (notification_id, order_id, dedupe_key, kind, audience, status, queued_at, next_attempt_at)
-SELECT id, order_id, dedupe_key, kind, audience, status, queued_at, now() + (SELECT gather FROM sending_policy)
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[])
-    AS t (id, order_id, dedupe_key, kind, audience, status, queued_at)"""
+INSERT INTO notifications (notification_id, order_id, dedupe_key, kind, audience, status, queued_at, next_attempt_at,
+    stated, stated_units, untrue, untrue_units)
+SELECT id, order_id, dedupe_key, kind, audience, status, queued_at,
+    LEAST(now() + pause, (SELECT next_attempt_at FROM notifications WHERE notification_id = instead_of)),
+    stated, stated_units, untrue, untrue_units
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::interval[],
+    $9::text[], $10::int[], $11::int[], $12::int[], $13::int[])
+    AS t (id, order_id, dedupe_key, kind, audience, status, queued_at, pause, instead_of, stated, stated_units, untrue,
+        untrue_units)"""
 
 # Not an upsert: that would hold the row to be inserted against the laws, which lacks its words.
 CHANGE = """
-UPDATE notifications SET status = new.status FROM unnest($1::text[], $2::text[]) AS new (id, status)
+UPDATE notifications SET status = new.status, stated = new.stated, stated_units = new.stated_units,
+    untrue = new.untrue, untrue_units = new.untrue_units
+FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[])
+    AS new (id, status, stated, stated_units, untrue, untrue_units)
 WHERE notification_id = new.id"""
+
+# Locked, so that no sender takes one of them before what is decided here stands.
+IDLE = """
+SELECT notification_id, attempts FROM notifications
+WHERE order_id = ANY($1::text[]) AND status = 'queued' AND NOT is_taken ORDER BY notification_id FOR UPDATE"""
 
 # A lease: whoever takes a message has it alone until the next attempt is due.
 TAKE = """
-UPDATE notifications SET attempts = attempts + 1, next_attempt_at = now() + $2::interval
+UPDATE notifications SET attempts = attempts + 1, next_attempt_at = now() + $2::interval, is_taken = true
 WHERE notification_id IN (
     SELECT notification_id FROM notifications WHERE status = 'queued' AND next_attempt_at <= now()
     ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING notification_id, order_id, queued_at, attempts, recipient, recipient_name, title, body"""
+RETURNING notification_id, order_id, queued_at, attempts, recipient, recipient_name, title, body, html"""
 
 STATES = "SELECT state FROM states WHERE key = ANY($1::text[])"
 
 COMPOSE = """
-UPDATE notifications SET recipient = new.recipient, recipient_name = new.name, title = new.title, body = new.body
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS new (id, recipient, name, title, body)
+UPDATE notifications SET recipient = new.recipient, recipient_name = new.name, title = new.title, body = new.body,
+    html = new.html, message_id = new.message_id
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+    AS new (id, recipient, name, title, body, html, message_id)
 WHERE notification_id = new.id"""
 
 POSTPONE = """
-UPDATE notifications SET next_attempt_at = now() + new.pause, last_error = new.error
+UPDATE notifications SET next_attempt_at = now() + new.pause, last_error = new.error, is_taken = false
 FROM unnest($1::text[], $2::interval[], $3::text[]) AS new (id, pause, error)
 WHERE notification_id = new.id AND status = 'queued'"""
 
-POLICY = "SELECT gather, first_pause, longest_pause, max_attempts, stale_after FROM sending_policy"
+_POLICY = """
+SELECT policy_id, version, effective_from, gather, first_pause, longest_pause, max_attempts, stale_after, windows FROM """
+POLICY = _POLICY + "sending_policy"
+POLICIES = _POLICY + "sending_policies ORDER BY version"
 
 READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
 TEXTS = """
-SELECT notification_id, title, body, attempts, last_error FROM notifications WHERE order_id = $1"""
+SELECT notification_id, title, body, html, attempts, last_error FROM notifications WHERE order_id = $1"""
+OF_MESSAGE = "SELECT order_id, notification_id FROM notifications WHERE message_id = $1"
 
 
-async def keep(db: Db, touched: Sequence[Held[OrderNotifications]], _: object) -> None:
-    """Notifications that are new, and those whose status changed."""
+async def outbox(db: Db, told: Sequence[Told[Command]], states: Mapping[str, OrderNotifications]) -> Outbox:
+    """The policy, and which messages of these orders may still be changed: none is asked for where none is queued."""
+    queued = [
+        key for key, state in states.items() if any(n.status is Status.QUEUED for n in state.notifications.values())
+    ]
+    rows = await db.fetch(IDLE, queued) if queued else []
+    return Outbox(
+        policy=await policy(db),
+        unread=frozenset(id for id, attempts in rows if not attempts),
+        idle=frozenset(id for id, attempts in rows if attempts),
+    )
+
+
+async def keep(db: Db, touched: Sequence[Held[OrderNotifications]], outbox: Outbox) -> None:
+    """Notifications that are new, and those that changed."""
     new, changed = [], []
     for held in touched:
+        instead_of: dict[str, str] = {}
+        for fact in held.facts:
+            if isinstance(fact, NotificationCoalesced):
+                instead_of[fact.into_id] = instead_of.get(fact.notification_id, fact.notification_id)
         for id, n in held.state.notifications.items():
             before = held.before.notifications.get(id)
+            counted = _counted(n)
             if before is None:
-                new.append((id, held.key, n.dedupe_key, n.kind, AUDIENCE, n.status, n.queued_at))
-            elif before.status is not n.status:
-                changed.append((id, n.status))
-    if new:
-        await db.execute(QUEUE, *zip(*new, strict=True))
+                pause = outbox.policy.window(n.kind)
+                about = (id, held.key, n.dedupe_key, n.kind, AUDIENCE, n.status, n.queued_at)
+                new.append((*about, pause, instead_of.get(id), *counted))
+            elif before.status is not n.status or _counted(before) != counted:
+                changed.append((id, n.status, *counted))
     if changed:
         await db.execute(CHANGE, *zip(*changed, strict=True))
+    if new:
+        await db.execute(QUEUE, *zip(*new, strict=True))
 
 
-NOTIFICATIONS: Final[Flow[OrderNotifications, Command, Any]] = Flow(
+def _counted(n: Notification) -> tuple[int, int, int, int]:
+    """Statements and their units, in all and untrue."""
+    untrue = [n.statements[place] for place in n.contradicted]
+    return len(n.statements), sum(s.quantity for s in n.statements), len(untrue), sum(s.quantity for s in untrue)
+
+
+NOTIFICATIONS: Final[Flow[OrderNotifications, Command, Outbox]] = Flow(
     service="notifications",
     state=STATE,
     initial=OrderNotifications,
     decide=decide,
     evolve=evolve,
+    surroundings=outbox,
+    follow=follow,
     keep=keep,
     laws=laws,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class SendingPolicy:
-    """`gather`: how long a message waits for what belongs in it; `stale_after`: what is older is told to nobody."""
-
-    gather: timedelta
-    first_pause: timedelta
-    longest_pause: timedelta
-    max_attempts: int
-    stale_after: timedelta
-
-    def pause_after(self, attempts: int) -> timedelta:
-        """Doubled with every attempt, up to the longest."""
-        return min(self.longest_pause, self.first_pause * (1 << min(attempts - 1, 30)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +143,23 @@ class Due:
     recipient_name: str | None
     title: str | None
     body: str | None
+    html: str | None
 
 
 async def policy(db: Db) -> SendingPolicy:
     row = await db.fetchrow(POLICY)
     assert row is not None
-    return SendingPolicy(*row)
+    return _policy(row)
+
+
+async def policies(pool: Pool) -> list[SendingPolicy]:
+    async with pool.acquire(timeout=5) as db:
+        return [_policy(row) for row in await db.fetch(POLICIES)]
+
+
+def _policy(row: asyncpg.Record) -> SendingPolicy:
+    windows = {NotificationKind(kind): timedelta(seconds=s) for kind, s in json.loads(row["windows"]).items()}
+    return SendingPolicy(**{**row, "windows": windows})
 
 
 async def take(db: Db, limit: int, lease: timedelta) -> list[Due]:
@@ -129,5 +177,12 @@ async def find(pool: Pool, order_id: str) -> tuple[OrderNotifications, Mapping[s
         document = await db.fetchval(READ, order_id)
         if document is None:
             return None
-        texts = {row["notification_id"]: row for row in await db.fetch(TEXTS, order_id)}
+        texts: dict[str, Any] = {row["notification_id"]: row for row in await db.fetch(TEXTS, order_id)}
     return STATE.validate_json(document), texts
+
+
+async def of_message(pool: Pool, message_id: str) -> tuple[str, str] | None:
+    """The order and the notification that a mail was sent for."""
+    async with pool.acquire(timeout=5) as db:
+        row = await db.fetchrow(OF_MESSAGE, message_id)
+    return None if row is None else (row["order_id"], row["notification_id"])

@@ -209,6 +209,7 @@ class BackorderConsentRequested(BackorderFact, type="backorder.consent_requested
     eta: datetime | None
     options: tuple[str, ...]
     due_at: datetime
+    silence: BackorderChoice | None = Field(default=None, description="what happens when nobody answers")
     policy: PolicyRef | None = None
 
 

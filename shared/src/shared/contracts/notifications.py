@@ -6,15 +6,31 @@ from typing import Annotated, Literal
 
 from pydantic import EmailStr, Field
 
-from shared.contracts.base import Count, Id, LineQuantity, Model, Name, OrderFact, TenderKind, Text
+from shared.contracts.base import Count, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, TenderKind, Text
+from shared.contracts.orders import BackorderChoice
 from shared.contracts.payments import RefundChannel
+from shared.contracts.returns import InspectionOutcome
 from shared.money import Currency, Minor
 
 
 class NotificationKind(StrEnum):
+    ORDER_CONFIRMED = "order_confirmed"
+    ORDER_REJECTED = "order_rejected"
     SHIPMENT = "shipment"
+    BACKORDER = "backorder"
+    BACKORDER_REVISED = "backorder_revised"
+    DELAY = "delay"
+    DELIVERY = "delivery"
+    CANCELLATION = "cancellation"
+    RETURN_APPROVED = "return_approved"
+    RETURN_DECLINED = "return_declined"
+    RETURN_RECEIVED = "return_received"
+    RETURN_INSPECTED = "return_inspected"
+    RETURN_EXPIRED = "return_expired"
     REFUND_SUBMITTED = "refund_submitted"
     REFUND_COMPLETED = "refund_completed"
+    REFUND_FAILED = "refund_failed"
+    REFUND_REROUTED = "refund_rerouted"
 
 
 class Claim(StrEnum):
@@ -32,6 +48,7 @@ class Statement(Model):
 
     claim: Claim
     line_id: Id | None
+    about_id: Id | None = Field(default=None, description="the shipment, backorder or payout that it is said of")
     quantity: int = Field(ge=0)
     amount_minor: Minor | None = None
     currency: Currency | None = None
@@ -52,6 +69,75 @@ class ShipmentMatter(Model):
     lines: tuple[LineQuantity, ...]
 
 
+class OrderMatter(Model):
+    """The order as a whole: confirmed, or rejected with a reason."""
+
+    about: Literal["order"] = "order"
+    reason_code: Id | None = None
+
+
+class BackorderMatter(Model):
+    """Units that wait for goods. `options` are what the customer may choose until `due_at`; then `silence` is chosen."""
+
+    about: Literal["backorder"] = "backorder"
+    backorder_id: Id
+    line_id: Id
+    quantity: Quantity
+    eta: datetime | None
+    previous_eta: datetime | None = None
+    options: tuple[BackorderChoice, ...] = ()
+    due_at: datetime | None = None
+    silence: BackorderChoice | None = None
+
+
+class ParcelMatter(Model):
+    """What became of a shipment, or of a parcel of it: delivered, or in trouble."""
+
+    about: Literal["parcel"] = "parcel"
+    shipment_id: Id
+    what: Literal[
+        "delivered",
+        "delayed",
+        "attempted",
+        "address",
+        "customs",
+        "damaged",
+        "not_received",
+        "lost",
+        "found",
+        "returned",
+    ]
+    tracking: Id | None = None
+    lines: tuple[LineQuantity, ...] = ()
+
+
+class CancellationMatter(Model):
+    about: Literal["cancellation"] = "cancellation"
+    cancellation_id: Id
+    lines: tuple[LineQuantity, ...]
+
+
+class ReturnedUnits(Model):
+    """Units of a return; once inspected, how they were found and what is paid back for them."""
+
+    line_id: Id
+    quantity: Quantity
+    outcome: InspectionOutcome | None = None
+    refund_percent: int = 0
+    fee_percent: int = 0
+
+
+class ReturnMatter(Model):
+    """A return. `reasons` are all of them; `complete`: nothing of it is awaited any more."""
+
+    about: Literal["return"] = "return"
+    return_id: Id
+    lines: tuple[ReturnedUnits, ...] = ()
+    reasons: tuple[Text, ...] = ()
+    expires_at: datetime | None = None
+    complete: bool = False
+
+
 class LegMatter(Model):
     leg_id: Id
     channel: RefundChannel
@@ -61,25 +147,46 @@ class LegMatter(Model):
 
 
 class RefundMatter(Model):
-    """The payouts that a message is about, by channel."""
+    """The payouts that a message is about, by channel; `failed` are those that did not reach the customer."""
 
     about: Literal["refund"] = "refund"
     refund_id: Id
     currency: Currency
     legs: tuple[LegMatter, ...]
+    failed: tuple[LegMatter, ...] = ()
 
 
-Matter = Annotated[ShipmentMatter | RefundMatter, Field(discriminator="about")]
+Matter = Annotated[
+    ShipmentMatter | RefundMatter | OrderMatter | BackorderMatter | ParcelMatter | CancellationMatter | ReturnMatter,
+    Field(discriminator="about"),
+]
+
+
+class Corrected(Model):
+    """A statement of an earlier message that is not true any more."""
+
+    notification_id: Id
+    statement: Statement
+
+
+class OrderedLine(Model):
+    line_id: Id
+    quantity: Quantity
+    goods_minor: Minor
 
 
 class RecipientBasis(Model):
-    """Whom to tell, and what the lines are called."""
+    """Whom to tell, in which locale, and what was ordered."""
 
     about: Literal["recipient"] = "recipient"
     email: EmailStr
     name: Name
     currency: Currency
     titles: dict[Id, Name]
+    locale: str = "en"
+    lines: tuple[OrderedLine, ...] = ()
+    shipping_minor: Minor = 0
+    total_minor: Minor = 0
 
 
 class UnitsBasis(Model):
@@ -105,6 +212,24 @@ class ChargeBasis(Model):
     about: Literal["charge"] = "charge"
     shipment_id: Id | None
     amount_minor: Minor
+
+
+class CancellationBasis(Model):
+    """What cancelled units were worth, and what the order is worth without them."""
+
+    about: Literal["cancellation"] = "cancellation"
+    cancellation_id: Id
+    worth_minor: Minor
+    remaining_minor: Minor
+
+
+class ReturnBasis(Model):
+    """Where a return is to be sent with which label, or which units of it the policy declines, and why."""
+
+    about: Literal["return"] = "return"
+    return_id: Id
+    label: str = ""
+    declined: tuple[Text, ...] = ()
 
 
 class LegStage(StrEnum):
@@ -139,9 +264,28 @@ class NotificationBasisNoted(OrderFact, service="notifications", type="notificat
 
     heard: str = Field(description="type of the fact that was heard; its id is the causation id")
     basis: Annotated[
-        RecipientBasis | UnitsBasis | BackorderBasis | ChargeBasis | RefundBasis | WaitingBasis,
+        RecipientBasis
+        | UnitsBasis
+        | BackorderBasis
+        | ChargeBasis
+        | RefundBasis
+        | WaitingBasis
+        | CancellationBasis
+        | ReturnBasis,
         Field(discriminator="about"),
     ]
+
+
+class NotificationKindSuppressed(OrderFact, service="notifications", type="notification.kind_suppressed"):
+    """From now on no message of this kind is sent for this order, corrections aside."""
+
+    kind: NotificationKind
+    detail: Text
+
+
+class NotificationKindResumed(OrderFact, service="notifications", type="notification.kind_resumed"):
+    kind: NotificationKind
+    detail: Text
 
 
 class NotificationFact(OrderFact, service="notifications"):
@@ -156,6 +300,14 @@ class NotificationQueued(NotificationFact, type="notification.queued"):
     statements: tuple[Statement, ...]
     matter: Matter | None = None
     queued_at: datetime | None = None
+    corrects: tuple[Corrected, ...] = ()
+
+
+class NotificationRestated(NotificationFact, type="notification.restated"):
+    """Nobody has read it yet, and a fact made what it says untrue: it says this instead."""
+
+    by_fact_id: str
+    statements: tuple[Statement, ...]
 
 
 class NotificationSuppressed(NotificationFact, type="notification.suppressed"):
@@ -164,6 +316,7 @@ class NotificationSuppressed(NotificationFact, type="notification.suppressed"):
 
 class NotificationCoalesced(NotificationFact, type="notification.coalesced"):
     into_id: Id
+    policy: PolicyRef | None = None
 
 
 class NotificationSent(NotificationFact, type="notification.sent"):
@@ -185,9 +338,14 @@ class NotificationBounced(NotificationFact, type="notification.bounced"):
 
 
 class NotificationContradicted(NotificationFact, type="notification.contradicted"):
+    """What the customer was told is not true any more, by this fact. Said once of a statement."""
+
     by_fact_id: str
     statement: Statement
+    heard: str | None = Field(default=None, description="type of that fact")
 
 
 class NotificationCorrectionSent(NotificationFact, type="notification.correction_sent"):
+    """It told the customer what of the message `corrects_id` is not true any more."""
+
     corrects_id: Id

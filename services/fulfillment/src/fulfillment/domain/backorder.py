@@ -119,6 +119,7 @@ def revise(
                 eta=eta,
                 options=policy.consent_options,
                 due_at=at + timedelta(hours=policy.consent_hours),
+                silence=policy.silence,
                 policy=policy.ref,
             )
         )

@@ -17,7 +17,10 @@ from shared.contracts.notifications import (
     NotificationFact,
     NotificationFailed,
     NotificationKind,
+    NotificationKindResumed,
+    NotificationKindSuppressed,
     NotificationQueued,
+    NotificationRestated,
     NotificationSent,
     NotificationSuppressed,
     Statement,
@@ -67,6 +70,8 @@ def fold(notifications: Notifications, entry: Entry) -> Notifications:
     """Total: any fact of the service, in any state, leads somewhere."""
     if isinstance(entry.fact, NotificationBasisNoted):
         return notifications  # what another service told; its own section carries it
+    if isinstance(entry.fact, NotificationKindSuppressed | NotificationKindResumed):
+        return notifications  # what it holds back is told of each message
     if not isinstance(entry.fact, NotificationFact):
         raise TypeError(f"{entry.fact.type} is no fact of notifications")
     told = notifications.notifications
@@ -83,6 +88,8 @@ def _move(notification: Notification, fact: NotificationFact, at: datetime) -> N
             return replace(notification, status=Status.QUEUED, kind=kind, said=_said(statements))
         case NotificationSent(kind=kind, title=title, statements=statements):
             return replace(notification, status=Status.SENT, kind=kind, title=title, said=_said(statements), sent_at=at)
+        case NotificationRestated(statements=statements):
+            return replace(notification, said=_said(statements))
         case NotificationDelivered():
             return replace(notification, status=Status.DELIVERED)
         case NotificationSuppressed(detail=detail):
@@ -131,6 +138,9 @@ SENTENCES: Final[Sentences] = {
     NotificationCoalesced: lambda f, w: f"Message joined with {f.into_id}",
     NotificationSent: lambda f, w: f"Customer told: {f.title}",
     NotificationBasisNoted: lambda f, w: f"Notifications took note of {f.heard}",
+    NotificationRestated: lambda f, w: "Message to the customer changed before anybody read it",
+    NotificationKindSuppressed: lambda f, w: f"No more messages of this kind for this order: {plain(f.kind)}",
+    NotificationKindResumed: lambda f, w: f"Messages of this kind again: {plain(f.kind)}",
     NotificationDelivered: lambda f, w: "Message to the customer arrived",
     NotificationFailed: lambda f, w: "Message to the customer could not be sent",
     NotificationBounced: lambda f, w: "Message to the customer came back",
@@ -138,12 +148,17 @@ SENTENCES: Final[Sentences] = {
     NotificationCorrectionSent: lambda f, w: f"Customer told the correction of {f.corrects_id}",
 }
 
-QUIET: Final[Quiet] = frozenset({NotificationQueued, NotificationBasisNoted, NotificationDelivered})
+QUIET: Final[Quiet] = frozenset(
+    {NotificationQueued, NotificationBasisNoted, NotificationRestated, NotificationCoalesced, NotificationDelivered}
+)
 
 DETAILS: Final[Details] = {
     NotificationQueued: lambda f, w: [statement(said, w) for said in f.statements],
     NotificationSent: lambda f, w: [statement(said, w) for said in f.statements],
+    NotificationRestated: lambda f, w: [statement(said, w) for said in f.statements],
     NotificationSuppressed: lambda f, w: [f.detail],
+    NotificationKindSuppressed: lambda f, w: [f.detail],
+    NotificationKindResumed: lambda f, w: [f.detail],
     NotificationFailed: lambda f, w: [f.detail],
     NotificationBounced: lambda f, w: [f.detail],
 }

@@ -1,0 +1,259 @@
+"""The notifications of one order, their life, and what they rest on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from shared.contracts.base import Fact
+from shared.contracts.notifications import (
+    BackorderBasis,
+    CancellationBasis,
+    ChargeBasis,
+    Corrected,
+    LegMatter,
+    LegStage,
+    Matter,
+    NotificationBasisNoted,
+    NotificationBounced,
+    NotificationCoalesced,
+    NotificationContradicted,
+    NotificationCorrectionSent,
+    NotificationDelivered,
+    NotificationFact,
+    NotificationFailed,
+    NotificationKind,
+    NotificationKindResumed,
+    NotificationKindSuppressed,
+    NotificationQueued,
+    NotificationRestated,
+    NotificationSent,
+    NotificationSuppressed,
+    RecipientBasis,
+    RefundBasis,
+    ReturnBasis,
+    Statement,
+    UnitsBasis,
+    WaitingBasis,
+)
+from shared.machine import Machine, replace
+
+Basis: TypeAlias = (
+    RecipientBasis
+    | UnitsBasis
+    | BackorderBasis
+    | ChargeBasis
+    | CancellationBasis
+    | ReturnBasis
+    | RefundBasis
+    | WaitingBasis
+)
+
+AUDIENCE: Final = "customer"
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    SENT = "sent"
+    DELIVERED = "delivered"
+    BOUNCED = "bounced"
+    FAILED = "failed"
+    SUPPRESSED = "suppressed"
+
+
+NOTIFICATION: Final = Machine(
+    "notification",
+    Status.QUEUED,
+    {
+        Status.QUEUED: {
+            NotificationRestated: Status.QUEUED,
+            NotificationContradicted: Status.QUEUED,
+            NotificationSent: Status.SENT,
+            NotificationFailed: Status.FAILED,
+            NotificationSuppressed: Status.SUPPRESSED,
+            NotificationCoalesced: Status.SUPPRESSED,
+        },
+        Status.SENT: {
+            NotificationContradicted: Status.SENT,
+            NotificationCorrectionSent: Status.SENT,
+            NotificationDelivered: Status.DELIVERED,
+            NotificationBounced: Status.BOUNCED,
+        },
+        Status.DELIVERED: {NotificationContradicted: Status.DELIVERED},
+        Status.BOUNCED: {},
+        Status.FAILED: {},
+        Status.SUPPRESSED: {},
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Of a line. Shipped counts every hand-over, so a replacement's too."""
+
+    owed: int = 0
+    shipped: int = 0
+    cancelled: int = 0
+
+    @property
+    def remaining(self) -> int:
+        return max(0, self.owed - self.shipped - self.cancelled)
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    matter: LegMatter
+    stage: LegStage
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """`contradicted` are places in `statements`: what is not true any more. `corrects`: what it sets right."""
+
+    status: Status
+    kind: NotificationKind
+    trigger_id: str
+    dedupe_key: str
+    queued_at: datetime
+    statements: tuple[Statement, ...]
+    matter: Matter
+    corrects: tuple[Corrected, ...] = ()
+    contradicted: tuple[int, ...] = ()
+    title: str | None = None
+    detail: str | None = None
+
+    @property
+    def corrected_ids(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(c.notification_id for c in self.corrects))
+
+
+@dataclass(frozen=True, slots=True)
+class OrderNotifications:
+    """All notifications of one order, and what they rest on. `charges` by shipment, "" for those of no shipment;
+    `muted` kinds are not sent, with the reason."""
+
+    order_id: str
+    recipient: RecipientBasis | None = None
+    units: Mapping[str, Units] = field(default_factory=dict)
+    backorders: Mapping[str, BackorderBasis] = field(default_factory=dict)
+    charges: Mapping[str, int] = field(default_factory=dict)
+    cancellations: Mapping[str, CancellationBasis] = field(default_factory=dict)
+    returns: Mapping[str, ReturnBasis] = field(default_factory=dict)
+    refunds: Mapping[str, Mapping[str, Leg]] = field(default_factory=dict)
+    waiting: tuple[WaitingBasis, ...] = ()
+    muted: Mapping[NotificationKind, str] = field(default_factory=dict)
+    notifications: Mapping[str, Notification] = field(default_factory=dict)
+
+    def title(self, line_id: str) -> str:
+        return self.recipient.titles.get(line_id, line_id) if self.recipient is not None else line_id
+
+
+def evolve(state: OrderNotifications, fact: Fact) -> OrderNotifications:
+    """The notifications after one of their own facts. Raises NotAllowed where the machine does."""
+    match fact:
+        case NotificationBasisNoted(basis=basis):
+            return _resting_on(state, basis)
+        case NotificationKindSuppressed(kind=kind, detail=detail):
+            return replace(state, muted={**state.muted, kind: detail})
+        case NotificationKindResumed(kind=kind):
+            return replace(state, muted={k: why for k, why in state.muted.items() if k is not kind})
+        case NotificationQueued():
+            return _queued(state, fact)
+        case NotificationFact(notification_id=id):
+            after = _moved(state.notifications[id], fact)
+            return replace(state, notifications={**state.notifications, id: after})
+        case _:
+            raise TypeError(f"{fact.type} is not a fact of notifications")
+
+
+def _queued(state: OrderNotifications, fact: NotificationQueued) -> OrderNotifications:
+    assert fact.matter is not None
+    assert fact.queued_at is not None
+    queued = Notification(
+        status=NOTIFICATION.initial,
+        kind=fact.kind,
+        trigger_id=fact.trigger_id,
+        dedupe_key=fact.dedupe_key,
+        queued_at=fact.queued_at,
+        statements=fact.statements,
+        matter=fact.matter,
+        corrects=fact.corrects,
+    )
+    waiting = tuple(w for w in state.waiting if w.trigger_id != fact.trigger_id)
+    return replace(state, waiting=waiting, notifications={**state.notifications, fact.notification_id: queued})
+
+
+def _moved(before: Notification, fact: NotificationFact) -> Notification:
+    after = replace(before, status=NOTIFICATION.step(before.status, fact))
+    match fact:
+        case NotificationSent(title=title):
+            return replace(after, title=title)
+        case NotificationRestated(statements=statements):
+            return replace(after, statements=statements)
+        case NotificationContradicted(statement=statement):
+            place = before.statements.index(statement)
+            return replace(after, contradicted=(*before.contradicted, place))
+        case (
+            NotificationFailed(detail=detail)
+            | NotificationBounced(detail=detail)
+            | NotificationSuppressed(detail=detail)
+        ):
+            return replace(after, detail=detail)
+        case NotificationCoalesced(into_id=into_id):
+            return replace(after, detail=f"told in {into_id}")
+        case NotificationDelivered() | NotificationCorrectionSent():
+            return after
+        case _:
+            raise TypeError(f"{fact.type} does not change a notification")
+
+
+def _resting_on(state: OrderNotifications, basis: Basis) -> OrderNotifications:
+    match basis:
+        case RecipientBasis():
+            return replace(state, recipient=basis)
+        case UnitsBasis():
+            units = dict(state.units)
+            for u in basis.owed:
+                units[u.line_id] = replace(before := units.get(u.line_id, Units()), owed=before.owed + u.quantity)
+            for u in basis.shipped:
+                units[u.line_id] = replace(before := units.get(u.line_id, Units()), shipped=before.shipped + u.quantity)
+            for u in basis.cancelled:
+                units[u.line_id] = replace(
+                    before := units.get(u.line_id, Units()), cancelled=before.cancelled + u.quantity
+                )
+            return replace(state, units=units)
+        case BackorderBasis(backorder_id=id, quantity=0):
+            return replace(state, backorders={k: b for k, b in state.backorders.items() if k != id})
+        case BackorderBasis(backorder_id=id):
+            return replace(state, backorders={**state.backorders, id: basis})
+        case ChargeBasis(shipment_id=shipment_id, amount_minor=amount):
+            shipment = shipment_id or ""
+            return replace(state, charges={**state.charges, shipment: state.charges.get(shipment, 0) + amount})
+        case CancellationBasis(cancellation_id=id):
+            return replace(state, cancellations={**state.cancellations, id: basis})
+        case ReturnBasis(return_id=id, label=label, declined=declined):
+            known = state.returns.get(id, basis)
+            known = known.model_copy(update={"label": label or known.label, "declined": declined or known.declined})
+            return replace(state, returns={**state.returns, id: known})
+        case RefundBasis(refund_id=id, stage=stage, legs=legs):
+            after = {**state.refunds.get(id, {}), **{leg.leg_id: Leg(leg, stage) for leg in legs}}
+            return replace(state, refunds={**state.refunds, id: after})
+        case WaitingBasis():
+            return replace(state, waiting=(*state.waiting, basis))
+
+
+def laws(state: OrderNotifications) -> list[str]:
+    """Which promises the notifications break: always none."""
+    keys = [n.dedupe_key for n in state.notifications.values()]
+    broken = [f"{key} is told more than once" for key in sorted({key for key in keys if keys.count(key) > 1})]
+    if state.recipient is not None and state.waiting:
+        broken.append("something waits although it is known to whom")
+    corrected = [
+        (c.notification_id, c.statement)
+        for n in state.notifications.values()
+        if n.status is not Status.SUPPRESSED
+        for c in n.corrects
+    ]
+    broken += [f"a statement of {id} is corrected twice" for id, s in corrected if corrected.count((id, s)) > 1]
+    return broken

@@ -1,0 +1,635 @@
+"""Which facts are told to the customer, in which message, and what becomes of messages.
+
+Facts come from four topics without order: what cannot be told yet, because it is not known to whom, waits for it.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, TypeAlias
+
+from notifications.domain.messages import (
+    AUDIENCE,
+    NOTIFICATION,
+    Basis,
+    Leg,
+    Notification,
+    OrderNotifications,
+    Status,
+    evolve,
+)
+from notifications.domain.policy import SendingPolicy
+from notifications.domain.truth import restated, statements, untrue
+from shared.contracts import fulfillment, orders, payments, returns
+from shared.contracts.base import Fact, LineQuantity
+from shared.contracts.notifications import (
+    BackorderBasis,
+    BackorderMatter,
+    CancellationBasis,
+    CancellationMatter,
+    ChargeBasis,
+    Corrected,
+    LegMatter,
+    LegStage,
+    Matter,
+    NotificationBasisNoted,
+    NotificationBounced,
+    NotificationCoalesced,
+    NotificationContradicted,
+    NotificationCorrectionSent,
+    NotificationDelivered,
+    NotificationFailed,
+    NotificationKind,
+    NotificationKindResumed,
+    NotificationKindSuppressed,
+    NotificationQueued,
+    NotificationRestated,
+    NotificationSent,
+    NotificationSuppressed,
+    OrderedLine,
+    OrderMatter,
+    ParcelMatter,
+    RecipientBasis,
+    RefundBasis,
+    RefundMatter,
+    ReturnBasis,
+    ReturnedUnits,
+    ReturnMatter,
+    ShipmentMatter,
+    UnitsBasis,
+    WaitingBasis,
+)
+from shared.machine import Invalid, NotAllowed, replace
+
+NOTED: Final[tuple[type[Fact], ...]] = (
+    orders.OrderPlaced,
+    orders.OrderConfirmed,
+    orders.OrderRejected,
+    orders.OrderLinesCancelled,
+    fulfillment.BackorderCreated,
+    fulfillment.BackorderEtaRevised,
+    fulfillment.BackorderConsentRequested,
+    fulfillment.BackorderFilled,
+    fulfillment.BackorderCancelled,
+    fulfillment.FulfillmentLinesCancelled,
+    fulfillment.ReplacementCreated,
+    fulfillment.ShipmentShipped,
+    fulfillment.ShipmentTrackingUpdated,
+    fulfillment.ShipmentDelayed,
+    fulfillment.ShipmentDeliveryAttempted,
+    fulfillment.ShipmentDelivered,
+    fulfillment.ShipmentLost,
+    fulfillment.ShipmentFound,
+    fulfillment.ShipmentReturnedToSender,
+    payments.PaymentCaptured,
+    payments.RefundRouted,
+    payments.RefundLegSubmitted,
+    payments.RefundLegSucceeded,
+    payments.RefundLegFailed,
+    payments.RefundLegReversed,
+    payments.RefundCompleted,
+    returns.ReturnEligibilityEvaluated,
+    returns.ReturnLabelIssued,
+    returns.ReturnApproved,
+    returns.ReturnDeclined,
+    returns.ReturnItemsReceived,
+    returns.ReturnItemsInspected,
+    returns.ReturnInspectionRevised,
+    returns.ReturnExpired,
+)
+"""The facts that are told to the customer, or that what is told rests on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outbox:
+    """The policy in force, and the messages that no sender is at: `unread` were never attempted, so that nobody can
+    have read them; `idle` may have been."""
+
+    policy: SendingPolicy
+    unread: frozenset[str] = frozenset()
+    idle: frozenset[str] = frozenset()
+
+
+def follow(outbox: Outbox, fact: Fact) -> Outbox:
+    match fact:
+        case NotificationQueued(notification_id=id):
+            return replace(outbox, unread=outbox.unread | {id})
+        case NotificationCoalesced(notification_id=id) | NotificationSuppressed(notification_id=id):
+            return replace(outbox, unread=outbox.unread - {id}, idle=outbox.idle - {id})
+        case _:
+            return outbox
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Take what another service told, and tell the customer what is theirs to know. `sequence` is of that service."""
+
+    fact: Fact
+    fact_id: str
+    sequence: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSent:
+    notification_id: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordFailure:
+    notification_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordStale:
+    """The sender holds it back: what it tells happened too long ago."""
+
+    notification_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Suppress:
+    """A person holds it back, as long as no sender is at it."""
+
+    notification_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDelivery:
+    notification_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBounce:
+    notification_id: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuppressKind:
+    kind: NotificationKind
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeKind:
+    kind: NotificationKind
+    detail: str
+
+
+Outcome: TypeAlias = RecordSent | RecordFailure | RecordStale | RecordDelivery | RecordBounce
+Command: TypeAlias = Note | Outcome | Suppress | SuppressKind | ResumeKind
+
+
+def decide(state: OrderNotifications, command: Command, outbox: Outbox) -> list[Fact]:
+    match command:
+        case Note():
+            return _noted(state, command, outbox)
+        case SuppressKind(kind=kind, detail=detail):
+            is_new = kind not in state.muted
+            return [NotificationKindSuppressed(order_id=state.order_id, kind=kind, detail=detail)] if is_new else []
+        case ResumeKind(kind=kind, detail=detail):
+            is_muted = kind in state.muted
+            return [NotificationKindResumed(order_id=state.order_id, kind=kind, detail=detail)] if is_muted else []
+        case _:
+            return _moved(state, command, outbox)
+
+
+def _moved(state: OrderNotifications, command: Outcome | Suppress, outbox: Outbox) -> list[Fact]:
+    id = command.notification_id
+    notification = state.notifications.get(id)
+    if notification is None:
+        raise Invalid("notification_id", f"{id} is not a notification of this order")
+    about = {"order_id": state.order_id, "notification_id": id}
+    match notification.status, command:
+        case Status.QUEUED, RecordSent(title=title):
+            return [
+                NotificationSent(**about, kind=notification.kind, title=title, statements=notification.statements),
+                *(NotificationCorrectionSent(**about, corrects_id=c) for c in notification.corrected_ids),
+            ]
+        case Status.QUEUED, RecordFailure(detail=detail):
+            return [NotificationFailed(**about, detail=detail)]
+        case Status.QUEUED, RecordStale(detail=detail):
+            return [NotificationSuppressed(**about, detail=detail)]
+        case Status.QUEUED, Suppress(detail=detail) if id in outbox.idle | outbox.unread:
+            return [NotificationSuppressed(**about, detail=detail)]
+        case Status.QUEUED, Suppress():
+            raise NotAllowed(Status.QUEUED, "Suppress", detail=f"{id} is being sent just now")
+        case Status.SENT, RecordDelivery():
+            return [NotificationDelivered(**about)]
+        case Status.SENT, RecordBounce(detail=detail):
+            return [NotificationBounced(**about, detail=detail)]
+        case (
+            (Status.SENT | Status.DELIVERED | Status.BOUNCED, RecordSent())
+            | (Status.FAILED, RecordFailure())
+            | (Status.SUPPRESSED, RecordStale() | Suppress())
+            | (Status.DELIVERED, RecordDelivery())
+            | (Status.BOUNCED, RecordBounce())
+        ):
+            return []
+        case status, _:
+            raise NotAllowed(status, type(command).__name__, NOTIFICATION.allowed(status))
+
+
+# From facts to messages.
+
+
+def _noted(state: OrderNotifications, note: Note, outbox: Outbox) -> list[Fact]:
+    if isinstance(note.fact, orders.OrderPlaced):
+        return _recipient_known(state, note, note.fact, outbox)
+    facts: list[Fact] = []
+    for basis in _bases(state, note.fact):
+        facts.append(_basis(state, note.fact, basis))
+        state = evolve(state, facts[-1])
+    told = _told(state, note.fact)
+    if told is None:
+        return facts
+    kind, matter = told
+    telling = WaitingBasis(
+        kind=kind, trigger_id=note.fact_id, matter=matter, service=note.fact.service, sequence=note.sequence
+    )
+    if state.recipient is None:
+        return [*facts, _basis(state, note.fact, telling)]
+    return [*facts, *_tell(state, note, telling, outbox)]
+
+
+def _basis(state: OrderNotifications, fact: Fact, basis: Basis) -> NotificationBasisNoted:
+    return NotificationBasisNoted(order_id=state.order_id, heard=fact.type, basis=basis)
+
+
+def _recipient_known(state: OrderNotifications, note: Note, placed: orders.OrderPlaced, outbox: Outbox) -> list[Fact]:
+    """What waited is told now, in the order it happened, resting on all that is known by now."""
+    if state.recipient is not None:
+        return []
+    recipient = RecipientBasis(
+        email=placed.customer.email,
+        name=placed.customer.name,
+        currency=placed.currency,
+        titles={line.line_id: line.title for line in placed.lines},
+        locale=placed.customer.locale,
+        lines=tuple(
+            OrderedLine(line_id=line.line_id, quantity=line.quantity, goods_minor=line.goods_minor)
+            for line in placed.lines
+        ),
+        shipping_minor=placed.shipping_minor,
+        total_minor=placed.total_minor,
+    )
+    owed = tuple(LineQuantity(line_id=line.line_id, quantity=line.quantity) for line in placed.lines)
+    facts: list[Fact] = [_basis(state, placed, recipient), _basis(state, placed, UnitsBasis(owed=owed))]
+    for fact in facts:
+        state = evolve(state, fact)
+    for waiting in state.waiting:
+        queued = _queued(state, waiting, note.at, outbox)
+        facts += queued
+        for fact in queued:
+            state, outbox = evolve(state, fact), follow(outbox, fact)
+    return facts
+
+
+def _tell(state: OrderNotifications, note: Note, telling: WaitingBasis, outbox: Outbox) -> list[Fact]:
+    """The message; before it what it sets right, and what other messages say instead that nobody has read yet."""
+    about = {"order_id": state.order_id, "by_fact_id": note.fact_id}
+    wrong = untrue(state, note.fact, outbox.unread)
+    corrects = tuple(Corrected(notification_id=id, statement=statement) for id, statement in wrong)
+    queued = _queued(state, telling, note.at, outbox, corrects)
+    replaced = {fact.notification_id for fact in queued if isinstance(fact, NotificationCoalesced)}
+    return [
+        *(
+            NotificationContradicted(**about, notification_id=id, statement=statement, heard=note.fact.type)
+            for id, statement in wrong
+        ),
+        *(
+            NotificationRestated(**about, notification_id=id, statements=true)
+            for id, true in restated(state, note.fact, outbox.unread - replaced).items()
+        ),
+        *queued,
+    ]
+
+
+def _queued(
+    state: OrderNotifications,
+    telling: WaitingBasis,
+    at: datetime,
+    outbox: Outbox,
+    corrects: tuple[Corrected, ...] = (),
+) -> list[Fact]:
+    """The message, with what an unread one tells of the same; held back where a person wants none of its kind."""
+    replaced = None
+    for id, n in state.notifications.items():
+        if n.status is Status.QUEUED and id in outbox.unread and (merged := _merged(n, telling)):
+            replaced, telling = id, merged
+            corrects = n.corrects + corrects
+    about = {"order_id": state.order_id}
+    id = f"{state.order_id}-N{len(state.notifications) + 1}"
+    facts: list[Fact] = [
+        NotificationQueued(
+            **about,
+            notification_id=id,
+            kind=telling.kind,
+            audience=AUDIENCE,
+            dedupe_key=f"{telling.trigger_id}:{AUDIENCE}",
+            trigger_id=telling.trigger_id,
+            statements=statements(state, telling),
+            matter=telling.matter,
+            queued_at=at,
+            corrects=corrects,
+        )
+    ]
+    if replaced is not None:
+        facts.append(NotificationCoalesced(**about, notification_id=replaced, into_id=id, policy=outbox.policy.ref))
+    if telling.kind in state.muted and not corrects:
+        facts.append(NotificationSuppressed(**about, notification_id=id, detail=state.muted[telling.kind]))
+    return facts
+
+
+def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
+    """Both in one, where they are about the same and the newer one does not need the older one to be told first."""
+    kind = telling.kind
+    match unread.matter, telling.matter:
+        case RefundMatter() as before, RefundMatter() as now if before.refund_id == now.refund_id:
+            if kind is _KIND.REFUND_COMPLETED or (unread.kind is _KIND.REFUND_COMPLETED and not now.failed):
+                return None
+            kinds = {unread.kind, kind}
+            kind = next(k for k in (_KIND.REFUND_REROUTED, _KIND.REFUND_FAILED, _KIND.REFUND_SUBMITTED) if k in kinds)
+            failed = {leg.leg_id: leg for leg in (*before.failed, *now.failed)}
+            legs = {leg.leg_id: leg for leg in (*before.legs, *now.legs) if leg.leg_id not in failed}
+            matter: Matter = now.model_copy(update={"legs": tuple(legs.values()), "failed": tuple(failed.values())})
+        case BackorderMatter() as before, BackorderMatter() as now if before.backorder_id == now.backorder_id:
+            kind = unread.kind
+            is_first = kind is _KIND.BACKORDER
+            asks = now if now.options else before
+            matter = now.model_copy(
+                update={
+                    "previous_eta": None if is_first else before.previous_eta or now.previous_eta,
+                    "options": asks.options,
+                    "due_at": asks.due_at,
+                    "silence": asks.silence,
+                }
+            )
+        case ParcelMatter() as before, ParcelMatter() as now if before.shipment_id == now.shipment_id:
+            if before.what == now.what == "delivered":
+                matter = now.model_copy(update={"lines": (*before.lines, *now.lines)})
+            elif before.tracking == now.tracking:
+                matter = now
+            else:
+                return None
+        case _:
+            return None
+    return telling.model_copy(update={"kind": kind, "matter": matter})
+
+
+_KIND: Final = NotificationKind
+
+
+def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
+    """What later messages rest on."""
+    match fact:
+        case orders.OrderLinesCancelled(cancellation_id=id, lines=cancelled, remaining_minor=remaining):
+            worth = sum(line.goods_minor for line in cancelled)
+            yield CancellationBasis(cancellation_id=id, worth_minor=worth, remaining_minor=remaining)
+        case fulfillment.BackorderCreated() | fulfillment.BackorderEtaRevised():
+            yield _backorder(fact, fact.quantity, fact.eta)
+        case fulfillment.BackorderFilled() | fulfillment.BackorderCancelled():
+            before = state.backorders.get(fact.backorder_id)
+            yield _backorder(fact, fact.remaining, before.eta if before is not None else None)
+        case fulfillment.FulfillmentLinesCancelled(lines=lines):
+            yield UnitsBasis(cancelled=_summed(lines))
+        case fulfillment.ReplacementCreated(lines=owed):
+            yield UnitsBasis(owed=owed)
+        case fulfillment.ShipmentShipped(lines=shipped):
+            yield UnitsBasis(shipped=shipped)
+        case payments.PaymentCaptured(exchange_id=str(), shipment_id=None):
+            pass  # what an exchange costs more is charged for no parcel of the order
+        case payments.PaymentCaptured(shipment_id=shipment_id, amount_minor=amount):
+            yield ChargeBasis(shipment_id=shipment_id, amount_minor=amount)
+        case payments.RefundRouted(legs=legs):
+            matters = tuple(LegMatter(**leg.model_dump(include=set(LegMatter.model_fields))) for leg in legs)
+            yield RefundBasis(refund_id=fact.refund_id, stage=LegStage.ROUTED, legs=matters)
+        case payments.RefundLegFact():
+            yield RefundBasis(refund_id=fact.refund_id, stage=_STAGES[type(fact)], legs=(_leg(state, fact),))
+        case returns.ReturnEligibilityEvaluated(return_id=return_id, verdicts=verdicts):
+            if declined := _reasons(why for v in verdicts if v.outcome == "decline" for why in v.reasons):
+                yield ReturnBasis(return_id=return_id, declined=declined)
+        case returns.ReturnLabelIssued(return_id=return_id, carrier=carrier, tracking=tracking):
+            yield ReturnBasis(return_id=return_id, label=f"{carrier} {tracking}")
+        case _:
+            pass
+
+
+def _backorder(fact: fulfillment.BackorderFact, quantity: int, eta: datetime | None) -> BackorderBasis:
+    return BackorderBasis(backorder_id=fact.backorder_id, line_id=fact.line_id, quantity=quantity, eta=eta)
+
+
+def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matter] | None:
+    """The message that the fact leads to; `state` rests on it already."""
+    match fact:
+        case orders.OrderConfirmed():
+            return _KIND.ORDER_CONFIRMED, OrderMatter()
+        case orders.OrderRejected(reason_code=reason):
+            return _KIND.ORDER_REJECTED, OrderMatter(reason_code=reason)
+        case fulfillment.ShipmentShipped():
+            return _KIND.SHIPMENT, _shipment(fact)
+        case fulfillment.BackorderFact():
+            return _of_backorder(fact)
+        case fulfillment.FulfillmentLinesCancelled(cancellation_id=id, lines=lines):
+            return _KIND.CANCELLATION, CancellationMatter(cancellation_id=id, lines=_summed(lines))
+        case fulfillment.ScanFact():
+            return _of_parcel(state, fact)
+        case payments.RefundFact():
+            return _of_refund(state, fact)
+        case returns.ReturnFact():
+            return _of_return(fact)
+        case orders.OrderLinesCancelled() | fulfillment.ReplacementCreated() | payments.PaymentCaptured():
+            return None
+        case _:
+            raise TypeError(f"{fact.type} is nothing to tell")
+
+
+def _shipment(shipped: fulfillment.ShipmentShipped) -> ShipmentMatter:
+    return ShipmentMatter(
+        shipment_id=shipped.shipment_id,
+        number=shipped.number,
+        of=shipped.of,
+        carrier=shipped.carrier,
+        tracking=tuple(parcel.tracking for parcel in shipped.parcels if parcel.tracking is not None),
+        lines=shipped.lines,
+    )
+
+
+def _of_backorder(fact: fulfillment.BackorderFact) -> tuple[NotificationKind, Matter] | None:
+    about = {"backorder_id": fact.backorder_id, "line_id": fact.line_id}
+    match fact:
+        case fulfillment.BackorderCreated(quantity=quantity, eta=eta):
+            return _KIND.BACKORDER, BackorderMatter(**about, quantity=quantity, eta=eta)
+        case fulfillment.BackorderEtaRevised(quantity=quantity, eta=eta, previous_eta=previous):
+            return _KIND.BACKORDER_REVISED, BackorderMatter(**about, quantity=quantity, eta=eta, previous_eta=previous)
+        case fulfillment.BackorderConsentRequested(quantity=quantity, eta=eta):
+            return _KIND.BACKORDER_REVISED, BackorderMatter(
+                **about,
+                quantity=quantity,
+                eta=eta,
+                options=tuple(orders.BackorderChoice(option) for option in fact.options),
+                due_at=fact.due_at,
+                silence=fact.silence,
+            )
+        case _:
+            return None
+
+
+_STOPPED: Final = frozenset({"address", "customs", "damaged"})
+"""Codes of scans that stop a parcel."""
+
+_TROUBLES: Final[Mapping[type[Fact], str]] = {
+    fulfillment.ShipmentDelayed: "delayed",
+    fulfillment.ShipmentDeliveryAttempted: "attempted",
+    fulfillment.ShipmentDelivered: "delivered",
+    fulfillment.ShipmentLost: "lost",
+    fulfillment.ShipmentFound: "found",
+    fulfillment.ShipmentReturnedToSender: "returned",
+}
+
+
+def _of_parcel(state: OrderNotifications, fact: fulfillment.ScanFact) -> tuple[NotificationKind, Matter] | None:
+    """Delivery and trouble; of scans, only those that stop a parcel. The same trouble again is no news."""
+    tracking = fact.scan.tracking if fact.scan is not None else getattr(fact, "tracking", None)
+    lines: tuple[LineQuantity, ...] = getattr(fact, "lines", ())
+    what: str
+    match fact:
+        case fulfillment.ShipmentTrackingUpdated(code=code) if code in _STOPPED and fact.moved:
+            what = code
+        case fulfillment.ShipmentTrackingUpdated() if lines:
+            what = "not_received"
+        case fulfillment.ShipmentTrackingUpdated():
+            return None
+        case _:
+            what = _TROUBLES[type(fact)]
+    known = [
+        m
+        for _, m in _matters(state)
+        if isinstance(m, ParcelMatter) and (m.shipment_id, m.tracking) == (fact.shipment_id, tracking)
+    ]
+    if what not in ("delivered", "lost", "found") and known and known[-1].what == what:
+        return None
+    matter = ParcelMatter.model_validate(
+        {"shipment_id": fact.shipment_id, "what": what, "tracking": tracking, "lines": lines}
+    )
+    return (_KIND.DELIVERY if what == "delivered" else _KIND.DELAY), matter
+
+
+def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[NotificationKind, Matter] | None:
+    legs = state.refunds.get(fact.refund_id, {})
+    match fact:
+        case payments.RefundRouted():
+            # What failed is told before it is routed anew, and named once.
+            told = [
+                (kind, m)
+                for kind, m in _matters(state)
+                if isinstance(m, RefundMatter) and m.refund_id == fact.refund_id
+            ]
+            named = {leg.leg_id for kind, m in told if kind is _KIND.REFUND_REROUTED for leg in m.failed}
+            failed = tuple(leg for leg in _legs(legs, LegStage.FAILED) if leg.leg_id not in named)
+            if not failed:
+                return None
+            routed = tuple(legs[leg.leg_id].matter for leg in fact.legs)
+            return _KIND.REFUND_REROUTED, _refund(fact, told[-1][1].currency, routed, failed)
+        case payments.RefundLegSubmitted(currency=currency, leg_id=leg_id):
+            return _KIND.REFUND_SUBMITTED, _refund(fact, currency, (legs[leg_id].matter,))
+        case payments.RefundLegFailed(currency=currency, leg_id=leg_id):
+            return _KIND.REFUND_FAILED, _refund(fact, currency, (), (legs[leg_id].matter,))
+        case payments.RefundLegReversed(currency=currency, leg_id=leg_id):
+            return _KIND.REFUND_FAILED, _refund(fact, currency, (), (legs[leg_id].matter,))
+        case payments.RefundCompleted(currency=currency):
+            return _KIND.REFUND_COMPLETED, _refund(fact, currency, _legs(legs, LegStage.SUCCEEDED))
+        case payments.RefundLegSucceeded():
+            return None
+        case _:
+            raise TypeError(f"{fact.type} is nothing to tell")
+
+
+def _matters(state: OrderNotifications) -> list[tuple[NotificationKind, Matter]]:
+    """Of all messages there are, and of those that wait to be."""
+    return [(n.kind, n.matter) for n in state.notifications.values()] + [(w.kind, w.matter) for w in state.waiting]
+
+
+def _refund(
+    fact: payments.RefundFact,
+    currency: str,
+    legs: tuple[LegMatter, ...],
+    failed: tuple[LegMatter, ...] = (),
+) -> RefundMatter:
+    return RefundMatter(refund_id=fact.refund_id, currency=currency, legs=legs, failed=failed)
+
+
+_STAGES: Final[Mapping[type[Fact], LegStage]] = {
+    payments.RefundLegSubmitted: LegStage.SUBMITTED,
+    payments.RefundLegSucceeded: LegStage.SUCCEEDED,
+    payments.RefundLegFailed: LegStage.FAILED,
+    payments.RefundLegReversed: LegStage.FAILED,
+}
+
+
+def _leg(state: OrderNotifications, fact: payments.RefundLegFact) -> LegMatter:
+    leg = state.refunds.get(fact.refund_id, {}).get(fact.leg_id)
+    if leg is None:
+        raise Invalid("leg_id", f"{fact.leg_id} is not a routed leg of {fact.refund_id}")
+    return leg.matter
+
+
+def _legs(legs: Mapping[str, Leg], stage: LegStage) -> tuple[LegMatter, ...]:
+    return tuple(leg.matter for leg in legs.values() if leg.stage is stage)
+
+
+def _of_return(fact: returns.ReturnFact) -> tuple[NotificationKind, Matter] | None:
+    match fact:
+        case returns.ReturnApproved(lines=lines, expires_at=expires_at):
+            return _KIND.RETURN_APPROVED, _return(fact, lines, expires_at=expires_at)
+        case returns.ReturnDeclined(reasons=reasons):
+            return _KIND.RETURN_DECLINED, ReturnMatter(return_id=fact.return_id, reasons=_reasons(reasons))
+        case returns.ReturnItemsReceived(lines=received, complete=complete):
+            return _KIND.RETURN_RECEIVED, _return(fact, received, complete=complete)
+        case returns.ReturnItemsInspected(lines=inspected, complete=complete):
+            return _KIND.RETURN_INSPECTED, _return(fact, inspected, complete=complete)
+        case returns.ReturnInspectionRevised(after=inspected):
+            return _KIND.RETURN_INSPECTED, _return(fact, inspected)
+        case returns.ReturnExpired():
+            return _KIND.RETURN_EXPIRED, ReturnMatter(return_id=fact.return_id)
+        case _:
+            return None
+
+
+def _return(
+    fact: returns.ReturnFact,
+    lines: tuple[LineQuantity | returns.ReceivedLine | returns.InspectedLine, ...],
+    *,
+    expires_at: datetime | None = None,
+    complete: bool = False,
+) -> ReturnMatter:
+    units = tuple(
+        ReturnedUnits(
+            line_id=line.line_id,
+            quantity=line.quantity,
+            outcome=line.outcome,
+            refund_percent=0 if line.review else line.refund_percent,
+            fee_percent=line.fee_percent,
+        )
+        if isinstance(line, returns.InspectedLine)
+        else ReturnedUnits(line_id=line.line_id, quantity=line.quantity)
+        for line in lines
+    )
+    return ReturnMatter(return_id=fact.return_id, lines=units, expires_at=expires_at, complete=complete)
+
+
+def _reasons(reasons: Iterable[returns.Why]) -> tuple[str, ...]:
+    """Every distinct one, in the order given."""
+    return tuple(dict.fromkeys(why.text or why.code for why in reasons))
+
+
+def _summed(lines: Iterable[fulfillment.CancelledUnits]) -> tuple[LineQuantity, ...]:
+    units: dict[str, int] = {}
+    for line in lines:
+        units[line.line_id] = units.get(line.line_id, 0) + line.quantity
+    return tuple(LineQuantity(line_id=line_id, quantity=n) for line_id, n in units.items())
