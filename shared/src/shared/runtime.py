@@ -33,6 +33,7 @@ from shared.database import OUTAGES, Pool, connect
 from shared.http import PROBLEMS, BodyLimit, Desk, document_problems, install_problems
 from shared.logs import configure
 from shared.relay import Relay, stopped_within
+from shared.retention import Retention
 from shared.settings import Settings
 from shared.shell import Flow
 from shared.timers import Fire, Timers
@@ -180,6 +181,7 @@ def build(
         parts.append(("watch", _watch(running, stop)))
         if running.relay is not None:
             parts.append(("relay", running.relay.run(stop)))
+        parts.append(("retention", Retention(pool, name, chosen, registry).run(stop)))
         if timers:
             parts.append(("timers", Timers(pool, name, timers, running.woken).run(stop)))
         async with (

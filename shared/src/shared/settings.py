@@ -51,6 +51,14 @@ class Settings(BaseSettings):
             return None
         return Provider(str(self.auth_jwks_url), self.auth_issuer, self.auth_audience, self.auth_roles_claim)
 
+    inbox_days: int = Field(
+        default=90, ge=7, description="claims are kept so long; longer than any sender repeats a message after"
+    )
+    answers_days: int = Field(default=7, ge=7, description="idempotency keys and their answers are kept so long")
+    settled_days: int = Field(
+        default=365, ge=30, description="who redrove, discarded or released what, and why, is kept so long"
+    )
+
     @property
     def direct_url(self) -> str:
         return (self.database_direct_url or self.database_url).get_secret_value()

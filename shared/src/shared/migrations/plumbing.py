@@ -1,13 +1,15 @@
 """The tables every service has: states, journal, outbox, inbox, parked, deadlines, answers."""
 
 PLUMBING = """
+-- By default a table is vacuumed when a fifth of it is dead: after two million updates of ten million rows. Those that
+-- change with every fact are vacuumed by the twentieth, or by a count where they are small or empty most of the time.
 CREATE TABLE states (
     key text PRIMARY KEY,
     state json NOT NULL,
     sequence bigint NOT NULL CHECK (sequence >= 0),
     chain bytea NOT NULL,
     updated_at timestamptz NOT NULL DEFAULT now()
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE states IS 'One row per aggregate: the fold of its journal. Its row lock guards every rule of the aggregate.';
 COMMENT ON COLUMN states.sequence IS 'sequence of the last fact in the journal; 0 only inside the transaction that makes the row';
 COMMENT ON COLUMN states.chain IS 'hash of the last fact in the journal';
@@ -30,7 +32,7 @@ CREATE TABLE events (
     policy_version int,
     chain bytea NOT NULL,
     UNIQUE (subject, sequence)
-);
+) WITH (autovacuum_vacuum_insert_scale_factor = 0.05);
 COMMENT ON TABLE events IS 'The journal: append-only audit record. data is json, not jsonb, so that its bytes stay as they were hashed.';
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
@@ -40,7 +42,7 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events EXECUTE
 CREATE TABLE outbox (
     position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event_id uuid NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
 COMMENT ON TABLE outbox IS 'Facts not yet acknowledged by the broker. Published in position order, deleted after the acknowledgement.';
 COMMENT ON COLUMN outbox.event_id IS 'written by the one statement that writes the event; a foreign key would look up and lock each again';
 
@@ -72,14 +74,16 @@ CREATE TABLE positions (
     partition int NOT NULL,
     next bigint NOT NULL CHECK (next >= 0),
     PRIMARY KEY (consumer_group, topic, partition)
-) WITH (fillfactor = 50);
+) WITH (fillfactor = 20, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE positions IS
     'Where reading goes on, committed with the effects of what was read. Offsets in Kafka are for others to look at.';
 
 CREATE TABLE inbox (
     id uuid PRIMARY KEY,
     claimed_at timestamptz NOT NULL DEFAULT now()
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+-- A batch has one instant, so this index has one entry for it and a list of places.
+CREATE INDEX inbox_by_age ON inbox (claimed_at);
 COMMENT ON TABLE inbox IS 'Messages that have had their effect. A second delivery finds its id here and does nothing.';
 
 CREATE TABLE parked (
@@ -104,6 +108,7 @@ CREATE TABLE parked (
     UNIQUE (topic, partition, position)
 );
 CREATE INDEX parked_open ON parked (key, id) WHERE status = 'open';
+CREATE INDEX parked_by_age ON parked (settled_at) WHERE settled_at IS NOT NULL;
 COMMENT ON TABLE parked IS 'Messages that could not be decoded or decided, and those of their key that came later, in order.';
 COMMENT ON COLUMN parked.reason IS 'why, as a code; behind: an earlier message of this key is parked';
 
@@ -112,7 +117,7 @@ CREATE TABLE deadlines (
     name text NOT NULL,
     due_at timestamptz NOT NULL,
     PRIMARY KEY (key, name)
-);
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX deadlines_due ON deadlines (due_at);
 COMMENT ON TABLE deadlines IS 'What must fire and when, as the aggregate''s state says it; set and dropped with the state.';
 
@@ -124,6 +129,7 @@ CREATE TABLE answers (
     body json,
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (scope, key)
-);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX answers_by_age ON answers (created_at);
 COMMENT ON TABLE answers IS 'Idempotency keys and the answers they got; scope = caller and route, fingerprint = SHA-256 of the request.';
 """

@@ -38,7 +38,7 @@ CREATE TABLE sections (
     waiting bigint[] NOT NULL DEFAULT '{}',
     state json NOT NULL DEFAULT '{}',
     PRIMARY KEY (subject, service)
-) WITH (fillfactor = 70);
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE sections IS 'Per order and service: the fold of its facts in sequence, a pure function of the set of timeline rows.';
 COMMENT ON COLUMN sections.next IS 'the sequence expected next; all below it are folded';
 COMMENT ON COLUMN sections.waiting IS 'sequences on the timeline beyond a hole';
