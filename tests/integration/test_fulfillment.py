@@ -14,7 +14,19 @@ from standardwebhooks.webhooks import Webhook
 
 from fulfillment.api import router
 from fulfillment.domain.ledger import OrderFulfillment
-from fulfillment.domain.order import Cancel, Command, Fill, HandOver, Open, Pack, Plan, Replace, ShortPick, TakeSilence
+from fulfillment.domain.order import (
+    Cancel,
+    Command,
+    Fill,
+    HandOver,
+    Inspect,
+    Open,
+    Pack,
+    Plan,
+    Replace,
+    ShortPick,
+    TakeSilence,
+)
 from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, key_of
 from fulfillment.domain.tracking import ShipmentStatus
 from fulfillment.filler import serve
@@ -24,6 +36,7 @@ from shared.auth import Tokens, issue
 from shared.contracts.base import FACTS, LineQuantity
 from shared.contracts.fulfillment import OpenedLine
 from shared.contracts.orders import ShippingPreference
+from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.database import Pool
 from shared.envelope import Cause
 from shared.http import BodyLimit, Desk, install_problems, patiently
@@ -119,6 +132,22 @@ async def test_orders_that_need_the_same_shelves_in_another_order_do_not_block_e
     allocated = await pool.fetchval("SELECT sum(allocated) FROM stock")
     assert allocated == 180
     assert await pool.fetchval("SELECT count(*) FROM backorders") == 0
+
+
+async def test_goods_that_come_back_where_none_ever_lay_are_on_a_shelf_there(pool: Pool) -> None:
+    await stock(pool, "mug", "berlin", 1)
+    handed_over = HandOver("o1-S1", "dhl", (("o1-S1-P1", "T1"),))
+    assert await tell(pool, "o1", opened(mug=1), Plan(), Pack("o1-S1"), handed_over) == [None] * 4
+    found = InspectedLine(
+        line_id="mug",
+        quantity=1,
+        outcome=InspectionOutcome.AS_NEW,
+        disposition=Disposition.RESTOCK,
+        refund_percent=100,
+        fee_percent=0,
+    )
+    assert await tell(pool, "o1", Inspect("i1", "hamburg", (found,))) == [None]
+    assert await shelf(pool, location="hamburg") == (1, 0)
 
 
 async def test_goods_go_to_whoever_was_placed_first(pool: Pool) -> None:

@@ -957,6 +957,15 @@ def test_two_shelves_never_share_a_key() -> None:
 # Repeats and strangers
 
 
+def test_a_warehouse_that_has_not_heard_of_a_cancellation_yet_packs_in_vain(world: World) -> None:
+    world.shelf("mug", "berlin", 1)
+    world.confirmed("o1", mug=1)
+    world.when("o1", Cancel("c1", lines(mug=1)))
+    with pytest.raises(NotAllowed):
+        world.when("o1", Pack("o1-S1"))
+    assert world.when("o1", Pack("o1-S1", is_awaited=False)) == []
+
+
 def test_an_order_is_opened_and_planned_once(world: World) -> None:
     world.shelf("mug", "berlin", 5)
     world.confirmed("o1", mug=1)

@@ -106,7 +106,7 @@ def exchange_released(fact: ExchangeReleased, cause: Cause) -> ToldOrder:
 
 def packed(message: WarehousePacked, cause: Cause) -> ToldOrder:
     parcels = tuple((parcel.parcel_id, units(parcel.lines)) for parcel in message.parcels)
-    return _of_warehouse(message, Pack(message.shipment_id, parcels), cause)
+    return _of_warehouse(message, Pack(message.shipment_id, parcels, is_awaited=False), cause)
 
 
 def short_picked(message: WarehouseShortPicked, cause: Cause) -> ToldOrder:

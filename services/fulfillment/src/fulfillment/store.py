@@ -34,7 +34,7 @@ from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import Receipts, Receive, ShelfCommand, ShelfState
 from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
 from shared.contracts.base import Bucket
-from shared.contracts.fulfillment import ShelfFact, StockReceived
+from shared.contracts.fulfillment import ShelfFact, StockReceived, StockRestocked
 from shared.database import Pool
 from shared.shell import Db, Flow, Held, Told
 
@@ -90,7 +90,6 @@ MAKE_SHELVES = """
 INSERT INTO stock (sku, location, changed_at)
 SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS new (sku, location, changed_at)
 ORDER BY sku COLLATE "C", location COLLATE "C" ON CONFLICT DO NOTHING"""
-# By what is added, not to what it was: a shelf made after the locks were taken is not known here.
 MOVE_STOCK = """
 UPDATE stock SET on_hand = stock.on_hand + moved.on_hand, allocated = stock.allocated + moved.allocated,
     changed_at = CASE WHEN moved.on_hand > moved.allocated THEN greatest(stock.changed_at, moved.at)
@@ -172,8 +171,10 @@ async def keep(db: Db, touched: Sequence[Held[OrderFulfillment]], stock: Stock) 
     effects = shelf_effects(fact for held in touched for fact in held.facts)
     if effects:
         at = max(stock.told_at[held.key] for held in touched)
-        if new := [(*shelf, at) for shelf in effects if shelf[1] not in stock.shelves.get(shelf[0], {})]:
-            await db.execute(MAKE_SHELVES, *_columns(new, 3))
+        # Only what comes back may come to where nothing ever lay.
+        back = {(f.sku, f.location) for held in touched for f in held.facts if isinstance(f, StockRestocked)}
+        if back:
+            await db.execute(MAKE_SHELVES, *_columns(((*shelf, at) for shelf in back), 3))
         await db.execute(MOVE_STOCK, *_columns(((*shelf, *change, at) for shelf, change in effects.items()), 5))
 
 

@@ -77,10 +77,12 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Parcels by id; none: everything is in one."""
+    """Parcels by id; none: everything is in one. `is_awaited`: somebody waits for the answer. Who told it on a topic
+    does not, and may not have heard yet that the shipment was cancelled: that is no news then."""
 
     shipment_id: str
     parcels: tuple[tuple[str, tuple[LineQuantity, ...]], ...] = ()
+    is_awaited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +211,10 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
         case ((_S.OPENED | _S.PLANNED | _S.WITHDRAWN), Cancel(cancellation_id=cancellation_id, lines=lines)):
             return cancellation.cancel(state, cancellation_id, lines)
         case _S.PLANNED, Pack(shipment_id=shipment_id, parcels=parcels):
-            return shipments_.pack(state.order_id, _shipment(state, shipment_id), _by_parcel(parcels))
+            shipment = _shipment(state, shipment_id)
+            if shipment.status is ShipmentStatus.CANCELLED and not command.is_awaited:
+                return []
+            return shipments_.pack(state.order_id, shipment, _by_parcel(parcels))
         case _S.PLANNED, ShortPick(shipment_id=shipment_id, lines=lines):
             return cancellation.short_pick(state, _shipment(state, shipment_id), _sums(lines), stock)
         case _S.PLANNED, HandOver():
