@@ -28,6 +28,7 @@ check: sync ## Format, lint, types, import contracts, generated files, unit and 
 	@$(BIN)/mypy $(ROOTS)
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m ops.docs --check
+	@$(BIN)/python -m bench.report --check
 	@$(BIN)/pytest -q tests/unit tests/properties
 
 up: sync ## Start the system and return when it is ready
@@ -36,11 +37,13 @@ up: sync ## Start the system and return when it is ready
 down: ## End the system
 	@if [ -x $(BIN)/oms ]; then $(BIN)/oms down; fi
 
-bench: sync ## Measure beside the floors and rivals
-	@$(BIN)/python -m bench $(ARGS)
+bench: sync ## Measure beside floors and rivals (QUICK=1: within minutes; ARGS="2 5" picks figures; SOAK_MINUTES=60)
+	@$(UV) sync --quiet --group bench
+	@UV=$(UV) $(BIN)/python -m bench $(ARGS)
 
-docs: sync ## Generate machines, messages and OpenAPI under docs/
+docs: sync ## Generate machines, messages, OpenAPI and the table of figures under docs/
 	@$(BIN)/python -m ops.docs
+	@$(BIN)/python -m bench.report
 
 pictures: sync browser ## Take the pictures in docs/ anew, from the running page
 	@OMS_PICTURES=docs $(BIN)/pytest -q tests/browser -k pictures

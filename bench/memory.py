@@ -1,64 +1,101 @@
-"""Resident memory of each service at rest."""
+"""Figure 10: resident memory of each service, at rest and after a soak of whole stories; and what the soak left behind."""
 
 import asyncio
 import os
-import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Final
 
-import httpx
+import asyncpg
 import psutil
 
-from bench.figures import AUTH_KEY, Figure, Place
+from bench.contest import Contender, Measured, Place, contest
+from bench.figures import Figure, Scale, Side, alone
+from bench.stories import AT_ONCE, all_seen
+from bench.world import world
+from ops.endpoints import Endpoints
+from ops.system import System
 
-MUST_MB = 150
-SECRET = "whsec_Zm9yLW1lYXN1cmVtZW50cy1vbmx5LWZvci1tZWFzdXJlbWVudHM="
-SERVICES = ("orders", "payments", "fulfillment", "returns", "notifications", "support_view")
+TITLE: Final = "resident memory per service"
+LOAD: Final = 0.6
+WARM_UP: Final = 200
+SAMPLES: Final = 200
+REST_S: Final = 10
+
+DEAD: Final = "SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables WHERE n_dead_tup > 1000"
 
 
-async def _resident(where: Place, package: str, port: int) -> float:
-    environment = os.environ | {
-        "OMS_DATABASE_URL": await where.database(package),
-        "OMS_KAFKA": where.kafka,
-        "OMS_AUTH_KEY": AUTH_KEY,
-        "OMS_PROCESSOR_URL": "http://127.0.0.1:9/processor",
-        "OMS_PROCESSOR_KEY": "none",
-        "OMS_PROCESSOR_WEBHOOK_SECRET": SECRET,
-        "OMS_CARRIER_WEBHOOK_SECRET": SECRET,
-        "OMS_MAIL_WEBHOOK_SECRET": SECRET,
-        "OMS_SMTP_URL": "smtp://127.0.0.1:9",
-        "OMS_LOG_LEVEL": "error",
+async def soaked(place: Place, minutes: float) -> Measured:
+    """All services at rest, then at a share of what they can do, open loop."""
+    with tempfile.TemporaryDirectory(prefix="oms-bench-", ignore_cleanup_errors=True) as var:
+        os.environ |= {"OMS_KAFKA": place.kafka, "OMS_POSTGRES_URL": place.postgres}
+        async with world(Path(var)) as (system, playing):
+            await asyncio.sleep(REST_S)
+            rest = resident(system)
+            began = time.perf_counter()
+            await playing.plays(WARM_UP, AT_ONCE)
+            rate = LOAD * WARM_UP / (time.perf_counter() - began)
+            soak = asyncio.create_task(playing.plays_at(rate, minutes * 60))
+            samples: list[Mapping[str, float]] = []
+            while not soak.done():
+                samples.append(resident(system))
+                await asyncio.wait([soak], timeout=minutes * 60 / SAMPLES)
+            await soak
+            after = resident(system)
+            await playing.until(lambda: playing.finished == playing.begun)
+            await all_seen(system.endpoints)
+            bloat = await _bloat(system.endpoints)
+    tenth = max(1, len(samples) // 10)
+    early, late = samples[tenth : 2 * tenth] or samples, samples[-tenth:]
+    values = {"stories": playing.finished, "rate": rate, "bloat": bloat}
+    for name in rest:
+        values |= {f"{name} at rest": rest[name], f"{name} soaked": after[name]}
+        values[f"{name} rise"] = 100 * (mean(s[name] for s in late) / mean(s[name] for s in early) - 1)
+    return Measured(values=values)
+
+
+def resident(system: System) -> dict[str, float]:
+    """MB by service."""
+    return {
+        name: psutil.Process(process.pid).memory_info().rss / 1e6
+        for name, process in system.processes.items()
+        if process.pid is not None
     }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "uvicorn",
-        f"{package}.app:app",
-        "--port",
-        str(port),
-        "--no-access-log",
-        env=environment,
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    try:
-        async with httpx.AsyncClient() as client, asyncio.timeout(60):
-            while True:
-                try:
-                    if (await client.get(f"http://127.0.0.1:{port}/readyz")).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    pass  # not listening yet
-                await asyncio.sleep(0.2)
-        return float(psutil.Process(process.pid).memory_info().rss) / 1e6
-    finally:
-        process.terminate()
-        await process.wait()
 
 
-async def measure(where: Place) -> list[Figure]:
-    """Memory: each service started by itself, ready and idle"""
+async def _bloat(endpoints: Endpoints) -> float:
+    """The largest share of dead rows in a table, in percent."""
+    worst = 0.0
+    for service in endpoints.services.values():
+        db = await asyncpg.connect(service.database)
+        for row in await db.fetch(DEAD):
+            worst = max(worst, 100 * row["n_dead_tup"] / (row["n_dead_tup"] + row["n_live_tup"]))
+        await db.close()
+    return worst
+
+
+async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
+    minutes = scale.soak_minutes
+    measured = await contest(place, (Contender("all services", soaked, (minutes,)),), 1, report)
+    [run] = measured["all services"]
+    services = [name.removesuffix(" rise") for name in run.values if name.endswith(" rise")]
+    size = f"{minutes:g} min at {run.values['rate']:.0f} stories/s, {LOAD:.0%} of what it takes, {run.values['stories']:,.0f} stories"
     figures = []
-    for n, package in enumerate(SERVICES):
-        resident = await _resident(where, package, 18_000 + n)
-        figures.append(
-            Figure(f"resident memory of {package}", resident, None, "MB", f"under {MUST_MB} MB", resident < MUST_MB)
-        )
+    for name in services:
+        side = Side(name, [run])
+        figures += [
+            alone(10, f"{name}, MB at rest", side, f"{name} at rest", size="ready and idle", at_least=False,
+                  unit=" MB", must=150, aim=100),
+            alone(10, f"{name}, MB after the soak", side, f"{name} soaked", size=size, at_least=False,
+                  unit=" MB", must=150, aim=100),
+            alone(10, f"{name}, rise in the soak", side, f"{name} rise", size=size, at_least=False,
+                  unit=" %", must=5, aim=0),
+        ]  # fmt: skip
+    figures.append(
+        alone(10, "dead rows in the worst table after the soak", Side("all services", [run]), "bloat", size=size,
+              at_least=False, unit=" %")
+    )  # fmt: skip
     return figures

@@ -1,0 +1,199 @@
+"""Figure 4: from the commit of a fact to its row on the timeline, open loop, beside one process without a relay."""
+
+import asyncio
+import json
+import multiprocessing
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime, timezone
+from functools import partial
+from typing import Any, Final
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from faststream.kafka import KafkaBroker
+from uuid_utils.compat import uuid7
+
+from bench.contest import Contender, Measured, Meter, Place, contest, percentile, settle
+from bench.figures import Figure, Scale, Side, compared
+from bench.load import placement
+from orders.domain.decide import Command
+from orders.domain.decide import Place as PlaceCommand
+from orders.store import ORDERS
+from shared.consumer import Consumer
+from shared.envelope import Cause
+from shared.relay import Relay
+from shared.shell import Told, apply
+from support_view.handlers import take
+
+TITLE: Final = "commit to visible, open loop"
+WARM_UP: Final = 100
+SEEN: Final = "SELECT subject, seen_at FROM timeline WHERE subject >= 'l-' AND subject < 'l.'"
+"""The facts of this load, whatever else stands on the timeline."""
+PATIENCE_S: Final = 60
+
+Commit = Callable[[str], Awaitable[None]]
+
+
+async def ours(place: Place, rate: int, seconds: int) -> Measured:
+    """The shell and its relay in one process, support-view's consumer in another."""
+    async with AsyncExitStack() as stack:
+        dsn = await stack.enter_async_context(place.database(await place.template("support_view")))
+        view = await stack.enter_async_context(view_at(place, topic := await place.topic(), dsn))
+        commit = await stack.enter_async_context(shell_at(place, topic))
+        return await open_loop(place, commit, view, SEEN, rate, asyncio.sleep(seconds))
+
+
+@asynccontextmanager
+async def shell_at(place: Place, topic: str | None) -> AsyncIterator[Commit]:
+    """What commits one order's placing by the shell; its relay tells the topic, where there is one to tell."""
+    async with (
+        place.database(await place.template("orders")) as dsn,
+        asyncpg.create_pool(dsn, min_size=8, max_size=8) as pool,
+    ):
+        relay, stop = Relay(place.settings(dsn), "orders", topic), asyncio.Event()
+        running = asyncio.create_task(relay.run(stop))
+
+        async def commit(id: str) -> None:
+            now = datetime.now(timezone.utc)
+            cause = Cause(uuid7(), now, "service:bench", "bench", "bench")
+            async with pool.acquire() as db, db.transaction():
+                told: Told[Command] = Told(id, PlaceCommand(id, placement(id), now), cause)
+                [outcome], _ = await apply(db, ORDERS, [told])
+            if outcome.error is not None:
+                raise outcome.error
+            relay.wake()
+
+        try:
+            yield commit
+        finally:
+            stop.set()
+            relay.wake()
+            await running
+
+
+@asynccontextmanager
+async def view_at(place: Place, topic: str, dsn: str) -> AsyncIterator[Any]:
+    """A pool on support-view's database, and its consumer in a process of its own."""
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool:
+        process = multiprocessing.get_context("spawn").Process(target=project, args=(place, dsn, [topic], topic))
+        process.start()
+        try:
+            yield pool
+        finally:
+            process.terminate()
+            await asyncio.to_thread(process.join)
+
+
+def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int = 1000) -> None:
+    """A process that is support-view's consumer until it is terminated."""
+    asyncio.run(_consume(place, dsn, topics, group, batch))
+
+
+async def _consume(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    settings = place.settings(dsn).model_copy(update={"batch_records": batch})
+    async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
+        broker = KafkaBroker(place.kafka, logger=None)
+        Consumer(pool, take, settings, group, lambda: None).subscribe(broker, topics)
+        settle()
+        await broker.start()
+        await stop.wait()
+        await broker.stop()
+
+
+FLOOR_TABLES: Final = """
+CREATE TABLE committed (id text PRIMARY KEY, data json NOT NULL);
+CREATE TABLE seen (id text PRIMARY KEY, data json NOT NULL, seen_at timestamptz DEFAULT clock_timestamp())"""
+FLOOR_INSERT: Final = "INSERT INTO seen (id, data) SELECT * FROM unnest($1::text[], $2::json[]) ON CONFLICT DO NOTHING"
+
+
+async def in_process(place: Place, rate: int, seconds: int) -> Measured:
+    """Insert, produce, getmany, insert, in one process, with nothing in between: a crash would lose or double."""
+    topic = await place.topic()
+    data = json.dumps({"order_id": "x", "text": "y" * 380})
+    async with AsyncExitStack() as stack:
+        dsn = await stack.enter_async_context(place.database(None))
+        pool = await stack.enter_async_context(asyncpg.create_pool(dsn, min_size=8, max_size=8))
+        await pool.execute(FLOOR_TABLES)
+        producer = AIOKafkaProducer(bootstrap_servers=place.kafka, enable_idempotence=True, acks="all")
+        consumer = AIOKafkaConsumer(topic, bootstrap_servers=place.kafka, group_id=topic, auto_offset_reset="earliest")
+        for client in (producer, consumer):
+            await client.start()
+            stack.push_async_callback(client.stop)
+
+        async def consume() -> None:
+            while True:
+                for records in (await consumer.getmany(timeout_ms=50, max_records=1000)).values():
+                    ids, bodies = [r.key.decode() for r in records], [r.value.decode() for r in records]
+                    await pool.execute(FLOOR_INSERT, ids, bodies)
+
+        async def commit(id: str) -> None:
+            await pool.execute("INSERT INTO committed VALUES ($1, $2)", id, data)
+            await producer.send(topic, data.encode(), id.encode())
+
+        reading = asyncio.create_task(consume())
+        try:
+            return await open_loop(place, commit, pool, "SELECT id, seen_at FROM seen", rate, asyncio.sleep(seconds))
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
+
+
+async def open_loop(
+    place: Place, commit: Commit, view: Any, seen: str, rate: int, during: Coroutine[Any, Any, None]
+) -> Measured:
+    """Commit at the rate whatever becomes of the others, as long as `during` takes; each one's time from its commit to
+    the clock of its row. Everything is warm before: so many went through one by one."""
+    for n in range(WARM_UP):
+        await commit(f"l-w{n}")
+    await _all_seen(view, seen, WARM_UP)
+    committed: dict[str, float] = {}
+
+    async def one(id: str) -> None:
+        await commit(id)
+        committed[id] = time.time()
+
+    async with Meter(place) as meter:
+        began, count = time.perf_counter(), 0
+        going = asyncio.create_task(during)
+        async with asyncio.TaskGroup() as tasks:
+            while not going.done():
+                tasks.create_task(one(f"l-{count}"))
+                count += 1
+                await asyncio.sleep(max(0.0, began + count / rate - time.perf_counter()))
+        await going
+        await _all_seen(view, seen, WARM_UP + count)
+    rows = dict(await view.fetch(seen))
+    took = [max(0.0, rows[id].timestamp() - at) * 1000 for id, at in committed.items()]
+    return meter.measured(count, p50=percentile(took, 0.50), p99=percentile(took, 0.99))
+
+
+async def _all_seen(view: Any, seen: str, count: int) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            if await view.fetchval(f"SELECT count(*) FROM ({seen}) AS s") == count:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
+    figures = []
+    # At 200/s the bound is the one of the system's first build: ten times the floor.
+    for rate, seconds, must, aim in ((50, (20, 6), 3.0, 2.0), (200, (10, 4), 10.0, None), (500, (10, 4), 3.0, 2.0)):
+        load = (rate, scale.pick(*seconds))
+        contenders = (Contender("ours", ours, load), Contender("in process", in_process, load))
+        measured = await contest(place, contenders, scale.runs, report)
+        sides = (
+            Side("shell, relay, topic, support-view", measured["ours"]),
+            Side("insert, produce, getmany, insert in one process", measured["in process"]),
+        )
+        shown = partial(compared, 4, size=f"{rate * load[1]:,} facts")
+        figures += [
+            shown(f"commit to visible at {rate}/s, p50", *sides, "p50"),
+            shown(f"commit to visible at {rate}/s, p99", *sides, "p99", must=must, aim=aim),
+        ]
+    return figures
