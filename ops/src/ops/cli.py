@@ -24,6 +24,7 @@ from rich.table import Table
 from ops.databases import ensure_databases
 from ops.demo import demo as play_stories
 from ops.demo import footer
+from ops.dlq import Unanswered
 from ops.dlq import app as dlq
 from ops.endpoints import Endpoints, NotUp, live_endpoints
 from ops.keys import kept_keys
@@ -208,7 +209,7 @@ def main() -> None:
     """Every expected failure ends in one line that says what to do, and in its exit code."""
     try:
         app()
-    except (NotUp, StartFailed) as error:
+    except (NotUp, StartFailed, Unanswered) as error:
         _fail(error, NOT_UP)
     except (AlreadyUp, TopicsWrong, StoryFailed) as error:
         _fail(error, FAILED)

@@ -1,13 +1,17 @@
 """`oms dlq`: messages that could not be decoded or decided, over all services: list, show, redrive in order, discard."""
 
+import getpass
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
 import httpx
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ops.endpoints import Endpoints, live_endpoints
@@ -15,116 +19,261 @@ from ops.keys import kept_keys
 from ops.places import state_folder
 from shared.auth import Role, issue
 
+PAGE: Final = 1000
+
 app = typer.Typer(help="Parked messages: list, show, redrive in order, discard.", no_args_is_help=True)
 console = Console()
+errors = Console(stderr=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Service = Annotated[str, typer.Argument(help="The service that parked it.")]
 Key = Annotated[str, typer.Argument(help="The key it is parked under, usually an order id.")]
+OneService = Annotated[str | None, typer.Argument(help="The service that parked it; left out: all services.")]
+OneKey = Annotated[str | None, typer.Argument(help="The key it is parked under, usually an order id.")]
+All = Annotated[bool, typer.Option("--all", help="All keys, instead of one.")]
+ParkedFor = Annotated[
+    str | None, typer.Option("--parked-for", metavar="REASON", help="Of --all, only what is parked for this reason.")
+]
+
+
+class Unanswered(Exception):
+    """A service did not answer, or not as it should; the text says which and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """The services' operations, asked under an operator's name."""
+
+    endpoints: Endpoints
+    client: httpx.Client
+
+    def ask(self, service: str, method: str, path: str, **request: Any) -> Any:
+        """The answer's JSON. Raises Unanswered."""
+        endpoint = self.endpoints.services[service]
+        try:
+            answer = self.client.request(method, f"{endpoint.url}/operations/{path}", **request)
+        except httpx.HTTPError as error:
+            raise Unanswered(f"{service} does not answer ({type(error).__name__}): see {endpoint.log}") from error
+        if not answer.is_success:
+            raise Unanswered(f"{service} answered {answer.status_code}: {answer.text[:200]}; see {endpoint.log}")
+        return answer.json()
+
+    def keys(self, service: str, reason: str | None) -> Iterator[dict[str, Any]]:
+        """Keys with parked messages, all pages of them."""
+        after = ""
+        while True:
+            params = {"limit": PAGE, "after": after} | ({"reason": reason} if reason else {})
+            page = self.ask(service, "GET", "parked/keys", params=params)
+            yield from ({"service": service} | each for each in page)
+            if len(page) < PAGE:
+                return
+            after = page[-1]["key"]
+
+    def messages(self, service: str, key: str) -> list[dict[str, Any]]:
+        """The first of a key's parked messages, in order; a page of them."""
+        found: list[dict[str, Any]] = self.ask(service, "GET", "parked", params={"key": key, "limit": PAGE})
+        return found
 
 
 @contextmanager
-def operator() -> Iterator[tuple[Endpoints, httpx.Client]]:
-    """The running system and a client with an operator's token. Raises NotUp."""
+def operator() -> Iterator[Desk]:
+    """The running system's operations; what is done is kept under the name of who runs this. Raises NotUp."""
     var = state_folder()
     endpoints = live_endpoints(var)
-    token = issue(kept_keys(var).auth_key, subject="oms", roles=[Role.OPERATOR])
-    with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=30) as client:
-        yield endpoints, client
+    token = issue(kept_keys(var).auth_key, subject=getpass.getuser(), roles=[Role.OPERATOR])
+    with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False) as client:
+        yield Desk(endpoints, client)
 
 
 def consuming(endpoints: Endpoints) -> list[str]:
     return [name for name, service in endpoints.services.items() if service.database]
 
 
-def _parked(endpoints: Endpoints, client: httpx.Client, service: str, key: str | None = None) -> list[dict[str, Any]]:
-    if service not in consuming(endpoints):
-        raise typer.BadParameter(f"{service} is not one of {', '.join(consuming(endpoints))}")
-    params: dict[str, str | int] = {"limit": 1000} | ({"key": key} if key else {})
-    answer = client.get(f"{endpoints.url(service)}/operations/parked", params=params)
-    answer.raise_for_status()
-    found: list[dict[str, Any]] = answer.json()
-    return found
+def _services(desk: Desk, service: str | None) -> list[str]:
+    known = consuming(desk.endpoints)
+    if service is not None and service not in known:
+        raise typer.BadParameter(f"{service} is not one of {', '.join(known)}")
+    return known if service is None else [service]
+
+
+def _found(desk: Desk, service: str | None, parked_for: str | None) -> tuple[list[dict[str, Any]], list[str]]:
+    """Keys over services, and in words which of the services could not be asked."""
+    found: list[dict[str, Any]] = []
+    unanswered = []
+    for each in _services(desk, service):
+        try:
+            found += desk.keys(each, parked_for)
+        except Unanswered as why:
+            unanswered.append(str(why))
+    return found, unanswered
+
+
+def _chosen(
+    desk: Desk, service: str | None, key: str | None, is_all: bool, parked_for: str | None
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """(service, key) of what is to be settled, and who did not answer."""
+    if is_all == (key is not None):
+        raise typer.BadParameter("name one key (SERVICE KEY), or give --all")
+    if parked_for and not is_all:
+        raise typer.BadParameter("--parked-for chooses among --all")
+    if service is not None and key is not None:
+        return [(name, key) for name in _services(desk, service)], []
+    found, unanswered = _found(desk, service, parked_for)
+    return [(each["service"], each["key"]) for each in found], unanswered
 
 
 @app.command("ls")
-def ls(as_json: AsJson = False) -> None:
-    """List what is parked, by service and key, oldest first; exit code 1 when there is anything."""
-    with operator() as (endpoints, client):
-        found = [
-            {"service": service} | message
-            for service in consuming(endpoints)
-            for message in _parked(endpoints, client, service)
-        ]
+def ls(
+    service: OneService = None,
+    parked_for: Annotated[str | None, typer.Option(metavar="REASON", help="Only keys parked for this reason.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the keys with parked messages, and what is wrong with the first; exit code 1 when there is any."""
+    with operator() as desk:
+        found, unanswered = _found(desk, service, parked_for)
+    if as_json:
+        console.print_json(json.dumps({"keys": found, "unanswered": unanswered}))
+    elif found:
+        table = Table("service", "key", "messages", "type", "reason", "what is wrong", "since")
+        for each in found:
+            what = (each["type"] or "?", each["reason"], each["detail"][:80])
+            row = (each["service"], each["key"], str(each["messages"]), *what, each["parked_at"][:19])
+            table.add_row(*map(escape, row))
+        console.print(table)
+        console.print("[dim]oms dlq show SERVICE KEY · redrive SERVICE KEY · discard SERVICE KEY --reason …[/]")
+    elif not unanswered:
+        console.print("nothing is parked")
+    _warn(unanswered)
+    raise typer.Exit(1 if found or unanswered else 0)
+
+
+@app.command()
+def show(service: Service, key: Key, as_json: AsJson = False) -> None:
+    """Show a key's parked messages whole: headers, body, and what is wrong with each."""
+    with operator() as desk:
+        [name] = _services(desk, service)
+        found = desk.messages(name, key)
     if as_json:
         console.print_json(json.dumps(found))
-    elif found:
-        table = Table("service", "id", "key", "type", "reason", "what is wrong", "since")
-        for m in found:
-            table.add_row(
-                m["service"],
-                str(m["id"]),
-                m["key"],
-                m["type"] or "?",
-                m["reason"],
-                m["detail"][:80],
-                m["parked_at"][:19],
-            )
-        console.print(table)
-        console.print(
-            "[dim]oms dlq show SERVICE KEY · oms dlq redrive SERVICE KEY · oms dlq discard SERVICE KEY --reason …[/]"
-        )
-    else:
-        console.print("nothing is parked")
-    raise typer.Exit(1 if found else 0)
+        return
+    for m in found:
+        place = f"{m['topic']}/{m['partition']} at {m['position']}, {m['parked_at'][:19]}"
+        console.print(f"[bold]{m['id']}[/] [red]{escape(m['reason'])}[/] {escape(m['detail'])}", highlight=False)
+        console.print(place, *(f"{n}: {v}" for n, v in m["headers"].items()), m["value"], sep="\n", markup=False)
+    if not found:
+        console.print("nothing is parked under this key")
 
 
 @app.command()
-def show(service: Service, key: Key) -> None:
-    """Show a key's parked messages whole: headers, body, and what is wrong with each."""
-    with operator() as (endpoints, client):
-        console.print_json(json.dumps(_parked(endpoints, client, service, key)))
+def redrive(
+    service: OneService = None,
+    key: OneKey = None,
+    is_all: All = False,
+    parked_for: ParkedFor = None,
+    reason: Annotated[str, typer.Option(help="Why; it is kept with your name.")] = "redrive",
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell a key's parked messages again, in order, until one is refused again; exit code 1 when one is.
 
-
-@app.command()
-def redrive(service: Service, key: Key, dry_run: DryRun = False) -> None:
-    """Tell a key's parked messages again, in order, until one is refused again; exit code 1 when one is."""
-    with operator() as (endpoints, client):
+    With --all, every key of a service or of all, one after the other: what one key still has parked stops no other.
+    """
+    with operator() as desk:
+        chosen, unanswered = _chosen(desk, service, key, is_all, parked_for)
         if dry_run:
-            _say_what(_parked(endpoints, client, service, key), "redrive")
+            _say_what("redrive", [(s, m) for s, k in chosen for m in desk.messages(s, k)], unanswered, as_json)
             return
-        answer = client.post(f"{endpoints.url(service)}/operations/parked/redrive", json={"key": key})
-        answer.raise_for_status()
-    done = answer.json()
-    console.print(f"{done['done']} done, {done['still_parked']} still parked")
-    raise typer.Exit(1 if done["still_parked"] else 0)
+        told = []
+        for name, each in _with_progress("redriving", chosen):
+            try:
+                answer = desk.ask(name, "POST", "parked/redrive", json={"key": each, "reason": reason})
+            except Unanswered as why:
+                unanswered.append(f"{each}: {why}")
+            else:
+                told.append({"service": name, "key": each} | answer)
+    done, left = sum(each["done"] for each in told), sum(each["still_parked"] for each in told)
+    if as_json:
+        counted = {"done": done, "still_parked": left, "keys": told, "unanswered": unanswered}
+        console.print_json(json.dumps(counted))
+    else:
+        for each in told:
+            if each["still_parked"] and is_all:
+                console.print(f"{each['service']} {each['key']}: {each['still_parked']} still parked", markup=False)
+        console.print(f"{done} done, {left} still parked")
+    _warn(unanswered)
+    raise typer.Exit(1 if left or unanswered else 0)
 
 
 @app.command()
 def discard(
-    service: Service,
-    key: Key,
     reason: Annotated[str, typer.Option(help="Why; it is kept with your name.")],
-    id: Annotated[list[int] | None, typer.Option(help="Only these; else all of the key.")] = None,
+    service: OneService = None,
+    key: OneKey = None,
+    is_all: All = False,
+    parked_for: ParkedFor = None,
+    id: Annotated[list[int] | None, typer.Option(help="Of one key, only these; else all of the key.")] = None,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Set a key's parked messages aside for good. They stay in the table, with who did it and why."""
-    with operator() as (endpoints, client):
-        found = [m for m in _parked(endpoints, client, service, key) if not id or m["id"] in id]
-        if dry_run or not found:
-            _say_what(found, "discard")
+    """Set a key's parked messages aside for good. They stay in the table, with who did it and why.
+
+    With --parked-for, only the messages parked for that reason: what waits behind them is to be redriven then.
+    """
+    with operator() as desk:
+        if id and key is None:
+            raise typer.BadParameter("--id chooses among the messages of one key")
+        chosen, unanswered = _chosen(desk, service, key, is_all, parked_for)
+
+        def matching(name: str, each: str) -> list[dict[str, Any]]:
+            found = desk.messages(name, each)
+            return [m for m in found if (not id or m["id"] in id) and parked_for in (None, m["reason"])]
+
+        if dry_run:
+            _say_what("discard", [(s, m) for s, k in chosen for m in matching(s, k)], unanswered, as_json)
             return
-        answer = client.post(
-            f"{endpoints.url(service)}/operations/parked/discard",
-            json={"ids": [m["id"] for m in found], "reason": reason},
-        )
-        answer.raise_for_status()
-    console.print(f"{len(answer.json()['discarded'])} discarded")
+        done: list[dict[str, Any]] = []
+        for name, each in _with_progress("discarding", chosen):
+            try:
+                while ids := [m["id"] for m in matching(name, each)]:
+                    body = {"ids": ids, "reason": reason}
+                    gone = desk.ask(name, "POST", "parked/discard", json=body)["discarded"]
+                    done += [{"service": name, "key": each, "id": number} for number in gone]
+            except Unanswered as why:
+                unanswered.append(f"{each}: {why}")
+    if as_json:
+        console.print_json(json.dumps({"discarded": done, "unanswered": unanswered}))
+    else:
+        console.print(f"{len(done)} discarded")
+    _warn(unanswered)
+    raise typer.Exit(1 if unanswered else 0)
 
 
-def _say_what(found: Sequence[dict[str, Any]], verb: str) -> None:
-    for m in found:
-        console.print(f"would {verb} {m['id']}: {m['type']} ({m['reason']})", markup=False)
-    if not found:
-        console.print("nothing is parked under this key")
+def _with_progress(what: str, chosen: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """On standard error, and only where there is more than one."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=errors, disable=len(chosen) < 2) as progress:
+        yield from progress.track(chosen, description=what)
+
+
+def _say_what(verb: str, found: Sequence[tuple[str, dict[str, Any]]], unanswered: list[str], as_json: bool) -> None:
+    if as_json:
+        would = [{"service": service} | m for service, m in found]
+        console.print_json(json.dumps({f"would_{verb}": would, "unanswered": unanswered}))
+    else:
+        for service, m in found:
+            console.print(f"would {verb} {service} {m['key']} {m['id']}: {m['type']} ({m['reason']})", markup=False)
+        if not found:
+            console.print("nothing of this is parked")
+    _warn(unanswered)
+
+
+def _warn(unanswered: Sequence[str]) -> None:
+    for why in unanswered:
+        errors.print(f"[red]error:[/] {escape(why)}", highlight=False, soft_wrap=True)

@@ -1,38 +1,228 @@
-"""`oms lag`: what every consumer has still to do, what is not yet published, and what is parked."""
+"""`oms lag`: what every consumer has still to do, what is not yet published, what is parked, and what the view misses.
 
+Asked of the databases and the broker, not of the services: the answer is whole however many replicas share the
+partitions, and while a service is down.
+"""
+
+import asyncio
 import json
-from typing import Annotated
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from typing import Annotated, Final
 
+import asyncpg
+import httpx
 import typer
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from ops.dlq import consuming, operator
+from ops.dlq import consuming
+from ops.endpoints import Endpoints, live_endpoints
+from ops.places import state_folder
+from ops.topics import PARTITIONS
+from shared.consumer import WHERE_TO_READ
+from shared.database import OUTAGES
+from shared.operations import UNPUBLISHED
 
 console = Console()
 
+HOLES: Final = "SELECT count(*) FROM sections WHERE waiting <> '{}'"
+ANSWER_S: Final = 10.0
+READY_S: Final = 5.0
 
-def lag(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Show lag per group, topic and partition in messages and seconds, the outbox and the parked keys."""
-    found = {}
-    with operator() as (endpoints, client):
-        for service in consuming(endpoints):
-            answer = client.get(f"{endpoints.url(service)}/operations/lag")
-            answer.raise_for_status()
-            found[service] = answer.json()
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """`seconds` is the age of the first record that was not processed; 0 when nothing is waiting."""
+
+    group: str
+    topic: str
+    partition: int
+    messages: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """What a service's database says it has not published, and what it has set aside. `holes` are sections of orders
+    that wait for a fact that was not seen; None where there are no sections."""
+
+    unpublished: int
+    oldest_unpublished_seconds: float
+    parked_keys: int
+    withheld_keys: int
+    holes: int | None
+
+
+@dataclass(slots=True)
+class State:
+    """A service as it is now. What could not be found out is None, and `troubles` says why."""
+
+    is_ready: bool = False
+    partitions: list[Behind] | None = None
+    owed: Owed | None = None
+    troubles: list[str] = field(default_factory=list)
+
+    def attention(self, name: str, most_seconds: float) -> list[str]:
+        """What an operator has to look at, a sentence each."""
+        told = [f"{name}: {trouble}" for trouble in self.troubles]
+        if (late := max((each.seconds for each in self.partitions or ()), default=0)) > most_seconds:
+            told.append(f"{name} is {late:.0f} s behind")
+        if (owed := self.owed) is not None:
+            if owed.oldest_unpublished_seconds > most_seconds:
+                told.append(f"{name} has facts that are not published since {owed.oldest_unpublished_seconds:.0f} s")
+            if owed.parked_keys:
+                told.append(f"{name} has parked keys ({owed.parked_keys}): see `oms dlq ls`")
+            if owed.withheld_keys:
+                told.append(f"{name} withholds keys ({owed.withheld_keys}): the broker refused one of their facts")
+            if owed.holes:
+                told.append(f"{name} waits for facts in sections ({owed.holes}) of orders: see `oms dlq ls`")
+        return told
+
+
+async def look(endpoints: Endpoints) -> dict[str, State]:
+    """Every service that consumes, all at once; what does not answer is said in its `troubles`."""
+    names = consuming(endpoints)
+    return dict(zip(names, await asyncio.gather(*(_look_at(endpoints, name) for name in names)), strict=True))
+
+
+async def _look_at(endpoints: Endpoints, name: str) -> State:
+    state = State()
+    topics = import_module(f"{name.replace('-', '_')}.app").app.state.topics
+    places = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
+    await _ask_ready(state, endpoints.url(name))
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            db = await asyncpg.connect(endpoints.database(name))
+            try:
+                positions = {TopicPartition(t, p): next for t, p, next in await db.fetch(WHERE_TO_READ, name)}
+                [owed] = await db.fetch(UNPUBLISHED)
+                holes = await db.fetchval(HOLES) if name == "support-view" else None
+            finally:
+                await db.close()
+    except OUTAGES as error:
+        state.troubles.append(f"its database does not answer: {error!r}")
+        return state
+    state.owed = Owed(owed["unpublished"], round(owed["oldest"], 3), owed["parked_keys"], owed["withheld_keys"], holes)
+    try:
+        state.partitions, lost = await behind(endpoints.kafka, name, places, positions)
+        state.troubles += lost
+    except (KafkaError, OSError) as error:  # a time-out is an OSError too
+        state.troubles.append(f"the broker does not answer: {error!r}")
+    return state
+
+
+async def _ask_ready(state: State, url: str) -> None:
+    try:
+        async with httpx.AsyncClient(timeout=READY_S, trust_env=False) as client:
+            answer = await client.get(f"{url}/readyz")
+            state.is_ready = answer.is_success
+            state.troubles += answer.json()["reasons"]
+    except (httpx.HTTPError, ValueError) as error:
+        state.troubles.append(f"it is down ({type(error).__name__})")
+
+
+async def behind(
+    kafka: str, group: str, places: Sequence[TopicPartition], positions: Mapping[TopicPartition, int]
+) -> tuple[list[Behind], list[str]]:
+    """Per partition; and in words the places that the topics do not hold. `positions` were read before: the ends only
+    rise meanwhile. Raises KafkaError or a time-out."""
+    async with _reader(kafka) as reader, asyncio.timeout(ANSWER_S):
+        first, end = await reader.beginning_offsets(places), await reader.end_offsets(places)
+        to_read = {place: positions.get(place, first[place]) for place in places}
+        lost = [
+            f"{place.topic}/{place.partition} is to be read from {to_read[place]} and holds {first[place]} to {end[place]}"
+            for place in places
+            if not first[place] <= to_read[place] <= end[place]
+        ]
+        waiting = [place for place in places if first[place] <= to_read[place] < end[place]]
+        ages = dict.fromkeys(places, 0.0)
+        reader.assign(waiting)
+        for place in waiting:
+            reader.seek(place, to_read[place])
+        for place in waiting:
+            record = await reader.getone(place)
+            ages[place] = max(0.0, time.time() - record.timestamp / 1000)
+    return [
+        Behind(group, place.topic, place.partition, max(0, end[place] - to_read[place]), round(ages[place], 3))
+        for place in places
+    ], lost
+
+
+@asynccontextmanager
+async def _reader(kafka: str) -> AsyncIterator[AIOKafkaConsumer]:
+    """In no group: looking must not take part in sharing out."""
+    reader = AIOKafkaConsumer(
+        bootstrap_servers=kafka,
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="none",
+        max_partition_fetch_bytes=64 * 1024,
+    )
+    try:
+        await reader.start()
+        yield reader
+    finally:
+        await reader.stop()
+
+
+def lag(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    most_seconds: Annotated[float, typer.Option("--max-seconds", help="Older than this needs attention.")] = 60.0,
+) -> None:
+    """Show lag per group, topic and partition in messages and seconds, the outbox, parked keys and holes.
+
+    Exit code 1 when something needs attention: a service that is down or not ready, parked or withheld keys, holes,
+    or something older than --max-seconds. Lag that comes and goes under load is none.
+    """
+    endpoints = live_endpoints(state_folder())
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is in the answer
+    with Console(stderr=True).status("asking"):
+        found = asyncio.run(look(endpoints))
+    attention = [told for name, state in found.items() for told in state.attention(name, most_seconds)]
     if as_json:
-        console.print_json(json.dumps(found))
-        return
-    table = Table("service", "behind", "seconds", "partitions behind", "unpublished", "oldest, s", "parked keys")
-    for service, state in found.items():
-        behind = [p for p in state["partitions"] if p["messages"]]
-        table.add_row(
-            service,
-            str(sum(p["messages"] for p in behind)),
-            f"{max((p['seconds'] for p in behind), default=0):.1f}",
-            ", ".join(f"{p['topic']}/{p['partition']}: {p['messages']}" for p in behind[:6]) or "none",
-            str(state["unpublished"]),
-            f"{state['oldest_unpublished_seconds']:.1f}",
-            f"[red]{state['parked_keys']}[/]" if state["parked_keys"] else "0",
-        )
-    console.print(table)
+        services = {name: asdict(state) for name, state in found.items()}
+        console.print_json(json.dumps({"services": services, "attention": attention}))
+    else:
+        console.print(_table(found, most_seconds))
+        for told in attention:
+            console.print(f"[red]![/] {escape(told)}", highlight=False, soft_wrap=True)
+    raise typer.Exit(1 if attention else 0)
+
+
+def _table(found: Mapping[str, State], most_seconds: float) -> Table:
+    table = Table(
+        "service", "", "behind", "seconds", "partitions behind", "unpublished", "oldest, s", "parked", "holes"
+    )
+
+    def seconds(number: float) -> str:
+        return f"[red]{number:.1f}[/]" if number > most_seconds else f"{number:.1f}"
+
+    def count(number: int) -> str:
+        return f"[red]{number}[/]" if number else "0"
+
+    for name, state in found.items():
+        row = [name, "[green]ready[/]" if state.is_ready else "[red]down[/]"]
+        if state.partitions is None:
+            row += ["?", "?", "?"]
+        else:
+            late = [each for each in state.partitions if each.messages]
+            row += [
+                str(sum(each.messages for each in late)),
+                seconds(max((each.seconds for each in late), default=0)),
+                "\n".join(f"{each.topic}/{each.partition}: {each.messages}" for each in late) or "none",
+            ]
+        if (owed := state.owed) is None:
+            row += ["?", "?", "?", "?"]
+        else:
+            row += [str(owed.unpublished), seconds(owed.oldest_unpublished_seconds), count(owed.parked_keys)]
+            row += ["-" if owed.holes is None else count(owed.holes)]
+        table.add_row(*row)
+    return table

@@ -384,12 +384,12 @@ class Consumer:
             ends[place] = max(ends.get(place, 0), record.position + 1)
         await db.execute(ADVANCE, self.group, [t for t, _ in ends], [p for _, p in ends], list(ends.values()))
 
-    async def redrive(self, key: str, actor: str) -> tuple[int, int]:
+    async def redrive(self, key: str, actor: str, reason: str = "redrive") -> tuple[int, int]:
         """Tell a key's parked messages again, in order, until one is refused again: (done, still parked)."""
         done, most = 0, sys.maxsize
         while True:
             try:
-                told, left, refused = await self._redrive(key, actor, most)
+                told, left, refused = await self._redrive(key, actor, reason, most)
             except Exception as error:
                 if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
                     raise
@@ -407,12 +407,12 @@ class Consumer:
             if refused or not told:
                 return done, left
 
-    async def _redrive(self, key: str, actor: str, most: int) -> tuple[int, int, bool]:
+    async def _redrive(self, key: str, actor: str, reason: str, most: int) -> tuple[int, int, bool]:
         """Done, still parked, and whether one was refused, of the first `most` of the key."""
         async with self.pool.acquire(timeout=5) as db, db.transaction():
             queue = await waiting(db, key)
             # Settled first, so that they do not queue behind themselves; what is refused or not told is opened again.
-            await settle(db, [w.id for w in queue], "redriven", actor, "redrive")
+            await settle(db, [w.id for w in queue], "redriven", actor, reason)
             refused = await self._take(db, [w.record for w in queue[:most]])
             places = {(p.record.topic, p.record.partition, p.record.position): p for p in refused}
             again: list[tuple[int, str, str]] = []

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from shared.auth import Caller, Role
 from shared.contracts.base import Input, Name
 from shared.http import needs
-from shared.parking import settle, waiting
+from shared.parking import settle, waiting, waiting_keys
 from shared.relay import release, withheld
 
 router = APIRouter(prefix="/operations", tags=["operations"])
@@ -31,6 +31,15 @@ class ParkedMessage(BaseModel):
     parked_at: datetime
     headers: dict[str, str]
     value: str = Field(description="as text, what is not UTF-8 escaped; at most 64 KiB of it")
+
+
+class ParkedKey(BaseModel):
+    key: str
+    messages: int
+    type: str | None = Field(description="the first message's, as are reason and detail")
+    reason: str
+    detail: str
+    parked_at: datetime
 
 
 class PartitionLag(BaseModel):
@@ -67,6 +76,7 @@ class Released(BaseModel):
 
 class Redrive(Input):
     key: Name
+    reason: Name = "redrive"
 
 
 class Redriven(BaseModel):
@@ -118,13 +128,27 @@ async def parked(
     return shown
 
 
+@router.get("/parked/keys")
+async def parked_keys(
+    request: Request,
+    _: Reader,
+    reason: Annotated[str | None, Query(max_length=200)] = None,
+    after: Annotated[str, Query(max_length=4000)] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[ParkedKey]:
+    """Keys with parked messages, those for a `reason` where one is given; the next page is `after` the last one's."""
+    async with request.app.state.pool.acquire(timeout=5) as db:
+        found = await waiting_keys(db, reason, after, limit)
+    return [ParkedKey(**asdict(each) | {"type": None if each.type is None else _text(each.type)}) for each in found]
+
+
 @router.post("/parked/redrive")
 async def redrive(request: Request, body: Redrive, who: Operator) -> Redriven:
     """Tell a key's parked messages again, in order, until one is refused again."""
     consumers = request.app.state.running.consumers
     if not consumers:
         raise HTTPException(404, "this service consumes nothing")
-    done, left = await consumers[0].redrive(body.key, who.actor)
+    done, left = await consumers[0].redrive(body.key, who.actor, body.reason)
     return Redriven(done=done, still_parked=left)
 
 

@@ -54,6 +54,13 @@ OPEN = """
 SELECT id, key, topic, partition, position, header_names, header_values, record_key, value, reason, detail, parked_at
 FROM parked WHERE status = 'open' AND ($1::text IS NULL OR key = $1) ORDER BY key, id LIMIT $2"""
 
+KEYS = """
+SELECT key, count(*) AS messages, min(parked_at) AS parked_at, (array_agg(reason ORDER BY id))[1] AS reason,
+       (array_agg(detail ORDER BY id))[1] AS detail,
+       (array_agg(header_values[array_position(header_names, 'ce_type')] ORDER BY id))[1] AS type
+FROM parked WHERE status = 'open' AND key > $1
+GROUP BY key HAVING $2::text IS NULL OR bool_or(reason = $2) ORDER BY key LIMIT $3"""
+
 SETTLE = """
 UPDATE parked SET status = $2, settled_at = now(), settled_by = $3, settled_reason = $4
 WHERE id = ANY($1::bigint[]) AND status = 'open' RETURNING id"""
@@ -124,3 +131,21 @@ async def waiting(db: Db, key: str | None = None, limit: int = 1000) -> list[Wai
 async def settle(db: Db, ids: Sequence[int], status: str, actor: str, reason: str) -> list[int]:
     """`status` is redriven or discarded; who did it and why is kept. Returns those that were still open."""
     return [row["id"] for row in await db.fetch(SETTLE, ids, status, actor, reason)]
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingKey:
+    """A key with open parked messages; type, reason and detail are the first one's."""
+
+    key: str
+    messages: int
+    type: bytes | None
+    reason: str
+    detail: str
+    parked_at: datetime
+
+
+async def waiting_keys(db: Db, reason: str | None, after: str, limit: int) -> list[WaitingKey]:
+    """By key, those after `after`, with a message parked for this reason."""
+    rows = await db.fetch(KEYS, after, reason, limit)
+    return [WaitingKey(**row) for row in rows]

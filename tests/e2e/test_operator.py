@@ -1,0 +1,139 @@
+"""What an operator asks of the running system: how far behind it is, and what is parked, set right under their name."""
+
+import asyncio
+import getpass
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import pytest
+from aiokafka import AIOKafkaProducer
+from typer.testing import CliRunner
+
+from ops.cli import app
+from ops.system import System
+
+TOPIC = "warehouse.events"
+
+
+@pytest.fixture
+def oms(system: System, monkeypatch: pytest.MonkeyPatch) -> "Oms":
+    monkeypatch.setenv("OMS_VAR", str(system.endpoints.secrets.parent))
+    return Oms(system)
+
+
+class Oms:
+    """`oms`, asked for JSON; it has an event loop of its own, so it runs in a thread."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+
+    async def __call__(self, *words: str) -> tuple[int, Any]:
+        result = await asyncio.to_thread(CliRunner().invoke, app, [*words, "--json"])
+        assert result.stdout, result.output
+        return result.exit_code, json.loads(result.stdout)
+
+    async def parked(self, *keys: str) -> dict[str, tuple[int, str]]:
+        """Of these keys, how many messages fulfillment has parked, and why the first."""
+        _, found = await self("dlq", "ls", "fulfillment")
+        return {each["key"]: (each["messages"], each["reason"]) for each in found["keys"] if each["key"] in keys}
+
+
+@pytest.fixture
+async def poisoned(oms: Oms) -> AsyncIterator[list[str]]:
+    """Two keys with a message each that cannot be read and one behind it, parked by fulfillment; gone afterwards."""
+    keys = [f"poison-{uuid4().hex[:8]}" for _ in range(2)]
+    async with AIOKafkaProducer(bootstrap_servers=oms.system.endpoints.kafka, acks="all") as producer:
+        for key in keys:
+            for number in range(2):
+                headers = [("ce_id", str(uuid4()).encode()), ("ce_type", b"warehouse.packed"), ("ce_time", b"never")]
+                await producer.send_and_wait(TOPIC, b"{" if number == 0 else b"[]", key.encode(), headers=headers)
+    async with asyncio.timeout(60):
+        while [count for count, _ in (await oms.parked(*keys)).values()] != [2, 2]:  # noqa: ASYNC110  # in other processes
+            await asyncio.sleep(0.2)
+    yield keys
+    for key in keys:
+        await oms("dlq", "discard", "fulfillment", key, "--reason", "the test is over")
+    assert await oms.parked(*keys) == {}
+
+
+async def test_parked_keys_are_listed_redriven_and_discarded_together_under_a_name(
+    oms: Oms, poisoned: list[str]
+) -> None:
+    before = await oms.parked(*poisoned)
+    reason = before[poisoned[0]][1]
+    code, would = await oms("dlq", "redrive", "fulfillment", poisoned[0], "--dry-run")
+    assert (code, len(would["would_redrive"])) == (0, 2)
+    code, would = await oms("dlq", "discard", "--all", "--parked-for", "no such reason", "--reason", "x", "--dry-run")
+    assert (code, would["would_discard"]) == (0, [])
+    assert await oms.parked(*poisoned) == before, "a dry run changes nothing"
+
+    code, lagging = await oms("lag")
+    assert code == 1
+    assert any("fulfillment has parked keys" in told for told in lagging["attention"])
+
+    code, told = await oms("dlq", "redrive", "fulfillment", "--all", "--parked-for", reason, "--reason", "fixed?")
+    assert (code, told["done"]) == (1, 0)
+    assert {each["key"]: each["still_parked"] for each in told["keys"]}.items() >= dict.fromkeys(poisoned, 2).items()
+
+    code, gone = await oms("dlq", "discard", "fulfillment", poisoned[0], "--reason", "never was a message")
+    assert (code, [each["key"] for each in gone["discarded"]]) == (0, [poisoned[0]] * 2)
+    assert list(await oms.parked(*poisoned)) == poisoned[1:]
+    db = await asyncpg.connect(oms.system.endpoints.database("fulfillment"))
+    try:
+        kept = await db.fetch("SELECT status, settled_by, settled_reason FROM parked WHERE key = $1", poisoned[0])
+    finally:
+        await db.close()
+    assert {(row["status"], row["settled_reason"]) for row in kept} == {("discarded", "never was a message")}
+    assert all(row["settled_by"].endswith(getpass.getuser()) for row in kept)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["redrive"],
+        ["redrive", "orders", "k", "--all"],
+        ["discard", "--reason", "x", "--id", "1", "--all"],
+        ["ls", "no"],
+    ],
+)
+async def test_what_is_not_said_clearly_is_refused(oms: Oms, words: list[str]) -> None:
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["dlq", *words])
+    assert result.exit_code == 2
+
+
+async def test_lag_is_whole_while_a_service_does_not_answer(oms: Oms) -> None:
+    """Stopped, not ended: its supervisor would start it again at once."""
+    pid = oms.system.processes["returns"].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        async with AIOKafkaProducer(bootstrap_servers=oms.system.endpoints.kafka, acks="all") as producer:
+            await producer.send_and_wait(TOPIC, b"{}", b"whatever", headers=[("ce_type", b"of.no.interest")])
+        code, found = await oms("lag")
+        listed = await asyncio.to_thread(CliRunner().invoke, app, ["dlq", "ls", "orders", "--json"])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert code == 1
+    returns = found["services"]["returns"]
+    assert not returns["is_ready"]
+    assert any(told.startswith("returns: it is down") for told in found["attention"])
+    waiting = [each for each in returns["partitions"] if each["topic"] == TOPIC and each["messages"]]
+    assert [each["group"] for each in waiting] == ["returns"]
+    assert waiting[0]["seconds"] > 0
+    assert len(returns["partitions"]) == 6 * len({each["topic"] for each in returns["partitions"]})
+    assert found["services"]["orders"]["is_ready"] and found["services"]["support-view"]["owed"]["holes"] == 0
+    assert json.loads(listed.stdout)["unanswered"] == []
+    await oms.system.ready(within=60)
+
+    async def is_read() -> bool:
+        _, again = await oms("lag")
+        return all(each["messages"] == 0 for each in again["services"]["returns"]["partitions"])
+
+    async with asyncio.timeout(60):
+        while not await is_read():  # noqa: ASYNC110  # what is waited for is in other processes
+            await asyncio.sleep(0.2)
