@@ -9,8 +9,9 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -19,6 +20,7 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
 from faststream.kafka.subscriber.usecase import BatchSubscriber
+from prometheus_client import CollectorRegistry, Histogram
 
 from shared.contracts.base import FACTS, Fact, Input
 from shared.contracts.partners import WAREHOUSE_MESSAGES
@@ -29,6 +31,9 @@ from shared.parking import Parked, Record, park, settle, waiting
 from shared.settings import Settings
 from shared.shell import Db, Flow, Outcome, Told, apply
 from shared.topics import known_partitions, note_partitions
+
+if TYPE_CHECKING:
+    from shared.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -204,10 +209,22 @@ SELECT $1, * FROM unnest($2::text[], $3::int[], $4::bigint[]) AS t (topic, parti
 ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next = greatest(positions.next, excluded.next)"""
 
 
+AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
+
+
 class Consumer:
     """One subscription of one group: batches in, each committed as a whole or given back."""
 
-    def __init__(self, pool: Pool, take: Take, settings: Settings, group: str, woken: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        take: Take,
+        settings: Settings,
+        group: str,
+        woken: Callable[[], None],
+        registry: CollectorRegistry | None = None,
+        tracing: "Tracing | None" = None,
+    ) -> None:
         self.pool = pool
         self.group = group
         self.progress = Progress()
@@ -215,6 +232,17 @@ class Consumer:
         self._settings = settings
         self._woken = woken
         self._topics: Sequence[str] = ()
+        self._tracing = tracing
+        self._batch_seconds = Histogram(
+            "oms_consumer_batch_seconds", "from reading a batch to its commit", ["service"], registry=registry
+        ).labels(group)
+        self._age_seconds = Histogram(
+            "oms_consumer_age_seconds",
+            "age, by the broker's clock, of the oldest record of a batch when it was committed",
+            ["service"],
+            registry=registry,
+            buckets=AGES,
+        ).labels(group)
         self._subscriber: BatchSubscriber | None = None
         self._failures = 0
         self._at_work = asyncio.Lock()
@@ -304,8 +332,10 @@ class Consumer:
         assert isinstance(raw, tuple)
         records = [Record(r.topic, r.partition, r.offset, r.timestamp, r.key, r.headers, r.value) for r in raw]
         self.progress.attempted_at = time.monotonic()
+        began = time.perf_counter()
         try:
-            await self.take(records)
+            with self._tracing.consuming(self.group, records) if self._tracing else nullcontext(records) as traced:
+                await self.take(traced)
         except OUTAGES as error:
             self._failures += 1
             self.progress.failing_since = self.progress.failing_since or time.monotonic()
@@ -322,6 +352,8 @@ class Consumer:
         self.progress.failing_since = None
         self.progress.records += len(records)
         self.progress.batches += 1
+        self._batch_seconds.observe(time.perf_counter() - began)
+        self._age_seconds.observe(max(0.0, time.time() - min(r.timestamp_ms for r in records) / 1000))
         for record in records:
             self.progress.done[TopicPartition(record.topic, record.partition)] = (
                 record.position + 1,

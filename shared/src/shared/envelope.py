@@ -21,6 +21,14 @@ DEPTH = 64
 """No fact nests deeper; a value that does is refused before a parser recurses into it."""
 
 
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def traceparent_in(text: str | None) -> str | None:
+    """A W3C trace context, if it is one: another is no fault of the message's, and is not passed on."""
+    return text if text and _TRACEPARENT.fullmatch(text) else None
+
+
 class Undecodable(Exception):
     """A record that is not a fact we can read; `reason` is a code, the message says what is wrong with what field."""
 
@@ -130,7 +138,7 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
         dataschema=text.get("ce_dataschema"),
         correlation_id=text.get("ce_correlationid") or id,
         causation_id=text.get("ce_causationid"),
-        traceparent=text.get("traceparent"),
+        traceparent=traceparent_in(text.get("traceparent")),
         actor=text.get("ce_actor") or f"partner:{source}",
         reason=text.get("ce_reason", ""),
     )

@@ -1,12 +1,13 @@
 """HTTP in: bearer tokens, problem details (RFC 9457), idempotency keys with replayed answers, signed webhooks."""
 
 import asyncio
-import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 import structlog
@@ -14,6 +15,7 @@ from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import Histogram
 from pydantic import AwareDatetime, BaseModel, Field
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -24,9 +26,12 @@ from shared import auth
 from shared.auth import Caller, Role
 from shared.contracts.base import Fact
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause
+from shared.envelope import Cause, traceparent_in
 from shared.machine import Invalid, NotAllowed
 from shared.shell import Flow, Held, Told, apply
+
+if TYPE_CHECKING:
+    from shared.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -147,6 +152,52 @@ def install_problems(app: FastAPI) -> None:
         app.add_exception_handler(law, data_error)
 
 
+trace: ContextVar[str | None] = ContextVar("trace", default=None)
+"""The W3C trace context of the request under way: it is written beside its facts and sent on."""
+
+HEALTH = ("/livez", "/readyz", "/metrics")
+
+
+class Requests:
+    """Counts and times every request, up to the start of its answer, by the template of its route; and takes its
+    caller's trace on, in a span where spans are wanted."""
+
+    def __init__(self, app: ASGIApp, service: str) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in HEALTH:
+            await self.app(scope, receive, send)
+            return
+        seconds: Histogram = scope["app"].state.request_seconds
+        tracing: Tracing | None = scope["app"].state.tracing
+        given = traceparent_in(dict(scope["headers"]).get(b"traceparent", b"").decode("latin-1"))
+        span = tracing.request(scope["method"], scope["path"], given) if tracing else None
+        trace.set(span.traceparent if span else given)
+        began = time.perf_counter()
+        answered = False
+
+        def answer(status: int) -> None:
+            nonlocal answered
+            answered = True
+            route = getattr(scope.get("route"), "path", "none")
+            seconds.labels(self.service, scope["method"], route, str(status)).observe(time.perf_counter() - began)
+            if span is not None:
+                span.answered(scope["method"], route, status)
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                answer(message["status"])
+            await send(message)
+
+        try:
+            await self.app(scope, receive, sending)
+        finally:
+            if not answered:  # it failed; the answer is made outside
+                answer(500)
+
+
 class BodyLimit:
     """Refuses a body over the limit before it is parsed, by its length if declared and by counting if not."""
 
@@ -250,15 +301,6 @@ def business_time(occurred_at: datetime | None) -> datetime:
 OccurredAt = Annotated[
     AwareDatetime | None, Field(default=None, description="when it happened, if not now; must have an offset")
 ]
-
-_TRACEPARENT = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
-
-def _traceparent(request: Request) -> str | None:
-    """The caller's W3C trace context, if it is one: it is written beside facts and sent on."""
-    given = request.headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else None
-
 
 Answer = Callable[[S, Sequence[Fact]], tuple[int, BaseModel]]
 
@@ -378,7 +420,7 @@ class Asking:
             actor=self.actor,
             reason=reason,
             correlation_id=str(uuid5(NAMESPACE_URL, f"{scope} {self.idempotency_key}")),
-            traceparent=_traceparent(self.request),
+            traceparent=trace.get(),
         )
         told = Told(aggregate, command, cause)
         return await patiently(
@@ -439,4 +481,5 @@ def webhook_cause(source: str, webhook_id: str, at: datetime, reason: str) -> Ca
         reason=reason,
         correlation_id=webhook_id,
         causation_id=webhook_id,
+        traceparent=trace.get(),
     )

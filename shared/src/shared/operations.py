@@ -182,7 +182,6 @@ SELECT (SELECT count(*) FROM outbox) AS unpublished,
                                    WHERE withheld.subject = events.subject AND released_at IS NULL)
                  ORDER BY position LIMIT 1), 0)::float AS oldest,
        (SELECT count(DISTINCT key) FROM parked WHERE status = 'open') AS parked_keys,
-       (SELECT count(*) FROM parked WHERE status = 'open') AS parked,
        (SELECT count(*) FROM withheld WHERE released_at IS NULL) AS withheld_keys"""
 
 

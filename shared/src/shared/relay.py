@@ -7,12 +7,12 @@ A fact that the broker finds too large is withheld with all that follows it unde
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import asyncpg
 import structlog
@@ -26,6 +26,9 @@ from shared.envelope import source_of
 from shared.settings import Settings
 from shared.shell import Db
 from shared.topics import note_partitions
+
+if TYPE_CHECKING:
+    from shared.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -83,7 +86,9 @@ class _Round:
 class Relay:
     """Runs in every replica; publishes in one."""
 
-    def __init__(self, settings: Settings, service: str, topic: str | None = None) -> None:
+    def __init__(
+        self, settings: Settings, service: str, topic: str | None = None, tracing: "Tracing | None" = None
+    ) -> None:
         """`topic` is `<service>.events` unless said otherwise."""
         self.progress = RelayProgress()
         self._settings = settings
@@ -91,6 +96,8 @@ class Relay:
         self._source = source_of(service).encode()
         self._schemas = {t: schema_id(fact).encode() for t, fact in FACTS.items()}
         self._woken = asyncio.Event()
+        self._tracing = tracing
+        self._continued: Mapping[str, str] = {}
 
     def wake(self) -> None:
         """Something was committed here: publish now rather than at the next poll."""
@@ -210,8 +217,12 @@ class Relay:
         for row in rows:
             placed.setdefault(_partition(row["subject"], partitions), []).append(row)
         done = _Round()
-        async with asyncio.timeout(ROUND_SECONDS):
-            await asyncio.gather(*(self._send(producer, place, each, done) for place, each in placed.items()))
+        spans: AbstractContextManager[Mapping[str, str]] = nullcontext({})
+        if self._tracing is not None:
+            spans = self._tracing.publishing(self._topic, rows)
+        with spans as self._continued:
+            async with asyncio.timeout(ROUND_SECONDS):
+                await asyncio.gather(*(self._send(producer, place, each, done) for place, each in placed.items()))
         return done
 
     async def _send(
@@ -260,8 +271,8 @@ class Relay:
         ]
         if row["causation_id"]:
             headers.append(("ce_causationid", row["causation_id"].encode()))
-        if row["traceparent"]:
-            headers.append(("traceparent", row["traceparent"].encode()))
+        if traceparent := self._continued.get(row["id"], row["traceparent"]):
+            headers.append(("traceparent", traceparent.encode()))
         return headers
 
     async def _wait(self, stop: asyncio.Event, seconds: float) -> None:

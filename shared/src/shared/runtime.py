@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx
 import structlog
@@ -23,20 +23,24 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from faststream.kafka import KafkaBroker
 from faststream.kafka.prometheus import KafkaPrometheusMiddleware
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from pydantic import BaseModel
 
 from shared import metrics, operations
 from shared.auth import Tokens
 from shared.consumer import Consumer, Route, Router, Take
 from shared.database import OUTAGES, Pool, connect
-from shared.http import PROBLEMS, BodyLimit, Desk, document_problems, install_problems
+from shared.http import PROBLEMS, BodyLimit, Desk, Requests, document_problems, install_problems
 from shared.logs import configure
+from shared.metrics import Gauge
 from shared.relay import Relay, stopped_within
 from shared.retention import Retention
 from shared.settings import Settings
 from shared.shell import Flow
 from shared.timers import Fire, Timers
+
+if TYPE_CHECKING:
+    from shared.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -53,11 +57,13 @@ FAILED = 70
 class Running:
     """A started service: what its workers and routes work with."""
 
-    def __init__(self, name: str, settings: Settings, pool: Pool, publishes: bool) -> None:
+    def __init__(
+        self, name: str, settings: Settings, pool: Pool, publishes: bool, tracing: "Tracing | None" = None
+    ) -> None:
         self.name = name
         self.settings = settings
         self.pool = pool
-        self.relay = Relay(settings, name) if publishes else None
+        self.relay = Relay(settings, name, tracing=tracing) if publishes else None
         self.consumers: list[Consumer] = []
         self.desk = Desk(pool, self.woken)
         self.has_failed = False
@@ -142,6 +148,7 @@ def build(
     flows: Sequence[Flow[Any, Any, Any]] = (),
     timers: Sequence[tuple[Flow[Any, Any, Any], Fire]] = (),
     workers: Sequence[Worker] = (),
+    gauges: Sequence[Gauge] = (),
     publishes: bool = True,
     extend: Callable[[FastAPI], None] | None = None,
     resources: Callable[[Running], AbstractAsyncContextManager[None]] | None = None,
@@ -149,7 +156,8 @@ def build(
     """The application of a service. Settings are read and connections made when it starts, not when it is imported.
 
     `flows` are all it decides by; `take` replaces `routes` where it decides nothing; `timers` say which command a
-    deadline of a flow becomes; `resources` opens and closes what only this service has (an HTTP client, say), around everything.
+    deadline of a flow becomes; `gauges` are for `/metrics`; `resources` opens and closes what only this service has (an
+    HTTP client, say), around everything.
     """
 
     @asynccontextmanager
@@ -158,9 +166,17 @@ def build(
         configure(name, chosen.log_level)
         registry = CollectorRegistry()
         pool = await connect(chosen)
-        running = Running(name, chosen, pool, publishes)
+        tracing = _tracing(name, chosen)
+        running = Running(name, chosen, pool, publishes, tracing)
         app.state.settings, app.state.desk, app.state.pool, app.state.running = chosen, running.desk, pool, running
-        app.state.registry = registry
+        app.state.registry, app.state.tracing = registry, tracing
+        app.state.request_seconds = Histogram(
+            "oms_http_request_seconds",
+            "from a request to the start of its answer",
+            ["service", "method", "route", "status"],
+            registry=registry,
+        )
+        ProcessCollector(registry=registry)
         stop = asyncio.Event()
         parts: list[tuple[str, Awaitable[None]]] = []
         if topics:
@@ -174,7 +190,7 @@ def build(
                 middlewares=[KafkaPrometheusMiddleware(registry=registry, app_name=name)],
                 allow_auto_create_topics=False,
             )
-            consumer = Consumer(pool, take or Router(routes).take, chosen, name, running.woken)
+            consumer = Consumer(pool, take or Router(routes).take, chosen, name, running.woken, registry, tracing)
             consumer.subscribe(broker, topics)
             running.consumers.append(consumer)
             parts.append(("consumer", _consume(broker, stop)))
@@ -211,6 +227,8 @@ def build(
                     await asyncio.wait_for(pool.close(), 5)
                 except TimeoutError:
                     pool.terminate()
+                if tracing is not None:
+                    await asyncio.to_thread(tracing.close)
                 log.info("service.stopped", service=name)
                 if running.has_failed:
                     # The server would end by the signal, as if somebody had asked it to.
@@ -226,13 +244,25 @@ def build(
     install_problems(app)
     document_problems(app)
     app.add_middleware(BodyLimit)
+    app.add_middleware(Requests, service=name)
     app.include_router(router)
     app.include_router(operations.router)
-    _health(app)
+    _health(app, gauges)
     app.state.flows, app.state.topics = tuple(flows), tuple(topics)
     if extend is not None:
         extend(app)
     return app
+
+
+def _tracing(name: str, settings: Settings) -> "Tracing | None":
+    """Raises ImportError, naming the extra, where spans are wanted and cannot be made."""
+    if settings.traces_url is None:
+        return None
+    try:
+        from shared.tracing import Tracing, otlp
+    except ImportError as error:
+        raise ImportError("OMS_TRACES_URL needs the extra `traces` of the service's package") from error
+    return Tracing(name, otlp(str(settings.traces_url)), settings.traces_share)
 
 
 @asynccontextmanager
@@ -250,7 +280,7 @@ async def _end_with(running: Running, part: str, work: Awaitable[None]) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _health(app: FastAPI) -> None:
+def _health(app: FastAPI, gauges: Sequence[Gauge]) -> None:
     @app.get("/livez", tags=["health"], responses={})
     async def livez() -> dict[str, str]:
         """The process answers."""
@@ -267,6 +297,6 @@ def _health(app: FastAPI) -> None:
         """Prometheus' text format."""
         running: Running = request.app.state.running
         text = await metrics.exposition(
-            running.name, running.pool, running.consumers, running.relay, request.app.state.registry
+            running.name, running.pool, running.consumers, running.relay, request.app.state.registry, gauges
         )
         return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")

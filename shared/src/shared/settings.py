@@ -29,6 +29,10 @@ class Settings(BaseSettings):
     auth_audience: str | None = Field(default=None, description="`aud` of the provider's tokens")
     auth_roles_claim: str = Field(default="roles", description="dotted path of their list of roles")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    traces_url: HttpUrl | None = Field(
+        default=None, description="where spans go, by OTLP over HTTP (`…/v1/traces`); without it nothing is traced"
+    )
+    traces_share: float = Field(default=1, ge=0, le=1, description="of the traces that begin here")
     instance: str | None = Field(default=None, description="stable name of this replica: static group membership")
     batch_records: int = Field(default=1000, ge=1, le=10_000)
     max_poll_seconds: float = Field(

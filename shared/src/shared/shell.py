@@ -45,6 +45,15 @@ class Held(Generic[S]):
     chain: bytes
     is_new: bool
     facts: list[Fact] = field(default_factory=list)
+    causes: list[Cause] = field(default_factory=list)
+    """Of each of the facts."""
+
+    def cause_of(self, name: str, id: str) -> Cause:
+        """Of the first fact with this id under this name; of the last of all facts where none has it."""
+        for fact, cause in zip(self.facts, self.causes, strict=True):
+            if getattr(fact, name, None) == id:
+                return cause
+        return self.causes[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +227,7 @@ async def apply(
         if added:
             aggregate.sequence, aggregate.chain = added[-1].sequence, added[-1].chain
             aggregate.facts += facts
+            aggregate.causes += [t.cause] * len(facts)
             entries += added
         outcomes.append(Outcome(facts=facts))
 

@@ -4,7 +4,7 @@ from notifications.api import router
 from notifications.handlers import ROUTE
 from notifications.sender import sender
 from notifications.settings import NotificationsSettings
-from notifications.store import NOTIFICATIONS
+from notifications.store import GAUGES, NOTIFICATIONS
 from shared.runtime import build
 
 app = build(
@@ -15,4 +15,5 @@ app = build(
     routes=(ROUTE,),
     router=router,
     workers=(sender,),
+    gauges=GAUGES,
 )

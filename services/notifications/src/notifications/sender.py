@@ -123,4 +123,5 @@ def _cause(due: Due, outcome: Outcome) -> Cause:
         actor="service:notifications",
         reason=type(outcome).__name__,
         correlation_id=due.order_id,
+        traceparent=due.traceparent,
     )

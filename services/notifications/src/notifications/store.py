@@ -14,6 +14,7 @@ from notifications.domain.policy import SendingPolicy
 from notifications.domain.telling import Command, Outbox, decide, follow
 from shared.contracts.notifications import NotificationCoalesced, NotificationKind
 from shared.database import Pool
+from shared.metrics import Gauge
 from shared.shell import Db, Flow, Held, Told
 
 STATE: Final = TypeAdapter(OrderNotifications)
@@ -21,14 +22,14 @@ STATE: Final = TypeAdapter(OrderNotifications)
 # A message that another is told in keeps the time at which that one was due.
 QUEUE = """
 INSERT INTO notifications (notification_id, order_id, dedupe_key, kind, audience, status, queued_at, next_attempt_at,
-    stated, stated_units, untrue, untrue_units)
+    stated, stated_units, untrue, untrue_units, traceparent)
 SELECT id, order_id, dedupe_key, kind, audience, status, queued_at,
     LEAST(now() + pause, (SELECT next_attempt_at FROM notifications WHERE notification_id = instead_of)),
-    stated, stated_units, untrue, untrue_units
+    stated, stated_units, untrue, untrue_units, traceparent
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[], $8::interval[],
-    $9::text[], $10::int[], $11::int[], $12::int[], $13::int[])
+    $9::text[], $10::int[], $11::int[], $12::int[], $13::int[], $14::text[])
     AS t (id, order_id, dedupe_key, kind, audience, status, queued_at, pause, instead_of, stated, stated_units, untrue,
-        untrue_units)"""
+        untrue_units, traceparent)"""
 
 # Not an upsert: that would hold the row to be inserted against the laws, which lacks its words.
 CHANGE = """
@@ -49,7 +50,7 @@ UPDATE notifications SET attempts = attempts + 1, next_attempt_at = now() + $2::
 WHERE notification_id IN (
     SELECT notification_id FROM notifications WHERE status = 'queued' AND next_attempt_at <= now()
     ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING notification_id, order_id, queued_at, attempts, recipient, recipient_name, title, body, html"""
+RETURNING notification_id, order_id, queued_at, attempts, recipient, recipient_name, title, body, html, traceparent"""
 
 STATES = "SELECT state FROM states WHERE key = ANY($1::text[])"
 
@@ -69,6 +70,14 @@ _POLICY = """
 SELECT policy_id, version, effective_from, gather, first_pause, longest_pause, max_attempts, stale_after, windows FROM """
 POLICY = _POLICY + "sending_policy"
 POLICIES = _POLICY + "sending_policies ORDER BY version"
+
+GAUGES: Final = (
+    Gauge(
+        "oms_mails_deferred",
+        "messages that the mail server did not take yet, to be tried again",
+        "SELECT count(*) FROM notifications WHERE status = 'queued' AND last_error IS NOT NULL",
+    ),
+)
 
 READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
 TEXTS = """
@@ -101,9 +110,10 @@ async def keep(db: Db, touched: Sequence[Held[OrderNotifications]], outbox: Outb
             before = held.before.notifications.get(id)
             counted = _counted(n)
             if before is None:
+                trace = held.cause_of("notification_id", id).traceparent
                 pause = outbox.policy.window(n.kind)
                 about = (id, held.key, n.dedupe_key, n.kind, AUDIENCE, n.status, n.queued_at)
-                new.append((*about, pause, instead_of.get(id), *counted))
+                new.append((*about, pause, instead_of.get(id), *counted, trace))
             elif before.status is not n.status or _counted(before) != counted:
                 changed.append((id, n.status, *counted))
     if changed:
@@ -144,6 +154,7 @@ class Due:
     title: str | None
     body: str | None
     html: str | None
+    traceparent: str | None
 
 
 async def policy(db: Db) -> SendingPolicy:

@@ -10,7 +10,7 @@ from payments.domain.decision import ExpireAuthorization
 from payments.gateway import sandbox_processor
 from payments.handlers import ROUTE, TOPICS
 from payments.settings import PaymentsSettings
-from payments.store import PAYMENTS
+from payments.store import GAUGES, PAYMENTS
 from payments.work import Reconciler, Submitter, keep_reconciling, keep_submitting
 from shared.runtime import Running, build
 
@@ -51,5 +51,6 @@ app = build(
     router=router,
     timers=((PAYMENTS, expire),),
     workers=(submitter, reconciler),
+    gauges=GAUGES,
     resources=processor,
 )

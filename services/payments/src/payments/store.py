@@ -14,6 +14,7 @@ from payments.domain.policy import Policy
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import RoutingPolicy
 from shared.database import Pool
+from shared.metrics import Gauge
 from shared.shell import Db, Flow, Held, Told
 
 KEEP_TENDERS = """
@@ -42,16 +43,17 @@ ON CONFLICT (order_id, line_id) DO UPDATE SET handed_over = excluded.handed_over
 # when its answer should have come, what is unknown soon.
 KEEP_OPERATIONS = """
 INSERT INTO operations (operation_id, order_id, tender_id, kind, status, is_own, amount_minor, currency, token, tender_kind,
-    authorization_ref, channel, final, requested_at, reference, code, next_attempt_at)
+    authorization_ref, channel, final, requested_at, reference, code, traceparent, next_attempt_at)
 SELECT n.*, CASE
     WHEN is_own OR status IN ('succeeded', 'failed', 'reversed') THEN NULL
     WHEN status = 'requested' THEN now()
     WHEN status = 'submitted' THEN now() + interval '30 seconds'
     ELSE now() + interval '500 milliseconds' END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[],
-    $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::timestamptz[], $15::text[], $16::text[])
+    $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::timestamptz[], $15::text[], $16::text[],
+    $17::text[])
     AS n (operation_id, order_id, tender_id, kind, status, is_own, amount_minor, currency, token, tender_kind,
-        authorization_ref, channel, final, requested_at, reference, code)
+        authorization_ref, channel, final, requested_at, reference, code, traceparent)
 ON CONFLICT (operation_id) DO UPDATE SET status = excluded.status, reference = excluded.reference, code = excluded.code,
     attempts = CASE WHEN operations.status = excluded.status THEN operations.attempts ELSE 0 END,
     next_attempt_at = CASE WHEN operations.status = excluded.status THEN operations.next_attempt_at
@@ -91,6 +93,20 @@ OPERATIONS = """
 SELECT operation_id, order_id, kind, status, amount_minor, code FROM operations
 WHERE order_id = ANY($1::text[]) AND NOT is_own ORDER BY operation_id"""
 
+UNANSWERED = "FROM operations WHERE next_attempt_at IS NOT NULL AND status IN ('submitted', 'unknown')"
+GAUGES: Final = (
+    Gauge(
+        "oms_operations_unanswered",
+        "operations that the provider has not answered",
+        f"SELECT count(*) {UNANSWERED}",
+    ),
+    Gauge(
+        "oms_operations_unanswered_seconds",
+        "age of the oldest of them, by its business time",
+        f"SELECT coalesce(extract(epoch FROM now() - min(requested_at)), 0) {UNANSWERED}",  # noqa: S608
+    ),
+)
+
 STATE: Final[TypeAdapter[Account]] = TypeAdapter(Account)
 
 
@@ -109,6 +125,7 @@ class Call:
     channel: str | None
     final: bool
     requested_at: datetime
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +178,7 @@ async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
         )
         if moved:
             tenders += _tenders(now)
-            operations += _operations(now, before)
+            operations += _operations(held)
         if now.units is not before.units or now.refunds is not before.refunds or not before.is_open:
             lines += _lines(now)
     for statement, rows in (
@@ -204,7 +221,8 @@ def _lines(now: Account) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _operations(now: Account, before: Account) -> list[tuple[Any, ...]]:
+def _operations(held: Held[Account]) -> list[tuple[Any, ...]]:
+    now, before = held.state, held.before
     rows = []
     for o in now.operations.values():
         if before.operations.get(o.id) == o:
@@ -230,6 +248,7 @@ def _operations(now: Account, before: Account) -> list[tuple[Any, ...]]:
                 o.requested_at,
                 o.reference,
                 o.code,
+                None if o.id in before.operations else held.cause_of("operation_id", o.id).traceparent,
             )
         )
     return rows
@@ -280,6 +299,7 @@ def _call(row: Any) -> Call:
         channel=row["channel"],
         final=row["final"],
         requested_at=row["requested_at"],
+        traceparent=row["traceparent"],
     )
 
 

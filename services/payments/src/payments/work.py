@@ -53,6 +53,7 @@ async def _tell(desk: Desk, news: Sequence[News], reason: str) -> None:
                 actor="service:payments",
                 reason=reason,
                 correlation_id=n.call.operation_id,
+                traceparent=n.call.traceparent,
             ),
         )
         for n in news

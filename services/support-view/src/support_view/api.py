@@ -67,6 +67,9 @@ class TimelineEntry(Model):
     reason: str
     causation_id: str | None = Field(description="id of what caused it")
     correlation_id: str
+    trace_id: str | None = Field(
+        description="W3C trace that it is part of, where its request came with one or began one"
+    )
     policy: PolicyRef | None = Field(description="the policy at the version that decided, where one did")
     links: tuple[Link, ...]
     is_quiet: bool = Field(description="a service taking note of another's fact, or preparing a step of its own")
@@ -140,6 +143,7 @@ def entry_of(seen: store.Seen, words: Words) -> TimelineEntry:
         reason=entry.reason,
         causation_id=entry.causation_id,
         correlation_id=entry.correlation_id,
+        trace_id=entry.trace_id,
         policy=entry.policy,
         links=links_of(entry.fact),
         is_quiet=kind in domain.quiet,

@@ -3,11 +3,19 @@
 from fastapi import APIRouter
 
 from shared.runtime import build
-from support_view import api, pages
+from support_view import api, pages, store
 from support_view.handlers import TOPICS, take
 
 router = APIRouter()
 router.include_router(api.router)
 router.include_router(pages.router)
 
-app = build("support-view", topics=TOPICS, take=take, router=router, publishes=False, extend=pages.serve_assets)
+app = build(
+    "support-view",
+    topics=TOPICS,
+    take=take,
+    router=router,
+    gauges=store.GAUGES,
+    publishes=False,
+    extend=pages.serve_assets,
+)

@@ -43,6 +43,7 @@ def read(record: Record) -> store.Told:
         reason=context.reason,
         correlation_id=context.correlation_id,
         causation_id=context.causation_id,
+        trace_id=context.traceparent and context.traceparent.split("-")[1],
     )
     return store.Told(entry, record.value.decode())
 

@@ -12,6 +12,7 @@ from uuid_utils.compat import uuid7
 
 from shared.contracts import FACTS, OrderFact
 from shared.database import Pool
+from shared.metrics import Gauge
 from shared.shell import Db
 from support_view.domain.timeline import Entry, Place
 from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
@@ -33,9 +34,10 @@ class Told:
 
 # In the order of ids, so that two processes that are told the same facts cannot wait for each other in a circle.
 KEEP = """
-INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id)
+INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id,
+    trace_id)
 SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::json[], $7::timestamptz[],
-    $8::text[], $9::text[], $10::text[], $11::text[])
+    $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
 ON CONFLICT (id) DO NOTHING RETURNING id"""
 LOCK = """
 SELECT subject, service, next, waiting, state FROM sections JOIN unnest($1::text[], $2::text[]) AS k (subject, service)
@@ -44,7 +46,7 @@ MAKE = """
 INSERT INTO sections (subject, service) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING"""
 READ_SPANS = """
 SELECT t.id, t.subject, t.service, t.sequence, t.type, t.data, t.occurred_at, t.actor, t.reason, t.correlation_id,
-    t.causation_id
+    t.causation_id, t.trace_id
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS s (subject, service, first, last)
 JOIN timeline AS t ON t.subject = s.subject AND t.service = s.service AND t.sequence BETWEEN s.first AND s.last"""
 SAVE = """
@@ -74,6 +76,7 @@ async def add(db: Db, told: Sequence[Told]) -> None:
         [e.reason for e in entries],
         [e.correlation_id for e in entries],
         [e.causation_id for e in entries],
+        [e.trace_id for e in entries],
     )
     fresh = {str(row["id"]) for row in rows}
     by_section: dict[Key, list[Entry]] = defaultdict(list)
@@ -155,8 +158,22 @@ def _entry(row: Row) -> Entry:
         reason=row["reason"],
         correlation_id=row["correlation_id"],
         causation_id=row["causation_id"],
+        trace_id=row["trace_id"],
     )
 
+
+GAUGES: Final = (
+    Gauge(
+        "oms_view_holes",
+        "sections of orders with a fact missing below one that was seen",
+        "SELECT count(*) FROM sections WHERE waiting <> '{}' AND next <> ALL(waiting)",
+    ),
+    Gauge(
+        "oms_view_stuck",
+        "sections of orders whose next fact was seen and could not be folded",
+        "SELECT count(*) FROM sections WHERE waiting <> '{}' AND next = ANY(waiting)",
+    ),
+)
 
 OF_NO_ORDER: Final = [fact.type for fact in FACTS.values() if not issubclass(fact, OrderFact)]
 
@@ -172,7 +189,8 @@ SECTIONS = "SELECT subject, service, next, waiting, state FROM sections WHERE su
 PLACES = """
 SELECT id, service, sequence, occurred_at, causation_id, seen_at FROM timeline WHERE subject = $1"""
 ENTRIES = """
-SELECT id, subject, service, sequence, type, data, occurred_at, seen_at, actor, reason, correlation_id, causation_id
+SELECT id, subject, service, sequence, type, data, occurred_at, seen_at, actor, reason, correlation_id, causation_id,
+    trace_id
 FROM timeline WHERE id = ANY($1::uuid[])"""
 # By the start of an order id, and by the whole of anything else.
 FIND = """

@@ -43,6 +43,7 @@ CREATE TABLE notifications (
     attempts int NOT NULL DEFAULT 0,
     next_attempt_at timestamptz NOT NULL,
     last_error text,
+    traceparent text,
     recipient text,
     recipient_name text,
     title text,
@@ -53,6 +54,7 @@ CREATE TABLE notifications (
 CREATE INDEX notifications_of_order ON notifications (order_id);
 CREATE INDEX notifications_due ON notifications (next_attempt_at) WHERE status = 'queued';
 COMMENT ON TABLE notifications IS 'One row per message: its status as in the state, its words, and the attempts to send it.';
+COMMENT ON COLUMN notifications.traceparent IS 'of what led to it: what becomes of it is told in the same trace';
 COMMENT ON COLUMN notifications.status IS 'queued: to be sent or tried again; sent: the mail server took it; delivered, bounced: '
     'as the recipient''s server said; failed: given up; suppressed: not sent on purpose';
 COMMENT ON COLUMN notifications.queued_at IS 'when the fact happened that it tells of';

@@ -87,6 +87,7 @@ CREATE TABLE operations (
     requested_at timestamptz NOT NULL,
     reference text,
     code text,
+    traceparent text,
     attempts int NOT NULL DEFAULT 0,
     next_attempt_at timestamptz,
     CONSTRAINT open_ones_are_attempted CHECK (is_own OR (next_attempt_at IS NOT NULL)
@@ -100,6 +101,7 @@ COMMENT ON COLUMN operations.status IS
     'requested: to be submitted; submitted: may have reached the provider; unknown: it did not answer, and is asked';
 COMMENT ON COLUMN operations.is_own IS 'performed by ourselves (cash on delivery, invoice): no provider knows of it';
 COMMENT ON COLUMN operations.requested_at IS 'business time, told to the provider: the same in every attempt';
+COMMENT ON COLUMN operations.traceparent IS 'of what led to it: the provider''s answer is told in the same trace';
 COMMENT ON COLUMN operations.attempts IS 'of the workers, since the status changed; what they wait by, and no more';
 COMMENT ON COLUMN operations.next_attempt_at IS 'when a worker takes it up: to submit it, or to ask what became of it';
 

@@ -29,6 +29,7 @@ class Entry:
     reason: str
     correlation_id: str
     causation_id: str | None = None
+    trace_id: str | None = None
 
     @property
     def policy(self) -> PolicyRef | None:

@@ -20,7 +20,8 @@ CREATE TABLE timeline (
     actor text NOT NULL,
     reason text NOT NULL,
     correlation_id text NOT NULL,
-    causation_id text
+    causation_id text,
+    trace_id text
 );
 CREATE INDEX timeline_place ON timeline (subject, service, sequence);
 -- The table grows in this order, so its index is a few pages however large it gets: what was seen since an instant.
@@ -29,6 +30,7 @@ COMMENT ON TABLE timeline IS 'One row per fact that was seen, once (I12). Everyt
 COMMENT ON COLUMN timeline.id IS 'id of the fact; a second delivery finds it here and adds nothing';
 COMMENT ON COLUMN timeline.subject IS 'the order, or stock:<sku>@<location>, or policy:<id>';
 COMMENT ON COLUMN timeline.sequence IS 'rises by one per service and subject (I14); should two facts have one sequence, both are kept';
+COMMENT ON COLUMN timeline.trace_id IS 'of the W3C trace context it came with: one from the request to here';
 COMMENT ON COLUMN timeline.data IS 'as it travelled, byte for byte';
 
 CREATE TABLE sections (
@@ -42,6 +44,8 @@ CREATE TABLE sections (
 COMMENT ON TABLE sections IS 'Per order and service: the fold of its facts in sequence, a pure function of the set of timeline rows.';
 COMMENT ON COLUMN sections.next IS 'the sequence expected next; all below it are folded';
 COMMENT ON COLUMN sections.waiting IS 'sequences on the timeline beyond a hole';
+
+CREATE INDEX sections_waiting ON sections (subject) WHERE waiting <> '{}';
 
 CREATE TABLE finds (
     kind text COLLATE "C" NOT NULL CHECK (kind IN ('order', 'email', 'tracking', 'return')),

@@ -1,0 +1,26 @@
+"""One trace from the click to the timeline, over every service that an order meets by itself."""
+
+from uuid import uuid4
+
+from ops.people import People, View
+from ops.stories import _line, _tender, place
+
+
+def _is_planned_and_paid(view: View) -> bool:
+    paid = view["rollups"]["payment_status"] == "authorized"
+    return paid and view["order"]["status"] == "confirmed" and bool(view["shipments"])
+
+
+async def test_what_a_placed_order_leads_to_is_told_in_the_trace_of_its_request(people: People) -> None:
+    trace_id = uuid4().hex
+    sku = f"TRACED-{people.run}"
+    await people.stocks([(sku, "BER", 1)], people.ago(minutes=60))
+    people._client.headers["traceparent"] = f"00-{trace_id}-{uuid4().hex[:16]}-01"
+    order = await place(people, "traced", [_line("a", sku, "Lamp", 1, 1000)], [_tender("t1", "card", 1000)])
+    del people._client.headers["traceparent"]
+    order_id = order["order_id"]
+    await people.sees(order_id, "a shipment, and its money authorized", _is_planned_and_paid)
+    entries = await people.timeline(order_id)
+    assert {entry["trace_id"] for entry in entries} == {trace_id}
+    types = {entry["type"] for entry in entries}
+    assert types >= {"order.confirmed", "payment.authorized", "shipment.created"}
