@@ -8,7 +8,7 @@ COPY services services
 COPY sandbox sandbox
 COPY ops ops
 ARG PACKAGE
-RUN uv sync --package ${PACKAGE} --no-dev --no-editable --no-cache
+RUN uv sync --package ${PACKAGE} --extra traces --no-dev --no-editable --no-cache
 
 FROM python:3.13-slim
 RUN useradd --system --create-home --uid 1001 app && install -d -o app /var/lib/app

@@ -50,6 +50,9 @@ Worker: TypeAlias = Callable[["Running", asyncio.Event], Awaitable[None]]
 OUTAGE_SHOWS_AFTER = 10.0
 """Seconds a relay or consumer may fail before the service says that it is not ready."""
 WATCH_SECONDS = 5.0
+PARTS_STOP_WITHIN = 40.0
+POOL_CLOSES_WITHIN = 5.0
+"""Seconds of a graceful stop: whoever kills a process waits for longer than both."""
 FAILED = 70
 """Exit code of a process that ended itself: the log's `part.failed` says why."""
 
@@ -218,13 +221,13 @@ def build(
             finally:
                 stop.set()
                 # Where a part has failed, another may wait for it in vain.
-                grace = 5 if running.has_failed else 40
+                grace = 5 if running.has_failed else PARTS_STOP_WITHIN
                 _, late = await asyncio.wait(tasks, timeout=grace) if tasks else (None, set())
                 for task in late:
                     log.error("part.abandoned", part=task.get_name())
                     task.cancel()
                 try:
-                    await asyncio.wait_for(pool.close(), 5)
+                    await asyncio.wait_for(pool.close(), POOL_CLOSES_WITHIN)
                 except TimeoutError:
                     pool.terminate()
                 if tracing is not None:
