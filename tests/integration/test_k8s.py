@@ -27,10 +27,16 @@ COMPOSE: Final = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding
 DOCKERFILE: Final = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 
 
+KUBECTL: Final = Path(sys.executable).parent / "kubectl"
+
+pytestmark = pytest.mark.skipif(
+    not KUBECTL.exists(), reason="no kubectl for this machine: the Kubernetes manifests are NOT tested"
+)
+
+
 @cache
 def rendered(overlay: str) -> list[dict[str, Any]]:
-    kubectl = Path(sys.executable).parent / "kubectl"
-    told = subprocess.run([kubectl, "kustomize", ROOT / "ops/k8s/overlays" / overlay], capture_output=True, text=True)
+    told = subprocess.run([KUBECTL, "kustomize", ROOT / "ops/k8s/overlays" / overlay], capture_output=True, text=True)
     assert told.returncode == 0, told.stderr
     return list(yaml.safe_load_all(told.stdout))
 
