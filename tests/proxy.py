@@ -20,8 +20,10 @@ class Proxy:
         self._target = host, port
         self._answers = answers
         self._open: set[asyncio.Task[None]] = set()
-        self._gates: set[asyncio.Event] = set()
+        self._gates: dict[asyncio.Task[None], asyncio.Event] = {}
         self._is_silent = False
+        self.delay_s = 0.0
+        """How much later everything comes through."""
 
     async def __aenter__(self) -> "Proxy":
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -36,12 +38,21 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    def silence(self, *, new_ones: bool) -> None:
-        """Every connection there is goes silent, for good; with `new_ones` those made until `resume`, too."""
-        for gate in self._gates:
-            gate.clear()
-        self._gates.clear()
+    def stand_before(self, port: int) -> None:
+        """Forward to this port from now on."""
+        self._target = self._target[0], port
+
+    def silence(self, *, new_ones: bool, which: Callable[[], bool] = lambda: True) -> None:
+        """Every connection there is, or those that are picked, go silent, for good; with `new_ones` those made until
+        `resume`, too."""
+        for task in [task for task in self._gates if which()]:
+            self._gates.pop(task).clear()
         self._is_silent = new_ones
+
+    def cut(self, which: Callable[[], bool] = lambda: True) -> None:
+        """The connections there are, or those that are picked, end in the middle of what they carry."""
+        for task in [task for task in self._open if which()]:
+            task.cancel()
 
     def stands_between(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """From now on this loop's connections to the target go through here, whatever addresses the target tells."""
@@ -64,19 +75,30 @@ class Proxy:
         gate = asyncio.Event()
         if not self._is_silent:
             gate.set()
-            self._gates.add(gate)
+            self._gates[task] = gate
         try:
             async with _connected(*self._target) as (server_reader, server_writer), asyncio.TaskGroup() as pumps:
-                pumps.create_task(_pump(reader, server_writer, gate, lambda data: data))
-                pumps.create_task(_pump(server_reader, writer, gate, self._answers))
+                pumps.create_task(self._pump(reader, server_writer, gate, lambda data: data))
+                pumps.create_task(self._pump(server_reader, writer, gate, self._answers))
         except* (OSError, EOFError):
             pass  # either side has gone; so does the other
         except* asyncio.CancelledError:
             pass
         finally:
-            self._gates.discard(gate)
+            self._gates.pop(task, None)
             self._open.discard(task)
             writer.close()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event, change: Change
+    ) -> None:
+        while data := await reader.read(64 * 1024):
+            await gate.wait()
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            writer.write(change(data))
+            await writer.drain()
+        raise EOFError
 
 
 @contextlib.asynccontextmanager
@@ -86,16 +108,6 @@ async def _connected(host: str, port: int) -> AsyncIterator[tuple[asyncio.Stream
         yield reader, writer
     finally:
         writer.close()
-
-
-async def _pump(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event, change: Change
-) -> None:
-    while data := await reader.read(64 * 1024):
-        await gate.wait()
-        writer.write(change(data))
-        await writer.drain()
-    raise EOFError
 
 
 def as_a_pooler(data: bytes) -> bytes:

@@ -52,7 +52,7 @@ node.id=1
 controller.quorum.voters=1@{host}:{controller_port}
 controller.listener.names=CONTROLLER
 listeners=PLAINTEXT://{host}:{port},CONTROLLER://{host}:{controller_port}
-advertised.listeners=PLAINTEXT://{host}:{port}
+advertised.listeners=PLAINTEXT://{host}:{told_at}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={data}
 broker.session.timeout.ms={session_ms}
@@ -106,16 +106,27 @@ class Embedded:
 
 @contextlib.asynccontextmanager
 async def embedded(
-    folder: Path, *, logs: Path, ports: Ports, report: Report = silent, respawned: Callable[[], None] | None = None
+    folder: Path,
+    *,
+    logs: Path,
+    ports: Ports,
+    report: Report = silent,
+    respawned: Callable[[], None] | None = None,
+    kafka_told_at: Callable[[int], int] = lambda port: port,
 ) -> AsyncIterator[Embedded]:
-    """Kafka and PostgreSQL with their data under `folder`, ready on entry, gone on exit, restarted in between."""
+    """Kafka and PostgreSQL with their data under `folder`, ready on entry, gone on exit, restarted in between.
+
+    `kafka_told_at`: the port that clients are told, given the one the broker listens on; another where something
+    stands between.
+    """
     kafka_port, controller_port = ports.take(KAFKA_PORT), ports.take(KAFKA_CONTROLLER_PORT)
     postgres_port = ports.take(POSTGRES_PORT)
     password = _postgres_password(folder / "postgres")
 
     async def start_kafka() -> Process:
         report("kafka", "preparing")
-        program = await _kafka(folder / "kafka", logs / "kafka.log", kafka_port, controller_port)
+        told_at = kafka_told_at(kafka_port)
+        program = await _kafka(folder / "kafka", logs / "kafka.log", kafka_port, controller_port, told_at)
         return await started(Process(program, report=report, respawned=respawned))
 
     async def start_postgres() -> Process:
@@ -153,7 +164,7 @@ def cluster_id(sixteen: bytes) -> str:
     return base64.urlsafe_b64encode(sixteen).rstrip(b"=").decode().replace("-", "_")
 
 
-async def _kafka(folder: Path, log: Path, port: int, controller_port: int) -> Program:
+async def _kafka(folder: Path, log: Path, port: int, controller_port: int, told_at: int) -> Program:
     """Resolve the jars and format the storage where that was not done before."""
     classpath, archive = await asyncio.to_thread(_kafka_classpath, state_folder() / "jars")
     data = folder / "data"
@@ -161,6 +172,7 @@ async def _kafka(folder: Path, log: Path, port: int, controller_port: int) -> Pr
     settings = _BROKER.format(
         host=LOOPBACK,
         port=port,
+        told_at=told_at,
         controller_port=controller_port,
         data=data.as_posix(),
         session_ms=_BROKER_SESSION_MS,

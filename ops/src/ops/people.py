@@ -47,9 +47,17 @@ class Refused(Exception):
 
 
 class People:
-    """Plays every part of one story; `run` keeps its ids apart from those of other runs."""
+    """Plays every part of one story; `run` keeps its ids apart from those of other runs, `patience` is in seconds."""
 
-    def __init__(self, endpoints: Endpoints, auth_key: str, run: str, report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        auth_key: str,
+        run: str,
+        report: Callable[[str], None],
+        patience: float = PATIENCE_S,
+    ) -> None:
+        self._patience = patience
         self.endpoints = endpoints
         self.run = run
         self.now = datetime.now(timezone.utc)
@@ -75,7 +83,7 @@ class People:
     async def _call(self, method: str, url: str, role: Role | None, body: View | None, key: str) -> Any:
         """Repeat until the system takes it: what it did not answer, it did not do, or does once."""
         headers = {"Idempotency-Key": key} | ({"Authorization": f"Bearer {self._tokens[role]}"} if role else {})
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
                 answer = await self._client.request(method, url, json=body, headers=headers)
@@ -99,7 +107,7 @@ class People:
 
     async def outside(self, path: str, body: View) -> Any:
         """Tell the sandbox, which tells the system as a partner would."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
                 return await self._call("POST", self.endpoints.url("sandbox") + path, None, body, str(uuid4()))
@@ -124,7 +132,7 @@ class People:
         self, order_id: str, what: str, is_so: Callable[[View], object], never: Callable[[View], object] | None = None
     ) -> View:
         """Wait until support-view shows it. `never` must not hold at any look meanwhile."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + self._patience
         view: View | None = None
         while asyncio.get_running_loop().time() < deadline:
             try:
@@ -144,7 +152,7 @@ class People:
 
     async def reads(self, service: str, path: str, what: str, is_so: Callable[[Any], object]) -> Any:
         """Wait until a service's own API says so."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline = asyncio.get_running_loop().time() + self._patience
         seen: Any = None
         while asyncio.get_running_loop().time() < deadline:
             try:
