@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from bench import commands, growth, memory, projection, reads, relay, scaling, stories, visible
+from bench import commands, growth, memory, projection, reads, rebuild, relay, scaling, stories, visible
 from bench.contest import Place, place_at
 from bench.figures import Figure, Results, Scale, Spread, number
 from bench.report import publish
@@ -34,6 +34,7 @@ MEASURES: Final = {
     6: reads,
     7: growth,
     8: scaling,
+    9: rebuild,
     10: memory,
 }
 COLOURS: Final = {"aim met": "bold green", "met": "green", "missed": "red", "not measured": "yellow", "told": "dim"}
@@ -91,8 +92,8 @@ async def main() -> None:
     is_quick = os.environ.get("QUICK") == "1"
     scale = Scale(
         is_quick,
-        runs=2 if is_quick else 5,
-        soak_minutes=float(os.environ.get("SOAK_MINUTES", "0.5" if is_quick else "60")),
+        runs=1 if is_quick else 5,
+        soak_minutes=float(os.environ.get("SOAK_MINUTES", "0.25" if is_quick else "60")),
     )
     console = Console(width=None if os.isatty(1) else 150)
     figures: list[Figure] = []
@@ -120,7 +121,7 @@ async def main() -> None:
     for name, configuration in configurations(figures).items():
         console.print(f"[dim]{name}: {configuration}[/]", highlight=False)
     if is_quick:
-        console.print("[dim]QUICK: fewer and smaller runs; `make bench` takes five of full size[/]")
+        console.print("[dim]QUICK: one small run of each, for a rough look; `make bench` takes five of full size[/]")
     console.print(f"[dim]written to {RESULTS}{' and docs/performance.*' if arguments.publish else ''}[/]")
 
 

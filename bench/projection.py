@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer
 from faststream.kafka import KafkaBroker
 
 from bench.contest import Contender, Measured, Meter, Place, contest, until
-from bench.figures import CPU, RATE, Figure, Scale, Side, compared
+from bench.figures import CPU, RATE, Figure, Scale, Side, compared, not_measured
 from bench.load import BATCH, INSERT, Topics, check_timeline, new_topics, row_of, tell_stories
 from bench.rivals import one_at_a_time, quix
 from shared.consumer import Consumer
@@ -107,5 +107,8 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
             must=10,
             aim=20,
             size=f"{size}; theirs {few.facts:,}",
+        ),
+        compared(
+            3, "the same, per CPU second", mine, not_measured("Debezium JDBC sink"), CPU, must=0.8, aim=1.25, size=size
         ),
     ]

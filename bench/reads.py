@@ -186,7 +186,7 @@ async def _run(*command: str, folder: str) -> None:
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
     sizes = scale.pick((10_000, 1_000_000, 10_000_000), (10_000, 100_000))
-    count = scale.pick(2_000, 300)
+    count = scale.pick(2_000, 200)
     kinds = {"API": "/api/orders/{}", "page": "/orders/{}"}
     contenders = []
     for facts in sizes:

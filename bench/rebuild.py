@@ -19,7 +19,7 @@ from support_view.rebuild import Rebuild
 
 TITLE: Final = "rebuild of the view while 200 facts a second are live"
 LIVE_PER_S: Final = 200
-CALM_S: Final = 10
+CALM_S: Final = 5
 
 
 async def rebuilding(place: Place, database: str, facts: int) -> Measured:

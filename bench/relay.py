@@ -9,7 +9,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.contest import Contender, Measured, Meter, Place, contest, until
-from bench.figures import RATE, Figure, Scale, Side, compared
+from bench.figures import CPU, RATE, Figure, Scale, Side, compared, not_measured
 from bench.load import BATCH, MESSAGES, cause, progress
 from ops.databases import database_url
 from ops.topics import PARTITIONS
@@ -156,4 +156,17 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
     measured = await contest(place, contenders, scale.runs, report)
     size = f"{count:,} facts, 6 partitions"
     floor = Side("select, idempotent aiokafka send, delete", measured["by hand"])
-    return [compared(2, TITLE, Side("relay", measured["relay"]), floor, RATE, must=0.8, aim=0.95, size=size)]
+    mine = Side("relay", measured["relay"])
+    return [
+        compared(2, TITLE, mine, floor, RATE, must=0.8, aim=0.95, size=size),
+        compared(
+            2,
+            "the same, per CPU second",
+            mine,
+            not_measured("Debezium outbox router, tuned,"),
+            CPU,
+            must=1.5,
+            aim=2.5,
+            size=size,
+        ),
+    ]
