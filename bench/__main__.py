@@ -81,14 +81,14 @@ def _spread(spread: Spread) -> str:
 
 async def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument(
-        "figures", type=int, nargs="*", help="only these, by their number", metavar="N", choices=list(MEASURES)
-    )
+    parser.add_argument("figures", type=int, nargs="*", help="only these, by their number", metavar="N")
     parser.add_argument(
         "--publish", action="store_true", help="write the figures into docs/performance.json and its page"
     )
     arguments = parser.parse_args()
-    chosen = sorted(arguments.figures) or list(MEASURES)
+    chosen = sorted(set(arguments.figures)) or list(MEASURES)
+    if unknown := set(chosen) - set(MEASURES):
+        parser.error(f"there is no figure {min(unknown)}; there are {', '.join(map(str, MEASURES))}")
     is_quick = os.environ.get("QUICK") == "1"
     scale = Scale(
         is_quick,
