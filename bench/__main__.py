@@ -13,6 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Final
 
+import asyncpg
 import psutil
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -50,6 +51,12 @@ async def backends() -> AsyncIterator[Place]:
             await place.clear()
         return
     async with throwaway() as started:
+        # Debezium reads the write-ahead log; all contenders write it in the same form.
+        db = await asyncpg.connect(started.postgres)
+        await db.execute("ALTER SYSTEM SET wal_level = logical")
+        await db.close()
+        await started.postgres_process.stop()
+        await started.postgres_process.start(within=60)
         yield await place_at(started.kafka, started.postgres)
 
 

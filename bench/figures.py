@@ -34,11 +34,6 @@ class Side:
     missing: str = "cannot be had on this machine"
 
 
-def not_measured(name: str) -> Side:
-    """A rival that the table owes a figure beside, and says so."""
-    return Side(name, [], "is not measured here yet")
-
-
 class Spread(BaseModel):
     """Median and range over the runs. `cpu` is CPU seconds per 1,000, where CPU was measured."""
 

@@ -9,9 +9,9 @@ from aiokafka import AIOKafkaConsumer
 from faststream.kafka import KafkaBroker
 
 from bench.contest import Contender, Measured, Meter, Place, contest, until
-from bench.figures import CPU, RATE, Figure, Scale, Side, compared, not_measured
+from bench.figures import CPU, RATE, Figure, Scale, Side, compared
 from bench.load import BATCH, INSERT, Topics, check_timeline, new_topics, row_of, tell_stories
-from bench.rivals import one_at_a_time, quix
+from bench.rivals import debezium, one_at_a_time, quix
 from shared.consumer import Consumer
 from support_view.handlers import take
 
@@ -73,6 +73,7 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
         Contender("by hand", by_hand, (many,)),
         Contender("Quix Streams", quix.sink, (many,)),
         Contender("FastStream", one_at_a_time.sink, (few,)),
+        Contender("Debezium", debezium.sink, (few, many)),
     )
     measured = await contest(place, contenders, scale.runs, report)
     mine = Side("support-view", measured["support-view"])
@@ -109,6 +110,13 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
             size=f"{size}; theirs {few.facts:,}",
         ),
         compared(
-            3, "the same, per CPU second", mine, not_measured("Debezium JDBC sink"), CPU, must=0.8, aim=1.25, size=size
+            3,
+            "the same, per CPU second",
+            mine,
+            Side("Debezium JDBC sink", measured["Debezium"]),
+            CPU,
+            must=0.8,
+            aim=1.25,
+            size=size,
         ),
     ]

@@ -9,7 +9,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from bench.contest import Contender, Measured, Meter, Place, contest, until
-from bench.figures import CPU, RATE, Figure, Scale, Side, compared, not_measured
+from bench.figures import CPU, RATE, Figure, Scale, Side, compared
 from bench.load import BATCH, MESSAGES, cause, progress
 from ops.databases import database_url
 from ops.topics import PARTITIONS
@@ -42,7 +42,7 @@ async def outbox_of(place: Place, orders: int) -> str:
 async def ours(place: Place, outbox: str, count: int) -> Measured:
     async with place.database(outbox) as dsn:
         topic, stop = await place.topic(), asyncio.Event()
-        expected = await _unpublished(dsn)
+        expected = await unpublished(dsn)
         relay = Relay(place.settings(dsn), "orders", topic)
         async with Meter(place) as meter:
             running = asyncio.create_task(relay.run(stop))
@@ -64,7 +64,7 @@ async def by_hand(place: Place, outbox: str, count: int) -> Measured:
     """Select by position, send with an idempotent producer, await all, delete: nobody to share with, nothing to fail."""
     async with place.database(outbox) as dsn:
         topic = await place.topic()
-        expected = await _unpublished(dsn)
+        expected = await unpublished(dsn)
         meter = Meter(place)
         async with AsyncExitStack() as stack, meter:
             db = await asyncpg.connect(dsn)
@@ -105,7 +105,7 @@ def _headers(row: Any) -> list[tuple[str, bytes]]:
     ]
 
 
-async def _unpublished(dsn: str) -> dict[bytes, list[Message]]:
+async def unpublished(dsn: str) -> dict[bytes, list[Message]]:
     """What must come out, by key in order."""
     db = await asyncpg.connect(dsn)
     rows = await db.fetch(
@@ -145,6 +145,8 @@ async def check(place: Place, dsn: str, topic: str, expected: dict[bytes, list[M
 
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
+    from bench.rivals import debezium  # it measures by what is here
+
     orders = scale.pick(15_000, 3_000)
     count = orders * MESSAGES
     report("filling the outbox")
@@ -152,6 +154,7 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
     contenders = (
         Contender("relay", ours, (outbox, count)),
         Contender("by hand", by_hand, (outbox, count)),
+        Contender("Debezium", debezium.relayed, (outbox, count)),
     )
     measured = await contest(place, contenders, scale.runs, report)
     size = f"{count:,} facts, 6 partitions"
@@ -163,7 +166,7 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
             2,
             "the same, per CPU second",
             mine,
-            not_measured("Debezium outbox router, tuned,"),
+            Side("Debezium outbox router, tuned", measured["Debezium"]),
             CPU,
             must=1.5,
             aim=2.5,
