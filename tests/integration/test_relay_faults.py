@@ -147,8 +147,8 @@ async def test_killed_between_acknowledgement_and_delete_it_publishes_again_and_
     # Deleting waits for a lock that the test holds: the acknowledgement has come by then.
     await bench.pool.execute(
         "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS "
-        "$$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NULL; END $$; "
-        "CREATE TRIGGER wait BEFORE DELETE ON outbox EXECUTE FUNCTION wait()"
+        "$$ BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN OLD; END $$; "
+        "CREATE TRIGGER wait BEFORE DELETE ON outbox FOR EACH ROW EXECUTE FUNCTION wait()"
     )
     async with bench.pool.acquire() as holder:
         await holder.execute("SELECT pg_advisory_lock(42)")
