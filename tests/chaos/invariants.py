@@ -43,8 +43,6 @@ SELECT kind, sum(amount_minor)::bigint FROM operations WHERE status IN ('succeed
 
 # A process that ends itself names the part that failed. None of these strikes is a reason to.
 EXPECTED_ENDINGS: Final[tuple[str, ...]] = ()
-FOR_A_PERSON: Final = "hand over is not allowed while cancelled"
-"""Goods left while their cancellation was on its way to the warehouse: somebody has to get them back."""
 BAD_LOGS: Final = re.compile(r'"(part\.failed|part\.abandoned|section\.stuck|operation\.undecided|key\.withheld)"')
 
 
@@ -303,7 +301,7 @@ def _compare(
 
 
 async def _parked_and_reported(stage: Stage, asked: Asked) -> None:
-    """No bad message was sent, so nothing is parked but what a person must decide, and that operators are shown."""
+    """No bad message was sent, so nothing is parked; what is, operators are shown."""
     async with _operator(stage) as client:
         for service in CONSUMING:
             db = await stage.connect(service)
@@ -316,9 +314,6 @@ async def _parked_and_reported(stage: Stage, asked: Asked) -> None:
             answer.raise_for_status()
             shown = {message["id"] for message in answer.json()}
             for id, row in parked.items():
-                if id in shown and row["reason"] == "not_allowed" and row["detail"] == FOR_A_PERSON:
-                    asked.counted["parked for a person, and shown"] += 1
-                    continue
                 what = f"{row['reason']}: {row['detail']}" + ("" if id in shown else " (and operators are not told)")
                 asked.found("nothing is parked", f"{service} {row['key']}", what)
 

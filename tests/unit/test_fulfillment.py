@@ -966,6 +966,38 @@ def test_a_warehouse_that_has_not_heard_of_a_cancellation_yet_packs_in_vain(worl
     assert world.when("o1", Pack("o1-S1", is_awaited=False)) == []
 
 
+def test_what_left_although_it_was_cancelled_is_called_back_and_counts_for_nothing(world: World) -> None:
+    world.shelf("mug", "berlin", 2)
+    world.confirmed("o1", mug=1)
+    world.packed("o1-S1")
+    world.when("o1", Cancel("c1", lines(mug=1)))
+    left = HandOver("o1-S1", "dhl", (("o1-S1-P1", "T-o1-S1-P1"),), is_awaited=False)
+    with pytest.raises(NotAllowed):
+        world.when("o1", replace(left, is_awaited=True))
+    [recall] = world.when("o1", left)
+    assert isinstance(recall, f.ShipmentRecallRequested)
+    assert (recall.carrier, [p.tracking for p in recall.parcels]) == ("dhl", ["T-o1-S1-P1"])
+    assert recall.parcels[0].lines == lines(mug=1)
+    assert world.when("o1", left) == []
+    for code in ("in_transit", "recalled", "returned"):
+        assert types(world.scanned("o1-S1", code, days(1))) == ["shipment.tracking_updated"]
+    assert world.status("o1-S1") is ShipmentStatus.CANCELLED
+    assert world.units("o1", "mug") == {"cancelled": 1}
+    assert world.shelves["mug"]["berlin"] == Shelf(2, 0)
+
+
+def test_a_cancelled_shipment_that_was_packed_in_vain_is_called_back_as_well(world: World) -> None:
+    world.shelf("mug", "berlin", 1)
+    world.confirmed("o1", mug=1)
+    world.when("o1", Cancel("c1", lines(mug=1)))
+    world.when("o1", Pack("o1-S1", (("box", lines(mug=1)),), is_awaited=False))
+    facts = world.when("o1", HandOver("o1-S1", "dhl", (("box", "T-1"),), is_awaited=False))
+    assert types(facts) == ["shipment.recall_requested"]
+    assert world.when("o1", HandOver("o1-S1", "dhl", (("box", "T-1"),), is_awaited=False)) == []
+    with pytest.raises(NotAllowed):
+        world.when("o1", HandOver("o1-S1", "dhl", (("box", "T-2"),), is_awaited=False))
+
+
 def test_an_order_is_opened_and_planned_once(world: World) -> None:
     world.shelf("mug", "berlin", 5)
     world.confirmed("o1", mug=1)

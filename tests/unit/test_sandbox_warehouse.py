@@ -211,6 +211,12 @@ async def test_with_a_pace_nothing_held_or_cancelled_leaves_and_a_recalled_parce
     await hear(paced, shipped(), ShipmentRecallRequested(**NAMES, detail="customer asked"))
     await play(paced)
     assert [s["code"] for s in await paced.system.notices(4) if s["tracking"] == "T2"] == ["recalled", "returned"]
+    stray = ShipmentRecallRequested(
+        **NAMES, detail="it left although it was cancelled", carrier="swiftpost", parcels=shipped(("T3", "T4")).parcels
+    )
+    await hear(paced, ShipmentCancelled(**NAMES, lines=LINES, detail=""), stray)
+    await play(paced)
+    assert [s["code"] for s in await paced.system.notices(4) if s["tracking"] == "T3"] == ["recalled", "returned"]
     other = CREATED.model_copy(update={"shipment_id": "s2"})
     await hear(paced, other, ShipmentCancelled(order_id="order-1", shipment_id="s2", lines=LINES, detail=""))
     await play(paced)

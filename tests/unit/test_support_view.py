@@ -20,7 +20,9 @@ from shared.contracts.fulfillment import (
     ShipmentDelivered,
     ShipmentHeld,
     ShipmentLost,
+    ShipmentRecallRequested,
     ShipmentShipped,
+    ShipmentTrackingUpdated,
     StockReceived,
 )
 from shared.contracts.notifications import Claim, NotificationContradicted, Statement
@@ -435,6 +437,21 @@ def test_a_cancelled_shipment_stands_last_and_its_units_are_where_the_cancellati
     order = seen(t)
     assert order.shipments[-1].status == "cancelled"
     assert (order.lines[1].forward[Bucket.ALLOCATED], order.lines[1].forward[Bucket.CANCELLED]) == (0, 1)
+
+
+def test_what_left_although_it_was_cancelled_is_waited_for_until_it_is_back() -> None:
+    t = split_order()
+    fill_backorder(t)
+    about = {"order_id": t.order_id, "shipment_id": f"{t.order_id}-S3"}
+    t.tell(ShipmentCancelled(**about, lines=units(chair=1), detail="emptied"))
+    stray = Parcel(parcel_id="p9", lines=units(chair=1), carrier="DHL", tracking="TR-9")
+    detail = "it left the warehouse although it was cancelled"
+    t.tell(ShipmentRecallRequested(**about, detail=detail, carrier="DHL", parcels=(stray,)))
+    last = seen(t).shipments[-1]
+    assert (last.status, last.waits_for) == ("cancelled", "DHL to bring it back: it left although it was cancelled")
+    scan = Scan(carrier="DHL", tracking="TR-9", code="returned", at=t.now)
+    t.tell(ShipmentTrackingUpdated(**about, tracking="TR-9", code="info", moved=False, detail="returned", scan=scan))
+    assert seen(t).shipments[-1].waits_for == ""
 
 
 def test_of_two_parcels_each_stands_by_its_own_scans_and_the_shipment_where_it_needs_attention() -> None:

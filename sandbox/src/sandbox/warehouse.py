@@ -194,6 +194,8 @@ class Warehouse:
                 db.execute(SET_PARCELS, (_json(fact.parcels), identifier))
                 self._plan(db, identifier, Step.IN_TRANSIT)
             case ShipmentRecallRequested():
+                if fact.parcels:
+                    db.execute(SET_PARCELS, (_json(fact.parcels), identifier))
                 self._plan(db, identifier, Step.RECALLED)
             case ShipmentDelivered() | ShipmentLost() | ShipmentReturnedToSender() | ShipmentCancelled():
                 db.execute(SET_STATUS, (fact.type.removeprefix("shipment."), identifier))

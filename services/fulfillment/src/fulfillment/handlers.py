@@ -115,7 +115,7 @@ def short_picked(message: WarehouseShortPicked, cause: Cause) -> ToldOrder:
 
 def handed_over(message: WarehouseHandedOver, cause: Cause) -> ToldOrder:
     tracking = tuple((parcel.parcel_id, parcel.tracking) for parcel in message.tracking)
-    return _of_warehouse(message, HandOver(message.shipment_id, message.carrier, tracking), cause)
+    return _of_warehouse(message, HandOver(message.shipment_id, message.carrier, tracking, is_awaited=False), cause)
 
 
 def goods_received(message: WarehouseGoodsReceived, cause: Cause) -> Told[ShelfCommand]:

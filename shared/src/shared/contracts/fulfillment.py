@@ -367,7 +367,11 @@ class ShipmentLinesRemoved(ShipmentFact, type="shipment.lines_removed"):
 
 
 class ShipmentRecallRequested(ShipmentFact, type="shipment.recall_requested"):
+    """`carrier` and `parcels`, of a shipment that left although it was cancelled: who has it. Its units stay cancelled."""
+
     detail: Text
+    carrier: Id | None = None
+    parcels: tuple[Parcel, ...] = ()
 
 
 class ShipmentRecalled(ScanFact, type="shipment.recalled"):

@@ -93,11 +93,12 @@ class ShortPick:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Tracking numbers by parcel id."""
+    """Tracking numbers by parcel id. `is_awaited`: as of Pack; what is told on a topic has left, allowed or not."""
 
     shipment_id: str
     carrier: str
     tracking: tuple[tuple[str, str], ...]
+    is_awaited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +297,8 @@ def _hand_over(state: OrderFulfillment, command: HandOver) -> list[Fact]:
             tracking.get(parcel.parcel_id) == parcel.tracking for parcel in shipment.parcels.values()
         ):
             return []
+        case ShipmentStatus.CANCELLED if not command.is_awaited and shipment.carrier is None:
+            return [shipments_.call_back(state.order_id, shipment, command.carrier, tracking)]
         case status:
             raise NotAllowed(status, "hand over", SHIPMENT.allowed(status))
     lines = quantities(_sums(LineQuantity(line_id=i.line_id, quantity=i.quantity) for i in shipment.items))

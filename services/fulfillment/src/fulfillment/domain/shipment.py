@@ -261,6 +261,24 @@ def recall(order_id: str, shipment: Shipment, detail: str) -> Sequence[Fact]:
             raise NotAllowed(status, "recall", SHIPMENT.allowed(status))
 
 
+def call_back(order_id: str, shipment: Shipment, carrier: str, tracking: Mapping[str, str]) -> ShipmentRecallRequested:
+    """A cancelled shipment left before the warehouse heard of it: the carrier is to bring it back, nothing else changes.
+
+    The warehouse may have packed it in parcels of its own, of which only the names are known.
+    """
+    packed = {name: quantities(parcel.lines) for name, parcel in shipment.parcels.items()}
+    return ShipmentRecallRequested(
+        order_id=order_id,
+        shipment_id=shipment.shipment_id,
+        detail="it left the warehouse although it was cancelled",
+        carrier=carrier,
+        parcels=tuple(
+            ToldParcel(parcel_id=name, lines=packed.get(name, ()), carrier=carrier, tracking=number)
+            for name, number in tracking.items()
+        ),
+    )
+
+
 def parcel_of(shipments: Iterable[Shipment], carrier: str, tracking: str) -> tuple[Shipment, Parcel] | None:
     """The newest, should a carrier use a number again."""
     found = None
@@ -277,7 +295,7 @@ def track(order_id: str, shipment: Shipment, parcel: Parcel, scan: Scan, detail:
     if parcel.scans.get(scan.code) == scan.at:
         return []
     was, now = standing(parcel.scans), standing(with_scan(parcel.scans, scan.code, scan.at))
-    if was == now:
+    if was == now or shipment.status is _S.CANCELLED:
         return [_entry(order_id, shipment, scan, detail)]
     facts: list[Fact] = []
     while was != now:
@@ -315,7 +333,7 @@ def _entry(order_id: str, shipment: Shipment, scan: Scan, detail: str) -> Fact:
             "tracking": scan.tracking,
             "code": code,
             "moved": False,
-            "detail": detail,
+            "detail": detail or (scan.code.replace("_", " ") if code == "info" else ""),
             "scan": scan,
         }
     )
@@ -365,6 +383,12 @@ def evolve(shipment: Shipment, fact: ShipmentFact) -> Shipment:
     """A shipment after one of its facts; its items change by the facts of their stock."""
     if isinstance(fact, ScanFact):
         return _scanned(shipment, fact)
+    if isinstance(fact, ShipmentRecallRequested) and fact.carrier:
+        boxes = {
+            p.parcel_id: Parcel(p.parcel_id, {line.line_id: line.quantity for line in p.lines}, p.tracking)
+            for p in fact.parcels
+        }
+        return replace(shipment, carrier=fact.carrier, parcels=boxes, recall=True)
     target = None
     if isinstance(fact, ShipmentReleased):
         target = _S.PACKED if fact.packed else _S.CREATED
@@ -418,6 +442,8 @@ def _scanned(shipment: Shipment, fact: ScanFact) -> Shipment:
         status = SHIPMENT.step(status, fact, _MOVED_TO.get(fact.code, _S.EXCEPTION))
     parcel = replace(parcel, status=status, scans=with_scan(parcel.scans, scan.code, scan.at))
     parcels = {**shipment.parcels, name: parcel}
+    if shipment.status is _S.CANCELLED:
+        return replace(shipment, parcels=parcels)
     return replace(shipment, parcels=parcels, status=overall(parcels.values()))
 
 

@@ -331,8 +331,10 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
             gone = _quantities(lines)
             left = {line: quantity - gone.get(line, 0) for line, quantity in shipment.lines.items()}
             return replace(shipment, lines={line: quantity for line, quantity in left.items() if quantity > 0})
-        case ShipmentRecallRequested():
+        case ShipmentRecallRequested(carrier=None):
             return replace(shipment, is_recalled=True)
+        case ShipmentRecallRequested():
+            return replace(shipment, is_recalled=True, carrier=fact.carrier, boxes=_boxes(fact.parcels))
         case _:
             raise TypeError(f"{fact.type} is no fact of a shipment")
 
@@ -366,6 +368,8 @@ def _standing(fact: ScanFact) -> tuple[ShipmentStatus, str] | None:
 def _scanned(shipment: Shipment, fact: ScanFact, at: datetime) -> Shipment:
     """A scan moves its own parcel; one that names none moves them all."""
     shipment = replace(shipment, moved_at=_later(shipment.moved_at, at))
+    if shipment.status == ShipmentStatus.CANCELLED and fact.scan and fact.scan.code == "returned":
+        return replace(shipment, is_recalled=False)
     if (standing := _standing(fact)) is None:
         return shipment
     status, trouble = standing

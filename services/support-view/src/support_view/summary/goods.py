@@ -115,6 +115,8 @@ def _awaited(s: Sections, shipment: Shipment) -> str:
             return "a replacement or a refund"
         case ShipmentStatus.RETURNING_TO_SENDER:
             return "its arrival back at the warehouse"
+        case ShipmentStatus.CANCELLED if shipment.is_recalled:
+            return f"{shipment.carrier or 'the carrier'} to bring it back: it left although it was cancelled"
         case _:
             return ""
 
