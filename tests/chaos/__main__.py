@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import logging
 import sys
 import tempfile
 from collections import Counter
@@ -106,6 +107,8 @@ def main() -> None:
         var = given.keep or Path(temporary)
         (var / "log").mkdir(parents=True, exist_ok=True)
         with (var / "log" / "oms.log").open("a", encoding="utf-8") as log:
+            # What Kafka's client has to say of a broker that is away is no news here.
+            logging.basicConfig(stream=log)
             structlog.configure(
                 processors=[structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()],
                 logger_factory=structlog.WriteLoggerFactory(log),

@@ -347,13 +347,14 @@ def _libfaketime() -> str | None:
 
 
 async def _clock_off(stage: Stage, strike: Strike) -> str:
-    """One process lives an hour ahead of all others."""
+    """One process lives an hour ahead of all others, or an hour behind."""
     library = _libfaketime()
     if library is None:
         raise Missed("libfaketime is not installed (Debian: apt-get install faketime)")
     process = stage.process(strike.target)
     before = process.program
-    faked = {"LD_PRELOAD": library, "FAKETIME": "+1h", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    by, words = Random(strike.dice).choice((("+1h", "ahead"), ("-1h", "behind")))
+    faked = {"LD_PRELOAD": library, "FAKETIME": by, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
     process.program = replace(before, environment={**before.environment, **faked})
     try:
         _hit(process, signal.SIGTERM)
@@ -361,7 +362,7 @@ async def _clock_off(stage: Stage, strike: Strike) -> str:
     finally:
         process.program = before
         send(process, signal.SIGTERM)
-    return f"an hour ahead for {strike.seconds} s"
+    return f"an hour {words} for {strike.seconds} s"
 
 
 KINDS: Final[dict[str, Kind]] = {
@@ -385,5 +386,5 @@ KINDS: Final[dict[str, Kind]] = {
     "slow network": Kind(_delayed, ("kafka", "postgres"), (3, 10)),
     "long transaction": Kind(_long_transaction, CONSUMING, (10, 40)),
     "facts told again": Kind(_told_again),
-    "clock an hour ahead": Kind(_clock_off, CONSUMING, (15, 40)),
+    "clock an hour off": Kind(_clock_off, CONSUMING, (15, 40)),
 }

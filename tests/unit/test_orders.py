@@ -658,6 +658,10 @@ def test_units_taken_out_of_a_shipment_are_unallocated_again() -> None:
     story.heard(f.ShipmentCancelled(order_id="o1", shipment_id="o1-S1", lines=units(("1", 2)), detail=""))
     assert story.now.shipments == {}
     assert laws(story.now) == []
+    left = f.ShipmentTrackingUpdated(
+        order_id="o1", shipment_id="o1-S1", tracking="T-o1-S1", code="info", moved=False, detail="recalled"
+    )
+    assert story.when(Note(left, NOON)) == [], "it left although it was cancelled: its scans are no news here"
 
 
 # Cancelling

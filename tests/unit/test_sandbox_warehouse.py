@@ -30,6 +30,7 @@ from shared.contracts.fulfillment import (
 from shared.contracts.orders import Hold
 from shared.contracts.partners import WAREHOUSE_MESSAGES, CarrierScan, ReturnScan
 from shared.envelope import context_of, data_of
+from tests.telling import Telling, record_of
 from tests.unit.sandbox_world import World, sandbox
 
 AT = "2026-03-02T09:00:00Z"
@@ -236,16 +237,37 @@ class Record:
     headers: tuple[tuple[str, bytes], ...]
     value: bytes | None
     partition: int = 0
+    key: bytes = b"order-1"
+
+
+TOLD = (
+    ("ce_id", b"01a21791-ad79-7093-ae0f-ff8c699a5406"),
+    ("ce_source", b"urn:order-workflows:fulfillment"),
+    ("ce_type", b"shipment.created"),
+    ("ce_time", b"2026-05-04T12:00:00+00:00"),
+)
+
+
+async def test_a_fact_that_is_told_again_after_later_ones_sets_nothing_back(paced: World) -> None:
+    t = Telling("order-1")
+    created, packed, left = (record_of(t.tell(fact)) for fact in (CREATED, PACKED, shipped()))
+    warehouse = Warehouse(paced.app.state.settings.sandbox_pace)
+
+    def hear_all(db: sqlite3.Connection) -> None:
+        for record in (created, packed, left, created, packed):
+            warehouse.hear(db, record)
+
+    await paced.ledger.run(hear_all)
+    await play(paced)
+    assert await told(paced) == [], "it is not handed over again"
 
 
 async def test_a_record_is_heard_once_and_one_that_cannot_be_read_stops_nothing(world: World) -> None:
     def record(offset: int, shipment_id: str) -> Record:
         fact = CREATED.model_copy(update={"shipment_id": shipment_id})
-        return Record(offset, (("ce_type", b"shipment.created"),), fact.model_dump_json().encode())
+        return Record(offset, (*TOLD, ("ce_sequence", str(offset).encode())), fact.model_dump_json().encode())
 
-    broken = [
-        Record(1, (("ce_type", b"shipment.created"),), value) for value in (None, b"", b"{", b"[]", b'{"order_id":1}')
-    ]
+    broken = [Record(1, TOLD, value) for value in (None, b"", b"{", b"[]", b'{"order_id":1}')]
     stranger = Record(2, (("ce_type", b"\xff"),), b"x")
     heard: list[str] = []
     warehouse = Warehouse(0)

@@ -57,7 +57,7 @@ from shared.contracts.partners import (
     WarehouseShortPicked,
     WarehouseUnexpectedItem,
 )
-from shared.envelope import Undecodable, data_of, type_of
+from shared.envelope import Undecodable, context_of, data_of, type_of
 from shared.http import OccurredAt, business_time
 from shared.machine import NotAllowed
 
@@ -77,11 +77,19 @@ create table if not exists shipments (
 ) strict;
 create index if not exists shipments_of_order on shipments (order_id);
 create index if not exists shipments_due on shipments (due_at) where next_step is not null;
+create table if not exists heard (
+    subject text primary key,
+    sequence integer not null -- of the last fact that was followed
+) strict;
 """
 
 ADD = """
 insert into shipments (shipment_id, order_id, location, lines, parcels, status, is_held, next_step, due_at)
 values (?, ?, ?, ?, '[]', 'created', 0, ?, ?) on conflict do nothing
+"""
+HEARD_LAST = """
+insert into heard (subject, sequence) values (?, ?)
+on conflict (subject) do update set sequence = excluded.sequence where excluded.sequence > sequence
 """
 ONE = "select * from shipments where shipment_id = ?"
 OF_ORDER = "select * from shipments where order_id = ? order by rowid"
@@ -162,14 +170,20 @@ class Warehouse:
         self._pace = pace
 
     def hear(self, db: sqlite3.Connection, record: Record) -> None:
-        """Take a record of `fulfillment.events`; one that cannot be read is somebody else's to repair."""
+        """Take a record of `fulfillment.events`; one that cannot be read is somebody else's to repair.
+
+        Facts come in sequence for the first time; what comes again after later ones would set its shipment back.
+        """
         model = HEARD.get(type_of(record.headers) or "")
         if model is None:
             return
         try:
-            self.follow(db, data_of(model, record.value))
+            context, fact = context_of(record.key, record.headers), data_of(model, record.value)
         except Undecodable as error:
             log.warning("record.skipped", partition=record.partition, offset=record.offset, problem=str(error))
+            return
+        if db.execute(HEARD_LAST, (context.subject, context.sequence)).rowcount:
+            self.follow(db, fact)
 
     def follow(self, db: sqlite3.Connection, fact: ShipmentFact) -> None:
         """What the fact changes, and what is to be played next."""

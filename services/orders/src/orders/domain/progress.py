@@ -142,6 +142,8 @@ def _units(order: Order, fact: fulfillment.FulfillmentFact) -> UnitsStep | None:
 def _shipment(order: Order, fact: fulfillment.ShipmentFact) -> UnitsStep | None:
     """Facts of scans are about one parcel: the units they name move, wherever the others of the shipment are."""
     id = fact.shipment_id
+    if isinstance(fact, fulfillment.ShipmentTrackingUpdated) and not fact.moved:
+        return None
     shipment = order.shipments.get(id)
     if shipment is None:
         raise Invalid("shipment_id", f"{id} is not a shipment of this order")
@@ -164,8 +166,6 @@ def _scanned(shipment: Shipment, fact: fulfillment.ScanFact) -> UnitsStep | None
     moves: tuple[UnitsMoved, ...] = ()
     exception = False
     match fact:
-        case fulfillment.ShipmentTrackingUpdated(moved=False):
-            return None
         case fulfillment.ShipmentTrackingUpdated(code=code, lines=lines):
             moves, exception = _moves(lines, Bucket.DELIVERED, Bucket.IN_TRANSIT), code in _IN_TROUBLE
         case fulfillment.ShipmentDelivered(lines=lines):
