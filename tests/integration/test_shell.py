@@ -1,6 +1,7 @@
 """The batch shell on a real PostgreSQL: one effect per message, one lock per key, refusals that take nothing with them."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from uuid import uuid4
 
@@ -14,7 +15,8 @@ from shared.database import Pool
 from shared.envelope import Cause
 from shared.journal import link
 from shared.machine import Invalid, NotAllowed
-from shared.parking import Parked, Record, waiting
+from shared.operations import Redrive
+from shared.parking import Parked, Record, Waiting, waiting, waiting_keys
 from shared.shell import Db, Told, apply
 from tests.backends import Backends
 from tests.databases import settings_for
@@ -38,6 +40,11 @@ async def tell(pool: Pool, *told: Told[Add]) -> list[Exception | None]:
     async with pool.acquire() as db, db.transaction():
         outcomes, _ = await apply(db, FLOW, told)
     return [o.error for o in outcomes]
+
+
+async def waiting_in(pool: Pool, key: str) -> list[Waiting]:
+    async with pool.acquire() as db:
+        return await waiting(db, key)
 
 
 async def tally(pool: Pool, key: str) -> Tally:
@@ -176,6 +183,25 @@ async def test_poison_parks_itself_and_its_keys_successors_only(
     assert (await tally(pool, "b")).total == 7
     async with pool.acquire() as db:
         assert [w.reason for w in await waiting(db)] == [reason, "behind"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b"k" * 201, bytes(random.Random(7).choices(range(32, 127), k=9000)), b"a\x01b\x7f", b"\xff\x00\xfe" * 90],
+    ids=["long", "longer than an index takes", "control characters", "not UTF-8"],
+)
+async def test_a_key_that_no_key_of_ours_looks_like_is_parked_and_can_be_redriven(
+    pool: Pool, consumer: Consumer, key: bytes
+) -> None:
+    other = key[:-1] + b"y"
+    await consumer.take([raw(key, b"{", 0), record("b", 1, 1), raw(key, b"{}", 2), raw(other, b"{", 3)])
+    assert (await tally(pool, "b")).total == 1
+    async with pool.acquire() as db:
+        first, second = sorted(await waiting_keys(db, None, "", 10), key=lambda each: each.messages)[::-1]
+    assert (first.messages, second.messages) == (2, 1)
+    asked = Redrive(key=first.key)
+    assert await consumer.redrive(asked.key, "operator:op") == (0, 2)
+    assert (await waiting_in(pool, first.key))[0].record.key == key
 
 
 async def test_a_redrive_tells_a_keys_messages_again_in_order(

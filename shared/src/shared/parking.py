@@ -1,12 +1,19 @@
 """Messages that could not be decoded or decided, kept with their key: shown, redriven in order, or discarded, by name."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from hashlib import sha256
+from typing import Final
 
 from shared.envelope import Headers
 from shared.shell import Db
+
+LONGEST: Final = 200
+"""Of a key, in characters: an index takes no entry of any length, and operators name keys in requests."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +29,12 @@ class Record:
     value: bytes | None
 
     def parking_key(self) -> str:
-        """What its successors queue behind: the key as text, or its own place when it has none."""
-        if self.key:
-            return _storable(self.key.decode("utf-8", "backslashreplace"))
-        return f"{self.topic}/{self.partition}/{self.position}"
+        """What its successors queue behind, as an operator can name it: the key as text, a long one by its beginning
+        and its hash; or its own place when it has none."""
+        if not self.key:
+            return f"{self.topic}/{self.partition}/{self.position}"
+        text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", self.key.decode("utf-8", "backslashreplace"))
+        return text if len(text) <= LONGEST else f"{text[:100]}…{sha256(self.key).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
