@@ -15,7 +15,9 @@ from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
 from ops.cli import app
+from ops.people import People
 from ops.system import System
+from shared.parking import Record
 
 TOPIC = "warehouse.events"
 
@@ -45,10 +47,12 @@ class Oms:
 
 @pytest.fixture
 async def poisoned(oms: Oms) -> AsyncIterator[list[str]]:
-    """Two keys with a message each that cannot be read and one behind it, parked by fulfillment; gone afterwards."""
-    keys = [f"poison-{uuid4().hex[:8]}" for _ in range(2)]
+    """Two keys with a message each that cannot be read and one behind it, parked by fulfillment; gone afterwards. One
+    is longer than any key of ours."""
+    made = [f"poison-{uuid4().hex[:8]}", f"poison-{uuid4().hex[:8]}" * 400]
+    keys = [Record(TOPIC, 0, 0, 0, key.encode(), [], None).parking_key() for key in made]
     async with AIOKafkaProducer(bootstrap_servers=oms.system.endpoints.kafka, acks="all") as producer:
-        for key in keys:
+        for key in made:
             for number in range(2):
                 headers = [("ce_id", str(uuid4()).encode()), ("ce_type", b"warehouse.packed"), ("ce_time", b"never")]
                 await producer.send_and_wait(TOPIC, b"{" if number == 0 else b"[]", key.encode(), headers=headers)
@@ -92,17 +96,63 @@ async def test_parked_keys_are_listed_redriven_and_discarded_together_under_a_na
     assert all(row["settled_by"].endswith(getpass.getuser()) for row in kept)
 
 
+async def test_withheld_keys_are_listed_and_released_under_a_name(oms: Oms, people: People) -> None:
+    """What the relay does when the broker refuses a fact, done here by hand to one that was published before: once
+    released, it goes out again."""
+    sku = f"WITHHELD-{people.run}"
+    await people.stocks([(sku, "BER", 1)], people.ago(minutes=1))
+    key = f"stock:{sku}@BER"
+    db = await asyncpg.connect(oms.system.endpoints.database("fulfillment"))
+    try:
+        async with db.transaction():
+            id = await db.fetchval("SELECT id FROM events WHERE subject = $1", key)
+            await db.execute(
+                "INSERT INTO withheld (subject, event_id, reason, detail) VALUES ($1, $2, 'too_large', '[bold]')",
+                key,
+                id,
+            )
+            await db.execute("INSERT INTO outbox (event_id) VALUES ($1)", id)
+
+        code, listed = await oms("withheld", "ls")
+        assert (code, [(each["service"], each["key"], each["facts"]) for each in listed["keys"]]) == (
+            1,
+            [("fulfillment", key, 1)],
+        )
+        assert (await oms("withheld", "ls", "orders"))[0] == 0
+        _, lagging = await oms("lag")
+        assert any("fulfillment withholds keys" in told for told in lagging["attention"])
+        code, would = await oms("withheld", "release", "--all", "--dry-run")
+        assert (code, would["would_release"]) == (0, [{"service": "fulfillment", "key": key}])
+        code, none = await oms("withheld", "release", "fulfillment", "no-such-key")
+        assert (code, none["released"]) == (1, [])
+        assert await db.fetchval("SELECT count(*) FROM outbox WHERE event_id = $1", id) == 1, "it is withheld still"
+
+        code, gone = await oms("withheld", "release", "fulfillment", key)
+        assert (code, gone["released"]) == (0, [{"service": "fulfillment", "key": key}])
+        async with asyncio.timeout(30):
+            while await db.fetchval("SELECT count(*) FROM outbox WHERE event_id = $1", id):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        by = await db.fetchval("SELECT released_by FROM withheld WHERE subject = $1", key)
+    finally:
+        await db.close()
+    assert by.endswith(getpass.getuser())
+    assert await oms("withheld", "ls") == (0, {"keys": [], "unanswered": []})
+
+
 @pytest.mark.parametrize(
     "words",
     [
-        ["redrive"],
-        ["redrive", "orders", "k", "--all"],
-        ["discard", "--reason", "x", "--id", "1", "--all"],
-        ["ls", "no"],
+        ["dlq", "redrive"],
+        ["dlq", "redrive", "orders", "k", "--all"],
+        ["dlq", "discard", "--reason", "x", "--id", "1", "--all"],
+        ["dlq", "ls", "no"],
+        ["withheld", "release"],
+        ["withheld", "release", "orders", "k", "--all"],
+        ["withheld", "ls", "sandbox"],
     ],
 )
 async def test_what_is_not_said_clearly_is_refused(oms: Oms, words: list[str]) -> None:
-    result = await asyncio.to_thread(CliRunner().invoke, app, ["dlq", *words])
+    result = await asyncio.to_thread(CliRunner().invoke, app, words)
     assert result.exit_code == 2
 
 

@@ -36,6 +36,7 @@ from ops.supervision import StartFailed, until_signalled
 from ops.system import SERVICES, AlreadyUp, Given, bring_down, running_system
 from ops.topics import TopicsWrong, ensure_topics
 from ops.verify import check
+from ops.withheld import app as withheld
 from shared.auth import Role, issue
 
 FAILED: Final = 1
@@ -203,6 +204,7 @@ def verify(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 app.command()(lag)
 app.command()(rebuild)
 app.add_typer(dlq, name="dlq")
+app.add_typer(withheld, name="withheld")
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 import getpass
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -59,16 +59,39 @@ class Desk:
             raise Unanswered(f"{service} answered {answer.status_code}: {answer.text[:200]}; see {endpoint.log}")
         return answer.json()
 
-    def keys(self, service: str, reason: str | None) -> Iterator[dict[str, Any]]:
-        """Keys with parked messages, all pages of them."""
-        after = ""
+    def pages(self, service: str, path: str, by: str, **params: str) -> Iterator[dict[str, Any]]:
+        """All rows of a list, page after page, each with its service; `by` is what they are in order of."""
+        after: dict[str, Any] = {}
         while True:
-            params = {"limit": PAGE, "after": after} | ({"reason": reason} if reason else {})
-            page = self.ask(service, "GET", "parked/keys", params=params)
+            page = self.ask(service, "GET", path, params={"limit": PAGE} | after | params)
             yield from ({"service": service} | each for each in page)
             if len(page) < PAGE:
                 return
-            after = page[-1]["key"]
+            after = {"after": page[-1][by]}
+
+    def keys(self, service: str, reason: str | None) -> Iterator[dict[str, Any]]:
+        """Keys with parked messages."""
+        return self.pages(service, "parked/keys", "key", **({"reason": reason} if reason else {}))
+
+    def services(self, service: str | None) -> list[str]:
+        """The one, or all that consume. Raises BadParameter."""
+        known = consuming(self.endpoints)
+        if service is not None and service not in known:
+            raise typer.BadParameter(f"{service} is not one of {', '.join(known)}")
+        return known if service is None else [service]
+
+    def over_all(
+        self, service: str | None, rows: Callable[[str], Iterable[dict[str, Any]]]
+    ) -> tuple[list[dict[str, Any]], list[str]]:
+        """Rows over services, and in words which of the services could not be asked."""
+        found: list[dict[str, Any]] = []
+        unanswered = []
+        for each in self.services(service):
+            try:
+                found += rows(each)
+            except Unanswered as why:
+                unanswered.append(str(why))
+        return found, unanswered
 
     def messages(self, service: str, key: str) -> list[dict[str, Any]]:
         """The first of a key's parked messages, in order; a page of them."""
@@ -90,25 +113,6 @@ def consuming(endpoints: Endpoints) -> list[str]:
     return [name for name, service in endpoints.services.items() if service.database]
 
 
-def _services(desk: Desk, service: str | None) -> list[str]:
-    known = consuming(desk.endpoints)
-    if service is not None and service not in known:
-        raise typer.BadParameter(f"{service} is not one of {', '.join(known)}")
-    return known if service is None else [service]
-
-
-def _found(desk: Desk, service: str | None, parked_for: str | None) -> tuple[list[dict[str, Any]], list[str]]:
-    """Keys over services, and in words which of the services could not be asked."""
-    found: list[dict[str, Any]] = []
-    unanswered = []
-    for each in _services(desk, service):
-        try:
-            found += desk.keys(each, parked_for)
-        except Unanswered as why:
-            unanswered.append(str(why))
-    return found, unanswered
-
-
 def _chosen(
     desk: Desk, service: str | None, key: str | None, is_all: bool, parked_for: str | None
 ) -> tuple[list[tuple[str, str]], list[str]]:
@@ -118,8 +122,8 @@ def _chosen(
     if parked_for and not is_all:
         raise typer.BadParameter("--parked-for chooses among --all")
     if service is not None and key is not None:
-        return [(name, key) for name in _services(desk, service)], []
-    found, unanswered = _found(desk, service, parked_for)
+        return [(name, key) for name in desk.services(service)], []
+    found, unanswered = desk.over_all(service, lambda name: desk.keys(name, parked_for))
     return [(each["service"], each["key"]) for each in found], unanswered
 
 
@@ -131,7 +135,7 @@ def ls(
 ) -> None:
     """List the keys with parked messages, and what is wrong with the first; exit code 1 when there is any."""
     with operator() as desk:
-        found, unanswered = _found(desk, service, parked_for)
+        found, unanswered = desk.over_all(service, lambda name: desk.keys(name, parked_for))
     if as_json:
         console.print_json(json.dumps({"keys": found, "unanswered": unanswered}))
     elif found:
@@ -144,7 +148,7 @@ def ls(
         console.print("[dim]oms dlq show SERVICE KEY · redrive SERVICE KEY · discard SERVICE KEY --reason …[/]")
     elif not unanswered:
         console.print("nothing is parked")
-    _warn(unanswered)
+    warn(unanswered)
     raise typer.Exit(1 if found or unanswered else 0)
 
 
@@ -152,7 +156,7 @@ def ls(
 def show(service: Service, key: Key, as_json: AsJson = False) -> None:
     """Show a key's parked messages whole: headers, body, and what is wrong with each."""
     with operator() as desk:
-        [name] = _services(desk, service)
+        [name] = desk.services(service)
         found = desk.messages(name, key)
     if as_json:
         console.print_json(json.dumps(found))
@@ -185,7 +189,7 @@ def redrive(
             _say_what("redrive", [(s, m) for s, k in chosen for m in desk.messages(s, k)], unanswered, as_json)
             return
         told = []
-        for name, each in _with_progress("redriving", chosen):
+        for name, each in with_progress("redriving", chosen):
             try:
                 answer = desk.ask(name, "POST", "parked/redrive", json={"key": each, "reason": reason})
             except Unanswered as why:
@@ -201,7 +205,7 @@ def redrive(
             if each["still_parked"] and is_all:
                 console.print(f"{each['service']} {each['key']}: {each['still_parked']} still parked", markup=False)
         console.print(f"{done} done, {left} still parked")
-    _warn(unanswered)
+    warn(unanswered)
     raise typer.Exit(1 if left or unanswered else 0)
 
 
@@ -233,7 +237,7 @@ def discard(
             _say_what("discard", [(s, m) for s, k in chosen for m in matching(s, k)], unanswered, as_json)
             return
         done: list[dict[str, Any]] = []
-        for name, each in _with_progress("discarding", chosen):
+        for name, each in with_progress("discarding", chosen):
             try:
                 while ids := [m["id"] for m in matching(name, each)]:
                     body = {"ids": ids, "reason": reason}
@@ -245,11 +249,11 @@ def discard(
         console.print_json(json.dumps({"discarded": done, "unanswered": unanswered}))
     else:
         console.print(f"{len(done)} discarded")
-    _warn(unanswered)
+    warn(unanswered)
     raise typer.Exit(1 if unanswered else 0)
 
 
-def _with_progress(what: str, chosen: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def with_progress(what: str, chosen: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     """On standard error, and only where there is more than one."""
     columns = (
         SpinnerColumn(),
@@ -271,9 +275,9 @@ def _say_what(verb: str, found: Sequence[tuple[str, dict[str, Any]]], unanswered
             console.print(f"would {verb} {service} {m['key']} {m['id']}: {m['type']} ({m['reason']})", markup=False)
         if not found:
             console.print("nothing of this is parked")
-    _warn(unanswered)
+    warn(unanswered)
 
 
-def _warn(unanswered: Sequence[str]) -> None:
+def warn(unanswered: Sequence[str]) -> None:
     for why in unanswered:
         errors.print(f"[red]error:[/] {escape(why)}", highlight=False, soft_wrap=True)

@@ -81,7 +81,7 @@ class State:
             if owed.parked_keys:
                 told.append(f"{name} has parked keys ({owed.parked_keys}): see `oms dlq ls`")
             if owed.withheld_keys:
-                told.append(f"{name} withholds keys ({owed.withheld_keys}): the broker refused one of their facts")
+                told.append(f"{name} withholds keys ({owed.withheld_keys}): see `oms withheld ls`")
             if owed.holes:
                 told.append(f"{name} waits for facts in sections ({owed.holes}) of orders: see `oms dlq ls`")
         return told

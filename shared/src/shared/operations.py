@@ -59,6 +59,7 @@ class Lag(BaseModel):
 
 
 class WithheldKey(BaseModel):
+    id: int
     key: str
     reason: str
     detail: str
@@ -133,7 +134,7 @@ async def parked_keys(
     request: Request,
     _: Reader,
     reason: Annotated[str | None, Query(max_length=200)] = None,
-    after: Annotated[str, Query(max_length=4000)] = "",
+    after: Annotated[str, Query(max_length=200)] = "",
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> list[ParkedKey]:
     """Keys with parked messages, those for a `reason` where one is given; the next page is `after` the last one's."""
@@ -160,10 +161,16 @@ async def discard(request: Request, body: Discard, who: Operator) -> Discarded:
 
 
 @router.get("/withheld")
-async def withheld_keys(request: Request, _: Reader) -> list[WithheldKey]:
-    """Keys whose facts are not published, since the broker found one of them too large; oldest first."""
+async def withheld_keys(
+    request: Request,
+    _: Reader,
+    after: Annotated[int, Query(ge=0, lt=2**63)] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> list[WithheldKey]:
+    """Keys whose facts are not published, since the broker found one of them too large; oldest first. The next page is
+    `after` the last one's id."""
     async with request.app.state.pool.acquire(timeout=5) as db:
-        return [WithheldKey(**asdict(key)) for key in await withheld(db)]
+        return [WithheldKey(**asdict(key)) for key in await withheld(db, after, limit)]
 
 
 @router.post("/withheld/release")

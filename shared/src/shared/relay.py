@@ -287,8 +287,9 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A key whose facts wait in the outbox, and how many."""
+    """A key whose facts wait in the outbox, and how many. `id` rises with every key that is withheld."""
 
+    id: int
     key: str
     reason: str
     detail: str
@@ -297,16 +298,17 @@ class Withheld:
 
 
 WITHHELD_KEYS = """
-SELECT subject AS key, reason, detail, withheld_at,
-       (SELECT count(*) FROM outbox JOIN events ON id = outbox.event_id WHERE events.subject = withheld.subject) AS facts
-FROM withheld WHERE released_at IS NULL ORDER BY withheld_at LIMIT 1000"""
+SELECT id, subject AS key, reason, detail, withheld_at,
+       (SELECT count(*) FROM outbox JOIN events ON events.id = outbox.event_id
+        WHERE events.subject = withheld.subject) AS facts
+FROM withheld WHERE released_at IS NULL AND id > $1 ORDER BY id LIMIT $2"""
 RELEASE = """
 UPDATE withheld SET released_at = now(), released_by = $2 WHERE subject = $1 AND released_at IS NULL RETURNING true"""
 
 
-async def withheld(db: Db) -> list[Withheld]:
-    """Oldest first."""
-    return [Withheld(**row) for row in await db.fetch(WITHHELD_KEYS)]
+async def withheld(db: Db, after: int = 0, limit: int = 1000) -> list[Withheld]:
+    """Oldest first, those after `after`."""
+    return [Withheld(**row) for row in await db.fetch(WITHHELD_KEYS, after, limit)]
 
 
 async def release(db: Db, key: str, actor: str) -> bool:
