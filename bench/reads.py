@@ -22,15 +22,14 @@ from bench.world import Caller
 from ops.databases import database_url
 from ops.places import LOOPBACK, Ports
 from shared.auth import Role, issue
-from shared.runtime import build
 from support_view import pages
-from support_view.app import router
+from support_view.app import built
 from support_view.handlers import take
 from support_view.store import story
 
 TITLE: Final = "reading an order as the timeline grows"
 
-app = build("support-view", router=router, publishes=False, extend=pages.serve_assets)
+app = built()
 """The service without its consumer: nothing is written while it is read."""
 
 PATTERN: Final = "ORD-0000000"

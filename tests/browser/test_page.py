@@ -11,12 +11,11 @@ from typing import Final
 import asyncpg
 import pytest
 import uvicorn
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from shared.auth import issue
-from shared.runtime import build
 from support_view import pages
-from support_view.app import router
+from support_view.app import built
 from support_view.handlers import take
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
@@ -86,8 +85,7 @@ async def site(backends: Backends, dsn: str, tell: Tell) -> AsyncIterator[str]:
         environment.setenv("OMS_DATABASE_URL", dsn)
         environment.setenv("OMS_KAFKA", backends.kafka)
         environment.setenv("OMS_AUTH_KEY", AUTH_KEY)
-        app = build("support-view", router=router, publishes=False, extend=pages.serve_assets)
-        server = Announced(uvicorn.Config(app, port=0, log_config=None, access_log=False))
+        server = Announced(uvicorn.Config(built(), port=0, log_config=None, access_log=False))
         # The test's own process keeps its signals.
         server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
         serving = asyncio.create_task(server.serve())
@@ -109,7 +107,8 @@ async def browser() -> AsyncIterator[Browser]:
 async def opened(
     browser: Browser, site: str, *, width: int = 1400, dark: bool = False, scripts: bool = False
 ) -> AsyncIterator[Page]:
-    """A signed-in page, with scripts if they are asked for. Anything the content policy refuses, or from elsewhere, fails."""
+    """A signed-in page, with scripts if they are asked for. Anything the content policy refuses, or from elsewhere, fails.
+    That a page itself says 404 is its answer."""
     complaints: list[str] = []
     context = await browser.new_context(
         base_url=site,
@@ -118,7 +117,13 @@ async def opened(
         java_script_enabled=scripts,
     )
     page = await context.new_page()
-    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+
+    def hear(message: ConsoleMessage) -> None:
+        is_answer = "status of 404" in message.text and message.location["url"] == page.url
+        if message.type == "error" and not is_answer:
+            complaints.append(message.text)
+
+    page.on("console", hear)
     page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith(site) else None)
     await page.goto("/orders/ORD-1?domain=payment")
     await page.get_by_label("Token").fill(issue(AUTH_KEY, subject="ann", roles=["agent"]))
@@ -187,8 +192,51 @@ async def test_who_did_it_and_why_opens_without_a_script(browser: Browser, site:
     async with opened(browser, site) as page:
         entry = page.locator(".entry").first
         await expect(entry.get_by_text("Reason")).to_be_hidden()
-        await entry.locator("summary").click()
+        await entry.locator("summary").first.click()
         await expect(entry.get_by_text("order.placed")).to_be_visible()
+
+
+async def test_a_fact_as_it_travelled_is_loaded_into_its_fold_and_stands_on_a_page_of_its_own(
+    browser: Browser, site: str
+) -> None:
+    async with opened(browser, site, scripts=True) as page:
+        await page.goto("/orders/ORD-1")
+        entry = page.locator(".entry").first
+        await entry.locator("summary").first.click()
+        assert await entry.locator("pre").count() == 0
+        await entry.get_by_text("As it travelled").click()
+        await expect(entry.locator("pre")).to_contain_text('"email": "a•••@example.com"')
+    async with opened(browser, site) as page:
+        entry = page.locator(".entry").first
+        await entry.locator("summary").first.click()
+        await entry.get_by_text("As it travelled").click()
+        await entry.get_by_role("link", name="on a page of its own").click()
+        await expect(page.locator("pre")).to_contain_text('"amount_minor"')
+
+
+async def test_an_order_that_is_not_seen_yet_is_announced_when_it_comes(
+    browser: Browser, site: str, tell: Tell
+) -> None:
+    async with opened(browser, site, scripts=True) as page:
+        await page.goto("/orders/ORD-5")
+        await expect(page.get_by_role("heading", name="Not seen yet")).to_be_visible()
+        await tell(split_order("ORD-5"))
+        await page.get_by_role("link", name="28 more facts were seen").click()
+        await expect(page.get_by_role("heading", name="ORD-5")).to_be_visible()
+
+
+async def test_paper_shows_what_a_screen_folds_and_nothing_to_press(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await page.goto("/orders/ORD-2")
+        reason = page.locator(".entry").first.get_by_text("Reason")
+        await expect(reason).to_be_hidden()
+        await page.emulate_media(media="print")
+        await expect(reason).to_be_visible()
+        for pressed in await page.locator("button, input, nav").all():
+            await expect(pressed).to_be_hidden()
+        last = await page.locator(".entry").last.bounding_box()
+        story = await page.locator(".story").bounding_box()
+        assert last and story and last["y"] + last["height"] <= story["y"] + story["height"] + 1, "cut off"
 
 
 async def test_a_hole_is_shown_above_everything_it_touches(browser: Browser, site: str) -> None:
@@ -260,7 +308,7 @@ async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: st
 @pytest.mark.parametrize("width", [360, 800, 1400])
 async def test_the_page_fits_every_screen(browser: Browser, site: str, width: int, dark: bool) -> None:
     async with opened(browser, site, width=width, dark=dark) as page:
-        for path in ("/orders/ORD-2?detail=all", "/?q=ORD", "/"):
+        for path in ("/orders/ORD-2?detail=all", "/?q=ORD", "/", "/embed/ORD-2"):
             await page.goto(path)
             main = await page.locator("main").bounding_box()
             assert main is not None and main["x"] >= 0 and main["x"] + main["width"] <= width
@@ -277,7 +325,10 @@ async def test_axe_finds_nothing_that_shuts_people_out(browser: Browser, site: s
     assert (await axe.Axe().run(page)).response["violations"] == []
     token = issue(AUTH_KEY, subject="ann", roles=["agent"])
     await context.add_cookies([{"name": pages.SESSION, "value": token, "url": site}])
-    for path in ("/", "/?q=ORD", "/orders/ORD-2?detail=all", "/orders/ORD-3", "/orders/nothing"):
+    fact = await page.goto("/orders/ORD-1") and await page.locator(".raw a").first.get_attribute("href")
+    assert fact
+    panels = ("/embed/ORD-3", "/embed/nothing")
+    for path in ("/", "/?q=ORD", "/orders/ORD-2?detail=all", "/orders/ORD-3", "/orders/nothing", fact, *panels):
         await page.goto(path)
         assert (await axe.Axe().run(page)).response["violations"] == [], path
     await context.close()

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -15,9 +16,8 @@ import pytest
 from shared.auth import issue
 from shared.contracts.fulfillment import StockReceived
 from shared.parking import Record
-from shared.runtime import build
 from support_view import api, pages
-from support_view.app import router
+from support_view.app import built
 from support_view.handlers import take
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
@@ -38,11 +38,20 @@ async def pool(dsn: str) -> AsyncIterator["asyncpg.Pool[asyncpg.Record]"]:
 
 
 @pytest.fixture
-async def client(backends: Backends, dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+def desk() -> str:
+    """Whose pages may show the panel."""
+    return ""
+
+
+@pytest.fixture
+async def client(
+    backends: Backends, dsn: str, monkeypatch: pytest.MonkeyPatch, desk: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    monkeypatch.setenv("OMS_FRAME_ANCESTORS", desk)
     monkeypatch.setenv("OMS_DATABASE_URL", dsn)
     monkeypatch.setenv("OMS_KAFKA", backends.kafka)
     monkeypatch.setenv("OMS_AUTH_KEY", AUTH_KEY)
-    app = build("support-view", router=router, publishes=False, extend=pages.serve_assets)
+    app = built()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
         transport = httpx.ASGITransport(app)
@@ -327,6 +336,59 @@ async def test_the_page_shows_a_contact_once_it_was_told_why_and_takes_no_form_o
     assert (await client.post("/orders/no/contact", data={"reason": "x"})).status_code == 404
     client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="max", roles=["auditor"]))
     assert (await client.post("/orders/ORD-1/contact", data={"reason": "x"})).status_code == 403
+
+
+async def test_an_order_nobody_told_of_yet_is_not_seen_yet_and_a_wrong_id_is_wrong(client: httpx.AsyncClient) -> None:
+    for path in ("/api/orders/ORD-9", "/api/orders/ORD-9/timeline", f"/api/orders/ORD-9/facts/{UUID(int=1)}"):
+        answer = await client.get(path, headers=bearer())
+        assert (answer.status_code, answer.json()["type"]) == (404, "urn:order-workflows:not-seen-yet")
+        assert answer.headers["retry-after"]
+    assert (await client.get("/api/orders/%20", headers=bearer())).status_code == 422
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    page = await client.get("/orders/ORD-9")
+    assert page.status_code == 404 and "Nothing has been seen of order ORD-9 as of" in page.text
+    assert "is no order id" in (await client.get("/orders/%20")).text
+
+
+async def test_a_fact_is_read_as_it_travelled_but_for_contacts_and_tokens(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1"), split_order("ORD-2")))
+    entries = (await client.get("/api/orders/ORD-1/timeline?limit=500", headers=bearer())).json()["entries"]
+    told = {entry["type"]: entry for entry in reversed(entries)}
+    read = await client.get(f"/api/orders/ORD-1/facts/{told['order.placed']['id']}", headers=bearer("auditor"))
+    fact = read.json()
+    assert {name: fact[name] for name in told["order.placed"]} == told["order.placed"]
+    assert (fact["data"]["customer"]["email"], fact["data"]["ship_to"]["street"]) == ("a•••@example.com", "•••")
+    assert fact["data"]["lines"][0]["sku"] == "SKU-lamp"
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    for entry in entries:
+        page = await client.get(f"/orders/ORD-1/facts/{entry['id']}")
+        assert page.status_code == 200 and entry["type"] in page.text
+        for secret in ("ada@example.com", "Mill Lane", "tok_"):
+            assert secret not in page.text, entry["type"]
+        assert (await client.get(f"/orders/ORD-2/facts/{entry['id']}")).status_code == 404, "it is another order's"
+    for odd in (str(UUID(int=1)), "nonsense", "%00"):
+        assert (await client.get(f"/orders/ORD-1/facts/{odd}")).status_code == 404
+        assert (await client.get(f"/api/orders/ORD-1/facts/{odd}", headers=bearer())).status_code in (404, 422)
+    assert (await client.get(f"/api/orders/ORD-1/facts/{odd}", headers=bearer("storefront"))).status_code == 403
+
+
+@pytest.mark.parametrize("desk", ["", "https://desk.example.com https://help.example.com:8443"])
+async def test_only_the_panel_may_stand_in_a_frame_and_only_in_the_help_desks(
+    client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]", desk: str
+) -> None:
+    await deliver(pool, records_of(split_order("ORD-1")))
+    panel = await client.get("/embed/ORD-1")
+    assert "Nobody is signed in" in panel.text and "partly shipped" not in panel.text
+    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    panel = await client.get("/embed/ORD-1")
+    assert "partly shipped" in panel.text and panel.headers["content-security-policy"].endswith(
+        f"frame-ancestors {desk or repr('none')}"
+    )
+    assert "Nothing has been seen" in (await client.get("/embed/ORD-9")).text
+    whole = await client.get("/orders/ORD-1")
+    assert whole.headers["content-security-policy"].endswith("frame-ancestors 'none'")
 
 
 async def test_a_search_text_is_bounded(client: httpx.AsyncClient) -> None:

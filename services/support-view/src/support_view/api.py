@@ -1,25 +1,26 @@
 """HTTP in, for programs: an order's summary, its timeline, and how to find it. All it writes is who saw whose contact."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Header, HTTPException, Path, Query, Request
+from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from shared.auth import Caller, Role
 from shared.contracts.base import Id, Input, Model, PolicyRef, Text
 from shared.database import OUTAGES
-from shared.http import needs
+from shared.http import RETRY_AFTER, needs, problem
 from shared.machine import Invalid
 from shared.shell import Db
 from support_view import store
 from support_view.domain.timeline import SERVICES, Place, Words, arrange
-from support_view.privacy import EMAIL, masked
+from support_view.privacy import EMAIL, masked, redacted
 from support_view.projection import DOMAINS
 from support_view.summary import Customer, Freshness, Summary, holes, summarize
 from support_view.summary.rollups import Rollups
@@ -81,6 +82,12 @@ class Timeline(Model):
     entries: tuple[TimelineEntry, ...]
     next: str | None
     total: int
+
+
+class RawFact(TimelineEntry):
+    """A fact as it travelled, but for the contacts and tokens in it."""
+
+    data: dict[str, Any]
 
 
 class Found(Model):
@@ -150,12 +157,41 @@ def entry_of(seen: store.Seen, words: Words) -> TimelineEntry:
     )
 
 
+class NotSeen(Exception):
+    """Nothing was seen of the order up to now. It may come: facts arrive here when they are published."""
+
+    def __init__(self, order_id: str) -> None:
+        now = datetime.now(timezone.utc)
+        super().__init__(
+            f"Nothing has been seen of order {order_id} as of {now:%H:%M:%S} UTC. If it was placed a moment ago, its facts are on"
+            " their way."
+        )
+
+
+def answer_not_seen(app: FastAPI) -> None:
+    @app.exception_handler(NotSeen)
+    async def not_seen(_: Request, error: NotSeen) -> Response:
+        headers = {"Retry-After": str(RETRY_AFTER)}
+        return problem(404, "Not seen yet", str(error), headers, type="urn:order-workflows:not-seen-yet")
+
+
 async def read_story(db: Db, order_id: str) -> store.Story:
-    """Raises HTTPException 404 when nothing was seen of the order."""
+    """Raises NotSeen."""
     story = await store.story(db, order_id)
     if story is None:
-        raise HTTPException(404, f"nothing has been seen of order {order_id}")
+        raise NotSeen(order_id)
     return story
+
+
+async def read_fact(db: Db, order_id: str, fact: UUID) -> RawFact:
+    """Raises NotSeen, and HTTPException 404 where the order has no such fact."""
+    story = await read_story(db, order_id)
+    data = await store.data_of(db, order_id, fact)
+    if data is None:
+        raise HTTPException(404, f"order {order_id} has no fact {fact}")
+    [seen] = await store.entries(db, [str(fact)])
+    entry = entry_of(seen, side_by_side(story.sections).words)
+    return RawFact(data=redacted(json.loads(data)), **dict(entry))
 
 
 def view_of(story: store.Story, *, revealed: bool = False) -> OrderView:
@@ -254,6 +290,13 @@ async def timeline(
     """Every fact of the order, in words."""
     async with snapshot(request) as db:
         return await read_timeline(db, await read_story(db, order_id), domain, after, limit, about=about)
+
+
+@router.get("/orders/{order_id}/facts/{fact_id}", dependencies=[needs(*READERS)])
+async def fact(request: Request, order_id: OrderId, fact_id: UUID) -> RawFact:
+    """One fact of the order: in words, and as it travelled. E-mail addresses, streets and tokens in it are masked."""
+    async with snapshot(request) as db:
+        return await read_fact(db, order_id, fact_id)
 
 
 class RevealIn(Input):

@@ -1,5 +1,6 @@
 """The support page, rendered here for people who signed in with their token: whole without scripts, live with one."""
 
+import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timezone
@@ -7,6 +8,7 @@ from http import HTTPStatus
 from itertools import groupby
 from typing import Annotated, Any, Final, get_args
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from uuid import UUID
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -25,9 +27,11 @@ from support_view.api import (
     DomainName,
     KnownFacts,
     LastEventId,
+    NotSeen,
     OrderId,
     find,
     news,
+    read_fact,
     read_story,
     read_timeline,
     reveal,
@@ -45,9 +49,12 @@ PAGE_LENGTH: Final = 200
 DOMAIN_NAMES: Final = get_args(DomainName)
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 
+POLICY: Final = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors "
+)
 HEADERS: Final = {
-    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
-    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": f"{POLICY}'none'",
     "Cache-Control": "no-store",
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
@@ -259,16 +266,19 @@ async def order_contact(request: Request, order_id: str) -> Response:
         return page("message.html", 422, caller=caller, title="Why?", text=text)
     try:
         await reveal(request, order_id, caller, reason)
-    except HTTPException:
-        return not_seen(caller, order_id)
+    except NotSeen as error:
+        return not_seen(caller, order_id, error)
     except OUTAGES:
         return away(caller)
     return await order_page(request, order_id, revealed=True)
 
 
-def not_seen(caller: Caller, order_id: str) -> HTMLResponse:
-    text = f"Nothing has been seen of {order_id} yet. If it was placed a moment ago, load this page again."
-    return page("message.html", 404, caller=caller, title="Not seen yet", text=text)
+def not_seen(caller: Caller, order_id: str, error: NotSeen) -> HTMLResponse:
+    return page("not_seen.html", 404, caller=caller, order_id=order_id, text=str(error))
+
+
+def no_order(caller: Caller, text: str) -> HTMLResponse:
+    return page("message.html", 404, caller=caller, title="Nothing there", text=f"{text}.")
 
 
 @router.get("/orders/{order_id}")
@@ -297,18 +307,17 @@ async def order_page(
     if caller is None:
         return to_sign_in(request)
     if not ORDER_ID.fullmatch(order_id):
-        return page("message.html", 404, caller=caller, title="Nothing seen", text=f"{order_id} is no order id.")
+        return no_order(caller, f"{order_id} is no order id")
     domains = [name for name in domain if name in DOMAIN_NAMES]
     every = detail == "all"
     try:
         async with snapshot(request) as db:
             story = await read_story(db, order_id)
             timeline = await read_timeline(db, story, domains, after, PAGE_LENGTH, quiet=every, about=about)
-    except HTTPException:
-        return not_seen(caller, order_id)
+    except NotSeen as error:
+        return not_seen(caller, order_id, error)
     except Invalid:
-        text = "This part of the timeline does not exist any more."
-        return page("message.html", 404, caller=caller, title="Nothing there", text=text)
+        return no_order(caller, "This part of the timeline does not exist any more")
     except OUTAGES:
         return away(caller)
 
@@ -345,6 +354,44 @@ async def order_page(
     )
 
 
+@router.get("/orders/{order_id}/facts/{fact_id}")
+async def order_fact(request: Request, order_id: str, fact_id: str) -> Response:
+    """One fact as it travelled, which the timeline's fold loads when it is opened."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    try:
+        async with snapshot(request) as db:
+            fact = await read_fact(db, order_id, UUID(fact_id))
+    except NotSeen as error:
+        return not_seen(caller, order_id, error)
+    except (HTTPException, ValueError):
+        return no_order(caller, f"{order_id} has no such fact")
+    except OUTAGES:
+        return away(caller)
+    raw = json.dumps(fact.data, indent=2, ensure_ascii=False)
+    return page("fact.html", caller=caller, order_id=order_id, fact=fact, raw=raw)
+
+
+@router.get("/embed/{order_id}")
+async def embedded(request: Request, order_id: str) -> Response:
+    """The order in short, for the side panel of a help desk: the one page that another site may show in a frame, if the
+    settings name that site. The session's cookie goes along where that site is this one's sibling."""
+    caller = await visitor(request)
+    view, text = None, ""
+    if caller is not None:
+        try:
+            async with snapshot(request) as db:
+                view = view_of(await read_story(db, order_id))
+        except NotSeen as error:
+            text = str(error)
+        except OUTAGES:
+            text = AWAY
+    answer = page("embed.html", caller=caller, order_id=order_id, order=view, text=text, now=datetime.now(timezone.utc))
+    answer.headers["Content-Security-Policy"] = POLICY + (request.app.state.settings.frame_ancestors or "'none'")
+    return answer
+
+
 @router.get("/orders/{order_id}/live", response_class=EventSourceResponse)
 async def order_live(
     request: Request, order_id: OrderId, seen: KnownFacts = 0, last: LastEventId = None
@@ -356,9 +403,11 @@ async def order_live(
         yield event
 
 
+AWAY: Final = "The database cannot be reached just now. Load this page again in a moment."
+
+
 def away(caller: Caller) -> HTMLResponse:
-    text = "The database cannot be reached just now. Load this page again in a moment."
-    return page("message.html", 503, caller=caller, title="Just a moment", text=text)
+    return page("message.html", 503, caller=caller, title="Just a moment", text=AWAY)
 
 
 def serve_assets(app: FastAPI) -> None:

@@ -267,6 +267,15 @@ async def entries(db: Db, ids: Sequence[str]) -> list[Seen]:
     return [rows[id] for id in ids]
 
 
+DATA = "SELECT data FROM timeline WHERE id = $1 AND subject = $2"
+
+
+async def data_of(db: Db, order_id: str, fact: UUID) -> str | None:
+    """A fact's data as it travelled; None where the order has no such fact."""
+    data: str | None = await db.fetchval(DATA, fact, order_id)
+    return data
+
+
 async def search(db: Db, text: str, limit: int) -> dict[str, dict[str, Section[Any]]]:
     """Orders found by a folded text, with their sections."""
     subjects = [row["subject"] for row in await db.fetch(FIND, text, text + ABOVE_ALL, limit)]

@@ -1,4 +1,4 @@
-// What a script adds to a page that is whole without one: news as it is seen, and keys.
+// What a script adds to a page that is whole without one: news as it is seen, facts loaded into their folds, and keys.
 "use strict";
 
 const news = document.getElementById("news");
@@ -11,6 +11,20 @@ if (news) {
     news.hidden = false;
   });
 }
+
+async function load(fold) {
+  const link = fold.querySelector("a");
+  fold.dataset.state = "loading";
+  const answer = await fetch(link.href).catch(() => null);
+  const text = answer?.ok ? await answer.text() : "";
+  const fact = new DOMParser().parseFromString(text, "text/html").querySelector("pre");
+  if (fact) link.before(document.adoptNode(fact));
+  else link.textContent = "It could not be loaded: open it on a page of its own";
+  fold.dataset.state = fact ? "loaded" : "";
+}
+
+for (const fold of document.querySelectorAll("details.raw"))
+  fold.addEventListener("toggle", () => fold.open && !fold.dataset.state && load(fold));
 
 const keys = document.getElementById("keys");
 const places = Array.from(document.querySelectorAll(".entry, .found > li"));
