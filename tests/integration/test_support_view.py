@@ -77,6 +77,7 @@ async def rows(pool: "asyncpg.Pool[asyncpg.Record]") -> list[Any]:
     return [
         await pool.fetch("SELECT subject, service, next, waiting, state::text FROM sections ORDER BY 1, 2"),
         await pool.fetch("SELECT kind, value, subject FROM finds ORDER BY 1, 2, 3"),
+        await pool.fetch("SELECT * FROM measured ORDER BY subject, service, measure, id"),
         await pool.fetch("SELECT id, subject, service, sequence, type, data::text FROM timeline ORDER BY id"),
     ]
 
@@ -88,7 +89,7 @@ async def test_shuffled_doubled_and_cut_anyhow_the_facts_leave_the_same_rows(
     straight = records_of(*stories)
     await deliver(pool, straight)
     told_straight = await rows(pool)
-    assert len(told_straight[2]) == len(straight)
+    assert len(told_straight[-1]) == len(straight)
     for seed in range(3):
         chance = random.Random(seed)
         anyhow = [*straight, *chance.sample(straight, 30)]
@@ -162,11 +163,11 @@ async def test_a_batch_costs_the_same_few_statements_whatever_its_size(pool: "as
                 await take(db, records_of(*stories))
         return said
 
-    await statements(split_order("ORD-warm"))
-    one = await statements(split_order("ORD-1"))
-    many = await statements(*[split_order(f"ORD-2-{n}") for n in range(20)])
+    await statements(whole_story("ORD-warm"))
+    one = await statements(whole_story("ORD-1"))
+    many = await statements(*[whole_story(f"ORD-2-{n}") for n in range(20)])
     assert many == one
-    assert len(one) <= 6
+    assert len(one) <= 7
 
 
 async def test_only_those_who_answer_for_orders_may_read(

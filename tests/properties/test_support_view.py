@@ -20,6 +20,7 @@ from shared.contracts.payments import OperationKind, PaymentOperationUnknown, Re
 from shared.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
+from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, advance, section_of, span_to_read
 from support_view.summary import holes, summarize
 from tests.invented import facts
@@ -93,6 +94,32 @@ def test_any_order_repetition_and_batching_of_the_facts_give_the_same_view(batch
     assert summarize("ORD-1042", told_anyhow) == summarize("ORD-1042", told_straight)
 
 
+def counted(sections: Mapping[str, Section[Any]]) -> dict[tuple[str, str, str], Measured]:
+    found = [(service, row) for service, section in sections.items() for row in measured(service, section.state)]
+    rows = {(service, row.measure, row.id): row for service, row in found}
+    assert len(rows) == len(found), "a row is there twice"
+    return rows
+
+
+@settings(max_examples=40, deadline=None)
+@given(deliveries(STORY))
+def test_what_figures_count_is_kept_in_step_batch_by_batch_and_depends_on_the_facts_only(
+    batches: list[list[Entry]],
+) -> None:
+    view = View()
+    kept: dict[tuple[str, str, str], Measured] = {}
+    for batch in batches:
+        before = dict(view.sections)
+        view.take(batch)
+        for service, section in view.sections.items():
+            was = before.get(service, section_of(service))
+            changed, gone = news(service, was.state, section.state)
+            kept |= {(service, row.measure, row.id): row for row in changed}
+            for measure, id in gone:
+                del kept[service, measure, id]
+    assert kept == counted(view.sections) == counted(viewed([STORY]))
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_facts_beyond_a_hole_wait_and_the_hole_is_shown_until_it_closes(data: st.DataObject) -> None:
@@ -135,6 +162,7 @@ def test_whatever_valid_facts_say_in_any_sequence_they_fold_are_told_and_can_be_
         domain = DOMAINS[service]
         assert domain.state.validate_json(domain.state.dump_json(section.state)) == section.state
         sections[service] = section
+        counted({service: section})
         for entry in entries:
             assert domain.sentences[type(entry.fact)](entry.fact, words)
             if detailed := domain.details.get(type(entry.fact)):

@@ -21,6 +21,7 @@ from sandbox.faults import FAULTS, MAIL_FAULTS
 from shared.contracts.base import Fact, facts_of, schema_id
 from shared.contracts.partners import WAREHOUSE_MESSAGES
 from shared.machine import Machine
+from support_view.metrics.definitions import FIGURES
 
 ROOT: Final = Path(__file__).parents[3]
 DOCS: Final = ROOT / "docs"
@@ -68,6 +69,22 @@ def _machines() -> str:
         parts.append(f"\n## {machine.name} ({service})\n\n```mermaid\n{machine.mermaid()}\n```\n")
         parts.append("\n| from | fact | to |\n| --- | --- | --- |\n")
         parts += [f"| {source} | `{fact.type}` | {target} |\n" for source, fact, target in machine.edges()]
+    return "".join(parts)
+
+
+def _figures() -> str:
+    parts = [
+        "# Figures\n\nWhat support's figures mean, made from the definitions that the view goes by. A duration is told by its p50 "
+        "and p90 (nearest rank), and by the age of what is open at the end of the period: that is never dropped, and never "
+        "zero. Clocks of two producers may be minutes apart: what ended before it began counts as no time, and the answer says "
+        "how many did. Days and weeks are UTC; weeks start on Monday. Every answer names the version it was made by.\n"
+    ]
+    for figure in FIGURES.values():
+        ways = ", ".join(figure.dimensions) or "none"
+        parts.append(
+            f"\n## {figure.title}\n\n`{figure.key}`, version {figure.version}. {figure.meaning}\n\n{figure.counts}\n\n"
+            f"Left out: {figure.left_out} Split by: {ways}.\n"
+        )
     return "".join(parts)
 
 
@@ -214,7 +231,11 @@ def _mail_faults() -> str:
 
 def generated() -> dict[Path, str]:
     """Every generated file and what should be in it."""
-    files = {DOCS / "machines.md": _machines(), DOCS / "asyncapi.json": _text(_asyncapi())}
+    files = {
+        DOCS / "machines.md": _machines(),
+        DOCS / "figures.md": _figures(),
+        DOCS / "asyncapi.json": _text(_asyncapi()),
+    }
     for service in DECIDING:
         files[DOCS / "schemas" / f"{service}.json"] = _text(schemas(service))
     files[DOCS / "schemas" / "warehouse.json"] = _text(_partner_schemas())

@@ -118,6 +118,7 @@ def _show(parity: Parity, *, swapped: bool, as_json: bool) -> None:
             "differing": [list(key) for key in parity.differing[:SHOWN]],
             "differing_sections": len(parity.differing),
             "differing_finds": parity.differing_finds,
+            "differing_measured": parity.differing_measured,
             "parity": parity.holds,
             "swapped": swapped,
         }
@@ -127,7 +128,8 @@ def _show(parity: Parity, *, swapped: bool, as_json: bool) -> None:
     if parity.holds:
         console.print(f"{hashes}: [green]in parity[/]")
     else:
-        console.print(f"{hashes}: [red]{len(parity.differing)} sections and {parity.differing_finds} finds differ[/]")
+        rows = f"{parity.differing_finds} finds and {parity.differing_measured} measured rows"
+        console.print(f"{hashes}: [red]{len(parity.differing)} sections, {rows} differ[/]")
         for subject, which in parity.differing[:SHOWN]:
             console.print(f"  {subject}: what {which} told of it", markup=False)
     if swapped:

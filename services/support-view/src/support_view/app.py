@@ -7,10 +7,12 @@ from fastapi import APIRouter, FastAPI
 from shared.runtime import build
 from support_view import api, pages, store
 from support_view.handlers import TOPICS, take
+from support_view.metrics import api as figures
 from support_view.settings import SupportViewSettings
 
 router = APIRouter()
 router.include_router(api.router)
+router.include_router(figures.router)
 router.include_router(pages.router)
 
 

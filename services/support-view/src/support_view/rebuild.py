@@ -1,6 +1,6 @@
 """A new generation of everything derived, beside the live one: built from the timeline, compared, swapped in, rolled back.
 
-Consumers go on meanwhile; they wait only while two tables change their names. Progress is kept with each chunk, so that
+Consumers go on meanwhile; they wait only while three tables change their names. Progress is kept with each chunk, so that
 a rebuild which was killed goes on where it was. Nothing but the view's own tables is written, so nothing is sent again.
 """
 
@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from support_view.store import OF_NO_ORDER, Key, folded, written
+from support_view.store import MEASURE, OF_NO_ORDER, Key, columns, folded, measured_columns, measures_of, written
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
@@ -43,6 +43,9 @@ SET next = excluded.next, waiting = excluded.waiting, state = excluded.state"""
 WRITE_FINDS: Final = """
 INSERT INTO finds_{which} (kind, value, subject) SELECT * FROM unnest($1::text[], $2::text[], $3::text[])
 ON CONFLICT DO NOTHING"""
+CLEAR_MEASURED: Final = """
+DELETE FROM measured_{which} AS m USING unnest($1::text[], $2::text[]) AS k (subject, service)
+WHERE m.subject = k.subject AND m.service = k.service"""
 REMEMBER: Final = """
 UPDATE generations SET state = $1, after_subject = $2, after_service = $3, caught_up_to = $4, changed_at = clock_timestamp()"""
 DIFFERENT: Final = """
@@ -53,10 +56,17 @@ ORDER BY 1, 2"""
 DIFFERENT_FINDS: Final = """
 SELECT count(*) FROM finds AS live FULL JOIN finds_next AS made USING (kind, value, subject)
 WHERE live.subject IS NULL OR made.subject IS NULL"""
+DIFFERENT_MEASURED: Final = """
+SELECT count(*) FROM measured AS live FULL JOIN measured_next AS made USING (subject, service, measure, id)
+WHERE live IS DISTINCT FROM made"""
 HASH: Final = """
 SELECT count(*), to_hex(coalesce(bit_xor(('x' || left(md5(concat_ws(' ', subject, service, next, waiting, state)), 16))::bit(64)
     ::bigint), 0)) FROM {table}"""
-EXCLUDE: Final = "SET LOCAL lock_timeout = '2s'; LOCK TABLE sections, finds IN ACCESS EXCLUSIVE MODE"
+EXCLUDE: Final = "SET LOCAL lock_timeout = '2s'; LOCK TABLE sections, finds, measured IN ACCESS EXCLUSIVE MODE"
+
+
+TABLES: Final = ("sections", "finds", "measured")
+"""What is derived: a generation is one of each."""
 
 
 class State(StrEnum):
@@ -81,10 +91,13 @@ class Parity:
     new_hash: str
     differing: tuple[Key, ...]
     differing_finds: int
+    differing_measured: int
 
     @property
     def holds(self) -> bool:
-        return self.live_hash == self.new_hash and not self.differing and not self.differing_finds
+        return self.live_hash == self.new_hash and not (
+            self.differing or self.differing_finds or self.differing_measured
+        )
 
 
 Report = Callable[[str, int], None]
@@ -120,7 +133,7 @@ class Rebuild:
     async def _make(self) -> None:
         async with self.db.transaction():
             horizon = await self.db.fetchval(HORIZON)
-            for table in ("sections", "finds"):
+            for table in TABLES:
                 options = await self.db.fetchval(OPTIONS, table)
                 await self.db.execute(MAKE_BESIDE.format(table=table, options=f"WITH ({options})" if options else ""))
             await self.db.execute(REMEMBER, State.BUILDING, "", "", horizon)
@@ -145,6 +158,9 @@ class Rebuild:
         await self.db.execute(WRITE_SECTIONS.format(which=which), *written(sections))
         if finds:
             await self.db.execute(WRITE_FINDS.format(which=which), *map(list, zip(*sorted(finds), strict=True)))
+        await self.db.execute(CLEAR_MEASURED.format(which=which), *columns(keys))
+        if rows := measures_of(sections):
+            await self.db.execute(MEASURE.format(table=f"measured_{which}"), *measured_columns(rows))
 
     async def _catch_up(self, which: str, state: State) -> None:
         """Fold again whatever was seen meanwhile, until little is left, or no less than the last time."""
@@ -178,7 +194,8 @@ class Rebuild:
             sections, live_hash = await self.db.fetchrow(HASH.format(table="sections")) or (0, "")
             _, new_hash = await self.db.fetchrow(HASH.format(table="sections_next")) or (0, "")
             finds = await self.db.fetchval(DIFFERENT_FINDS)
-        return Parity(sections, live_hash, new_hash, differing, finds)
+            counted = await self.db.fetchval(DIFFERENT_MEASURED)
+        return Parity(sections, live_hash, new_hash, differing, finds, counted)
 
     async def swap(self) -> None:
         """The new generation becomes the live one, and the live one is kept as the previous. Raises Refused without one,
@@ -200,7 +217,7 @@ class Rebuild:
         async with self.db.transaction():
             await self.db.execute(EXCLUDE)
             await self._pass(coming, state)
-            for table in ("sections", "finds"):
+            for table in TABLES:
                 await self.db.execute(f"ALTER TABLE {table} RENAME TO {table}_{going}")
                 await self.db.execute(f"ALTER TABLE {table}_{coming} RENAME TO {table}")
 
@@ -208,5 +225,6 @@ class Rebuild:
         """Drop the generation that is not live, whichever it is."""
         await self.begin()
         async with self.db.transaction():
-            await self.db.execute("DROP TABLE IF EXISTS sections_next, finds_next, sections_previous, finds_previous")
+            beside = [f"{table}_{which}" for table in TABLES for which in ("next", "previous")]
+            await self.db.execute(f"DROP TABLE IF EXISTS {', '.join(beside)}")
             await self._remember(State.NONE, None)

@@ -15,6 +15,7 @@ from shared.database import Pool
 from shared.metrics import Gauge
 from shared.shell import Db
 from support_view.domain.timeline import Entry, Place
+from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
 
 Key = tuple[str, str]
@@ -53,6 +54,19 @@ SAVE = """
 UPDATE sections SET next = new.next, waiting = new.waiting::bigint[], state = new.state
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::json[]) AS new (subject, service, next, waiting, state)
 WHERE sections.subject = new.subject AND sections.service = new.service"""
+# In the order of their key, as everything that two processes may write at once.
+MEASURE = """
+INSERT INTO {table} (subject, service, measure, id, began_at, ended_at, part, whole, labels, left_out, facts)
+SELECT subject, service, measure, id, began_at, ended_at, part, whole, labels::text[], left_out, facts::bigint[]
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::bigint[], $8::bigint[],
+    $9::text[], $10::text[], $11::text[])
+    AS new (subject, service, measure, id, began_at, ended_at, part, whole, labels, left_out, facts)
+ORDER BY subject, service, measure, id
+ON CONFLICT (subject, service, measure, id) DO UPDATE SET (began_at, ended_at, part, whole, labels, left_out, facts) =
+    (excluded.began_at, excluded.ended_at, excluded.part, excluded.whole, excluded.labels, excluded.left_out, excluded.facts)"""
+FORGET = """
+DELETE FROM measured USING unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS gone (subject, service, measure, id)
+WHERE (measured.subject, measured.service, measured.measure, measured.id) = (gone.subject, gone.service, gone.measure, gone.id)"""
 FINDABLE = """
 INSERT INTO finds (kind, value, subject) SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"""
 
@@ -118,6 +132,39 @@ async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key,
         for key, section in sections.items()
     }
     await db.execute(SAVE, *written(after))
+    await _measure(db, sections, after)
+
+
+async def _measure(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:
+    """Keep what figures count in step with the sections it is made from."""
+    changed: list[tuple[Key, Measured]] = []
+    gone: list[tuple[str, ...]] = []
+    for key, section in after.items():
+        rows, places = news(key[1], before[key].state, section.state)
+        changed += [(key, row) for row in rows]
+        gone += [(*key, *place) for place in places]
+    if gone:
+        await db.execute(FORGET, *map(list, zip(*gone, strict=True)))
+    if changed:
+        await db.execute(MEASURE.format(table="measured"), *measured_columns(changed))
+
+
+def measured_columns(rows: Sequence[tuple[Key, Measured]]) -> tuple[list[Any], ...]:
+    """The columns of their rows. Labels hold no character that an array quotes but spaces, so all are quoted."""
+    keys = columns([key for key, _ in rows])
+    found = [row for _, row in rows]
+    return (
+        *keys,
+        [row.measure for row in found],
+        [row.id for row in found],
+        [row.began_at for row in found],
+        [row.ended_at for row in found],
+        [row.part for row in found],
+        [row.whole for row in found],
+        ["{" + ",".join(f'"{label}"' for label in row.labels) + "}" for row in found],
+        [row.left_out for row in found],
+        [f"{{{','.join(map(str, row.facts))}}}" for row in found],
+    )
 
 
 async def _read_spans(db: Db, spans: Mapping[Key, Span]) -> Mapping[Key, Sequence[Entry]]:
@@ -183,6 +230,11 @@ async def folded(db: Db, keys: Sequence[Key]) -> tuple[dict[Key, Section[Any]], 
     read = await _read_spans(db, dict.fromkeys(keys, ALL))
     sections = {key: advance(key[1], section_of(key[1]), set(), read[key], ALL) for key in keys}
     return sections, _finds(keys, read)
+
+
+def measures_of(sections: Mapping[Key, Section[Any]]) -> list[tuple[Key, Measured]]:
+    """All that figures count of them."""
+    return [(key, row) for key, section in sections.items() for row in measured(key[1], section.state)]
 
 
 SECTIONS = "SELECT subject, service, next, waiting, state FROM sections WHERE subject = ANY($1::text[])"

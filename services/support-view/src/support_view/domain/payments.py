@@ -144,6 +144,8 @@ class Leg:
     operation_id: str | None = None
     code: str = ""
     settled_at: datetime | None = None
+    is_replaced: bool = False
+    """It failed or bounced, and its refund was routed anew since."""
 
     @property
     def is_pending(self) -> bool:
@@ -168,6 +170,14 @@ class Refund:
     excluded: tuple[str, ...] = ()
     legs: Mapping[str, Leg] = field(default_factory=dict)
     outstanding_minor: int = 0
+    submitted_at: datetime | None = None
+    """When a payout was first sent."""
+    errors: tuple[str, ...] = ()
+    """What went wrong with its payouts, by code, in order."""
+    ended_at: datetime | None = None
+    """Rejected or cancelled."""
+    facts: tuple[int, ...] = ()
+    """Sequences of all that was told of it."""
 
     @property
     def settled_minor(self) -> int:
@@ -270,6 +280,7 @@ def fold(payments: Payments, entry: Entry) -> Payments:
             | RefundAttentionNeeded() as fact
         ):
             refund = _refund(payments.refunds.get(fact.refund_id, Refund()), entry)
+            refund = replace(refund, facts=(*refund.facts, entry.sequence))
             return replace(payments, refunds=put(payments.refunds, fact.refund_id, refund))
         case StoreCreditIssued(amount_minor=amount):
             return replace(payments, store_credit_minor=payments.store_credit_minor + amount)
@@ -310,11 +321,14 @@ def _begin(
     return replace(payments, operations=put(payments.operations, fact.operation_id, operation))
 
 
-def _move(payments: Payments, fact: TenderFact, kind: OperationKind, to: OperationStatus, at: datetime) -> Payments:
+def _move(payments: Payments, fact: TenderFact, kind: OperationKind, to: OperationStatus, entry: Entry) -> Payments:
     was = payments.operations.get(fact.operation_id)
-    operation = Operation(kind, fact.tender_id, fact.amount_minor, to, at, was.shipment_id if was else None)
+    shipment_id = was.shipment_id if was else None
+    operation = Operation(kind, fact.tender_id, fact.amount_minor, to, entry.occurred_at, shipment_id)
     moved = replace(payments, operations=put(payments.operations, fact.operation_id, operation))
-    return _mark_leg(moved, fact.operation_id, LegStatus(to.value)) if kind == OperationKind.REFUND else moved
+    if kind == OperationKind.REFUND:
+        return _mark_leg(moved, fact.operation_id, LegStatus(to.value), entry.sequence)
+    return moved
 
 
 def _end(payments: Payments, operation_id: str) -> Payments:
@@ -322,11 +336,12 @@ def _end(payments: Payments, operation_id: str) -> Payments:
     return replace(payments, operations=operations)
 
 
-def _mark_leg(payments: Payments, operation_id: str, status: LegStatus) -> Payments:
+def _mark_leg(payments: Payments, operation_id: str, status: LegStatus, sequence: int) -> Payments:
     for refund_id, refund in payments.refunds.items():
         for leg_id, leg in refund.legs.items():
             if leg.operation_id == operation_id and leg.is_pending:
-                marked = replace(refund, legs=put(refund.legs, leg_id, replace(leg, status=status)))
+                legs = put(refund.legs, leg_id, replace(leg, status=status))
+                marked = replace(refund, legs=legs, facts=(*refund.facts, sequence))
                 return replace(payments, refunds=put(payments.refunds, refund_id, marked))
     return payments
 
@@ -397,14 +412,14 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
             status = tender.status if tender.captured_minor else TenderStatus.AUTHORIZED
             return _end(_tender(payments, id, replace(tender, status=status, code=code)), fact.operation_id)
         case PaymentOperationSubmitted(kind=kind):
-            return _move(payments, fact, kind, OperationStatus.SUBMITTED, at)
+            return _move(payments, fact, kind, OperationStatus.SUBMITTED, entry)
         case PaymentOperationUnknown(kind=kind):
-            return _move(payments, fact, kind, OperationStatus.UNKNOWN, at)
+            return _move(payments, fact, kind, OperationStatus.UNKNOWN, entry)
         case PaymentOperationReconciled(kind=kind, outcome=outcome):
             # What did or did not happen is told by a fact of its own; what was never seen is asked again.
             if outcome != "never_seen" or fact.operation_id not in payments.operations:
                 return payments
-            return _move(payments, fact, kind, OperationStatus.REQUESTED, at)
+            return _move(payments, fact, kind, OperationStatus.REQUESTED, entry)
         case _:
             raise TypeError(f"{fact.type} is no fact of a tender")
 
@@ -434,11 +449,14 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
         case RefundApproved() as fact:
             return replace(refund, status=RefundStatus.APPROVED, amount_minor=fact.amount_minor, approver=fact.approver)
         case RefundRejected(reason_code=code, detail=detail):
-            return replace(refund, status=RefundStatus.REJECTED, reasons=(detail or plain(code),))
+            return replace(refund, status=RefundStatus.REJECTED, reasons=(detail or plain(code),), ended_at=at)
         case RefundCancelled(detail=detail):
-            return replace(refund, status=RefundStatus.CANCELLED, reasons=(detail,) if detail else ())
+            return replace(refund, status=RefundStatus.CANCELLED, reasons=(detail,) if detail else (), ended_at=at)
         case RefundRouted() as fact:
-            legs = dict(refund.legs)
+            legs = {
+                id: replace(leg, is_replaced=True) if leg.status in (LegStatus.FAILED, LegStatus.REVERSED) else leg
+                for id, leg in refund.legs.items()
+            }
             for leg in fact.legs:
                 was = legs.get(leg.leg_id)
                 legs[leg.leg_id] = Leg(
@@ -478,7 +496,13 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
             return replace(refund, status=RefundStatus.PARTIALLY_SUCCEEDED, outstanding_minor=failed)
         case RefundAttentionNeeded(reason_code=code, outstanding_minor=outstanding):
             status = RefundStatus.FAILED if code == "payout_failed" else RefundStatus.ATTENTION
-            return replace(refund, status=status, reasons=(plain(code),), outstanding_minor=outstanding)
+            return replace(
+                refund,
+                status=status,
+                reasons=(plain(code),),
+                outstanding_minor=outstanding,
+                errors=(*refund.errors, code),
+            )
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of a refund")
 
@@ -506,21 +530,25 @@ def _pay_out(payments: Payments, fact: RefundLegFact, entry: Entry) -> Payments:
                     ),
                 ),
             )
-            refund = replace(refund, status=RefundStatus.PROCESSING)
+            refund = replace(
+                refund, status=RefundStatus.PROCESSING, submitted_at=refund.submitted_at or entry.occurred_at
+            )
         case RefundLegSucceeded():
             leg = replace(leg, status=LegStatus.SUCCEEDED, settled_at=entry.occurred_at, code="")
             refund = replace(refund, status=RefundStatus.PROCESSING)
             payments = _end(payments, fact.operation_id)
         case RefundLegFailed(code=code):
             leg = replace(leg, status=LegStatus.FAILED, code=code)
+            refund = replace(refund, errors=(*refund.errors, code))
             payments = _end(payments, fact.operation_id)
         case RefundLegReversed(code=code):
             leg = replace(leg, status=LegStatus.REVERSED, settled_at=None, code=code)
+            refund = replace(refund, errors=(*refund.errors, code))
             if refund.status != RefundStatus.PROCESSING:
                 refund = replace(refund, status=RefundStatus.REVERSED, completed_at=None)
         case _:
             raise TypeError(f"{fact.type} is no fact of a refund leg")
-    refund = replace(refund, legs=put(refund.legs, fact.leg_id, leg))
+    refund = replace(refund, legs=put(refund.legs, fact.leg_id, leg), facts=(*refund.facts, entry.sequence))
     return replace(payments, refunds=put(payments.refunds, fact.refund_id, refund))
 
 

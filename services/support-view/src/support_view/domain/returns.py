@@ -47,7 +47,7 @@ from shared.contracts.returns import (
     Verdict,
 )
 from shared.machine import replace
-from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, put
+from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, add, day, plain, put
 
 
 class Status(StrEnum):
@@ -64,6 +64,17 @@ class Status(StrEnum):
     EXPIRED = "expired"
     CANCELLED = "cancelled"
     REOPENED = "reopened"
+
+
+class Stage(StrEnum):
+    """What a return goes through, in this order, named by what ends it; not every return goes through each."""
+
+    REQUESTED = "requested"
+    DECIDED = "decided"
+    SENT = "sent"
+    RECEIVED = "received"
+    INSPECTED = "inspected"
+    RESOLVED = "resolved"
 
 
 class ReverseBucket(StrEnum):
@@ -115,6 +126,14 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True)
+class Resolved:
+    """`undone`: the sequence of what opened it again, where something did."""
+
+    mark: Mark
+    undone: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Return:
     status: Status = Status.REQUESTED
     asked: Mapping[str, Asked] = field(default_factory=dict)
@@ -146,6 +165,15 @@ class Return:
     received_at: datetime | None = None
     inspected_at: datetime | None = None
     resolved_at: datetime | None = None
+    stages: Mapping[Stage, Mark] = field(default_factory=dict)
+    """How far it has come since it was last reopened: the first scan, and of all others the last."""
+    ended: Mark | None = None
+    """Declined, cancelled, expired or closed."""
+    resolutions: tuple[Resolved, ...] = ()
+    is_exception: bool = False
+    """A person set the policy aside."""
+    facts: tuple[int, ...] = ()
+    """Sequences of all that was told of it."""
 
     @property
     def is_open(self) -> bool:
@@ -210,7 +238,8 @@ def fold(returns: Returns, entry: Entry) -> Returns:
             claim = replace(claim, due_minor=claim.due_minor + fact.amount_minor)
             return replace(returns, claims=put(returns.claims, id, claim))
         case ReturnFact() as fact:
-            told = _move(returns.returns.get(fact.return_id, Return()), fact, entry.occurred_at)
+            before = returns.returns.get(fact.return_id, Return())
+            told = _noted(before, _move(before, fact, entry.occurred_at), fact, entry)
             return replace(returns, returns=put(returns.returns, fact.return_id, told))
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of an order's returns")
@@ -231,7 +260,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 },
                 resolution=fact.resolution,
                 note=fact.note,
-                requested_at=at,
+                requested_at=fact.requested_at,
             )
         case ReturnEligibilityEvaluated():
             return replace(
@@ -260,7 +289,9 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 policy=_named(fact.policy),
             )
         case ReturnExceptionGranted():
-            return replace(told, status=Status.UNDER_REVIEW, exception=fact.detail, approver=fact.approver)
+            return replace(
+                told, status=Status.UNDER_REVIEW, is_exception=True, exception=fact.detail, approver=fact.approver
+            )
         case ReturnLabelIssued(tracking=tracking):
             return replace(told, trackings=_with(told.trackings, tracking))
         case ReturnInTransit(tracking=tracking):
@@ -333,6 +364,44 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
             return told  # told on the timeline; refunds and shipments carry what follows from it
         case _:
             raise TypeError(f"{fact.type} is no fact of a return")
+
+
+_STAGES: Final[Mapping[type[ReturnFact], Stage]] = {
+    ReturnRequested: Stage.REQUESTED,
+    ReturnApproved: Stage.DECIDED,
+    ReturnDeclined: Stage.DECIDED,
+    ReturnInTransit: Stage.SENT,
+    ReturnItemsReceived: Stage.RECEIVED,
+    ReturnItemsInspected: Stage.INSPECTED,
+    ReturnInspectionRevised: Stage.INSPECTED,
+    ReturnResolved: Stage.RESOLVED,
+}
+"""What a fact ends."""
+
+
+def _noted(before: Return, told: Return, fact: ReturnFact, entry: Entry) -> Return:
+    """When what happened, and by which facts: what is measured of a return."""
+    at = fact.requested_at if isinstance(fact, ReturnRequested) else entry.occurred_at
+    mark = Mark(entry.sequence, at)
+    stages, ended, resolutions = told.stages, told.ended, told.resolutions
+    stage = _STAGES.get(type(fact))
+    if stage is not None and not (stage is Stage.SENT and stage in stages):
+        stages = put(stages, stage, mark)
+    match fact:
+        case ReturnResolved():
+            resolutions = (*resolutions, Resolved(mark))
+        case ReturnReopened() | ReturnInspectionRevised() if before.status in (Status.RESOLVED, Status.CLOSED):
+            stages = {reached: when for reached, when in stages.items() if reached is not Stage.RESOLVED}
+            if resolutions:
+                resolutions = (*resolutions[:-1], replace(resolutions[-1], undone=entry.sequence))
+        case ReturnDeclined() | ReturnCancelled() | ReturnClosed():
+            ended = mark
+        case ReturnExpired() if told.status is Status.EXPIRED:
+            ended = mark
+        case _:
+            pass
+    facts = (*told.facts, entry.sequence)
+    return replace(told, stages=stages, ended=ended, resolutions=resolutions, facts=facts)
 
 
 _EXPIRED: Final = {

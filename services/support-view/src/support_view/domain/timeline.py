@@ -38,6 +38,14 @@ class Entry:
         return policy if isinstance(policy, PolicyRef) else None
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """When something happened, by whose clock it was told, and which fact of its service says so."""
+
+    sequence: int
+    at: datetime
+
+
 SERVICES: Final = ("orders", "payments", "fulfillment", "returns", "notifications")
 """In the order in which a fact of one usually leads to a fact of another."""
 

@@ -1,0 +1,1 @@
+"""Figures of quality: what they count, how they are defined, and what they come to."""

@@ -1,0 +1,150 @@
+"""What figures count: rows made from what a section adds up to, so that they too depend on the set of facts only. Pure."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Generic, TypeVar
+
+from shared.contracts.payments import RefundChannel
+from support_view.domain.payments import Leg, LegStatus, Refund, RefundStatus
+from support_view.domain.returns import Return, Stage
+from support_view.domain.returns import Status as ReturnStatus
+
+S = TypeVar("S")
+I = TypeVar("I")  # noqa: E741
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One return, payout, message … of an order, as figures count it.
+
+    A duration runs from `began_at` to `ended_at`, None while it is open. Of `whole` things, `part` are what a share asks
+    for. `labels` are `dimension:value`; `left_out` is why it does not count. `facts` are the sequences behind it.
+    """
+
+    measure: str
+    id: str
+    began_at: datetime
+    ended_at: datetime | None = None
+    part: int = 0
+    whole: int = 1
+    labels: tuple[str, ...] = ()
+    left_out: str | None = None
+    facts: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Source(Generic[S, I]):
+    """The things of a section's state by id, and the rows of each."""
+
+    things: Callable[[S], Mapping[str, I]]
+    rows: Callable[[str, I], Iterator[Measured]]
+
+
+STAGES: Final = tuple(Stage)
+LEFT_OUT: Final = (ReturnStatus.DECLINED, ReturnStatus.CANCELLED, ReturnStatus.EXPIRED)
+
+
+def of_return(id: str, told: Return) -> Iterator[Measured]:
+    """Its whole way and each stage of it; how it was decided; and each time it was resolved."""
+    requested = told.stages.get(Stage.REQUESTED)
+    if requested is None:
+        return
+    policy = f"policy:{told.policy}"
+    labels = (*(f"reason:{reason}" for reason in sorted({asked.reason for asked in told.asked.values()})), policy)
+    left_out = told.status.value if told.status in LEFT_OUT else None
+    ended_at = told.ended.at if left_out and told.ended else None
+    if told.status in (ReturnStatus.RESOLVED, ReturnStatus.CLOSED):
+        end = told.stages.get(Stage.RESOLVED) or told.ended
+        ended_at = end.at if end else None
+    yield Measured("return", id, requested.at, ended_at, labels=labels, left_out=left_out, facts=told.facts)
+    before = requested
+    following: Stage | None = Stage.DECIDED
+    for stage, after in zip(STAGES[1:], (*STAGES[2:], None), strict=True):
+        reached = told.stages.get(stage)
+        if reached is None or reached.sequence < before.sequence:
+            continue  # not gone through, or before it was opened again
+        both = (before.sequence, reached.sequence)
+        yield Measured(
+            "return_stage", f"{id}/{stage}", before.at, reached.at, labels=(f"stage:{stage}", *labels), facts=both
+        )
+        before, following = reached, after
+    if ended_at is None and following:
+        facts = (before.sequence,)
+        yield Measured(
+            "return_stage", f"{id}/{following}", before.at, None, labels=(f"stage:{following}", *labels), facts=facts
+        )
+    if decided := told.stages.get(Stage.DECIDED):
+        yield Measured(
+            "return_decision", id, decided.at, part=int(told.is_exception), labels=(policy,), facts=told.facts
+        )
+    for n, resolved in enumerate(told.resolutions, 1):
+        at, undone = resolved.mark.at, resolved.undone
+        facts = (resolved.mark.sequence, *([undone] if undone else ()))
+        yield Measured("resolution", f"{id}/{n}", at, part=int(undone is not None), labels=("of:return",), facts=facts)
+
+
+def of_refund(id: str, refund: Refund) -> Iterator[Measured]:
+    """Its whole way, that of its payouts by channel, and whether something went wrong with them."""
+    began_at = refund.trigger_at
+    if began_at is None:
+        return
+    is_out = refund.status in (RefundStatus.REJECTED, RefundStatus.CANCELLED)
+    ended_at = refund.ended_at if is_out else None
+    if refund.status is RefundStatus.SUCCEEDED:
+        ended_at = max(filter(None, (leg.settled_at for leg in refund.legs.values())), default=refund.completed_at)
+    kind = (f"kind:{refund.kind}",) if refund.kind else ()
+    left_out = refund.status.value if is_out else None
+    yield Measured("refund", id, began_at, ended_at, labels=kind, left_out=left_out, facts=refund.facts)
+    by_channel: dict[str, list[Leg]] = {}
+    for leg in refund.legs.values():
+        if leg.status is LegStatus.SUCCEEDED or not (leg.is_replaced or is_out):
+            by_channel.setdefault(channel_of(leg), []).append(leg)
+    for channel, legs in by_channel.items():
+        settled = [leg.settled_at for leg in legs]
+        paid_at = None if None in settled else max(filter(None, settled))
+        labels = (f"channel:{channel}", *kind)
+        yield Measured("payout", f"{id}/{channel}", began_at, paid_at, labels=labels, facts=refund.facts)
+    if refund.submitted_at:
+        wrong = int(bool(refund.errors))
+        yield Measured("refund_error", id, refund.submitted_at, part=wrong, labels=kind, facts=refund.facts)
+
+
+def channel_of(leg: Leg) -> str:
+    """Back to the tender that paid, by its kind; or the fallback."""
+    is_original = leg.channel is RefundChannel.ORIGINAL
+    return leg.tender_kind.value if is_original and leg.tender_kind else leg.channel.value
+
+
+SOURCES: Final[Mapping[str, tuple[Source[Any, Any], ...]]] = {
+    "returns": (Source(lambda state: state.returns, of_return),),
+    "payments": (Source(lambda state: state.refunds, of_refund),),
+}
+"""By the service whose facts they are."""
+
+
+def measured(service: str, state: Any) -> Iterator[Measured]:
+    """All rows of a section."""
+    for source in SOURCES.get(service, ()):
+        for id, thing in source.things(state).items():
+            yield from source.rows(id, thing)
+
+
+Place = tuple[str, str]
+"""Measure and id: what a row is, within its section."""
+
+
+def news(service: str, before: Any, after: Any) -> tuple[list[Measured], list[Place]]:
+    """The rows that are new or other than they were, and those that are gone. What did not change is not looked into."""
+    changed: list[Measured] = []
+    gone: list[Place] = []
+    for source in SOURCES.get(service, ()):
+        was, now = source.things(before), source.things(after)
+        for id in {**was, **now}:
+            if was.get(id) is now.get(id):
+                continue
+            old = {(row.measure, row.id): row for row in (source.rows(id, was[id]) if id in was else ())}
+            new = {(row.measure, row.id): row for row in (source.rows(id, now[id]) if id in now else ())}
+            changed += [row for place, row in new.items() if old.get(place) != row]
+            gone += [place for place in old if place not in new]
+    return changed, gone

@@ -1,0 +1,231 @@
+"""Figures computed a second time: by SQL over the services' journals, with nothing of the view.
+
+What is counted is made here from the facts themselves by joins and windows, where the view folds them one by one; ranks
+are counted out, where the view asks for percentiles. The two agree to the digit, or one of them is wrong.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import asyncpg
+
+from support_view.domain.timeline import Entry
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+JOURNAL: Final = """
+CREATE TEMP TABLE journal (service text, id uuid PRIMARY KEY, subject text, sequence bigint, type text, data jsonb,
+    occurred_at timestamptz, UNIQUE (service, subject, sequence))"""
+WRITE: Final = """
+INSERT INTO journal SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::jsonb[],
+    $7::timestamptz[])"""
+
+# Every thing is told by: id, began, ended, values of dimensions, and why it is left out.
+
+RETURNS: Final = """
+WITH told AS NOT MATERIALIZED (
+    SELECT *, data ->> 'return_id' AS thing FROM journal WHERE service = 'returns' AND data ->> 'return_id' IS NOT NULL
+), requested AS (
+    SELECT DISTINCT ON (subject, thing) subject, thing, sequence, (data ->> 'requested_at')::timestamptz AS at,
+        ARRAY(SELECT DISTINCT line ->> 'reason' FROM jsonb_array_elements(data -> 'lines') AS line) AS reasons
+    FROM told WHERE type = 'return.requested' ORDER BY subject, thing, sequence DESC
+), ruled AS (
+    SELECT DISTINCT ON (subject, thing) subject, thing,
+        concat(data -> 'policy' ->> 'policy_id', ' v', data -> 'policy' ->> 'version') AS policy
+    FROM told WHERE type IN ('return.eligibility_evaluated', 'return.approved', 'return.declined')
+    ORDER BY subject, thing, sequence DESC
+), opened AS (
+    -- What opens a return again, or takes it on: after it, it is not over.
+    SELECT subject, thing, max(sequence) AS sequence FROM told
+    WHERE type IN ('return.requested', 'return.sent_to_review', 'return.approved', 'return.exception_granted',
+        'return.items_received', 'return.items_inspected', 'return.inspection_revised', 'return.reopened')
+    GROUP BY subject, thing
+), done AS (
+    SELECT DISTINCT ON (t.subject, t.thing) t.subject, t.thing, t.type, t.occurred_at
+    FROM told AS t JOIN opened AS o USING (subject, thing)
+    WHERE t.sequence > o.sequence AND (t.type IN ('return.resolved', 'return.declined', 'return.cancelled', 'return.closed')
+        OR t.type = 'return.expired' AND NOT EXISTS (SELECT FROM told AS r WHERE r.subject = t.subject
+            AND r.thing = t.thing AND r.type = 'return.items_received' AND r.sequence < t.sequence))
+    ORDER BY t.subject, t.thing, (t.type <> 'return.resolved'), t.sequence DESC
+), things AS (
+    SELECT r.subject, r.thing, r.at AS began, v.occurred_at AS ended, r.reasons, coalesce(p.policy, '') AS policy,
+        CASE WHEN v.type NOT IN ('return.resolved', 'return.closed') THEN substr(v.type, 8) END AS left_out
+    FROM requested AS r LEFT JOIN ruled AS p USING (subject, thing) LEFT JOIN done AS v USING (subject, thing)
+)"""
+STAGES: Final = (
+    RETURNS
+    + """, marks AS (
+    SELECT subject, thing, 0 AS place, 'requested' AS stage, sequence, at FROM requested
+    UNION ALL
+    SELECT * FROM (
+        SELECT DISTINCT ON (t.subject, t.thing, s.place) t.subject, t.thing, s.place, s.stage, t.sequence, t.occurred_at
+        FROM told AS t JOIN (VALUES (1, 'decided', 'return.approved'), (1, 'decided', 'return.declined'),
+            (3, 'received', 'return.items_received'), (4, 'inspected', 'return.items_inspected'),
+            (4, 'inspected', 'return.inspection_revised'), (5, 'resolved', 'return.resolved')) AS s (place, stage, type)
+            ON s.type = t.type
+        ORDER BY t.subject, t.thing, s.place, t.sequence DESC) AS last
+    UNION ALL
+    SELECT * FROM (
+        SELECT DISTINCT ON (subject, thing) subject, thing, 2, 'sent', sequence, occurred_at
+        FROM told WHERE type = 'return.in_transit' ORDER BY subject, thing, sequence) AS first
+), standing AS (
+    -- A mark stands unless one of an earlier stage was set after it, or the return was opened again since.
+    SELECT m.* FROM marks AS m WHERE NOT EXISTS (SELECT FROM marks AS e WHERE e.subject = m.subject AND e.thing = m.thing
+        AND e.place < m.place AND e.sequence > m.sequence)
+    AND NOT (m.stage = 'resolved' AND EXISTS (SELECT FROM told AS t WHERE t.subject = m.subject AND t.thing = m.thing
+        AND t.type = 'return.reopened' AND t.sequence > m.sequence))
+), stages AS (
+    SELECT s.subject, s.thing, s.place, s.stage,
+        lag(s.at) OVER (PARTITION BY s.subject, s.thing ORDER BY s.place) AS began, s.at AS ended
+    FROM standing AS s
+), things_staged AS (
+    SELECT t.subject, t.thing || '/' || s.stage AS thing, s.began, s.ended, ARRAY[s.stage] AS stages, NULL AS left_out
+    FROM stages AS s JOIN things AS t USING (subject, thing) WHERE s.place > 0
+    UNION ALL
+    SELECT t.subject, t.thing || '/' || n.stage, last.ended, NULL, ARRAY[n.stage], NULL
+    FROM things AS t
+    JOIN (SELECT DISTINCT ON (subject, thing) * FROM stages ORDER BY subject, thing, place DESC) AS last USING (subject, thing)
+    JOIN (VALUES (0, 'decided'), (1, 'sent'), (2, 'received'), (3, 'inspected'), (4, 'resolved')) AS n (after, stage)
+        ON n.after = last.place
+    WHERE t.ended IS NULL
+)"""
+)
+
+REFUNDS: Final = """
+WITH told AS NOT MATERIALIZED (
+    SELECT *, data ->> 'refund_id' AS thing FROM journal WHERE service = 'payments' AND type LIKE 'refund.%'
+), requested AS (
+    SELECT DISTINCT ON (subject, thing) subject, thing, (data ->> 'trigger_at')::timestamptz AS at, data ->> 'kind' AS kind
+    FROM told WHERE type = 'refund.requested' ORDER BY subject, thing, sequence DESC
+), legs AS (
+    SELECT DISTINCT ON (subject, thing, data ->> 'leg_id') subject, thing, data ->> 'leg_id' AS leg, type, sequence, occurred_at
+    FROM told WHERE type IN ('refund.leg_submitted', 'refund.leg_succeeded', 'refund.leg_failed', 'refund.leg_reversed')
+    ORDER BY subject, thing, data ->> 'leg_id', sequence DESC
+), paid AS (
+    SELECT subject, thing, max(occurred_at) AS at FROM legs WHERE type = 'refund.leg_succeeded' GROUP BY subject, thing
+), completed AS (
+    SELECT DISTINCT ON (subject, thing) c.subject, c.thing, c.occurred_at AS at FROM told AS c
+    WHERE c.type = 'refund.completed' AND NOT EXISTS (SELECT FROM told AS b WHERE b.subject = c.subject AND b.thing = c.thing
+        AND b.type = 'refund.leg_reversed' AND b.sequence > c.sequence)
+    ORDER BY subject, thing, sequence DESC
+), dropped AS (
+    SELECT subject, thing, substr(type, 8) AS why, occurred_at AS at FROM told
+    WHERE type IN ('refund.rejected', 'refund.cancelled')
+), things AS (
+    SELECT r.subject, r.thing, r.at AS began, coalesce(d.at, CASE WHEN c.at IS NOT NULL THEN coalesce(p.at, c.at) END) AS ended,
+        ARRAY[r.kind] AS kinds, d.why AS left_out
+    FROM requested AS r LEFT JOIN completed AS c USING (subject, thing) LEFT JOIN paid AS p USING (subject, thing)
+    LEFT JOIN dropped AS d USING (subject, thing)
+)"""
+PAYOUTS: Final = (
+    REFUNDS
+    + """, routed AS (
+    SELECT DISTINCT ON (t.subject, t.thing, leg ->> 'leg_id') t.subject, t.thing, leg ->> 'leg_id' AS leg,
+        CASE leg ->> 'channel' WHEN 'original' THEN leg ->> 'tender_kind' ELSE leg ->> 'channel' END AS channel
+    FROM told AS t, jsonb_array_elements(t.data -> 'legs') AS leg WHERE t.type = 'refund.routed'
+), ways AS (
+    SELECT r.subject, r.thing, r.channel, l.occurred_at, coalesce(l.type = 'refund.leg_succeeded', false) AS is_paid
+    FROM routed AS r LEFT JOIN legs AS l USING (subject, thing, leg)
+    WHERE l.type IS NULL OR l.type NOT IN ('refund.leg_failed', 'refund.leg_reversed') OR NOT EXISTS (
+        SELECT FROM told AS again WHERE again.subject = l.subject AND again.thing = l.thing
+            AND again.type = 'refund.routed' AND again.sequence > l.sequence)
+), things_paid AS (
+    SELECT subject, thing || '/' || channel AS thing, min(r.at) AS began,
+        CASE WHEN bool_and(w.is_paid) THEN max(w.occurred_at) END AS ended, ARRAY[channel] AS channels, NULL AS left_out
+    FROM ways AS w JOIN requested AS r USING (subject, thing)
+    WHERE w.is_paid OR NOT EXISTS (SELECT FROM dropped AS d WHERE d.subject = w.subject AND d.thing = w.thing)
+    GROUP BY subject, thing, channel
+)"""
+)
+
+# The rank is counted out: of n in order of their length, the one at the smallest rank that is no less than n times p.
+TOOK: Final = """
+, taken AS (
+    SELECT {split} AS split, greatest(extract(epoch FROM ended - began), 0) AS seconds FROM {things} {join}
+    WHERE ended >= $1 AND ended < $2 AND left_out IS NULL
+), ranked AS (
+    SELECT split, seconds, row_number() OVER (PARTITION BY split ORDER BY seconds) AS rank,
+        count(*) OVER (PARTITION BY split) AS n FROM taken
+)
+SELECT split, n, min(seconds) FILTER (WHERE rank = ceil(n * 0.5))::float AS p50,
+    min(seconds) FILTER (WHERE rank = ceil(n * 0.9))::float AS p90
+FROM ranked GROUP BY split, n"""
+STILL_OPEN: Final = """
+SELECT subject, thing, extract(epoch FROM $1 - began)::float AS age FROM {things}
+WHERE began < $1 AND (ended IS NULL OR ended >= $1)"""
+OUT: Final = """
+SELECT left_out, count(*) AS n FROM {things} WHERE ended >= $1 AND ended < $2 AND left_out IS NOT NULL GROUP BY left_out"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a figure is made: the SQL of its things, the name they have in it, and the column of each dimension."""
+
+    things: str
+    name: str
+    split: str | None = None
+
+
+FIGURES: Final[dict[tuple[str, str | None], Rule]] = {
+    ("return-cycle-time", None): Rule(RETURNS, "things"),
+    ("return-cycle-time", "reason"): Rule(RETURNS, "things", "reasons"),
+    ("return-cycle-time", "policy"): Rule(RETURNS, "things", "ARRAY[policy]"),
+    ("return-cycle-time", "stage"): Rule(STAGES, "things_staged", "stages"),
+    ("refund-latency", None): Rule(REFUNDS, "things"),
+    ("refund-latency", "kind"): Rule(REFUNDS, "things", "kinds"),
+    ("refund-latency", "channel"): Rule(PAYOUTS, "things_paid", "channels"),
+}
+"""By figure and dimension."""
+
+Took: TypeAlias = tuple[int, float, float]
+
+
+@dataclass(slots=True)
+class Oracle:
+    """Asks the journals that were written into it; on a connection of its own, whose end is theirs."""
+
+    db: Connection
+
+    async def begin(self) -> None:
+        await self.db.execute(JOURNAL)
+
+    async def write(self, entries: Iterable[Entry]) -> None:
+        rows = [
+            (e.service, UUID(e.id), e.subject, e.sequence, e.fact.type, e.fact.model_dump_json(), e.occurred_at)
+            for e in entries
+        ]
+        await self.db.execute(WRITE, *map(list, zip(*rows, strict=True)))
+        await self.db.execute("ANALYZE journal")
+
+    async def copy(self, service: str, source: Connection) -> None:
+        """The journal of a running service."""
+        rows = await source.fetch("SELECT id, subject, sequence, type, data::text, occurred_at FROM events")
+        columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[]] * 6
+        await self.db.execute(WRITE, [service] * len(rows), *columns)
+
+    async def took(
+        self, key: str, dimension: str | None, start: datetime, end: datetime, by: str = ""
+    ) -> dict[Any, Took]:
+        """How many took how long: p50 and p90, by value of the dimension, or by period where `by` is day or week."""
+        rule = FIGURES[key, dimension]
+        split, join = "NULL::text", ""
+        if by:
+            split = f"date_trunc('{by}', ended, 'UTC')"
+        elif rule.split:
+            split, join = "value", f", unnest({rule.split}) AS value"
+        sql = rule.things + TOOK.format(split=split, things=rule.name, join=join)
+        return {row["split"]: (row["n"], row["p50"], row["p90"]) for row in await self.db.fetch(sql, start, end)}
+
+    async def still_open(self, key: str, dimension: str | None, at: datetime) -> list[tuple[str, str, float]]:
+        """Their orders, ids and ages in seconds."""
+        rule = FIGURES[key, dimension]
+        rows = await self.db.fetch(rule.things + STILL_OPEN.format(things=rule.name), at)
+        return [(row["subject"], row["thing"], row["age"]) for row in rows]
+
+    async def left_out(self, key: str, start: datetime, end: datetime) -> dict[str, int]:
+        rule = FIGURES[key, None]
+        rows = await self.db.fetch(rule.things + OUT.format(things=rule.name), start, end)
+        return {row["left_out"]: row["n"] for row in rows}
