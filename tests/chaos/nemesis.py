@@ -189,11 +189,11 @@ async def _between_acknowledgement_and_delete(stage: Stage, strike: Strike) -> s
 @asynccontextmanager
 async def _replicas(stage: Stage, service: str, count: int) -> AsyncIterator[list[Process]]:
     try:
-        yield list(await asyncio.gather(*(stage.replica(service) for _ in range(count))))
+        yield await stage.system.scale({service: 1 + count})
     except StartFailed as error:
         raise Missed(str(error)[:200]) from error
     finally:
-        await stage.without_replicas()
+        await stage.system.scale({service: 1})
 
 
 async def _wakes_after_another_took_over(stage: Stage, strike: Strike) -> str:

@@ -5,7 +5,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from unittest import mock
@@ -17,7 +17,7 @@ import httpx
 from ops.databases import database_url
 from ops.embedded import Embedded, embedded
 from ops.places import LOOPBACK, Ports
-from ops.supervision import NotReady, Process, Report, silent
+from ops.supervision import Process, Report, silent
 from ops.system import SERVICES, System, running_system
 from tests.proxy import Proxy
 
@@ -42,8 +42,6 @@ class Stage:
     backends: Embedded
     kafka: Proxy
     postgres: Proxy
-    ports: Ports
-    replicas: list[Process] = field(default_factory=list)
 
     def process(self, name: str) -> Process:
         """A service, the sandbox, kafka or postgres."""
@@ -53,7 +51,7 @@ class Stage:
     @property
     def processes(self) -> list[Process]:
         own = [self.backends.kafka_process, self.backends.postgres_process]
-        return [*own, *self.system.processes.values(), *self.replicas]
+        return [*own, *self.system.processes.values()]
 
     async def ready(self) -> None:
         """All of it answers, and can work."""
@@ -65,41 +63,6 @@ class Stage:
 
     def url(self, process: Process) -> str:
         return f"http://{LOOPBACK}:{process.program.command[process.program.command.index('--port') + 1]}"
-
-    async def replica(self, service: str) -> Process:
-        """One more process of a service, with an instance name and a port of its own."""
-        first = self.system.processes[service].program
-        instance, port = str(2 + len(self.replicas)), self.ports.take(8000)
-        url = f"http://{LOOPBACK}:{port}"
-        command = list(first.command)
-        command[command.index("--port") + 1] = str(port)
-
-        async def probe() -> None:
-            async with httpx.AsyncClient(timeout=5, trust_env=False) as client:
-                try:
-                    answer = await client.get(f"{url}/readyz")
-                except httpx.HTTPError as error:
-                    raise NotReady(repr(error)) from error
-            if answer.status_code != httpx.codes.OK:
-                raise NotReady(answer.text[:200])
-
-        program = replace(
-            first,
-            name=f"{service}-{instance}",
-            command=tuple(command),
-            environment={**first.environment, "OMS_INSTANCE": instance},
-            log=first.log.with_name(f"{service}-{instance}.log"),
-            probe=probe,
-        )
-        process = Process(program)
-        self.replicas.append(process)
-        await process.start(within=READY_S)
-        return process
-
-    async def without_replicas(self) -> None:
-        """Those that were added are gone."""
-        gone, self.replicas = self.replicas, []
-        await asyncio.gather(*(process.stop() for process in gone))
 
     async def leads(self, process: Process) -> bool:
         """Whether its relay is the one that publishes."""
@@ -147,6 +110,4 @@ async def staged(var: Path, report: Report = silent) -> AsyncIterator[Stage]:
             system = await stack.enter_async_context(
                 running_system(var, auto_ports=True, services=SERVICES, settings=SETTINGS, report=report)
             )
-        stage = Stage(system, backends, kafka, postgres, ports)
-        stack.push_async_callback(stage.without_replicas)
-        yield stage
+        yield Stage(system, backends, kafka, postgres)

@@ -5,44 +5,51 @@ import getpass
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import uuid4
 
 import asyncpg
+import httpx
 import pytest
 from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
 from ops.cli import app
+from ops.control import NotScalable
+from ops.endpoints import live_endpoints
+from ops.keys import kept_keys
 from ops.people import People
-from ops.system import System
+from shared.auth import Role, issue
 from shared.parking import Record
+from tests.e2e.conftest import Oms
+from tests.integration.delivery import until
 
 TOPIC = "warehouse.events"
 
 
-@pytest.fixture
-def oms(system: System, monkeypatch: pytest.MonkeyPatch) -> "Oms":
-    monkeypatch.setenv("OMS_VAR", str(system.endpoints.secrets.parent))
-    return Oms(system)
+async def parked(oms: Oms, *keys: str) -> dict[str, tuple[int, str]]:
+    """Of these keys, how many messages fulfillment has parked, and why the first."""
+    _, found = await oms("dlq", "ls", "fulfillment")
+    return {each["key"]: (each["messages"], each["reason"]) for each in found["keys"] if each["key"] in keys}
 
 
-class Oms:
-    """`oms`, asked for JSON; it has an event loop of its own, so it runs in a thread."""
+async def shared_out(oms: Oms, replicas: Mapping[str, Any]) -> None:
+    """Wait until these replicas of returns have all its partitions between them, and each a share."""
+    token = issue(kept_keys(oms.system.endpoints.secrets.parent).auth_key, subject="test", roles=[Role.OPERATOR])
+    _, whole = await oms("lag")
+    places = sorted((each["topic"], each["partition"]) for each in whole["services"]["returns"]["partitions"])
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as client:
 
-    def __init__(self, system: System) -> None:
-        self.system = system
+        async def are() -> bool:
+            shares = [
+                [(each["topic"], each["partition"]) for each in answer.json()["partitions"]]
+                for replica in replicas.values()
+                if (answer := await client.get(f"{replica['url']}/operations/lag")).is_success
+            ]
+            return all(shares) and sorted(place for share in shares for place in share) == places
 
-    async def __call__(self, *words: str) -> tuple[int, Any]:
-        result = await asyncio.to_thread(CliRunner().invoke, app, [*words, "--json"])
-        assert result.stdout, result.output
-        return result.exit_code, json.loads(result.stdout)
-
-    async def parked(self, *keys: str) -> dict[str, tuple[int, str]]:
-        """Of these keys, how many messages fulfillment has parked, and why the first."""
-        _, found = await self("dlq", "ls", "fulfillment")
-        return {each["key"]: (each["messages"], each["reason"]) for each in found["keys"] if each["key"] in keys}
+        await until(are, 60)
 
 
 @pytest.fixture
@@ -57,24 +64,24 @@ async def poisoned(oms: Oms) -> AsyncIterator[list[str]]:
                 headers = [("ce_id", str(uuid4()).encode()), ("ce_type", b"warehouse.packed"), ("ce_time", b"never")]
                 await producer.send_and_wait(TOPIC, b"{" if number == 0 else b"[]", key.encode(), headers=headers)
     async with asyncio.timeout(60):
-        while [count for count, _ in (await oms.parked(*keys)).values()] != [2, 2]:  # noqa: ASYNC110  # in other processes
+        while [count for count, _ in (await parked(oms, *keys)).values()] != [2, 2]:  # noqa: ASYNC110  # in other processes
             await asyncio.sleep(0.2)
     yield keys
     for key in keys:
         await oms("dlq", "discard", "fulfillment", key, "--reason", "the test is over")
-    assert await oms.parked(*keys) == {}
+    assert await parked(oms, *keys) == {}
 
 
 async def test_parked_keys_are_listed_redriven_and_discarded_together_under_a_name(
     oms: Oms, poisoned: list[str]
 ) -> None:
-    before = await oms.parked(*poisoned)
+    before = await parked(oms, *poisoned)
     reason = before[poisoned[0]][1]
     code, would = await oms("dlq", "redrive", "fulfillment", poisoned[0], "--dry-run")
     assert (code, len(would["would_redrive"])) == (0, 2)
     code, would = await oms("dlq", "discard", "--all", "--parked-for", "no such reason", "--reason", "x", "--dry-run")
     assert (code, would["would_discard"]) == (0, [])
-    assert await oms.parked(*poisoned) == before, "a dry run changes nothing"
+    assert await parked(oms, *poisoned) == before, "a dry run changes nothing"
 
     code, lagging = await oms("lag")
     assert code == 1
@@ -86,7 +93,7 @@ async def test_parked_keys_are_listed_redriven_and_discarded_together_under_a_na
 
     code, gone = await oms("dlq", "discard", "fulfillment", poisoned[0], "--reason", "never was a message")
     assert (code, [each["key"] for each in gone["discarded"]]) == (0, [poisoned[0]] * 2)
-    assert list(await oms.parked(*poisoned)) == poisoned[1:]
+    assert list(await parked(oms, *poisoned)) == poisoned[1:]
     db = await asyncpg.connect(oms.system.endpoints.database("fulfillment"))
     try:
         kept = await db.fetch("SELECT status, settled_by, settled_reason FROM parked WHERE key = $1", poisoned[0])
@@ -154,6 +161,65 @@ async def test_withheld_keys_are_listed_and_released_under_a_name(oms: Oms, peop
 async def test_what_is_not_said_clearly_is_refused(oms: Oms, words: list[str]) -> None:
     result = await asyncio.to_thread(CliRunner().invoke, app, words)
     assert result.exit_code == 2
+
+
+async def test_replicas_share_the_partitions_come_back_and_go(oms: Oms) -> None:
+    code, told = await oms.apart("scale", "returns=3")
+    assert code == 0
+    replicas = told["services"]["returns"]
+    assert list(replicas) == ["returns", "returns-2", "returns-3"]
+    assert len({each["url"] for each in replicas.values()}) == 3
+    assert len(told["services"]["orders"]) == 1
+    await shared_out(oms, replicas)
+
+    second = replicas["returns-2"]["process"]["pid"]
+    os.kill(second, signal.SIGKILL)
+
+    async def is_back() -> bool:
+        process = live_endpoints(oms.system.endpoints.secrets.parent).services["returns"].others["returns-2"].process
+        return process is not None and process.pid != second
+
+    await until(is_back, 60)
+    await oms.system.ready(within=60)
+    _, lagging = await oms("lag")
+    assert (lagging["services"]["returns"]["replicas"], lagging["services"]["returns"]["is_ready"]) == (3, True)
+
+    code, told = await oms.apart("scale", "returns=1")
+    assert (code, list(told["services"]["returns"])) == (0, ["returns"])
+    assert not any(name.startswith("returns-") for name in oms.system.processes)
+    async with httpx.AsyncClient() as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get(f"{replicas['returns-3']['url']}/livez")
+    # Before others need it: the group takes a while to see that a member will not come back.
+    await shared_out(oms, {"returns": replicas["returns"]})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"),
+    [
+        ("support-view=7", "6 partitions"),
+        ("support-view=0", "1 to 6 replicas"),
+        ("sandbox=2", "not one of orders, payments"),
+        ("nobody=2", "not one of orders, payments"),
+    ],
+)
+async def test_replicas_that_would_have_nothing_to_read_are_refused(oms: Oms, wanted: str, why: str) -> None:
+    before = set(oms.system.processes)
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["scale", "returns=2", wanted])
+    assert isinstance(result.exception, NotScalable)
+    assert why in str(result.exception)
+    assert set(oms.system.processes) == before, "all of what was asked for, or nothing"
+
+
+async def test_the_supervisor_is_told_by_operators_only(oms: Oms) -> None:
+    host, _, port = oms.system.endpoints.control.partition(":")
+    agent = issue(kept_keys(oms.system.endpoints.secrets.parent).auth_key, subject="anna", roles=[Role.AGENT])
+    for said in (b"", b"{}", json.dumps({"token": agent, "replicas": {"returns": 2}}).encode()):
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(said + b"\n")
+        assert json.loads(await reader.readline())["outcome"] == "refused"
+        writer.close()
+    assert "returns-2" not in oms.system.processes
 
 
 async def test_lag_is_whole_while_a_service_does_not_answer(oms: Oms) -> None:

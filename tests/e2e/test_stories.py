@@ -1,11 +1,5 @@
 """Every story of the demo, played on the running system through its public interfaces; then everything is verified."""
 
-import asyncio
-import json
-import os
-import sys
-from typing import Any
-
 import pytest
 
 from ops.demo import play
@@ -14,6 +8,7 @@ from ops.people import People
 from ops.stories import STORIES, Story
 from ops.system import System
 from ops.verify import check
+from tests.e2e.conftest import Oms
 
 
 @pytest.mark.parametrize(("name", "story"), STORIES.items(), ids=[name.replace(" ", "-") for name in STORIES])
@@ -35,22 +30,8 @@ async def test_after_the_stories_nothing_is_wrong(system: System) -> None:
     assert counted.operations > 10
 
 
-async def oms(system: System, *arguments: str) -> tuple[int, Any]:
-    """The exit code, and what was printed as JSON."""
-    var = system.endpoints.secrets.parent
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "ops.cli", *arguments, "--json"),
-        env={**os.environ, "OMS_VAR": str(var)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-    )
-    said, _ = await asyncio.wait_for(process.communicate(), 120)
-    return process.returncode or 0, json.loads(said)
-
-
-async def test_the_view_is_rebuilt_swapped_and_rolled_back_while_it_is_used(system: System) -> None:
-    code, told = await oms(system, "rebuild", "support-view")
+async def test_the_view_is_rebuilt_swapped_and_rolled_back_while_it_is_used(oms: Oms) -> None:
+    code, told = await oms.apart("rebuild", "support-view")
     assert (code, told["parity"], told["swapped"], told["differing"]) == (0, True, True, [])
-    assert await oms(system, "rebuild", "support-view", "--roll-back") == (0, {"done": "rolled_back"})
-    assert await oms(system, "rebuild", "support-view", "--discard") == (0, {"done": "discarded"})
+    assert await oms.apart("rebuild", "support-view", "--roll-back") == (0, {"done": "rolled_back"})
+    assert await oms.apart("rebuild", "support-view", "--discard") == (0, {"done": "discarded"})

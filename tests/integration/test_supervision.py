@@ -152,20 +152,29 @@ async def test_the_system_comes_back_from_kills_and_leaves_nothing(
     for package in ("toy", "toy_two"):
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
+        (tmp_path / package / "migrations").mkdir()
         (tmp_path / package / "app.py").write_text(textwrap.dedent(TOY))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     toys = (
-        Service("toy", 8001, has_database=False, settings={"OMS_PEER": "{toy_two}/in"}),
+        Service("toy", 8001, settings={"OMS_PEER": "{toy_two}/in"}),
         Service("toy-two", 8002, has_database=False, settings={"OMS_PEER": "{toy}/in"}),
     )
-    var, settings = tmp_path / "var", {"PYTHONPATH": str(tmp_path)}
+    var = tmp_path / "var"
 
-    async with running_system(var, auto_ports=True, services=toys, settings=settings) as system:
-        before = live_endpoints(var)
+    async with running_system(var, auto_ports=True, services=toys) as system:
         with pytest.raises(AlreadyUp):
-            async with running_system(var, auto_ports=True, services=toys, settings=settings):
+            async with running_system(var, auto_ports=True, services=toys):
                 pass
+        await system.scale({"toy": 3})
+        await system.scale({"toy": 2})
+        with pytest.raises(StartFailed, match=r"toy-3 died(.|\n)*the third is too many"):
+            (tmp_path / "toy" / "app.py").write_text("raise SystemExit('the third is too many')")
+            await system.scale({"toy": 3})
+        (tmp_path / "toy" / "app.py").write_text(textwrap.dedent(TOY))
+        before = live_endpoints(var)
+        assert list(before.services["toy"].others) == ["toy-2"]
         killed = before.processes()
-        assert len(killed) == 4
+        assert len(killed) == 5
         for process in killed:
             os.kill(process.pid, signal.SIGKILL)
         async with asyncio.timeout(WITHIN_S):
@@ -174,7 +183,9 @@ async def test_the_system_comes_back_from_kills_and_leaves_nothing(
                 await asyncio.sleep(0.01)
         await system.ready(within=WITHIN_S)
         after = live_endpoints(var)
-        assert after.services["toy"].url == before.services["toy"].url
+        assert [each.url for each in after.services["toy"].replicas("toy").values()] == [
+            each.url for each in before.services["toy"].replicas("toy").values()
+        ]
         assert all(process.found() for process in after.processes())
 
     assert not any(process.found() for process in after.processes())

@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ops.control import NotScalable, ask_scale
 from ops.databases import ensure_databases
 from ops.demo import demo as play_stories
 from ops.demo import footer
@@ -98,6 +99,44 @@ def down() -> None:
     with console.status("stopping"):
         was_up = bring_down(state_folder())
     console.print("the system is down" if was_up else "nothing was up")
+
+
+@app.command()
+def scale(
+    wanted: Annotated[
+        list[str] | None, typer.Argument(metavar="SERVICE=N", help="How many replicas; left out: what there is.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Add or remove replicas of services, as in `oms scale support-view=3`; they last until `oms down`.
+
+    Each has a port, a log and an instance name of its own, and is started again when it dies. More than a topic has
+    partitions would have nothing to read, and are refused.
+    """
+    var = state_folder()
+    endpoints = live_endpoints(var)
+    if wanted:
+        replicas = dict(map(_replicas, wanted))
+        screen = _Screen(errors)
+        with screen.starting():
+            asyncio.run(ask_scale(endpoints.control, var, replicas, screen))
+        endpoints = live_endpoints(var)
+    if as_json:
+        shown = {"url", "log", "process"}
+        told = {
+            name: {each: r.model_dump(mode="json", include=shown) for each, r in service.replicas(name).items()}
+            for name, service in endpoints.services.items()
+        }
+        console.print_json(data={"services": told})
+    else:
+        _show(endpoints)
+
+
+def _replicas(text: str) -> tuple[str, int]:
+    name, _, count = text.partition("=")
+    if not name or not count.isdecimal():
+        raise typer.BadParameter("give a service and a number, as in support-view=3")
+    return name, int(count)
 
 
 @app.command()
@@ -213,7 +252,7 @@ def main() -> None:
         app()
     except (NotUp, StartFailed, Unanswered) as error:
         _fail(error, NOT_UP)
-    except (AlreadyUp, TopicsWrong, StoryFailed) as error:
+    except (AlreadyUp, NotScalable, TopicsWrong, StoryFailed) as error:
         _fail(error, FAILED)
 
 
@@ -269,8 +308,9 @@ def _supervisor(var: Path) -> int | None:
 
 def _show(endpoints: Endpoints) -> None:
     table = Table("", "URL", "process", "log", box=None)
-    for name, service in endpoints.services.items():
-        table.add_row(name, service.url, str(service.process.pid if service.process else "-"), str(service.log))
+    for service_name, service in endpoints.services.items():
+        for name, each in service.replicas(service_name).items():
+            table.add_row(name, each.url, str(each.process.pid if each.process else "-"), str(each.log))
     table.add_row("kafka", endpoints.kafka, str(endpoints.kafka_process.pid if endpoints.kafka_process else "given"))
     process = endpoints.postgres_process
     table.add_row("postgres", endpoints.postgres.rpartition("@")[2], str(process.pid if process else "given"))
@@ -280,15 +320,16 @@ def _show(endpoints: Endpoints) -> None:
 class _Screen:
     """Shows what every process is doing: a line each while a terminal watches the start, plain lines otherwise."""
 
-    def __init__(self) -> None:
+    def __init__(self, on: Console = console) -> None:
         columns = (SpinnerColumn(finished_text="[green]✓[/]"), TextColumn("{task.description}"), TimeElapsedColumn())
-        self._bars = Progress(*columns, TextColumn("[dim]{task.fields[doing]}[/]"), console=console)
+        self._console = on
+        self._bars = Progress(*columns, TextColumn("[dim]{task.fields[doing]}[/]"), console=on)
         self._rows: dict[str, TaskID] = {}
         self._is_live = False
 
     def __call__(self, name: str, doing: str) -> None:
         if not self._is_live:
-            console.print(f"{name}: {doing}", markup=False, highlight=False, soft_wrap=True)
+            self._console.print(f"{name}: {doing}", markup=False, highlight=False, soft_wrap=True)
             return
         if name not in self._rows:
             self._rows[name] = self._bars.add_task(name, total=1, doing="")
@@ -298,7 +339,7 @@ class _Screen:
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """Until the block ends, lines are redrawn in place, where there is a terminal to redraw."""
-        if not console.is_terminal:
+        if not self._console.is_terminal:
             yield
             return
         self._is_live = True

@@ -46,21 +46,33 @@ class RunningProcess(_Record):
         return process if is_same else None
 
 
-class ServiceEndpoint(_Record):
-    """`process` is None for the moment in which a process that died is being started again."""
+class Replica(_Record):
+    """One process of a service; `process` is None for the moment in which it has died and is being started again."""
 
     url: str
-    docs: str
-    database: str | None
     log: Path
     process: RunningProcess | None
 
 
+class ServiceEndpoint(Replica):
+    """A service by its first replica; `others` are those that `oms scale` added, by the names of their processes."""
+
+    docs: str
+    database: str | None
+    others: dict[str, Replica]
+
+    def replicas(self, name: str) -> dict[str, Replica]:
+        """All of them, by the names of their processes; `name` is the service's."""
+        return {name: self, **self.others}
+
+
 class Endpoints(_Record):
     """Everything a person, a test or a command needs to talk to the system. `postgres` and `kafka` as in the settings
-    of the cluster; their processes are None when they were given and are not ours."""
+    of the cluster; their processes are None when they were given and are not ours. `control`: where the supervisor
+    listens to `oms scale`."""
 
     supervisor: RunningProcess
+    control: str
     kafka: str
     kafka_process: RunningProcess | None
     postgres: str
@@ -84,7 +96,8 @@ class Endpoints(_Record):
 
     def processes(self) -> list[RunningProcess]:
         """All but the supervisor."""
-        found = [self.kafka_process, self.postgres_process, *(each.process for each in self.services.values())]
+        replicas = [each for name, service in self.services.items() for each in service.replicas(name).values()]
+        found = [self.kafka_process, self.postgres_process, *(each.process for each in replicas)]
         return [process for process in found if process is not None]
 
 

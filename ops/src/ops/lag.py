@@ -24,7 +24,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ops.dlq import consuming
-from ops.endpoints import Endpoints, live_endpoints
+from ops.endpoints import Endpoints, Replica, live_endpoints
 from ops.places import state_folder
 from ops.topics import PARTITIONS
 from shared.consumer import WHERE_TO_READ
@@ -63,9 +63,11 @@ class Owed:
 
 @dataclass(slots=True)
 class State:
-    """A service as it is now. What could not be found out is None, and `troubles` says why."""
+    """A service as it is now, ready when all its replicas are. What could not be found out is None, and `troubles` says
+    why."""
 
     is_ready: bool = False
+    replicas: int = 1
     partitions: list[Behind] | None = None
     owed: Owed | None = None
     troubles: list[str] = field(default_factory=list)
@@ -97,7 +99,7 @@ async def _look_at(endpoints: Endpoints, name: str) -> State:
     state = State()
     topics = import_module(f"{name.replace('-', '_')}.app").app.state.topics
     places = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
-    await _ask_ready(state, endpoints.url(name))
+    await _ask_ready(state, endpoints.services[name].replicas(name))
     try:
         async with asyncio.timeout(ANSWER_S):
             db = await asyncpg.connect(endpoints.database(name))
@@ -119,14 +121,22 @@ async def _look_at(endpoints: Endpoints, name: str) -> State:
     return state
 
 
-async def _ask_ready(state: State, url: str) -> None:
+async def _ask_ready(state: State, replicas: Mapping[str, Replica]) -> None:
+    reasons = await asyncio.gather(*(_not_ready(each.url) for each in replicas.values()))
+    state.replicas = len(replicas)
+    state.is_ready = not any(reasons)
+    for which, (name, why) in enumerate(zip(replicas, reasons, strict=True)):
+        state.troubles += [f"{name}: {reason}" if which else reason for reason in why]
+
+
+async def _not_ready(url: str) -> list[str]:
+    """Why it is not; nothing when it is."""
     try:
         async with httpx.AsyncClient(timeout=READY_S, trust_env=False) as client:
             answer = await client.get(f"{url}/readyz")
-            state.is_ready = answer.is_success
-            state.troubles += answer.json()["reasons"]
+            return list(answer.json()["reasons"])
     except (httpx.HTTPError, ValueError) as error:
-        state.troubles.append(f"it is down ({type(error).__name__})")
+        return [f"it is down ({type(error).__name__})"]
 
 
 async def behind(
@@ -209,7 +219,8 @@ def _table(found: Mapping[str, State], most_seconds: float) -> Table:
         return f"[red]{number}[/]" if number else "0"
 
     for name, state in found.items():
-        row = [name, "[green]ready[/]" if state.is_ready else "[red]down[/]"]
+        many = f", {state.replicas} replicas" if state.replicas > 1 else ""
+        row = [name, ("[green]ready[/]" if state.is_ready else "[red]down[/]") + many]
         if state.partitions is None:
             row += ["?", "?", "?"]
         else:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -19,13 +19,14 @@ import psutil
 import structlog
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ops.control import NotScalable, listening
 from ops.databases import ensure_databases
 from ops.embedded import embedded
-from ops.endpoints import Endpoints, RunningProcess, ServiceEndpoint, path_in, recorded_endpoints
+from ops.endpoints import Endpoints, Replica, RunningProcess, ServiceEndpoint, path_in, recorded_endpoints
 from ops.keys import Keys, kept_keys
 from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
 from ops.supervision import NotReady, Process, Program, Report, StartFailed, silent, together
-from ops.topics import TOPICS, ensure_topics
+from ops.topics import PARTITIONS, TOPICS, ensure_topics
 
 SMTP_PORT: Final = 8025
 _START_S: Final = 120.0
@@ -123,25 +124,125 @@ class _Backends:
 
 @dataclass(frozen=True, slots=True)
 class _Placed:
-    """A service with the port it got, its database, and everything it is told."""
+    """A replica of a service with the port it got, its database, and everything it is told."""
 
     service: Service
-    url: str
+    instance: int
     database: str | None
     environment: Mapping[str, str]
     port: int
+
+    @property
+    def name(self) -> str:
+        return self.service.name if self.instance == 1 else f"{self.service.name}-{self.instance}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{LOOPBACK}:{self.port}"
 
 
 class System:
     """The running system. Its processes are restarted behind it; `endpoints` is always the present truth."""
 
-    def __init__(self, var: Path, backends: _Backends, placed: Sequence[_Placed], smtp_port: int) -> None:
+    def __init__(
+        self, var: Path, backends: _Backends, placed: Sequence[_Placed], ports: Ports, smtp_port: int, report: Report
+    ) -> None:
         self._var = var
         self._backends = backends
-        self._placed = placed
+        self._placed: dict[str, _Placed] = {}
+        self._ports = ports
         self._smtp_port = smtp_port
+        self._report = report
         self._supervisor = RunningProcess.ours()
+        self._scaling = asyncio.Lock()
+        self._control = ""
+        self._is_published = False
         self.processes = {process.name: process for process in backends.processes}
+        self._add(placed, {each.name: self._process(each) for each in placed})
+
+    def _process(self, placed: _Placed, report: Report = silent) -> Process:
+        def told(name: str, doing: str) -> None:
+            self._report(name, doing)
+            report(name, doing)
+
+        return Process(_program(placed, self._var), report=told, respawned=self.publish)
+
+    def _add(self, placed: Sequence[_Placed], processes: Mapping[str, Process]) -> None:
+        self._placed |= {each.name: each for each in placed}
+        self.processes |= processes
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Every service ready on entry, all their replicas gone on exit."""
+        try:
+            await together(*(self.processes[name].start(within=_START_S) for name in self._placed))
+            yield
+        finally:
+            await asyncio.gather(*(self.processes[name].stop() for name in self._placed))
+
+    @contextlib.asynccontextmanager
+    async def published(self) -> AsyncIterator[None]:
+        """For others to find, as it changes, and to scale."""
+        async with listening(self._scale_for, self._var) as self._control:
+            try:
+                self.endpoints.write(self._var)
+                self._is_published = True
+                yield
+            finally:
+                self._is_published = False
+                path_in(self._var).unlink(missing_ok=True)
+
+    def publish(self) -> None:
+        if not self._is_published:
+            return
+        try:
+            self.endpoints.write(self._var)
+        except OSError as error:
+            # A full disk must not keep anything from running.
+            log.error("endpoints.write_failed", reason=str(error))
+
+    async def _scale_for(self, actor: str, wanted: Mapping[str, int], report: Report) -> None:
+        await self.scale(wanted, report)
+        log.info("services.scaled", by=actor, replicas=dict(wanted))
+
+    async def scale(self, wanted: Mapping[str, int], report: Report = silent) -> list[Process]:
+        """So many replicas of these services, each with an instance name, a port and a log of its own; those that are
+        new, once they are ready. Raises NotScalable, and StartFailed when one cannot be: then none is added."""
+        async with self._scaling:
+            for name, count in wanted.items():
+                self._check_scale(name, count)
+            gone = [p for p in self._placed.values() if p.instance > wanted.get(p.service.name, sys.maxsize)]
+            processes = [self.processes.pop(each.name) for each in gone]
+            for each in gone:
+                del self._placed[each.name]
+            self.publish()
+            await asyncio.gather(*(process.stop() for process in processes))
+            new = [
+                self._replica(self._placed[name], instance)
+                for name, count in wanted.items()
+                for instance in range(1, count + 1)
+                if not any(p.service.name == name and p.instance == instance for p in self._placed.values())
+            ]
+            made = {each.name: self._process(each, report) for each in new}
+            await together(*(process.start(within=_START_S) for process in made.values()))
+            self._add(new, made)
+            self.publish()
+            return list(made.values())
+
+    def _check_scale(self, name: str, count: int) -> None:
+        placed = self._placed.get(name)
+        if placed is None or placed.instance > 1 or not placed.service.has_database:
+            known = [p.name for p in self._placed.values() if p.service.has_database and p.instance == 1]
+            raise NotScalable(f"{name} is not one of {', '.join(known)}")
+        if not 1 <= count <= PARTITIONS:
+            raise NotScalable(
+                f"{name} can have 1 to {PARTITIONS} replicas, not {count}: its topics have {PARTITIONS} partitions, "
+                "and what is more would have nothing to read"
+            )
+
+    def _replica(self, first: _Placed, instance: int) -> _Placed:
+        environment = {**first.environment, "OMS_INSTANCE": str(instance)}
+        return replace(first, instance=instance, port=self._ports.take(first.port), environment=environment)
 
     async def ready(self, *, within: float = _START_S) -> None:
         """Wait until every process answers; after a kill, until it does again."""
@@ -151,24 +252,36 @@ class System:
     def endpoints(self) -> Endpoints:
         return Endpoints(
             supervisor=self._supervisor,
+            control=self._control,
             kafka=self._backends.kafka,
             kafka_process=self._running("kafka"),
             postgres=self._backends.postgres,
             postgres_process=self._running("postgres"),
             topics=TOPICS,
             services={
-                each.service.name: ServiceEndpoint(
+                each.name: ServiceEndpoint(
                     url=each.url,
                     docs=f"{each.url}/docs",
                     database=each.database,
-                    log=self.processes[each.service.name].program.log,
-                    process=self._running(each.service.name),
+                    log=self.processes[each.name].program.log,
+                    process=self._running(each.name),
+                    others=self._others(each.service),
                 )
-                for each in self._placed
+                for each in self._placed.values()
+                if each.instance == 1
             },
             smtp=f"smtp://{LOOPBACK}:{self._smtp_port}",
             secrets=self._var / "secrets.json",
         )
+
+    def _others(self, service: Service) -> dict[str, Replica]:
+        return {
+            each.name: Replica(
+                url=each.url, log=self.processes[each.name].program.log, process=self._running(each.name)
+            )
+            for each in self._placed.values()
+            if each.service is service and each.instance > 1
+        }
 
     def _running(self, name: str) -> RunningProcess | None:
         process = self.processes.get(name)
@@ -189,16 +302,11 @@ async def running_system(
     `auto_ports` takes free ports for all, else the usual ones where they are free. `settings` are environment
     variables for every service, before its own. `AlreadyUp`, `StartFailed` or `TopicsWrong` when it cannot be.
     """
-    is_published = False
+    system: System | None = None
 
-    def publish() -> None:
-        if not is_published:
-            return
-        try:
-            system.endpoints.write(var)
-        except OSError as error:
-            # A full disk must not keep anything from running.
-            log.error("endpoints.write_failed", reason=str(error))
+    def respawned() -> None:
+        if system is not None:
+            system.publish()
 
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -206,7 +314,7 @@ async def running_system(
         except AlreadyLocked as held:
             raise AlreadyUp(held.pid) from held
         ports, keys = Ports(auto=auto_ports), kept_keys(var)
-        backends = await stack.enter_async_context(_backends(var, ports, report, publish))
+        backends = await stack.enter_async_context(_backends(var, ports, report, respawned))
         packages = [each.package for each in services if each.has_database]
         databases = await ensure_databases(backends.postgres, packages, auth_key=keys.auth_key, report=report)
         report("topics", "creating")
@@ -214,16 +322,10 @@ async def running_system(
         report("topics", "ready")
         smtp_port = ports.take(SMTP_PORT)
         placed = _place(services, ports, backends.kafka, databases, keys, var, smtp_port, settings or {})
-        system = System(var, backends, placed, smtp_port)
-        ours = [Process(_program(each, var), report=report, respawned=publish) for each in placed]
-        system.processes |= {process.name: process for process in ours}
-        stack.push_async_callback(_stop_all, ours)
-        await together(*(process.start(within=_START_S) for process in ours))
-        stack.callback(path_in(var).unlink, missing_ok=True)
-        system.endpoints.write(var)
-        is_published = True
+        system = System(var, backends, placed, ports, smtp_port, report)
+        await stack.enter_async_context(system.running())
+        await stack.enter_async_context(system.published())
         yield system
-        is_published = False
 
 
 def bring_down(var: Path, *, report: Report = silent) -> bool:
@@ -291,9 +393,7 @@ def _place(
         }
         if database := databases.get(each.package):
             environment["OMS_DATABASE_URL"] = database
-        placed.append(
-            _Placed(service=each, url=urls[each.package], database=database, environment=environment, port=port)
-        )
+        placed.append(_Placed(each, 1, database, environment, port))
     return placed
 
 
@@ -302,14 +402,14 @@ def _program(placed: _Placed, var: Path) -> Program:
         await _probe_http(f"{placed.url}/readyz")
 
     return Program(
-        name=placed.service.name,
+        name=placed.name,
         command=(
             sys.executable,
             *("-m", "uvicorn", f"{placed.service.package}.app:app"),
             *("--host", LOOPBACK, "--port", str(placed.port), "--no-access-log"),
         ),
         environment=placed.environment,
-        log=var / "log" / f"{placed.service.name}.log",
+        log=var / "log" / f"{placed.name}.log",
         probe=probe,
     )
 
@@ -322,10 +422,6 @@ async def _probe_http(url: str) -> None:
             raise NotReady("it does not answer yet") from error
     if answer.status_code != httpx.codes.OK:
         raise NotReady(f"{answer.status_code}: {answer.text[:_SHOWN_REASON]}")
-
-
-async def _stop_all(processes: Sequence[Process]) -> None:
-    await asyncio.gather(*(process.stop() for process in processes))
 
 
 def _end_orphans(var: Path) -> None:
