@@ -6,8 +6,10 @@ import json
 import os
 import signal
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
@@ -15,13 +17,17 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
+from ops import verify
 from ops.cli import app
 from ops.control import NotScalable
 from ops.endpoints import live_endpoints
 from ops.keys import kept_keys
 from ops.people import People
+from ops.stories import _line, _tender, place
 from shared.auth import Role, issue
+from shared.journal import link
 from shared.parking import Record
+from support_view.rebuild import HORIZON
 from tests.e2e.conftest import Oms
 from tests.integration.delivery import until
 
@@ -253,3 +259,160 @@ async def test_lag_is_whole_while_a_service_does_not_answer(oms: Oms) -> None:
     async with asyncio.timeout(60):
         while not await is_read():  # noqa: ASYNC110  # what is waited for is in other processes
             await asyncio.sleep(0.2)
+
+
+@dataclass
+class Shelf:
+    """A shelf's journal in fulfillment, and ways to spoil it that no service of ours would take."""
+
+    people: People
+    db: "asyncpg.Connection[asyncpg.Record]"
+    sku: str
+
+    @property
+    def key(self) -> str:
+        return f"stock:{self.sku}@BER"
+
+    async def receives(self) -> UUID:
+        """The id of the fact; nothing that a run begun now would still wait for is as old as it."""
+        id = f"{self.sku}-{uuid4().hex[:8]}"
+        body = {"receipt_id": id, "sku": self.sku, "location": "BER", "quantity": 1}
+        await self.people.post("fulfillment", "/stock/receipts", body, Role.WAREHOUSE)
+        fact: UUID = await self.db.fetchval(
+            "SELECT id FROM events WHERE subject = $1 AND data->>'receipt_id' = $2", self.key, id
+        )
+
+        async def is_past() -> bool:
+            return bool(await self.db.fetchval(f"SELECT ({HORIZON}) > recorded_at FROM events WHERE id = $1", fact))
+
+        await until(is_past)
+        return fact
+
+    async def has_published(self) -> bool:
+        return not await self.db.fetchval(
+            "SELECT count(*) FROM outbox JOIN events ON id = event_id WHERE subject = $1", self.key
+        )
+
+    async def counts(self, received: int) -> None:
+        await self.db.execute(
+            "UPDATE states SET state = jsonb_set(state::jsonb, '{received}', $2::text::jsonb)::json WHERE key = $1",
+            self.key,
+            str(received),
+        )
+
+    async def relinks(self) -> None:
+        """What it takes to make a journal look untouched: each chain from the one before, past the trigger."""
+        chain = b""
+        async with self.db.transaction():
+            await self.db.execute("ALTER TABLE events DISABLE TRIGGER append_only")
+            for e in await self.db.fetch("SELECT * FROM events WHERE subject = $1 ORDER BY sequence", self.key):
+                said = (e["sequence"], e["type"], e["data"], e["occurred_at"], e["actor"], e["reason"])
+                chain = link(chain, e["id"], self.key, *said)
+                await self.db.execute("UPDATE events SET chain = $2 WHERE id = $1", e["id"], chain)
+            await self.db.execute("UPDATE states SET chain = $2 WHERE key = $1", self.key, chain)
+            await self.db.execute("ALTER TABLE events ENABLE TRIGGER append_only")
+
+
+@pytest.fixture
+async def shelf(oms: Oms, people: People, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shelf]:
+    """With facts that were verified, and a verification that is told nothing twice and has no patience."""
+    monkeypatch.setattr(verify, "OVERLAP", timedelta(0))
+    db = await asyncpg.connect(oms.system.endpoints.database("fulfillment"))
+    try:
+        shelf = Shelf(people, db, f"SHELF-{uuid4().hex[:8]}")
+        await shelf.receives()
+        assert await verified(oms, "--full") == []
+        monkeypatch.setattr(verify, "CATCH_UP_S", 1.0)
+        yield shelf
+    finally:
+        await db.close()
+    monkeypatch.setattr(verify, "CATCH_UP_S", 30.0)
+    assert await verified(oms, "--full") == []
+
+
+async def verified(oms: Oms, *words: str) -> list[tuple[str, str]]:
+    """(promise, where) of what is wrong."""
+    code, told = await oms("verify", *words)
+    assert told["everything"] == ("--full" in words)
+    assert code == bool(told["findings"])
+    return [(each["promise"], each["where"]) for each in told["findings"]]
+
+
+async def test_verify_looks_at_what_is_new_and_again_at_what_was_wrong(oms: Oms, shelf: Shelf) -> None:
+    spoiled = [("state is a fold", f"fulfillment {shelf.key}")]
+    await shelf.counts(9)
+    assert await verified(oms) == [], "nothing was told of it since"
+    await shelf.counts(1)
+    await shelf.receives()
+    await shelf.counts(9)
+    assert await verified(oms) == spoiled
+    assert await verified(oms) == spoiled, "the marks were set past it, and it is not forgotten"
+    await shelf.counts(2)
+    assert await verified(oms) == []
+    await shelf.counts(9)
+    assert await verified(oms) == [], "what was set right is as old as the rest"
+    assert await verified(oms, "--full") == spoiled
+    assert await verified(oms) == spoiled
+    await shelf.counts(2)
+
+
+async def test_verify_sees_a_chain_that_breaks_between_old_and_new_facts(oms: Oms, shelf: Shelf) -> None:
+    await shelf.db.execute("UPDATE states SET chain = sha256('forged') WHERE key = $1", shelf.key)
+    await shelf.receives()
+    broken = [("the chain is unbroken", f"fulfillment {shelf.key}")]
+    assert await verified(oms) == broken
+    await shelf.relinks()
+    assert await verified(oms) == []
+
+
+async def test_verify_waits_for_what_is_not_published_and_names_it_when_it_does_not_arrive(
+    oms: Oms, shelf: Shelf
+) -> None:
+    await until(shelf.has_published)
+    old = await shelf.db.fetchval("SELECT id FROM events WHERE subject = $1", shelf.key)
+    await shelf.db.execute(
+        "INSERT INTO withheld (subject, event_id, reason, detail) VALUES ($1, $2, 'too_large', 'test')", shelf.key, old
+    )
+    new = await shelf.receives()
+    for _ in range(2):
+        code, told = await oms("verify")
+        assert (code, told["looked_at"]["unpublished"]) == (0, 1)
+    await shelf.db.execute("DELETE FROM outbox WHERE event_id = $1", new)
+    lost = [("every fact is in the timeline once", f"fulfillment {shelf.key} {new}")]
+    assert await verified(oms) == lost, "it is not in the outbox any more, and never was on the topic"
+    assert await verified(oms) == lost
+    await oms("withheld", "release", "fulfillment", shelf.key)
+    await shelf.db.execute("INSERT INTO outbox (event_id) VALUES ($1)", new)
+
+    async def is_well() -> bool:
+        return await verified(oms) == []
+
+    await until(shelf.has_published)
+    await until(is_well)
+
+
+async def test_verify_follows_an_order_through_all_services(oms: Oms, people: People, shelf: Shelf) -> None:
+    id = f"verified-{uuid4().hex[:8]}"
+    order = await place(people, id, [_line("a", shelf.sku, "Lamp", 1, 1000)], [_tender("t1", "card", 1000)])
+    await people.sees(order["order_id"], "a shipment", lambda view: bool(view["shipments"]))
+
+    async def is_well() -> bool:
+        code, told = await oms("verify")
+        looked_at = told["looked_at"]
+        return code == 0 and looked_at["orders"] >= 1 and looked_at["operations"] >= 1 and looked_at["in_timeline"] > 5
+
+    await until(is_well)
+
+
+async def test_marks_that_are_not_of_these_databases_are_none(oms: Oms, shelf: Shelf) -> None:
+    var = oms.system.endpoints.secrets.parent
+    marks = verify.Marks.read(var)
+    later = marks.services["orders"].looked_to + timedelta(hours=1)
+    others = marks.services["orders"].model_copy(update={"database": "another/1"})
+    for wrong in (others, marks.services["orders"].model_copy(update={"looked_to": later})):
+        marks.model_copy(update={"services": dict.fromkeys(marks.services, wrong)}).write(var)
+        _, told = await oms("verify")
+        assert told["everything"]
+    (var / "verified.json").write_text("{")
+    assert (await oms("verify"))[1]["everything"]
+    assert not (await oms("verify"))[1]["everything"]

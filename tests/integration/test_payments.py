@@ -648,6 +648,9 @@ async def test_drift_is_found_and_named(payments: Payments) -> None:
     await payments.there.pay(f"authorizations/{reference}/refunds", "by-hand", **body)
     report = (await payments.http.get("/reconciliation", headers=bearer("operator"))).json()
     assert [(d["operation_id"], d["difference"]) for d in report["drift"]] == [("by-hand", "unknown_here")]
+    for orders, found in ((["o1", "o2"], 1), (["o2"], 0)):
+        some = await payments.http.get("/reconciliation", params={"order": orders}, headers=bearer("operator"))
+        assert (len(some.json()["drift"]), some.json()["next"]) == (found, None)
 
 
 async def test_the_reconciliation_goes_page_by_page(payments: Payments) -> None:

@@ -3,44 +3,71 @@
 Per service, in pages: the state equals the fold of the journal, the chain is unbroken, `sequence` has no holes, no law
 of domain.md is broken. Across services: every journal fact is in the timeline once, delivered units have one reverse
 bucket, money and units agree, and our books equal the processor's.
+
+With marks of a run before, only the aggregates whose journals grew since are looked at, each from its first fact; and
+those that something was wrong with, until nothing is. So no mark is ever set past a finding.
 """
 
 import asyncio
+import contextlib
 import importlib
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Self, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
 import httpx
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fulfillment.store import STOCK_DRIFT
 from ops.endpoints import Endpoints
 from ops.laws import States
 from ops.laws import broken as broken_laws
+from ops.places import write_whole
 from shared.auth import Role, issue
 from shared.contracts.base import FACTS
 from shared.contracts.fulfillment import StockFact
 from shared.journal import link
 from shared.shell import Flow
+from support_view.rebuild import HORIZON
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+T = TypeVar("T")
 
 DECIDING: Final = ("orders", "payments", "fulfillment", "returns", "notifications")
+SHARING: Final = ("orders", "payments", "fulfillment", "returns")
 PAGE: Final = 500
+BOOKS_PAGE: Final = 100
+CATCH_UP_S: Final = 30.0
+"""How long what is on its way is waited for, all of it together."""
+OVERLAP: Final = timedelta(seconds=10)
+"""How far a database's clock may be set back between two runs without a fact being missed."""
+MOST_AGAIN: Final = 10_000
+"""Where more aggregates than this have to be looked at again, the next run looks at all of them."""
 
-STATES: Final = """
-SELECT key, state, sequence, chain FROM states WHERE key > $1 AND sequence > 0 ORDER BY key LIMIT $2"""
+DATABASE: Final = """
+SELECT (SELECT system_identifier FROM pg_control_system()) || '/' || oid FROM pg_database
+WHERE datname = current_database()"""
+# Of both tables, so that facts without a state are met too.
+SUBJECTS: Final = """
+(SELECT key FROM states WHERE key > $1 AND sequence > 0 ORDER BY key LIMIT $2)
+UNION (SELECT DISTINCT subject FROM events WHERE subject > $1 ORDER BY subject LIMIT $2) ORDER BY key LIMIT $2"""
+GROWN: Final = "SELECT DISTINCT subject FROM events WHERE recorded_at >= $1"
+STATES: Final = "SELECT key, state, sequence, chain FROM states WHERE key = ANY($1::text[]) AND sequence > 0"
 JOURNAL: Final = """
 SELECT id, subject, sequence, type, data, occurred_at, actor, reason, chain
 FROM events WHERE subject = ANY($1::text[]) ORDER BY subject, sequence"""
-ORPHANS: Final = """
-SELECT subject FROM events WHERE NOT EXISTS (SELECT FROM states WHERE key = subject) GROUP BY subject LIMIT 20"""
-PUBLISHED: Final = """
-SELECT id FROM events WHERE NOT EXISTS (SELECT FROM outbox WHERE event_id = id) AND id > $1 ORDER BY id LIMIT 5000"""
+TIMELINE: Final = "SELECT id FROM timeline WHERE id = ANY($1::uuid[])"
+UNPUBLISHED: Final = "SELECT event_id FROM outbox WHERE event_id = ANY($1::uuid[])"
+ORDERS: Final = "SELECT key FROM states WHERE key > $1 AND sequence > 0 ORDER BY key LIMIT $2"
+KNOWN: Final = "SELECT key FROM states WHERE key = ANY($1::text[]) AND sequence > 0"
+STOCK_OF: Final = """
+SELECT subject, type, data FROM events WHERE subject = ANY($1::text[]) AND type LIKE 'stock.%' ORDER BY subject, sequence"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +87,44 @@ class Counted:
     orders: int = 0
     facts: int = 0
     in_timeline: int = 0
+    unpublished: int = 0
     operations: int = 0
 
 
+class _Kept(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Mark(_Kept):
+    """Of a service: what was recorded before `looked_to` was looked at; `again`: subjects to be looked at once more,
+    since something was wrong with them or their facts were not published yet. Of that very `database` only."""
+
+    database: str
+    looked_to: datetime
+    again: tuple[str, ...]
+
+
+class Marks(_Kept):
+    """What a run leaves to the next one, in `var/verified.json`. `shelves`: they drifted, and are to be summed again."""
+
+    services: dict[str, Mark] = {}
+    shelves: bool = False
+    all_at: datetime | None = None
+
+    @classmethod
+    def read(cls, var: Path) -> Self:
+        """None where there are none, or none that can be read: then everything is looked at."""
+        try:
+            return cls.model_validate_json((var / "verified.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return cls()
+
+    def write(self, var: Path) -> None:
+        write_whole(var / "verified.json", self.model_dump_json(indent=2) + "\n")
+
+
 Report = Callable[[str, int], None]
-"""(what is being checked, how many so far)"""
+"""(what is being checked, how many more)"""
 
 
 def flows_of(package: str) -> tuple[Flow[Any, Any, Any], ...]:
@@ -78,179 +138,259 @@ def _flow_for(flows: Sequence[Flow[Any, Any, Any]], key: str) -> Flow[Any, Any, 
     return next(flow for flow in flows if flow.prefix == prefix)
 
 
-async def journals(database: str, package: str, counted: Counted, report: Report) -> AsyncIterator[Finding]:
-    """One service's states against its journal, each page read at one instant."""
-    flows = flows_of(package)
-    db = await asyncpg.connect(database)
-    try:
-        for row in await db.fetch(ORPHANS):
-            yield Finding("state is a fold", f"{package} {row['subject']}", "has facts and no state")
+async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Counted, list[Finding]]:
+    """Everything, over all services."""
+    verification = Verification(endpoints, auth_key, report)
+    await verification.run()
+    return verification.counted, verification.findings
+
+
+@dataclass(slots=True)
+class Verification:
+    """One run. `since`: the marks of the one before; without them, everything is looked at."""
+
+    endpoints: Endpoints
+    auth_key: str
+    report: Report
+    since: Marks = field(default_factory=Marks)
+    counted: Counted = field(default_factory=Counted)
+    findings: list[Finding] = field(default_factory=list)
+    marks: Marks = field(default_factory=Marks)
+    _dbs: dict[str, Connection] = field(default_factory=dict)
+    _from: dict[str, Mark] = field(default_factory=dict)
+    """Of the services of which only what is new is looked at."""
+    _looked_at: dict[str, list[str]] = field(default_factory=dict)
+    """The subjects of those."""
+    _again: dict[str, set[str]] = field(default_factory=lambda: {service: set() for service in DECIDING})
+    _unseen: dict[str, dict[UUID, str]] = field(default_factory=dict)
+    """By service: facts that the timeline did not have, and their subjects."""
+
+    @property
+    def is_of_all(self) -> bool:
+        return not self._from
+
+    def _found(self, promise: str, service: str, subject: str, what: str, where: str | None = None) -> None:
+        self.findings.append(Finding(promise, where or f"{service} {subject}", what))
+        self._again[service].add(subject)
+
+    async def run(self) -> None:
+        """Look, and set the marks for the next run. Raises what the databases and payments raise when they are away."""
+        async with AsyncExitStack() as stack:
+            for service in (*DECIDING, "support-view"):
+                self._dbs[service] = await asyncpg.connect(self.endpoints.database(service))
+                stack.push_async_callback(self._dbs[service].close)
+            marks = {service: await self._mark(service) for service in DECIDING}
+            for service in DECIDING:
+                await self._journals(service)
+            shelves = await self._shelves()
+            await self._arrivals(await self._across())
+            await self._books()
+        again = {service: tuple(sorted(subjects)) for service, subjects in self._again.items()}
+        self.marks = Marks(
+            services={
+                service: mark.model_copy(update={"again": again[service]})
+                for service, mark in marks.items()
+                if len(again[service]) <= MOST_AGAIN
+            },
+            shelves=shelves,
+            all_at=min(mark.looked_to for mark in marks.values()) if self.is_of_all else self.since.all_at,
+        )
+
+    async def _mark(self, service: str) -> Mark:
+        """Taken before anything is looked at. A mark of another database, or from a future of this one, is none."""
+        db = self._dbs[service]
+        mark = Mark(database=await db.fetchval(DATABASE), looked_to=await db.fetchval(HORIZON), again=())
+        before = self.since.services.get(service)
+        if before is not None and before.database == mark.database and before.looked_to - OVERLAP <= mark.looked_to:
+            self._from[service] = before
+        return mark
+
+    async def _subjects(self, service: str) -> AsyncIterator[list[str]]:
+        """Pages of them, those that are to be looked at."""
+        db = self._dbs[service]
+        if (mark := self._from.get(service)) is not None:
+            rows = await db.fetch(GROWN, mark.looked_to - OVERLAP)
+            self._looked_at[service] = sorted({row["subject"] for row in rows}.union(mark.again))
+            for page in _pages(self._looked_at[service], PAGE):
+                yield page
+            return
         after = ""
-        while True:
+        while page := [row["key"] for row in await db.fetch(SUBJECTS, after, PAGE)]:
+            yield page
+            after = page[-1]
+
+    async def _journals(self, service: str) -> None:
+        """One service's states against its journal, each page read at one instant; and its facts in the timeline."""
+        flows, db = flows_of(service), self._dbs[service]
+        async for subjects in self._subjects(service):
             async with db.transaction(isolation="repeatable_read", readonly=True):
-                rows = await db.fetch(STATES, after, PAGE)
-                entries = await db.fetch(JOURNAL, [row["key"] for row in rows])
-            if not rows:
-                return
-            after = rows[-1]["key"]
+                states = {row["key"]: row for row in await db.fetch(STATES, subjects)}
+                entries = await db.fetch(JOURNAL, subjects)
             by_subject: dict[str, list[asyncpg.Record]] = {}
             for entry in entries:
                 by_subject.setdefault(entry["subject"], []).append(entry)
-            for row in rows:
-                for finding in _judge(package, _flow_for(flows, row["key"]), row, by_subject.get(row["key"], [])):
-                    yield finding
-            counted.aggregates += len(rows)
-            counted.facts += len(entries)
-            report(f"{package}: states, chains and laws", len(rows))
-    finally:
-        await db.close()
+            for subject in subjects:
+                state, told = states.get(subject), by_subject.get(subject, [])
+                for promise, what in _judge(_flow_for(flows, subject), state, told):
+                    self._found(promise, service, subject, what)
+            self.counted.aggregates += len(states)
+            self.counted.facts += len(entries)
+            unseen = await self._not_in_timeline({entry["id"]: entry["subject"] for entry in entries})
+            self.counted.in_timeline += len(entries) - len(unseen)
+            self._unseen.setdefault(service, {}).update(unseen)
+            self.report(f"{service}: states, chains, laws, timeline", len(subjects))
+
+    async def _not_in_timeline(self, facts: Mapping[UUID, str]) -> dict[UUID, str]:
+        seen = {row["id"] for row in await self._dbs["support-view"].fetch(TIMELINE, list(facts))}
+        return {id: subject for id, subject in facts.items() if id not in seen}
+
+    async def _across(self) -> list[str]:
+        """The orders that break laws which need several services' states; they may be under way."""
+        broken: list[str] = []
+        async for page in self._orders():
+            broken += await self._broken(page)
+            self.counted.orders += len(page)
+            self.report("orders: laws across services", len(page))
+        return broken
+
+    async def _orders(self) -> AsyncIterator[list[str]]:
+        db = self._dbs["orders"]
+        if self._from.keys() >= set(SHARING):
+            looked_at = sorted({key for service in SHARING for key in self._looked_at[service] if ":" not in key})
+            for page in _pages(looked_at, PAGE):
+                yield [row["key"] for row in await db.fetch(KNOWN, page)]
+            return
+        after = ""
+        while page := [row["key"] for row in await db.fetch(ORDERS, after, PAGE)]:
+            yield page
+            after = page[-1]
+
+    async def _broken(self, keys: Sequence[str]) -> dict[str, list[str]]:
+        states: dict[str, dict[str, Any]] = {key: {} for key in keys}
+        stock: dict[str, list[StockFact]] = {}
+        for service in SHARING if keys else ():
+            flow = _flow_for(flows_of(service), "")
+            for row in await self._dbs[service].fetch(STATES, keys):
+                with contextlib.suppress(ValidationError):  # found where its journal was looked at
+                    states[row["key"]][service] = flow.state.validate_json(row["state"])
+        for row in await self._dbs["fulfillment"].fetch(STOCK_OF, keys):
+            fact = FACTS[row["type"]].model_validate_json(row["data"])
+            assert isinstance(fact, StockFact)
+            stock.setdefault(row["subject"], []).append(fact)
+        found = {}
+        for key, of in states.items():
+            shared = States(of.get("orders"), of.get("payments"), of.get("fulfillment"), of.get("returns"))
+            if laws := broken_laws(shared, stock.get(key, ()), at_rest=True):
+                found[key] = laws
+        return found
+
+    async def _arrivals(self, broken: Sequence[str]) -> None:
+        """Every published fact is in the timeline, and every order keeps the laws: what is on its way to that is waited
+        for, together. What is not published yet is no finding, and is looked at again in the next run."""
+        for service, facts in self._unseen.items():
+            for page in _pages(list(facts), 10 * PAGE):
+                for row in await self._dbs[service].fetch(UNPUBLISHED, page):
+                    self._again[service].add(facts.pop(row["event_id"]))
+                    self.counted.unpublished += 1
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CATCH_UP_S
+        while True:
+            for service, facts in self._unseen.items():
+                left: dict[UUID, str] = {}
+                for page in _pages(list(facts), 10 * PAGE):
+                    left |= await self._not_in_timeline({id: facts[id] for id in page})
+                self.counted.in_timeline += len(facts) - len(left)
+                self._unseen[service] = left
+            laws: dict[str, list[str]] = {}
+            for orders in _pages(broken, PAGE):
+                laws |= await self._broken(orders)
+            broken = list(laws)
+            waiting = sum(map(len, self._unseen.values())) + len(broken)
+            if not waiting or loop.time() > deadline:
+                break
+            self.report("waiting for what may be on its way", 0)
+            await asyncio.sleep(0.5)
+        for service, facts in self._unseen.items():
+            for id, subject in facts.items():
+                self._found(
+                    "every fact is in the timeline once", service, subject, "is not there", f"{service} {subject} {id}"
+                )
+        for key, broken_there in laws.items():
+            for law in broken_there:
+                self._found("a law of the domain", "orders", key, law, key)
+
+    async def _shelves(self) -> bool:
+        """Whether they drifted. They are summed over the whole journal: when all is looked at, or they drifted before."""
+        if "fulfillment" in self._from and not self.since.shelves:
+            return False
+        drifts = await self._dbs["fulfillment"].fetch(STOCK_DRIFT)
+        for drift in drifts:
+            what = ", ".join(f"{k} {v}" for k, v in drift.items())
+            self.findings.append(Finding("stock is the sum of its facts", "fulfillment", what))
+        return bool(drifts)
+
+    async def _books(self) -> None:
+        """Our operations against the processor's, one by one, as payments reconciles them; the processor may be slow."""
+        token = issue(self.auth_key, subject="oms-verify", roles=[Role.AUDITOR])
+        headers = {"Authorization": f"Bearer {token}"}
+        async with httpx.AsyncClient(headers=headers, timeout=60, trust_env=False) as client:
+            if "payments" in self._from:
+                orders = [key for key in self._looked_at["payments"] if ":" not in key]
+                for page in _pages(orders, BOOKS_PAGE):
+                    await self._compared(client, {"order": page, "limit": BOOKS_PAGE})
+                return
+            after: str | None = ""
+            while after is not None:
+                after = await self._compared(client, {"after": after, "limit": BOOKS_PAGE})
+
+    async def _compared(self, client: httpx.AsyncClient, page: Mapping[str, Any]) -> str | None:
+        """Where the next page begins."""
+        answer = await client.get(f"{self.endpoints.url('payments')}/reconciliation", params=page)
+        answer.raise_for_status()
+        told = answer.json()
+        self.counted.operations += told["operations"]
+        self.report("payments: our books and the processor's", told["operations"])
+        for drift in told["drift"]:
+            order, where = drift["order_id"], f"payments {drift['order_id']} {drift['operation_id']}"
+            self._found("our books equal the processor's", "payments", order, str(drift["difference"]), where)
+        next: str | None = told["next"]
+        return next
+
+
+def _pages(items: Sequence[T], size: int) -> Iterator[list[T]]:
+    return (list(items[at : at + size]) for at in range(0, len(items), size))
 
 
 def _judge(
-    package: str, flow: Flow[Any, Any, Any], row: asyncpg.Record, entries: Sequence[asyncpg.Record]
-) -> list[Finding]:
-    where = f"{package} {row['key']}"
+    flow: Flow[Any, Any, Any], row: asyncpg.Record | None, entries: Sequence[asyncpg.Record]
+) -> Iterable[tuple[str, str]]:
+    """Each promise that is broken, and what was seen. Without facts and state there is nothing to judge."""
+    if row is None:
+        if entries:
+            yield "state is a fold", "has facts and no state"
+        return
     if [e["sequence"] for e in entries] != list(range(1, row["sequence"] + 1)):
-        return [Finding("I14 sequence rises by one", where, f"{len(entries)} facts, sequence {row['sequence']}")]
+        yield "I14 sequence rises by one", f"{len(entries)} facts, sequence {row['sequence']}"
+        return
     chain = b""
     for e in entries:
         chain = link(
             chain, e["id"], e["subject"], e["sequence"], e["type"], e["data"], e["occurred_at"], e["actor"], e["reason"]
         )
         if chain != e["chain"]:
-            return [Finding("the chain is unbroken", where, f"fact {e['sequence']} was changed after it was written")]
-    findings = []
+            yield "the chain is unbroken", f"fact {e['sequence']} was changed after it was written"
+            return
     if chain != row["chain"]:
-        findings.append(Finding("the chain is unbroken", where, "the state's chain is not the last fact's"))
+        yield "the chain is unbroken", "the state's chain is not the last fact's"
     facts = [FACTS[e["type"]].model_validate_json(e["data"]) for e in entries]
-    stored = flow.state.validate_json(row["state"])
+    try:
+        stored = flow.state.validate_json(row["state"])
+    except ValidationError as error:
+        yield "state is a fold", f"is no state: {error.errors()[0]['msg']}"
+        return
     folded, kept = (json.loads(flow.state.dump_json(s)) for s in (flow.fold(row["key"], facts), stored))
     if folded != kept:
         differing = sorted(name for name in folded if folded[name] != kept.get(name))
-        findings.append(Finding("state is a fold", where, f"differs from its journal in {', '.join(differing)}"))
-    findings += [Finding("a law of the domain", where, broken) for broken in flow.laws(stored)]
-    return findings
-
-
-TIMELINE: Final = "SELECT id FROM timeline WHERE id = ANY($1::uuid[])"
-CATCH_UP_S: Final = 30.0
-
-
-async def timeline(endpoints: Endpoints, counted: Counted, report: Report) -> AsyncIterator[Finding]:
-    """Every published fact of every journal is in the timeline; it is there once, since its id is the key.
-
-    What is on its way is waited for, a while.
-    """
-    view = await asyncpg.connect(endpoints.database("support-view"))
-    try:
-        for service in DECIDING:
-            db = await asyncpg.connect(endpoints.database(service))
-            try:
-                after = UUID(int=0)
-                while page := [row["id"] for row in await db.fetch(PUBLISHED, after)]:
-                    after = page[-1]
-                    missing = await _missing(view, page)
-                    counted.in_timeline += len(page) - len(missing)
-                    report(f"{service}: timeline", len(page))
-                    for id in missing:
-                        yield Finding("every fact is in the timeline once", f"{service} {id}", "is not there")
-            finally:
-                await db.close()
-    finally:
-        await view.close()
-
-
-async def _missing(view: Connection, ids: Sequence[UUID]) -> list[UUID]:
-    deadline = asyncio.get_running_loop().time() + CATCH_UP_S
-    while True:
-        seen = {row["id"] for row in await view.fetch(TIMELINE, ids)}
-        missing = [id for id in ids if id not in seen]
-        if not missing or asyncio.get_running_loop().time() > deadline:
-            return missing
-        await asyncio.sleep(0.2)
-
-
-ORDERS: Final = "SELECT key FROM states WHERE key > $1 AND sequence > 0 ORDER BY key LIMIT $2"
-STATES_OF: Final = "SELECT key, state FROM states WHERE key = ANY($1::text[]) AND sequence > 0"
-STOCK_OF: Final = """
-SELECT subject, type, data FROM events WHERE subject = ANY($1::text[]) AND type LIKE 'stock.%' ORDER BY subject, sequence"""
-SHARING: Final = ("orders", "payments", "fulfillment", "returns")
-
-
-async def across(endpoints: Endpoints, counted: Counted, report: Report) -> AsyncIterator[Finding]:
-    """The laws that need several services' states, order by order; what is under way is given time to come to rest."""
-    async with AsyncExitStack() as stack:
-        databases = {}
-        for service in SHARING:
-            databases[service] = await asyncpg.connect(endpoints.database(service))
-            stack.push_async_callback(databases[service].close)
-        for drift in await databases["fulfillment"].fetch(STOCK_DRIFT):
-            yield Finding(
-                "stock is the sum of its facts", "fulfillment", ", ".join(f"{k} {v}" for k, v in drift.items())
-            )
-        after = ""
-        while keys := [row["key"] for row in await databases["orders"].fetch(ORDERS, after, PAGE)]:
-            after = keys[-1]
-            broken = await _broken(databases, keys)
-            deadline = asyncio.get_running_loop().time() + CATCH_UP_S
-            while broken and asyncio.get_running_loop().time() < deadline:
-                await asyncio.sleep(0.5)
-                broken = await _broken(databases, list(broken))
-            for key, laws in broken.items():
-                for law in laws:
-                    yield Finding("a law of the domain", key, law)
-            counted.orders += len(keys)
-            report("orders: laws across services", len(keys))
-
-
-async def _broken(databases: Mapping[str, Connection], keys: Sequence[str]) -> dict[str, list[str]]:
-    states: dict[str, dict[str, Any]] = {key: {} for key in keys}
-    for service, db in databases.items():
-        flow = _flow_for(flows_of(service), keys[0])
-        for row in await db.fetch(STATES_OF, keys):
-            states[row["key"]][service] = flow.state.validate_json(row["state"])
-    stock: dict[str, list[StockFact]] = {}
-    for row in await databases["fulfillment"].fetch(STOCK_OF, keys):
-        fact = FACTS[row["type"]].model_validate_json(row["data"])
-        assert isinstance(fact, StockFact)
-        stock.setdefault(row["subject"], []).append(fact)
-    found = {}
-    for key, of in states.items():
-        shared = States(of.get("orders"), of.get("payments"), of.get("fulfillment"), of.get("returns"))
-        if laws := broken_laws(shared, stock.get(key, ()), at_rest=True):
-            found[key] = laws
-    return found
-
-
-async def books(endpoints: Endpoints, auth_key: str, counted: Counted, report: Report) -> AsyncIterator[Finding]:
-    """Our operations against the processor's, one by one, as payments reconciles them; the processor may be slow."""
-    token = issue(auth_key, subject="oms-verify", roles=[Role.AUDITOR])
-    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=60) as client:
-        after: str | None = ""
-        while after is not None:
-            answer = await client.get(
-                f"{endpoints.url('payments')}/reconciliation", params={"after": after, "limit": 200}
-            )
-            answer.raise_for_status()
-            page = answer.json()
-            after = page["next"]
-            counted.operations += page["operations"]
-            report("payments: our books and the processor's", page["operations"])
-            for drift in page["drift"]:
-                yield Finding(
-                    "our books equal the processor's",
-                    f"payments {drift['order_id']} {drift['operation_id']}",
-                    str(drift["difference"]),
-                )
-
-
-async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Counted, list[Finding]]:
-    """Everything, over all services."""
-    counted = Counted()
-    findings: list[Finding] = []
-    for service in DECIDING:
-        findings += [f async for f in journals(endpoints.database(service), service, counted, report)]
-    findings += [f async for f in across(endpoints, counted, report)]
-    findings += [f async for f in timeline(endpoints, counted, report)]
-    findings += [f async for f in books(endpoints, auth_key, counted, report)]
-    return counted, findings
+        yield "state is a fold", f"differs from its journal in {', '.join(differing)}"
+    for broken in flow.laws(stored):
+        yield "a law of the domain", broken

@@ -19,7 +19,7 @@ from payments.domain.routing import RoutingPolicy
 from payments.domain.tender import DisputeStatus, TenderStatus
 from payments.gateway import Notice, Processor, Unanswered
 from payments.reconciliation import Report, compare
-from payments.store import PAYMENTS, Booked, all_policies, booked, find, is_known, order_of, publish
+from payments.store import PAYMENTS, Booked, all_policies, booked, find, is_known, order_of, orders_after, publish
 from shared.auth import Caller, Role
 from shared.card_numbers import NoCardNumber
 from shared.contracts.base import Fact, Id, Input, PolicyRef, TenderKind, Text
@@ -556,15 +556,17 @@ async def reconcile(
     _: Auditor,
     after: Annotated[str, Query(max_length=64, pattern=r"^[A-Za-z0-9._:@-]*$")] = "",
     limit: Annotated[int, Query(ge=1, le=200)] = 100,
+    order: Annotated[list[Id] | None, Query(max_length=200, description="only these, instead of all")] = None,
 ) -> Report:
     """Hold a page of orders against the processor's books. What seems to differ is read again before it is told."""
     pool = request.app.state.pool
-    orders, ours = await booked(pool, after, limit)
+    orders = order or await orders_after(pool, after, limit)
+    ours = await booked(pool, orders)
     drift = compare(ours, await _books(request, orders))
     if drift:
         suspects = sorted({d.order_id for d in drift})
         theirs = await _books(request, suspects)
-        again = [o for o in (await booked(pool, after, limit))[1] if o.order_id in suspects]
+        again = await booked(pool, suspects)
         named = {(d.operation_id, d.difference) for d in drift}
         drift = [d for d in compare(again, theirs) if (d.operation_id, d.difference) in named]
     return Report(
@@ -572,7 +574,7 @@ async def reconcile(
         operations=len(ours),
         under_way=sum(1 for o in ours if _is_under_way(o)),
         drift=drift,
-        next=orders[-1] if len(orders) == limit else None,
+        next=orders[-1] if not order and len(orders) == limit else None,
     )
 
 

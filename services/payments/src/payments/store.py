@@ -345,12 +345,16 @@ async def publish(pool: Pool, policy: Policy, by: str, reason: str) -> bool:
     return False
 
 
-async def booked(pool: Pool, after: str, most: int) -> tuple[list[str], list[Booked]]:
-    """A page of orders in order of their ids, and their operations with the provider."""
+async def orders_after(pool: Pool, after: str, most: int) -> list[str]:
+    """A page of orders in order of their ids."""
     async with pool.acquire(timeout=5) as db:
-        orders = [row["order_id"] for row in await db.fetch(ORDERS, after, most)]
-        rows = await db.fetch(OPERATIONS, orders)
-    return orders, [Booked(**row) for row in rows]
+        return [row["order_id"] for row in await db.fetch(ORDERS, after, most)]
+
+
+async def booked(pool: Pool, orders: Sequence[str]) -> list[Booked]:
+    """The orders' operations with the provider."""
+    async with pool.acquire(timeout=5) as db:
+        return [Booked(**row) for row in await db.fetch(OPERATIONS, orders)]
 
 
 def _unopened(order_id: str) -> Account:

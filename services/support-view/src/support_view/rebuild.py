@@ -30,7 +30,7 @@ SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $
 ORDER BY subject, service LIMIT $4"""
 # A fact that is committed after this was read belongs to a transaction that runs now or starts later: it is not older.
 HORIZON: Final = """
-SELECT least(clock_timestamp(), min(xact_start)) FROM pg_stat_activity
+SELECT least(statement_timestamp(), min(xact_start)) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 TOUCHED: Final = """
 SELECT DISTINCT subject, service FROM timeline WHERE seen_at >= $1 AND type <> ALL($2::text[]) ORDER BY subject, service"""

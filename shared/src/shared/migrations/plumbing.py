@@ -33,6 +33,8 @@ CREATE TABLE events (
     chain bytea NOT NULL,
     UNIQUE (subject, sequence)
 ) WITH (autovacuum_vacuum_insert_scale_factor = 0.05);
+-- The table grows in this order, so its index is a few pages however large it gets: what was recorded since an instant.
+CREATE INDEX events_recorded ON events USING brin (recorded_at) WITH (autosummarize = on);
 COMMENT ON TABLE events IS 'The journal: append-only audit record. data is json, not jsonb, so that its bytes stay as they were hashed.';
 
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS
