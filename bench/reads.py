@@ -22,9 +22,9 @@ from bench.world import Caller
 from ops.databases import database_url
 from ops.places import LOOPBACK, Ports
 from shared.auth import Role, issue
-from support_view import pages
 from support_view.app import built
 from support_view.handlers import take
+from support_view.sign_in import SESSION
 from support_view.store import story
 
 TITLE: Final = "reading an order as the timeline grows"
@@ -81,7 +81,7 @@ async def over_http(place: Place, database: str, orders: int, count: int, path: 
 
         async def read(id: str) -> None:
             code, content = await caller.ask(
-                "GET", path.format(id), authorization=f"Bearer {token}", cookie=f"{pages.SESSION}={token}"
+                "GET", path.format(id), authorization=f"Bearer {token}", cookie=f"{SESSION}={token}"
             )
             if code != 200 or id.encode() not in content:
                 raise AssertionError(f"{path.format(id)} was answered {code}")

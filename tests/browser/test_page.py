@@ -6,20 +6,22 @@ import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import asyncpg
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from shared.auth import issue
-from support_view import pages
 from support_view.app import built
 from support_view.handlers import take
+from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.telling import Telling, record_of, split_order, whole_story
+from tests.unit.sandbox_world import sandbox
 
 NewDatabase = Callable[[str], Awaitable[str]]
 Tell = Callable[[Telling], Awaitable[None]]
@@ -76,23 +78,53 @@ async def tell(dsn: str) -> AsyncIterator[Tell]:
         yield telling
 
 
+def bound() -> tuple[socket.socket, int]:
+    """A free port that is ours from now on."""
+    held = socket.socket()
+    held.bind(("127.0.0.1", 0))
+    return held, held.getsockname()[1]
+
+
+@contextlib.asynccontextmanager
+async def served(app: FastAPI, held: socket.socket, *, lifespan: Literal["on", "off"]) -> AsyncIterator[None]:
+    server = Announced(uvicorn.Config(app, log_config=None, access_log=False, lifespan=lifespan))
+    # The test's own process keeps its signals.
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    serving = asyncio.create_task(server.serve([held]))
+    await asyncio.wait_for(server.ready.wait(), 20)
+    yield
+    server.should_exit = True
+    await serving
+
+
 @pytest.fixture(scope="module")
-async def site(backends: Backends, dsn: str, tell: Tell) -> AsyncIterator[str]:
-    """The page on a free port, with three stories told."""
+async def site(
+    backends: Backends, dsn: str, tell: Tell, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[str]:
+    """The page on a free port, with three stories told, and the sandbox's identity provider on what is, to a browser,
+    another site."""
     for story in (split_order("ORD-1"), whole_story("ORD-2"), hole_in_payments()):
         await tell(story)
-    with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("OMS_DATABASE_URL", dsn)
-        environment.setenv("OMS_KAFKA", backends.kafka)
-        environment.setenv("OMS_AUTH_KEY", AUTH_KEY)
-        server = Announced(uvicorn.Config(built(), port=0, log_config=None, access_log=False))
-        # The test's own process keeps its signals.
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-        serving = asyncio.create_task(server.serve())
-        await asyncio.wait_for(server.ready.wait(), 20)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-        server.should_exit = True
-        await serving
+    (page, page_port), (provider, provider_port) = bound(), bound()
+    url, issuer = f"http://127.0.0.1:{page_port}", f"http://localhost:{provider_port}/identity"
+    async with contextlib.AsyncExitStack() as stack:
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in {
+            "DATABASE_URL": dsn,
+            "KAFKA": backends.kafka,
+            "AUTH_KEY": AUTH_KEY,
+            "AUTH_JWKS_URL": f"{issuer}/jwks",
+            "AUTH_ISSUER": issuer,
+            "AUTH_AUDIENCE": "order-workflows",
+            "SIGN_IN_CLIENT_ID": "support-view",
+            "PAGE_URL": url,
+        }.items():
+            environment.setenv(f"OMS_{name}", value)
+        told = {"identity_url": issuer, "identity_redirect_url": f"{url}/sign-in/back"}
+        world = await stack.enter_async_context(sandbox(tmp_path_factory.mktemp("sandbox"), **told))
+        await stack.enter_async_context(served(world.app, provider, lifespan="off"))
+        await stack.enter_async_context(served(built(), page, lifespan="on"))
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +158,9 @@ async def opened(
     page.on("console", hear)
     page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith(site) else None)
     await page.goto("/orders/ORD-1?domain=payment")
+    await page.get_by_text("With a token you were given").click()
     await page.get_by_label("Token").fill(issue(AUTH_KEY, subject="ann", roles=["agent"]))
-    await page.get_by_role("button", name="Sign in").click()
+    await page.get_by_role("button", name="Sign in with the token").click()
     await page.wait_for_url("**/orders/ORD-1?domain=payment")
     yield page
     await context.close()
@@ -138,9 +171,30 @@ async def test_signing_in_leads_to_where_one_was_going_and_signing_out_ends_it(b
     async with opened(browser, site) as page:
         await expect(page.get_by_role("heading", name="ORD-1")).to_be_visible()
         await page.get_by_role("button", name="Sign out").click()
-        await page.wait_for_url("**/sign-in")
+        await page.wait_for_url("**/sign-in?left=1")
         await page.goto("/orders/ORD-1")
         assert page.url.endswith("/sign-in?next=%2Forders%2FORD-1")
+
+
+async def test_signing_in_at_a_provider_on_another_site_leads_back_to_where_one_was_going(
+    browser: Browser, site: str
+) -> None:
+    context = await browser.new_context(base_url=site, java_script_enabled=False)
+    page = await context.new_page()
+    await page.goto("/orders/ORD-1?domain=payment")
+    await page.get_by_role("link", name="Sign in").click()
+    await expect(page.get_by_role("heading", name="Who are you?")).to_be_visible()
+    await page.get_by_role("button", name="Sam Supervisor").click()
+    await page.wait_for_url("**/orders/ORD-1?domain=payment")
+    await expect(page.get_by_role("heading", name="ORD-1")).to_be_visible()
+    await expect(page.locator(".who")).to_contain_text("sam")
+    session = {cookie["name"]: cookie for cookie in await context.cookies()}
+    assert set(session) == {SESSION}
+    assert (session[SESSION]["httpOnly"], session[SESSION]["sameSite"]) == (True, "Strict")
+    await page.get_by_role("button", name="Sign out").click()
+    await page.get_by_role("link", name="Sign out there too").click()
+    await expect(page.get_by_role("heading", name="Signed out")).to_be_visible()
+    await context.close()
 
 
 async def test_the_four_states_stand_side_by_side_and_none_masks_another(browser: Browser, site: str) -> None:
@@ -324,7 +378,7 @@ async def test_axe_finds_nothing_that_shuts_people_out(browser: Browser, site: s
     await page.goto("/sign-in")
     assert (await axe.Axe().run(page)).response["violations"] == []
     token = issue(AUTH_KEY, subject="ann", roles=["agent"])
-    await context.add_cookies([{"name": pages.SESSION, "value": token, "url": site}])
+    await context.add_cookies([{"name": SESSION, "value": token, "url": site}])
     fact = await page.goto("/orders/ORD-1") and await page.locator(".raw a").first.get_attribute("href")
     assert fact
     panels = ("/embed/ORD-3", "/embed/nothing")

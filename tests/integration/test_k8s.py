@@ -11,6 +11,7 @@ from typing import Any, Final
 import kubernetes_validate
 import pytest
 import yaml
+from pydantic_settings import BaseSettings
 
 from ops.system import SERVICES, Service
 from ops.topics import PARTITIONS
@@ -61,7 +62,11 @@ def settings_of(service: Service) -> type[Any]:
         module = importlib.import_module(f"{service.package}.settings")
     except ModuleNotFoundError:
         return Settings
-    [own] = [each for each in vars(module).values() if isinstance(each, type) and each.__module__ == module.__name__]
+    [own] = [
+        each
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, BaseSettings) and each.__module__ == module.__name__
+    ]
     return own
 
 

@@ -16,9 +16,10 @@ import pytest
 from shared.auth import issue
 from shared.contracts.fulfillment import StockReceived
 from shared.parking import Record
-from support_view import api, pages
+from support_view import api
 from support_view.app import built
 from support_view.handlers import take
+from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.telling import Telling, confirmed_order, record_of, split_order, whole_story
@@ -324,7 +325,7 @@ async def test_the_page_shows_a_contact_once_it_was_told_why_and_takes_no_form_o
     client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
     await deliver(pool, records_of(split_order("ORD-1")))
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
     assert "ada@example.com" not in (await client.get("/orders/ORD-1")).text
     for foreign in ({"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}):
         for path in ("/orders/ORD-1/contact", "/find", "/sign-out", "/sign-in"):
@@ -335,7 +336,7 @@ async def test_the_page_shows_a_contact_once_it_was_told_why_and_takes_no_form_o
     assert "ada@example.com" in shown.text and "1 Mill Lane" in shown.text
     assert await pool.fetchval("SELECT actor FROM reveals") == "agent:ann"
     assert (await client.post("/orders/no/contact", data={"reason": "x"})).status_code == 404
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="max", roles=["auditor"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="max", roles=["auditor"]))
     assert (await client.post("/orders/ORD-1/contact", data={"reason": "x"})).status_code == 403
 
 
@@ -345,7 +346,7 @@ async def test_an_order_nobody_told_of_yet_is_not_seen_yet_and_a_wrong_id_is_wro
         assert (answer.status_code, answer.json()["type"]) == (404, "urn:order-workflows:not-seen-yet")
         assert answer.headers["retry-after"]
     assert (await client.get("/api/orders/%20", headers=bearer())).status_code == 422
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
     page = await client.get("/orders/ORD-9")
     assert page.status_code == 404 and "Nothing has been seen of order ORD-9 as of" in page.text
     assert "is no order id" in (await client.get("/orders/%20")).text
@@ -362,7 +363,7 @@ async def test_a_fact_is_read_as_it_travelled_but_for_contacts_and_tokens(
     assert {name: fact[name] for name in told["order.placed"]} == told["order.placed"]
     assert (fact["data"]["customer"]["email"], fact["data"]["ship_to"]["street"]) == ("a•••@example.com", "•••")
     assert fact["data"]["lines"][0]["sku"] == "SKU-lamp"
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
     for entry in entries:
         page = await client.get(f"/orders/ORD-1/facts/{entry['id']}")
         assert page.status_code == 200 and entry["type"] in page.text
@@ -382,7 +383,7 @@ async def test_only_the_panel_may_stand_in_a_frame_and_only_in_the_help_desks(
     await deliver(pool, records_of(split_order("ORD-1")))
     panel = await client.get("/embed/ORD-1")
     assert "Nobody is signed in" in panel.text and "partly shipped" not in panel.text
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
     panel = await client.get("/embed/ORD-1")
     assert "partly shipped" in panel.text and panel.headers["content-security-policy"].endswith(
         f"frame-ancestors {desk or repr('none')}"
@@ -444,7 +445,7 @@ async def test_what_people_wrote_is_shown_literally(
     client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
     await deliver(pool, records_of(whole_story("ORD-1")))
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="<i>ann</i>", roles=["agent"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="<i>ann</i>", roles=["agent"]))
     page = await client.get("/orders/ORD-1")
     assert "too bright &lt;b&gt;for us&lt;/b&gt;" in page.text and "<b>for us" not in page.text
     assert "&lt;i&gt;ann" in page.text
@@ -456,7 +457,7 @@ async def test_a_search_with_one_answer_leads_straight_to_it(
     client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
     await deliver(pool, records_of(split_order("ORD-1"), split_order("ORD-2")))
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["auditor"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=["auditor"]))
     assert (await client.get("/?q=ord-2")).headers["location"] == "/orders/ORD-2"
     both = await client.post("/find", data={"q": "ADA@example.com"})
     assert "2 orders" in both.text
@@ -470,7 +471,7 @@ async def test_every_detail_is_on_the_page_only_when_asked_for(
     client: httpx.AsyncClient, pool: "asyncpg.Pool[asyncpg.Record]"
 ) -> None:
     await deliver(pool, records_of(split_order("ORD-1")))
-    client.cookies.set(pages.SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=["agent"]))
     assert "set aside in BER" not in (await client.get("/orders/ORD-1")).text
     assert "set aside in BER" in (await client.get("/orders/ORD-1?detail=all")).text
     only = (await client.get("/orders/ORD-1?domain=payment")).text

@@ -94,9 +94,32 @@ async def test_a_token_that_is_not_what_it_must_be_is_refused(
         await tokens.verify(forge(provider))
 
 
+async def test_an_id_token_names_who_signed_in_to_its_client_in_its_sign_in_alone(
+    tokens: Tokens, provider: IdentityProvider
+) -> None:
+    assert await tokens.identify(provider.sign(aud="page", nonce="n-1"), "page", "n-1") == "anna"
+    assert await tokens.identify(provider.sign(aud=["page", "x"], azp="page", nonce="n-1"), "page", "n-1") == "anna"
+    wrong: tuple[dict[str, Any], ...] = (
+        {"nonce": "n-2"},
+        {},
+        {"aud": "another page", "nonce": "n-1"},
+        {"aud": ["page", "x"], "azp": "x", "nonce": "n-1"},
+        {"iss": "https://elsewhere.example", "nonce": "n-1"},
+        {"exp": datetime.now(timezone.utc) - timedelta(minutes=1), "nonce": "n-1"},
+    )
+    for more in wrong:
+        with pytest.raises(BadToken):
+            await tokens.identify(provider.sign(**{"aud": "page", **more}), "page", "n-1")
+    ours = issue(KEY, subject="eve", roles=["agent"])
+    with pytest.raises(BadToken):
+        await tokens.identify(ours, "page", "n-1")
+
+
 async def test_without_a_provider_only_our_own_tokens_count(provider: IdentityProvider) -> None:
     with pytest.raises(BadToken):
         await Tokens(KEY).verify(provider.sign())
+    with pytest.raises(BadToken):
+        await Tokens(KEY).identify(provider.sign(aud="page", nonce="n-1"), "page", "n-1")
 
 
 async def test_keys_that_were_turned_over_are_fetched_once_and_unknown_ones_not_again_and_again(

@@ -68,9 +68,10 @@ from support_view.api import links_of
 from support_view.domain.returns import ReverseBucket
 from support_view.domain.timeline import Entry, Place, Words, arrange
 from support_view.handlers import read
-from support_view.pages import local, span
 from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.projection import DOMAINS, Section, advance, findable, section_of
+from support_view.rendering import span
+from support_view.sign_in import local
 from support_view.summary import Summary, holes, summarize
 from tests.telling import (
     POLICY,

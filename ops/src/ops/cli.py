@@ -200,7 +200,7 @@ def demo(
 
     async def play(endpoints: Endpoints) -> None:
         await play_stories(endpoints, kept_keys(var).auth_key, console)
-        console.print(footer(endpoints, ".venv/bin/oms token --role supervisor --subject me"))
+        console.print(footer(endpoints))
 
     async def run() -> None:
         async with contextlib.AsyncExitStack() as stack:

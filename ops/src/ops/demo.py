@@ -102,11 +102,11 @@ def _shown(name: str, view: View, timeline: list[View]) -> Panel:
     )
 
 
-def footer(endpoints: Endpoints, token_command: str) -> Panel:
+def footer(endpoints: Endpoints) -> Panel:
     """Where to look next."""
     table = Table("", "URL", box=None, show_header=False)
     table.add_row("the page", f"{endpoints.url('support-view')}/")
-    table.add_row("sign in with", f"[bold]{token_command}[/]")
+    table.add_row("sign in there as", "Sam Supervisor, Anna Agent, Olga Operator or Max Auditor, by a click")
     for name, service in endpoints.services.items():
         table.add_row(f"{name} API", service.docs)
     table.add_row("the customer's mails", f"{endpoints.url('sandbox')}/mailbox")

@@ -91,9 +91,21 @@ SERVICES: Final = (
             "OMS_PAYMENTS_WEBHOOK_URL": "{payments}/webhooks/processor",
             "OMS_CARRIER_WEBHOOK_URL": "{fulfillment}/webhooks/carrier",
             "OMS_RETURNS_WEBHOOK_URL": "{returns}/webhooks/carrier",
+            "OMS_IDENTITY_URL": "{sandbox}/identity",
+            "OMS_IDENTITY_REDIRECT_URL": "{support_view}/sign-in/back",
         },
     ),
 )
+
+
+IDENTITY: Final = {
+    "OMS_AUTH_JWKS_URL": "{sandbox}/identity/jwks",
+    "OMS_AUTH_ISSUER": "{sandbox}/identity",
+    "OMS_AUTH_AUDIENCE": "order-workflows",
+    "OMS_SIGN_IN_CLIENT_ID": "support-view",
+    "OMS_PAGE_URL": "{support_view}",
+}
+"""Whose tokens are taken beside our own: the sandbox's, unless the environment names a provider."""
 
 
 class Given(BaseSettings):
@@ -381,10 +393,13 @@ def _place(
     taken = [(each, ports.take(each.port)) for each in services]
     urls = {each.package: f"http://{LOOPBACK}:{port}" for each, port in taken}
     values = {**urls, **keys.model_dump(), "var": str(var), "smtp_port": str(smtp_port)}
+    is_ours = {"sandbox", "support_view"} <= urls.keys() and "OMS_AUTH_JWKS_URL" not in os.environ
+    identity = {name: value.format_map(values) for name, value in IDENTITY.items()} if is_ours else {}
     placed = []
     for each, port in taken:
         environment = {
             **os.environ,
+            **identity,
             **settings,
             "OMS_KAFKA": kafka,
             "OMS_AUTH_KEY": keys.auth_key,

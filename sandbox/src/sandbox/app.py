@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from standardwebhooks import Webhook
 
-from sandbox import books, mailbox, notices, processor, streams, warehouse
+from sandbox import books, identity, mailbox, notices, processor, streams, warehouse
 from sandbox.ledger import Ledger, UnknownSubject
 from sandbox.notices import Courier, Endpoint, Receiver
 from sandbox.settings import Settings
@@ -28,7 +28,7 @@ from shared.runtime import Readiness
 
 log = structlog.get_logger()
 
-SCHEMAS = (books.SCHEMA, notices.SCHEMA, mailbox.SCHEMA, streams.SCHEMA, warehouse.SCHEMA)
+SCHEMAS = (books.SCHEMA, identity.SCHEMA, notices.SCHEMA, mailbox.SCHEMA, streams.SCHEMA, warehouse.SCHEMA)
 
 
 def endpoints(settings: Settings) -> dict[Receiver, Endpoint]:
@@ -110,7 +110,7 @@ app = FastAPIOffline(
 )
 install_problems(app)
 app.add_middleware(BodyLimit)
-for part in (processor, warehouse, mailbox):
+for part in (processor, warehouse, mailbox, identity):
     app.include_router(part.routes)
 
 

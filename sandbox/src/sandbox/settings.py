@@ -34,6 +34,14 @@ class Settings(BaseSettings):
     sandbox_patience_seconds: float = Field(default=5, ge=0)
     """How long a call about a shipment waits for the system to tell what the call needs."""
 
+    identity_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8090/identity")
+    """Where people reach the identity provider; the issuer in its tokens."""
+    identity_client_id: str = "support-view"
+    identity_redirect_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8000/sign-in/back")
+    identity_minutes: int = Field(default=480, ge=1)
+    """How long one stays signed in."""
+    auth_audience: str = "order-workflows"
+
     mail_webhook_secret: SecretStr = Field(min_length=8)
     mail_webhook_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8005/webhooks/mail")
     sandbox_smtp_host: str = "127.0.0.1"

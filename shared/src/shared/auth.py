@@ -4,10 +4,11 @@ Tokens are ours (HS256 by the configured key), or an OpenID Connect provider's (
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from enum import StrEnum
+from hmac import compare_digest
 from math import inf
 from typing import Any, Final
 
@@ -58,19 +59,20 @@ def issue(key: str, *, subject: str, roles: Sequence[str], ttl: timedelta = time
 
 def verify(key: str, token: str) -> Caller:
     """The caller of a token of our own making. Raises BadToken."""
-    return _caller(lambda: jwt.decode(token, key, algorithms=["HS256"], issuer=ISSUER, **_CHECKS), "roles")
+    return _caller(_claims(token, key, algorithms=["HS256"], issuer=ISSUER), "roles")
 
 
-_CHECKS: Final[dict[str, Any]] = {"options": {"require": ["exp", "sub", "iss"]}, "leeway": 5}
-
-
-def _caller(decode: Callable[[], dict[str, Any]], roles_claim: str) -> Caller:
+def _claims(token: str, key: str | jwt.PyJWK, **wanted: Any) -> dict[str, Any]:
     try:
-        claims = decode()
+        claims: dict[str, Any] = jwt.decode(token, key, options={"require": ["exp", "sub", "iss"]}, leeway=5, **wanted)
     except jwt.ExpiredSignatureError:
         raise BadToken("the token has expired") from None
     except jwt.InvalidTokenError:
         raise BadToken("the token is not valid") from None
+    return claims
+
+
+def _caller(claims: dict[str, Any], roles_claim: str) -> Caller:
     roles = _roles(claims, roles_claim)
     if not roles or not claims["sub"]:
         raise BadToken("the token names no role")
@@ -101,6 +103,14 @@ class KeysAway(Exception):
     """The provider's keys could not be fetched, and none are known from before."""
 
 
+def _header(token: str) -> dict[str, Any]:
+    try:
+        header: dict[str, Any] = jwt.get_unverified_header(token)
+    except jwt.InvalidTokenError:
+        raise BadToken("the token is not valid") from None
+    return header
+
+
 class Tokens:
     """Checks every token: those made here by our own key, all others by the provider's published ones."""
 
@@ -115,21 +125,28 @@ class Tokens:
 
     async def verify(self, token: str) -> Caller:
         """Raises BadToken, and KeysAway."""
-        provider = self._provider
-        try:
-            header = jwt.get_unverified_header(token)
-        except jwt.InvalidTokenError:
-            raise BadToken("the token is not valid") from None
         # Who made it picks the key before anything it says is believed; an HS256 token is never held against a public key.
-        if provider is None or header.get("alg") == "HS256":
+        if self._provider is None or _header(token).get("alg") == "HS256":
             return verify(self._key, token)
-        key = await self._key_of(str(header.get("kid", "")))
-        return _caller(
-            lambda: jwt.decode(
-                token, key, algorithms=ALGORITHMS, issuer=provider.issuer, audience=provider.audience, **_CHECKS
-            ),
-            provider.roles_claim,
-        )
+        return _caller(await self._theirs(token, self._provider.audience), self._provider.roles_claim)
+
+    async def identify(self, token: str, client_id: str, nonce: str) -> str:
+        """Whom the provider names in an ID token that it made for this client and this sign-in.
+
+        Raises BadToken, and KeysAway.
+        """
+        claims = await self._theirs(token, client_id)
+        said = str(claims.get("nonce", ""))
+        if not compare_digest(said.encode(), nonce.encode()) or claims.get("azp", client_id) != client_id:
+            raise BadToken("the token was made for another sign-in")
+        return str(claims["sub"])
+
+    async def _theirs(self, token: str, audience: str) -> dict[str, Any]:
+        """What a token of the provider says to this audience."""
+        if self._provider is None:
+            raise BadToken("the token is not valid")
+        key = await self._key_of(str(_header(token).get("kid", "")))
+        return _claims(token, key, algorithms=ALGORITHMS, issuer=self._provider.issuer, audience=audience)
 
     async def _key_of(self, kid: str) -> jwt.PyJWK:
         """Fetches the keys when they are old, or when one is asked for that is not there: providers turn them over."""

@@ -1,19 +1,20 @@
 """The support-view service, put together."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+import httpx
 from fastapi import APIRouter, FastAPI
 
-from shared.runtime import build
-from support_view import api, pages, store
+from shared.runtime import Running, build
+from support_view import api, pages, sign_in, store
 from support_view.handlers import TOPICS, take
 from support_view.metrics import api as figures
 from support_view.settings import SupportViewSettings
 
 router = APIRouter()
-router.include_router(api.router)
-router.include_router(figures.router)
-router.include_router(pages.router)
+for part in (api, figures, sign_in, pages):
+    router.include_router(part.router)
 
 
 def extend(app: FastAPI) -> None:
@@ -23,7 +24,16 @@ def extend(app: FastAPI) -> None:
 
 def built(topics: Sequence[str] = ()) -> FastAPI:
     """Without topics it shows what was seen, and sees nothing more."""
-    return build(
+
+    @asynccontextmanager
+    async def outside(running: Running) -> AsyncIterator[None]:
+        settings = running.settings
+        assert isinstance(settings, SupportViewSettings)
+        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            app.state.provider = sign_in.Provider(settings.sign_in, client) if settings.sign_in else None
+            yield
+
+    app = build(
         "support-view",
         settings=SupportViewSettings,
         topics=topics,
@@ -32,7 +42,9 @@ def built(topics: Sequence[str] = ()) -> FastAPI:
         gauges=store.GAUGES,
         publishes=False,
         extend=extend,
+        resources=outside,
     )
+    return app
 
 
 app = built(TOPICS)

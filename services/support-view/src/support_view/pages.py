@@ -1,28 +1,24 @@
-"""The support page, rendered here for people who signed in with their token: whole without scripts, live with one."""
+"""The support page, rendered here for people who signed in: whole without scripts, live with one."""
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timezone
 from http import HTTPStatus
 from itertools import groupby
 from typing import Annotated, Any, Final, get_args
-from urllib.parse import parse_qs, quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.staticfiles import StaticFiles
 
-from shared import auth
 from shared.auth import Caller
 from shared.database import OUTAGES
-from shared.http import tokens_of
 from shared.machine import Invalid
 from support_view.api import (
-    READERS,
     REVEALERS,
     DomainName,
     KnownFacts,
@@ -38,180 +34,16 @@ from support_view.api import (
     snapshot,
     view_of,
 )
-from support_view.domain.timeline import day, plain, plural
 from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.privacy import EMAIL
+from support_view.rendering import HEADERS, POLICY, page
+from support_view.sign_in import form_of, to_sign_in, visitor
 
 router = APIRouter(include_in_schema=False)
 
-SESSION: Final = "oms_session"
 PAGE_LENGTH: Final = 200
 DOMAIN_NAMES: Final = get_args(DomainName)
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
-
-POLICY: Final = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors "
-)
-HEADERS: Final = {
-    "Content-Security-Policy": f"{POLICY}'none'",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-}
-
-TONES: Final[Mapping[str, str]] = {
-    **dict.fromkeys(
-        (
-            "completed",
-            "closed",
-            "captured",
-            "delivered",
-            "filled",
-            "succeeded",
-            "resolved",
-            "returned",
-            "refunded",
-            "won",
-            "sent",
-            "not_required",
-        ),
-        "good",
-    ),
-    **dict.fromkeys(
-        (
-            "cancel_pending",
-            "held",
-            "exception",
-            "under_review",
-            "pending_approval",
-            "unknown",
-            "partially_succeeded",
-            "expired",
-            "authorization_expired",
-            "reopened",
-            "returning_to_sender",
-            "reversed",
-            "suppressed",
-        ),
-        "warn",
-    ),
-    **dict.fromkeys(
-        ("rejected", "declined", "lost", "failed", "attention", "returned_to_sender", "bounced", "expired_final"), "bad"
-    ),
-    **dict.fromkeys(("none", "cancelled", "voided", "created", "unfulfilled", "queued", "coalesced"), "idle"),
-}
-"""How a status is coloured; what is not named is under way."""
-
-
-def tone(status: str | None) -> str:
-    return TONES.get(status or "none", "busy")
-
-
-def instant(at: datetime | None) -> str:
-    """`24 Nov 2026, 14:03 UTC`."""
-    return f"{day(at)}, {at.astimezone(timezone.utc):%H:%M} UTC" if at else "—"
-
-
-def span(seconds: float) -> str:
-    """The two largest parts of a duration: `19 days 4 hours`."""
-    parts = []
-    for size, noun in ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second")):
-        count, seconds = divmod(int(seconds), size)
-        if count:
-            parts.append(plural(count, noun))
-    return " ".join(parts[:2]) or "under a second"
-
-
-def anchor(id: str) -> str:
-    """An element id that is also a fragment."""
-    return re.sub(r"[^A-Za-z0-9._-]", "_", id)
-
-
-_templates = Environment(
-    loader=PackageLoader("support_view"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
-_templates.filters |= {
-    "tone": tone,
-    "plain": plain,
-    "day": day,
-    "instant": instant,
-    "span": span,
-    "plural": plural,
-    "anchor": anchor,
-    "path": lambda text: quote(text, safe=""),
-}
-
-
-def page(name: str, status: int = 200, **content: Any) -> HTMLResponse:
-    return HTMLResponse(_templates.get_template(name).render(**content), status, HEADERS)
-
-
-async def visitor(request: Request) -> Caller | None:
-    """Who the session cookie says is looking; None where it is absent, stale, or of a role that may not."""
-    token = request.cookies.get(SESSION)
-    if not token:
-        return None
-    try:
-        caller = await tokens_of(request).verify(token)
-    except (auth.BadToken, auth.KeysAway):
-        return None
-    return None if caller.roles.isdisjoint(READERS) else caller
-
-
-def to_sign_in(request: Request) -> Response:
-    """Back here afterwards: the address holds no token, only where to go on."""
-    here = request.url.path + (f"?{request.url.query}" if request.url.query else "")
-    return RedirectResponse(f"/sign-in?{urlencode({'next': here})}", HTTPStatus.SEE_OTHER, HEADERS)
-
-
-def local(path: str) -> str:
-    """A path of this site, or its start: a sign-in must not lead elsewhere."""
-    return path if re.fullmatch(r"/(?![/\\])[\x21-\x7e]*", path) and "\\" not in path else "/"
-
-
-@router.get("/sign-in")
-async def sign_in_form(next: Annotated[str, Query(max_length=2000)] = "/") -> HTMLResponse:
-    return page("sign_in.html", next=local(next), error="", caller=None)
-
-
-@router.post("/sign-in")
-async def sign_in(request: Request) -> Response:
-    """The token comes in the body and goes into a cookie that scripts and other sites cannot use."""
-    form = await form_of(request)
-    token, onward = form.get("token", ""), local(form.get("next", "/"))
-    try:
-        caller = await tokens_of(request).verify(token)
-    except (auth.BadToken, auth.KeysAway) as error:
-        return page("sign_in.html", 401, next=onward, error=f"That did not work: {error}.", caller=None)
-    if caller.roles.isdisjoint(READERS):
-        needed = f"This page is for {', '.join(READERS)}; your token has none of these roles."
-        return page("sign_in.html", 403, next=onward, error=needed, caller=None)
-    response = RedirectResponse(onward, HTTPStatus.SEE_OTHER, HEADERS)
-    response.set_cookie(SESSION, token, httponly=True, samesite="strict", secure=request.url.scheme == "https")
-    return response
-
-
-@router.post("/sign-out")
-async def sign_out(request: Request) -> Response:
-    await form_of(request)
-    response = RedirectResponse("/sign-in", HTTPStatus.SEE_OTHER, HEADERS)
-    response.delete_cookie(SESSION, httponly=True, samesite="strict")
-    return response
-
-
-async def form_of(request: Request) -> dict[str, str]:
-    """The fields of a form of this site. Raises HTTPException 403 for another site's: the browser says whose it is."""
-    origin = request.headers.get("Origin")
-    is_ours = origin is None or urlsplit(origin).netloc == request.url.netloc
-    if request.headers.get("Sec-Fetch-Site", "same-origin") != "same-origin" or not is_ours:
-        raise HTTPException(403, "this form was sent from another site")
-    fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
-    return {name: values[0].strip() for name, values in fields.items()}
 
 
 @router.get("/")
