@@ -93,6 +93,7 @@ async def over_http(place: Place, database: str, orders: int, count: int, path: 
 async def _service(dsn: str, kafka: str) -> AsyncIterator[Caller]:
     port = Ports(auto=True).take(0)
     told = {"OMS_DATABASE_URL": dsn, "OMS_KAFKA": kafka, "OMS_AUTH_KEY": AUTH_KEY, "OMS_LOG_LEVEL": "error"}
+    told |= {"OMS_CRM_WEBHOOK_SECRET": "whsec_" + AUTH_KEY, "OMS_IDENTITY_KEY": AUTH_KEY}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "uvicorn", "bench.reads:app", "--host", LOOPBACK, "--port", str(port)),
         *("--no-access-log", "--log-level", "error"),

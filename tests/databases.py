@@ -13,6 +13,11 @@ from shared.settings import Settings
 from tests.backends import Backends, Kind
 
 AUTH_KEY = "a key for tests, at least thirty-two bytes long"
+CRM_SECRET = "whsec_Y3JtLXNlY3JldC1vZi10ZXN0cy0wMDAwMDAw"
+SUPPORT_SETTINGS = {
+    "OMS_CRM_WEBHOOK_SECRET": CRM_SECRET,
+    "OMS_IDENTITY_KEY": "a key that stands for customers, in tests",
+}
 
 
 def at(dsn: str, database: str) -> str:

@@ -42,7 +42,8 @@ def _values(annotation: Any, rules: Sequence[Any]) -> st.SearchStrategy[Any]:
     if origin is Literal:
         return st.sampled_from(parts)
     if origin is tuple:
-        return st.lists(_values(parts[0], []), max_size=2).map(tuple)
+        least = max((getattr(rule, "min_length", 0) for rule in rules), default=0)
+        return st.lists(_values(parts[0], []), min_size=least, max_size=2).map(tuple)
     if origin is dict:
         return st.dictionaries(_values(parts[0], []), _values(parts[1], []), max_size=2)
     if annotation is type(None):
@@ -62,9 +63,12 @@ def _plain(kind: Any, rules: Sequence[Any]) -> st.SearchStrategy[Any]:
     if kind is int:
         low = next((rule.ge for rule in rules if hasattr(rule, "ge")), None)
         above = next((rule.gt for rule in rules if hasattr(rule, "gt")), None)
-        return st.integers(1 if above == 0 else low if low is not None else -5, 100)
+        most = next((rule.le for rule in rules if hasattr(rule, "le")), 100)
+        return st.integers(1 if above == 0 else low if low is not None else -5, min(most, 100))
     if kind is datetime:
         return _INSTANTS
+    if kind is timedelta:
+        return st.integers(0, 10_000).map(lambda minutes: timedelta(minutes=minutes))
     if kind is date:
         return _INSTANTS.map(lambda at: at.date())
     if kind is str:

@@ -19,7 +19,7 @@ from support_view.app import built
 from support_view.handlers import take
 from support_view.sign_in import SESSION
 from tests.backends import Backends
-from tests.databases import AUTH_KEY
+from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
 from tests.telling import Telling, record_of, split_order, whole_story
 from tests.unit.sandbox_world import sandbox
 
@@ -120,6 +120,8 @@ async def site(
             "PAGE_URL": url,
         }.items():
             environment.setenv(f"OMS_{name}", value)
+        for name, value in SUPPORT_SETTINGS.items():
+            environment.setenv(name, value)
         told = {"identity_url": issuer, "identity_redirect_url": f"{url}/sign-in/back"}
         world = await stack.enter_async_context(sandbox(tmp_path_factory.mktemp("sandbox"), **told))
         await stack.enter_async_context(served(world.app, provider, lifespan="off"))

@@ -21,7 +21,7 @@ from support_view.app import built
 from support_view.handlers import take
 from support_view.sign_in import SESSION
 from tests.backends import Backends
-from tests.databases import AUTH_KEY
+from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
 from tests.telling import Telling, confirmed_order, record_of, split_order, whole_story
 
 NewDatabase = Callable[[str], Awaitable[str]]
@@ -52,6 +52,8 @@ async def client(
     monkeypatch.setenv("OMS_DATABASE_URL", dsn)
     monkeypatch.setenv("OMS_KAFKA", backends.kafka)
     monkeypatch.setenv("OMS_AUTH_KEY", AUTH_KEY)
+    for name, value in SUPPORT_SETTINGS.items():
+        monkeypatch.setenv(name, value)
     app = built()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))

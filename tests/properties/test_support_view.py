@@ -17,6 +17,7 @@ from payments.domain.tender import TENDER
 from returns.domain.rma import RETURN
 from shared.contracts import FACTS, Fact, OrderFact
 from shared.contracts.payments import OperationKind, PaymentOperationUnknown, RefundChannel
+from shared.contracts.support import SupportFact
 from shared.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
@@ -26,7 +27,9 @@ from support_view.summary import holes, summarize
 from tests.invented import facts
 from tests.telling import START, whole_story
 
-ORDER_FACTS = sorted((fact for fact in FACTS.values() if issubclass(fact, OrderFact)), key=lambda fact: fact.type)
+ORDER_FACTS = sorted(
+    (fact for fact in FACTS.values() if issubclass(fact, OrderFact | SupportFact)), key=lambda fact: fact.type
+)
 
 
 def entry_of(fact: Fact, sequence: int, id: int = 0) -> Entry:

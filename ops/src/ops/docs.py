@@ -25,7 +25,15 @@ from support_view.metrics.definitions import FIGURES
 
 ROOT: Final = Path(__file__).parents[3]
 DOCS: Final = ROOT / "docs"
-DECIDING: Final = ("orders", "payments", "fulfillment", "returns", "notifications")
+DECIDING: Final = {
+    "orders": "orders",
+    "payments": "payments",
+    "fulfillment": "fulfillment",
+    "returns": "returns",
+    "notifications": "notifications",
+    "support": "support_view",
+}
+"""By the name that facts and their topic have: the package that tells them."""
 HEADERS: Final = (
     "ce_specversion",
     "ce_id",
@@ -48,10 +56,10 @@ Json = Mapping[str, Any]
 
 def machines() -> Iterator[tuple[str, Machine[Any]]]:
     """Every machine of every service, in a stable order."""
-    for service in DECIDING:
-        package = importlib.import_module(service)
+    for service, name in DECIDING.items():
+        package = importlib.import_module(name)
         found: dict[str, Machine[Any]] = {}
-        for module in sorted(m.name for m in pkgutil.walk_packages(package.__path__, f"{service}.")):
+        for module in sorted(m.name for m in pkgutil.walk_packages(package.__path__, f"{name}.")):
             if module.rpartition(".")[2] in {"app", "0001_first"} or ".migrations" in module:
                 continue
             for value in vars(importlib.import_module(module)).values():
@@ -200,6 +208,7 @@ def _flow_of_facts() -> str:
         "    processor([card processor]) <-- HTTP, webhook --> payments",
         "    notifications -- mail --> customer([customer])",
         "    mailer([mail provider]) -- webhook --> notifications",
+        "    crm([CRM]) -- webhook --> view",
     ]
     lines += ["    view[support-view] -- page --> agent([support agent])"]
     for service in SERVICES:
@@ -211,8 +220,8 @@ def _flow_of_facts() -> str:
             f"    {topic.removesuffix('.events')} --> {node}"
             for topic in topics
             if topic != "warehouse.events"
-            and topic.removesuffix(".events") != service.name
             and topic.removesuffix(".events") in DECIDING
+            and service.package != DECIDING[topic.removesuffix(".events")]
         ]
     return "\n".join([*lines, "```", ""])
 

@@ -22,6 +22,8 @@ class Keys(BaseModel):
     processor_webhook_secret: str
     carrier_webhook_secret: str
     mail_webhook_secret: str
+    crm_webhook_secret: str
+    identity_key: str
 
 
 def kept_keys(var: Path) -> Keys:
@@ -36,14 +38,20 @@ def kept_keys(var: Path) -> Keys:
     return keys.model_copy(update={"auth_key": given}) if given else keys
 
 
+def _key() -> str:
+    return secrets.token_urlsafe(32)
+
+
 def _webhook_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
 _MADE: Final = {
-    "auth_key": lambda: secrets.token_urlsafe(32),
+    "auth_key": _key,
     "processor_key": lambda: f"sk_{secrets.token_urlsafe(24)}",
     "processor_webhook_secret": _webhook_secret,
     "carrier_webhook_secret": _webhook_secret,
     "mail_webhook_secret": _webhook_secret,
+    "crm_webhook_secret": _webhook_secret,
+    "identity_key": _key,
 }

@@ -75,7 +75,11 @@ SERVICES: Final = (
             "OMS_MAIL_WEBHOOK_SECRET": "{mail_webhook_secret}",
         },
     ),
-    Service("support-view", 8000),
+    Service(
+        "support-view",
+        8000,
+        settings={"OMS_CRM_WEBHOOK_SECRET": "{crm_webhook_secret}", "OMS_IDENTITY_KEY": "{identity_key}"},
+    ),
     Service(
         "sandbox",
         8090,

@@ -39,7 +39,7 @@ from support_view.rebuild import HORIZON
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
 
-DECIDING: Final = ("orders", "payments", "fulfillment", "returns", "notifications")
+DECIDING: Final = ("orders", "payments", "fulfillment", "returns", "notifications", "support-view")
 SHARING: Final = ("orders", "payments", "fulfillment", "returns")
 PAGE: Final = 500
 BOOKS_PAGE: Final = 100
@@ -127,9 +127,9 @@ Report = Callable[[str, int], None]
 """(what is being checked, how many more)"""
 
 
-def flows_of(package: str) -> tuple[Flow[Any, Any, Any], ...]:
+def flows_of(service: str) -> tuple[Flow[Any, Any, Any], ...]:
     """The flows a service decides by, as its application is built."""
-    flows: tuple[Flow[Any, Any, Any], ...] = importlib.import_module(f"{package}.app").app.state.flows
+    flows: tuple[Flow[Any, Any, Any], ...] = importlib.import_module(f"{service.replace('-', '_')}.app").app.state.flows
     return flows
 
 
@@ -176,7 +176,7 @@ class Verification:
     async def run(self) -> None:
         """Look, and set the marks for the next run. Raises what the databases and payments raise when they are away."""
         async with AsyncExitStack() as stack:
-            for service in (*DECIDING, "support-view"):
+            for service in DECIDING:
                 self._dbs[service] = await asyncpg.connect(self.endpoints.database(service))
                 stack.push_async_callback(self._dbs[service].close)
             marks = {service: await self._mark(service) for service in DECIDING}

@@ -61,12 +61,12 @@ class Running:
     """A started service: what its workers and routes work with."""
 
     def __init__(
-        self, name: str, settings: Settings, pool: Pool, publishes: bool, tracing: "Tracing | None" = None
+        self, name: str, settings: Settings, pool: Pool, tells: str | None, tracing: "Tracing | None" = None
     ) -> None:
         self.name = name
         self.settings = settings
         self.pool = pool
-        self.relay = Relay(settings, name, tracing=tracing) if publishes else None
+        self.relay = Relay(settings, tells, tracing=tracing) if tells is not None else None
         self.consumers: list[Consumer] = []
         self.desk = Desk(pool, self.woken)
         self.has_failed = False
@@ -153,14 +153,15 @@ def build(
     workers: Sequence[Worker] = (),
     gauges: Sequence[Gauge] = (),
     publishes: bool = True,
+    tells: str | None = None,
     extend: Callable[[FastAPI], None] | None = None,
     resources: Callable[[Running], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """The application of a service. Settings are read and connections made when it starts, not when it is imported.
 
     `flows` are all it decides by; `take` replaces `routes` where it decides nothing; `timers` say which command a
-    deadline of a flow becomes; `gauges` are for `/metrics`; `resources` opens and closes what only this service has (an
-    HTTP client, say), around everything.
+    deadline of a flow becomes; `tells` is the service its facts name, where that is not its own name; `gauges` are for
+    `/metrics`; `resources` opens and closes what only this service has (an HTTP client, say), around everything.
     """
 
     @asynccontextmanager
@@ -170,7 +171,7 @@ def build(
         registry = CollectorRegistry()
         pool = await connect(chosen)
         tracing = _tracing(name, chosen)
-        running = Running(name, chosen, pool, publishes, tracing)
+        running = Running(name, chosen, pool, (tells or name) if publishes else None, tracing)
         app.state.settings, app.state.desk, app.state.pool, app.state.running = chosen, running.desk, pool, running
         app.state.registry, app.state.tracing = registry, tracing
         app.state.request_seconds = Histogram(

@@ -33,7 +33,7 @@ REVEALERS: Final = (Role.AGENT, Role.SUPERVISOR)
 FOUND_AT_MOST: Final = 50
 
 OrderId = Annotated[Id, Path(description="the order")]
-DomainName = Literal["order", "payment", "fulfillment", "return", "notification"]
+DomainName = Literal["order", "payment", "fulfillment", "return", "notification", "support"]
 SearchText = Annotated[
     str, Query(min_length=1, max_length=320, description="start of an order id; or a tracking or return id")
 ]
@@ -123,6 +123,9 @@ _LINKS: Final = {
     "cancellation_id": "cancellation",
     "notification_id": "message",
     "dispute_id": "dispute",
+    "case_id": "case",
+    "contact_id": "contact",
+    "escalation_id": "escalation",
 }
 
 
@@ -280,7 +283,7 @@ async def order(request: Request, order_id: OrderId) -> OrderView:
 async def timeline(
     request: Request,
     order_id: OrderId,
-    domain: Annotated[list[DomainName] | None, Query(max_length=5, description="only these; all when absent")] = None,
+    domain: Annotated[list[DomainName] | None, Query(max_length=6, description="only these; all when absent")] = None,
     after: Annotated[str | None, Query(max_length=64, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
     about: Annotated[

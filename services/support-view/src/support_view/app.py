@@ -7,13 +7,14 @@ import httpx
 from fastapi import APIRouter, FastAPI
 
 from shared.runtime import Running, build
-from support_view import api, pages, sign_in, store
+from support_view import api, casebook, casework_api, pages, sign_in, store
+from support_view.domain.casework import due_command
 from support_view.handlers import TOPICS, take
 from support_view.metrics import api as figures
 from support_view.settings import SupportViewSettings
 
 router = APIRouter()
-for part in (api, figures, sign_in, pages):
+for part in (api, casework_api, figures, sign_in, pages):
     router.include_router(part.router)
 
 
@@ -23,7 +24,7 @@ def extend(app: FastAPI) -> None:
 
 
 def built(topics: Sequence[str] = ()) -> FastAPI:
-    """Without topics it shows what was seen, and sees nothing more."""
+    """Without topics it shows what was seen, sees nothing more, and tells nothing of what is done in it."""
 
     @asynccontextmanager
     async def outside(running: Running) -> AsyncIterator[None]:
@@ -39,8 +40,11 @@ def built(topics: Sequence[str] = ()) -> FastAPI:
         topics=topics,
         take=take,
         router=router,
+        flows=casebook.FLOWS,
+        timers=tuple((flow, due_command) for flow in casebook.FLOWS) if topics else (),
         gauges=store.GAUGES,
-        publishes=False,
+        publishes=bool(topics),
+        tells="support",
         extend=extend,
         resources=outside,
     )

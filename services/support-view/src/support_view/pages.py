@@ -117,7 +117,7 @@ def no_order(caller: Caller, text: str) -> HTMLResponse:
 async def order_of(
     request: Request,
     order_id: str,
-    domain: Annotated[list[str] | None, Query(max_length=5)] = None,
+    domain: Annotated[list[str] | None, Query(max_length=6)] = None,
     after: Annotated[str | None, Query(max_length=64)] = None,
     detail: Annotated[str, Query(max_length=10)] = "",
     about: Annotated[str | None, Query(max_length=200)] = None,

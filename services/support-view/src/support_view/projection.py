@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from shared.contracts import Fact
 from shared.contracts.orders import OrderPlaced
-from support_view.domain import fulfillment, notifications, orders, payments, returns
+from support_view.domain import fulfillment, notifications, orders, payments, returns, support
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences
 
 log = structlog.get_logger()
@@ -45,6 +45,7 @@ DOMAINS: Final[Mapping[str, Domain[Any]]] = {
     "fulfillment": _domain("fulfillment", fulfillment.Fulfillment(), fulfillment.fold, fulfillment),
     "returns": _domain("return", returns.Returns(), returns.fold, returns),
     "notifications": _domain("notification", notifications.Notifications(), notifications.fold, notifications),
+    "support": _domain("support", support.Support(), support.fold, support),
 }
 """By the service that tells the facts."""
 

@@ -26,14 +26,14 @@ MAKE_BESIDE: Final = """
 CREATE TABLE {table}_next (LIKE {table} INCLUDING ALL) {options}"""
 OPTIONS: Final = "SELECT array_to_string(reloptions, ', ') FROM pg_class WHERE oid = $1::regclass"
 KEYS: Final = """
-SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) AND type <> ALL($3::text[])
+SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) AND strpos(subject, $3) = 0
 ORDER BY subject, service LIMIT $4"""
 # A fact that is committed after this was read belongs to a transaction that runs now or starts later: it is not older.
 HORIZON: Final = """
 SELECT least(statement_timestamp(), min(xact_start)) FROM pg_stat_activity
 WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 TOUCHED: Final = """
-SELECT DISTINCT subject, service FROM timeline WHERE seen_at >= $1 AND type <> ALL($2::text[]) ORDER BY subject, service"""
+SELECT DISTINCT subject, service FROM timeline WHERE seen_at >= $1 AND strpos(subject, $2) = 0 ORDER BY subject, service"""
 WRITE_SECTIONS: Final = """
 INSERT INTO sections_{which} (subject, service, next, waiting, state)
 SELECT subject, service, next, waiting::bigint[], state

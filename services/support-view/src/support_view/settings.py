@@ -1,4 +1,4 @@
-"""What the view is told by its environment beyond what every service is."""
+"""What support-view is told by its environment beyond what every service is."""
 
 from dataclasses import dataclass
 
@@ -20,6 +20,10 @@ class SignIn:
 
 
 class SupportViewSettings(Settings):
+    crm_webhook_secret: SecretStr = Field(min_length=8, description="`whsec_…`, shared with the CRM")
+    identity_key: SecretStr = Field(
+        min_length=32, description="key of the hashes that stand for customers in facts; changed, nobody is known again"
+    )
     page_url: HttpUrl | None = Field(default=None, description="where people reach the page")
     sign_in_client_id: str | None = Field(
         default=None, description="the page's name at the provider of OMS_AUTH_ISSUER: people sign in there"

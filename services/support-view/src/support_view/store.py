@@ -10,7 +10,7 @@ from uuid import UUID
 from asyncpg import Record as Row
 from uuid_utils.compat import uuid7
 
-from shared.contracts import FACTS, OrderFact
+from shared.contracts import FACTS
 from shared.database import Pool
 from shared.metrics import Gauge
 from shared.shell import Db
@@ -95,7 +95,7 @@ async def add(db: Db, told: Sequence[Told]) -> None:
     fresh = {str(row["id"]) for row in rows}
     by_section: dict[Key, list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.id in fresh and isinstance(entry.fact, OrderFact):
+        if entry.id in fresh and OF_NO_ORDER not in entry.subject:
             by_section[entry.subject, entry.service].append(entry)
     if by_section:
         made, sections = await _lock(db, sorted(by_section))
@@ -222,7 +222,8 @@ GAUGES: Final = (
     ),
 )
 
-OF_NO_ORDER: Final = [fact.type for fact in FACTS.values() if not issubclass(fact, OrderFact)]
+OF_NO_ORDER: Final = ":"
+"""In the subjects of shelves, policies and customers, and in no order's id: those have no sections."""
 
 
 async def folded(db: Db, keys: Sequence[Key]) -> tuple[dict[Key, Section[Any]], set[Find]]:

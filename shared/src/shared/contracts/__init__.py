@@ -1,6 +1,6 @@
 """The facts that travel between services and the messages partners may send."""
 
-from shared.contracts import fulfillment, notifications, orders, partners, payments, returns
+from shared.contracts import fulfillment, notifications, orders, partners, payments, returns, support
 from shared.contracts.base import FACTS, Fact, OrderFact, facts_of, schema_id
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "payments",
     "returns",
     "schema_id",
+    "support",
 ]

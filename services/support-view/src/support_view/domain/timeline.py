@@ -46,7 +46,7 @@ class Mark:
     at: datetime
 
 
-SERVICES: Final = ("orders", "payments", "fulfillment", "returns", "notifications")
+SERVICES: Final = ("orders", "payments", "fulfillment", "returns", "notifications", "support")
 """In the order in which a fact of one usually leads to a fact of another."""
 
 

@@ -12,6 +12,7 @@ from support_view.domain.notifications import Notifications
 from support_view.domain.orders import Orders
 from support_view.domain.payments import Payments
 from support_view.domain.returns import Returns
+from support_view.domain.support import Support
 from support_view.domain.timeline import Words, plain
 from support_view.projection import DOMAINS, Section
 
@@ -30,6 +31,7 @@ class Sections:
     fulfillment: Fulfillment
     returns: Returns
     notifications: Notifications
+    support: Support
     words: Words
 
     def amount(self, minor: int) -> Amount:

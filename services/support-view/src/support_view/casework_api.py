@@ -1,0 +1,401 @@
+"""HTTP in, for support's own work: contacts that come in, by people and by the CRM's signed webhook, and cases."""
+
+import hmac
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
+from pydantic import AwareDatetime, EmailStr, Field, ValidationError, model_validator
+from uuid_utils.compat import uuid7
+
+from shared.auth import Caller, Role
+from shared.card_numbers import NoCardNumber
+from shared.contracts.base import FACTS, Fact, Id, Input, Model, Name, Text
+from shared.contracts.support import CUSTOMER, Channel, Clocks, Direction
+from shared.http import Asking, AtDesk, OccurredAt, SignedBody, asks, business_time, needs, signed, webhook_cause
+from shared.machine import Invalid
+from shared.shell import Told
+from support_view import casebook
+from support_view.api import READERS, OrderId, snapshot
+from support_view.domain.cases import CASE, CaseStatus, Support
+from support_view.domain.casework import (
+    AnswerCustomer,
+    AssignCase,
+    Command,
+    NoteOnCase,
+    ReceiveContact,
+    ReopenCase,
+    ResolveCase,
+    ResumeCase,
+    WaitFor,
+)
+from support_view.domain.support import DETAILS, SENTENCES
+from support_view.domain.timeline import Words
+from support_view.settings import SupportViewSettings
+
+router = APIRouter(tags=["casework"])
+
+WORKERS: Final = (Role.AGENT, Role.SUPERVISOR)
+Worker = Annotated[Asking, asks(*WORKERS)]
+Reader = Annotated[Caller, needs(*READERS)]
+CaseId = Annotated[Id, Path(description="the case")]
+Said = Annotated[Text, NoCardNumber]
+Reason = Annotated[Said, Field(min_length=1, pattern=r"\S")]
+GENERAL: Final = "general"
+
+
+class Identity(Input):
+    """Who it was, by one of these."""
+
+    customer_id: Id | None = None
+    email: EmailStr | None = None
+    phone: (
+        Annotated[str, Field(pattern=r"^\+[1-9][0-9]{5,14}$", description="with its country: +4930123456")] | None
+    ) = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> "Identity":
+        if sum(known is not None for known in (self.customer_id, self.email, self.phone)) != 1:
+            raise ValueError("must have exactly one of customer_id, email, phone")
+        return self
+
+
+class ContactIn(Input):
+    """About an order where one is named. A contact id that was seen before is the same contact again."""
+
+    customer: Identity
+    order_id: Annotated[OrderId, Field(max_length=40)] | None = None
+    topic: Id = Field(default=GENERAL, description="what it is about, as a code: `where_is_it`")
+    channel: Channel
+    direction: Direction = Direction.INBOUND
+    is_automated: bool = Field(default=False, description="no person wrote it: an out-of-office reply, a survey")
+    text: Said = ""
+    contact_id: Id | None = Field(default=None, description="the sender's own id of it; else one is made")
+    duplicate_of: Id | None = Field(
+        default=None, description="an earlier contact of this customer that this one repeats"
+    )
+    occurred_at: OccurredAt
+
+
+class CrmContact(ContactIn):
+    """What the CRM sends: it has ids and times of its own."""
+
+    contact_id: Id
+    occurred_at: AwareDatetime
+
+
+class ContactOut(Model):
+    contact_id: str
+    duplicate_of: str | None
+    case_id: str | None = Field(description="the case it is part of; None for what needs none")
+    case_status: CaseStatus | None
+
+
+class AnswerIn(Input):
+    channel: Channel
+    text: Reason
+    occurred_at: OccurredAt
+
+
+class AssignIn(Input):
+    assignee: Name = Field(description="who takes it on, as tokens name them: `agent:ann`")
+
+
+class WaitIn(Input):
+    waits_for: Literal["customer", "internal"]
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class ReasonIn(Input):
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class NoteIn(Input):
+    note: Reason
+
+
+class ResolveIn(Input):
+    resolution: Reason
+    occurred_at: OccurredAt
+
+
+class CaseOut(Model):
+    """A case and who owes what by when; `allowed`: fact types that may follow."""
+
+    case_id: str
+    subject: str = Field(description="the order, or `customer:<hash>`")
+    order_id: str | None
+    customer: str = Field(description="keyed hash of the customer's identity")
+    status: CaseStatus
+    topic: str
+    assignee: str | None
+    opened_at: datetime
+    first_response_due: datetime | None
+    next_response_due: datetime | None
+    resolve_due: datetime | None
+    closes_at: datetime | None = Field(description="until then a contact reopens it")
+    reopened: int
+    linked_to: str | None = Field(description="the closed case that it goes on with")
+    allowed: tuple[str, ...]
+
+
+class CaseEntry(Model):
+    """A fact of a case, in words; `text` is what was said, literally."""
+
+    id: str
+    type: str
+    title: str
+    details: tuple[str, ...]
+    occurred_at: datetime
+    actor: str
+
+
+class CaseStory(CaseOut):
+    entries: tuple[CaseEntry, ...] = Field(description="newest first, 200 at most")
+
+
+class Cases(Model):
+    """Oldest first. `next` continues them, None at their end."""
+
+    cases: tuple[CaseOut, ...]
+    next: str | None
+
+
+def settings_of(request: Request) -> SupportViewSettings:
+    settings = request.app.state.settings
+    assert isinstance(settings, SupportViewSettings)
+    return settings
+
+
+async def hashed(request: Request, who: Identity) -> str:
+    """A keyed hash: one customer is one, whether by e-mail address or customer id, once an order of theirs was seen."""
+    kind, value = next((kind, value) for kind, value in who if value is not None)
+    if kind == "email":
+        value = value.lower()
+        known = await casebook.customer_of(request.app.state.pool, value)
+        kind, value = ("email", value) if known is None else ("customer_id", known)
+    key = settings_of(request).identity_key.get_secret_value().encode()
+    return hmac.new(key, f"{kind}:{value}".encode(), sha256).hexdigest()[:24]
+
+
+async def read_contact(request: Request, body: ContactIn, agent: str | None) -> tuple[str, ReceiveContact]:
+    """Subject and command. Raises Invalid for an id that another order's contact has."""
+    at = business_time(body.occurred_at)
+    customer = await hashed(request, body.customer)
+    subject = body.order_id or f"{CUSTOMER}:{customer}"
+    contact_id = body.contact_id or f"contact-{uuid7()}"
+    if body.contact_id is not None:
+        known = await casebook.subject_of(request.app.state.pool, casebook.SUBJECT_OF_CONTACT, contact_id)
+        if known not in (None, subject):
+            raise Invalid("contact_id", "was used for another contact")
+    return subject, ReceiveContact(
+        contact_id=contact_id,
+        at=at,
+        customer=customer,
+        channel=body.channel,
+        direction=body.direction,
+        topic=body.topic,
+        text=body.text,
+        is_automated=body.is_automated,
+        duplicate_of=body.duplicate_of,
+        agent=agent,
+    )
+
+
+def _contact_out(state: Support, contact_id: str) -> ContactOut:
+    contact = state.contacts[contact_id]
+    case = state.cases[contact.case_id] if contact.case_id is not None else None
+    return ContactOut(
+        contact_id=contact_id,
+        duplicate_of=contact.duplicate_of,
+        case_id=contact.case_id,
+        case_status=case and case.status,
+    )
+
+
+@router.post("/api/contacts", status_code=201, response_model=ContactOut)
+async def contact(body: ContactIn, asking: Worker, request: Request) -> Response:
+    """Record a contact. It belongs to the customer's case: the live one, or one that is opened, reopened or linked."""
+    subject, command = await read_contact(request, body, asking.actor)
+
+    def answer(state: Support, _: Sequence[Fact]) -> tuple[int, Model]:
+        return 201, _contact_out(state, command.contact_id)
+
+    return await asking.tell(
+        casebook.flow_of(subject), subject, command, answer, reason=f"contact by {body.channel}", at=command.at
+    )
+
+
+class Taken(Model):
+    contact_id: str
+
+
+@router.post("/webhooks/crm", status_code=202, tags=["webhooks"])
+async def crm(
+    request: Request,
+    body: Annotated[SignedBody, signed(lambda settings: settings.crm_webhook_secret.get_secret_value())],
+    desk: AtDesk,
+) -> Taken:
+    """A contact from the CRM, signed; one id has one effect."""
+    try:
+        told = CrmContact.model_validate_json(body.body)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise Invalid(".".join(str(part) for part in problem["loc"]) or "body", problem["msg"]) from None
+    subject, command = await read_contact(request, told, None)
+    cause = webhook_cause("crm", body.id, command.at, f"contact by {told.channel}")
+    commanded: Told[Command] = Told(subject, command, cause)
+    [refusal] = await desk.take(casebook.flow_of(subject), [commanded])
+    if refusal is not None:
+        raise refusal
+    return Taken(contact_id=command.contact_id)
+
+
+def case_of(row: Any) -> CaseOut:
+    subject = row["subject"]
+    return CaseOut(
+        order_id=None if subject.startswith(f"{CUSTOMER}:") else subject,
+        allowed=CASE.allowed(CaseStatus(row["status"])),
+        **dict(row),
+    )
+
+
+def entry_of(row: Any) -> CaseEntry:
+    fact = FACTS[row["type"]].model_validate_json(row["data"])
+    told = DETAILS.get(type(fact))
+    return CaseEntry(
+        id=str(row["id"]),
+        type=row["type"],
+        title=SENTENCES[type(fact)](fact, Words()),
+        details=tuple(line for line in told(fact, Words()) if line) if told else (),
+        occurred_at=row["occurred_at"],
+        actor=row["actor"],
+    )
+
+
+def place_of(text: str | None, name: str) -> tuple[datetime, str]:
+    """A place in a list ordered by time and id, as its page's `next` says it. Raises Invalid."""
+    if text is None:
+        return datetime.fromtimestamp(0, timezone.utc), ""
+    at, _, id = text.partition(" ")
+    try:
+        return datetime.fromisoformat(at).astimezone(timezone.utc), id
+    except (ValueError, OverflowError):
+        raise Invalid(name, "must be `next` of the page before") from None
+
+
+After = Annotated[str | None, Query(max_length=120, description="`next` of the page before")]
+Limit = Annotated[int, Query(ge=1, le=500)]
+
+
+@router.get("/api/cases")
+async def cases(
+    request: Request,
+    _: Reader,
+    status: CaseStatus | None = None,
+    assignee: Annotated[str | None, Query(max_length=200)] = None,
+    subject: Annotated[str | None, Query(max_length=64, description="of this order, or `customer:<hash>`")] = None,
+    after: After = None,
+    limit: Limit = 50,
+) -> Cases:
+    """Cases by age, oldest first."""
+    place = place_of(after, "after")
+    async with snapshot(request) as db:
+        rows = await casebook.cases(db, place, status, assignee, subject, limit + 1)
+    shown = rows[:limit]
+    following = f"{shown[-1]['opened_at'].isoformat()} {shown[-1]['case_id']}" if len(rows) > limit else None
+    return Cases(cases=tuple(case_of(row) for row in shown), next=following)
+
+
+@router.get("/api/cases/{case_id}")
+async def case(request: Request, case_id: CaseId, _: Reader) -> CaseStory:
+    """A case with its contacts, notes and steps."""
+    async with snapshot(request) as db:
+        row = await casebook.case(db, case_id)
+        if row is None:
+            raise _unknown(case_id)
+        said = await casebook.said(db, row["subject"], case_id, 200)
+    return CaseStory(**dict(case_of(row)), entries=tuple(entry_of(one) for one in said))
+
+
+def _unknown(case_id: str) -> HTTPException:
+    return HTTPException(404, f"there is no case {case_id}")
+
+
+class CaseStep(Model):
+    case_id: str
+    status: CaseStatus
+    assignee: str | None
+    clocks: Clocks
+    allowed: tuple[str, ...]
+
+
+async def _step(asking: Asking, case_id: str, command: Command, reason: str, at: datetime | None = None) -> Response:
+    subject = await casebook.subject_of(asking.desk.pool, casebook.SUBJECT_OF_CASE, case_id)
+    if subject is None:
+        raise _unknown(case_id)
+
+    def answer(state: Support, _: Sequence[Fact]) -> tuple[int, Model]:
+        case = state.cases[case_id]
+        return 200, CaseStep(
+            case_id=case_id,
+            status=case.status,
+            assignee=case.assignee,
+            clocks=case.clocks,
+            allowed=CASE.allowed(case.status),
+        )
+
+    return await asking.tell(casebook.flow_of(subject), subject, command, answer, reason=reason, at=at)
+
+
+@router.post("/api/cases/{case_id}/answers", response_model=CaseStep)
+async def answer_customer(case_id: CaseId, body: AnswerIn, asking: Worker) -> Response:
+    """What the customer was answered. It is recorded here, not sent. Who answers an open case takes it on."""
+    at = business_time(body.occurred_at)
+    command = AnswerCustomer(case_id, f"contact-{uuid7()}", at, body.channel, body.text, asking.actor)
+    return await _step(asking, case_id, command, f"answered by {body.channel}", at)
+
+
+@router.post("/api/cases/{case_id}/assign", response_model=CaseStep)
+async def assign(case_id: CaseId, body: AssignIn, asking: Worker) -> Response:
+    """Give a case to somebody. Agents take cases on themselves; a supervisor gives them to others."""
+    if Role.SUPERVISOR not in asking.caller.roles and body.assignee != asking.actor:
+        raise HTTPException(403, "needs the role supervisor to give it to somebody else")
+    return await _step(asking, case_id, AssignCase(case_id, body.assignee), f"given to {body.assignee}")
+
+
+@router.post("/api/cases/{case_id}/wait", response_model=CaseStep)
+async def wait(case_id: CaseId, body: WaitIn, asking: Worker) -> Response:
+    """Its clocks stand while the customer is waited for, and run while we are."""
+    at = business_time(body.occurred_at)
+    return await _step(asking, case_id, WaitFor(case_id, body.waits_for, body.reason, at), body.reason, at)
+
+
+@router.post("/api/cases/{case_id}/resume", response_model=CaseStep)
+async def resume(case_id: CaseId, body: ReasonIn, asking: Worker) -> Response:
+    at = business_time(body.occurred_at)
+    return await _step(asking, case_id, ResumeCase(case_id, body.reason, at), body.reason, at)
+
+
+@router.post("/api/cases/{case_id}/notes", response_model=CaseStep)
+async def note(case_id: CaseId, body: NoteIn, asking: Worker) -> Response:
+    """Kept literally. A card number is refused."""
+    return await _step(asking, case_id, NoteOnCase(case_id, body.note), "a note")
+
+
+@router.post("/api/cases/{case_id}/resolve", response_model=CaseStep)
+async def resolve(case_id: CaseId, body: ResolveIn, asking: Worker) -> Response:
+    """Resolved; closed when nobody comes back to it within its grace."""
+    at = business_time(body.occurred_at)
+    return await _step(asking, case_id, ResolveCase(case_id, body.resolution, at), body.resolution, at)
+
+
+@router.post("/api/cases/{case_id}/reopen", response_model=CaseStep)
+async def reopen(case_id: CaseId, body: ReasonIn, asking: Worker) -> Response:
+    """Within its grace."""
+    at = business_time(body.occurred_at)
+    return await _step(asking, case_id, ReopenCase(case_id, body.reason, at), body.reason, at)

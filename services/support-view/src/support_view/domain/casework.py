@@ -1,0 +1,354 @@
+"""What may be done with contacts and cases, and what follows from it. Pure: times and ids come with the command."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, TypeAlias
+
+from shared.contracts.base import Fact
+from shared.contracts.support import (
+    CUSTOMER,
+    CaseAssigned,
+    CaseClosed,
+    CaseLinked,
+    CaseNoted,
+    CaseOpened,
+    CaseReopened,
+    CaseResolved,
+    CaseResumed,
+    CaseWaiting,
+    Channel,
+    Clocks,
+    ContactReceived,
+    Direction,
+)
+from shared.machine import Invalid, NotAllowed
+from support_view.domain.business import after, between
+from support_view.domain.cases import CASE, Case, CaseStatus, Contact, Support, evolve, words_of
+from support_view.domain.policies import CasePolicy, Cases
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveContact:
+    """`customer` is the keyed hash of who it was; `agent` who answered, where it is known."""
+
+    contact_id: str
+    at: datetime
+    customer: str
+    channel: Channel
+    direction: Direction
+    topic: str
+    text: str = ""
+    is_automated: bool = False
+    duplicate_of: str | None = None
+    agent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerCustomer:
+    """An agent answered in a case; it is a contact like those that came in."""
+
+    case_id: str
+    contact_id: str
+    at: datetime
+    channel: Channel
+    text: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignCase:
+    case_id: str
+    assignee: str
+
+
+@dataclass(frozen=True, slots=True)
+class WaitFor:
+    case_id: str
+    whom: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeCase:
+    case_id: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class NoteOnCase:
+    case_id: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveCase:
+    case_id: str
+    resolution: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReopenCase:
+    case_id: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class CloseCase:
+    """Its grace is over."""
+
+    case_id: str
+
+
+Command: TypeAlias = (
+    ReceiveContact
+    | AnswerCustomer
+    | AssignCase
+    | WaitFor
+    | ResumeCase
+    | NoteOnCase
+    | ResolveCase
+    | ReopenCase
+    | CloseCase
+)
+
+NOBODY_CAME: Final = "nobody came back to it"
+
+
+def decide(state: Support, command: Command, cases: Cases) -> Sequence[Fact]:
+    """Raises NotAllowed for what the case's status does not admit, and Invalid for what is not there."""
+    match command:
+        case ReceiveContact():
+            return _contact(state, command, cases)
+        case AnswerCustomer():
+            case = _case(state, command.case_id)
+            if not case.is_live:
+                raise NotAllowed(case.status, "answering", CASE.allowed(case.status))
+            assert case.customer is not None
+            said = ReceiveContact(
+                contact_id=command.contact_id,
+                at=command.at,
+                customer=case.customer,
+                channel=command.channel,
+                direction=Direction.OUTBOUND,
+                topic=case.topic,
+                text=command.text,
+                agent=command.agent,
+            )
+            return _contact(state, said, cases)
+        case _:
+            return _case_work(state, command, cases)
+
+
+def _case(state: Support, case_id: str) -> Case:
+    case = state.cases.get(case_id)
+    if case is None:
+        raise Invalid("case_id", f"{case_id} is not known")
+    return case
+
+
+def about(state: Support, customer: str | None) -> dict[str, Any]:
+    """Whose subject a fact is of."""
+    is_order = not state.subject.startswith(f"{CUSTOMER}:")
+    return {"order_id": state.subject if is_order else None, "customer": customer}
+
+
+def _case_work(state: Support, command: Command, cases: Cases) -> Sequence[Fact]:
+    assert not isinstance(command, ReceiveContact | AnswerCustomer)
+    case = _case(state, command.case_id)
+    of = about(state, case.customer) | {"case_id": command.case_id}
+    policy = cases.policy
+    match command:
+        case AssignCase(assignee=assignee) if assignee == case.assignee and case.is_live:
+            return [] if case.status is not CaseStatus.OPEN else [CaseAssigned(**of, assignee=assignee)]
+        case AssignCase(assignee=assignee):
+            return [CaseAssigned(**of, assignee=assignee)]
+        case NoteOnCase(note=note):
+            return [CaseNoted(**of, note=note)]
+        case WaitFor(whom="customer", detail=detail, at=at):
+            if case.status is CaseStatus.WAITING_CUSTOMER:
+                return []
+            clocks = stopped(case.clocks, policy, at)
+            return [CaseWaiting(**of, waits_for="customer", detail=detail, clocks=clocks)]
+        case WaitFor(detail=detail, at=at):
+            if case.status is CaseStatus.WAITING_INTERNAL:
+                return []
+            return [CaseWaiting(**of, waits_for="internal", detail=detail, clocks=running(case.clocks, policy, at))]
+        case ResumeCase(detail=detail, at=at):
+            return [CaseResumed(**of, detail=detail, clocks=running(case.clocks, policy, at))]
+        case ResolveCase(resolution=resolution, at=at):
+            return [
+                CaseResolved(
+                    **of,
+                    resolution=resolution,
+                    resolved_at=at,
+                    clocks=stopped(case.clocks, policy, at),
+                    closes_at=at + policy.grace,
+                    policy=cases.ref,
+                )
+            ]
+        case ReopenCase(at=at) if case.closes_at is not None and at > case.closes_at:
+            raise NotAllowed(case.status, "reopening", detail="its grace is over: a new contact opens a linked case")
+        case ReopenCase(detail=detail, at=at):
+            return [_reopened(state, command.case_id, None, detail, at, cases)]
+        case CloseCase():
+            return [CaseClosed(**of, detail=NOBODY_CAME)]
+
+
+def running(clocks: Clocks, policy: CasePolicy, at: datetime) -> Clocks:
+    """The clock to resolve goes on with what is left of it."""
+    if clocks.resolve_due is not None or clocks.resolve_left is None:
+        return clocks
+    due = after(policy.calendar, at, clocks.resolve_left)
+    return clocks.model_copy(update={"resolve_due": due, "resolve_left": None})
+
+
+def stopped(clocks: Clocks, policy: CasePolicy, at: datetime) -> Clocks:
+    """Nobody here owes anything while the customer is waited for, or once it is resolved."""
+    left = clocks.resolve_left
+    if clocks.resolve_due is not None:
+        left = between(policy.calendar, at, clocks.resolve_due)
+    return Clocks(first_response_at=clocks.first_response_at, resolve_left=left)
+
+
+def _started(policy: CasePolicy, at: datetime) -> Clocks:
+    return Clocks(
+        first_response_due=after(policy.calendar, at, policy.first_response),
+        resolve_due=after(policy.calendar, at, policy.resolve),
+    )
+
+
+def _reopened(
+    state: Support, case_id: str, contact_id: str | None, detail: str, at: datetime, cases: Cases
+) -> CaseReopened:
+    """The time to resolve begins anew: the first resolution was none."""
+    case = state.cases[case_id]
+    clocks = Clocks(
+        first_response_at=case.clocks.first_response_at,
+        resolve_due=after(cases.policy.calendar, at, cases.policy.resolve),
+    )
+    return CaseReopened(
+        **about(state, case.customer),
+        case_id=case_id,
+        contact_id=contact_id,
+        detail=detail,
+        times=case.reopened + 1,
+        reopened_at=at,
+        clocks=clocks,
+        policy=cases.ref,
+    )
+
+
+def _contact(state: Support, said: ReceiveContact, cases: Cases) -> list[Fact]:
+    if (known := state.contacts.get(said.contact_id)) is not None:
+        if (known.customer, known.at, known.words) != (said.customer, said.at, words_of(said.text)):
+            raise Invalid("contact_id", "was used for another contact")
+        return []
+    of = about(state, said.customer)
+    duplicate_of = _earlier(state, said, cases.policy)
+    facts: list[Fact] = []
+    if duplicate_of is not None:
+        case_id, clocks = state.contacts[duplicate_of].case_id, None
+    elif said.is_automated:
+        case_id, clocks = None, None
+    else:
+        facts, case_id = _case_for(state, said, cases)
+        for fact in facts:
+            state = evolve(state, fact)
+        clocks = _clocks_after(state.cases[case_id], said, cases.policy) if case_id is not None else None
+    facts.append(
+        ContactReceived(
+            **of,
+            contact_id=said.contact_id,
+            received_at=said.at,
+            channel=said.channel,
+            direction=said.direction,
+            topic=said.topic,
+            is_automated=said.is_automated,
+            text=said.text,
+            duplicate_of=duplicate_of,
+            case_id=case_id,
+            clocks=clocks,
+            policy=cases.ref,
+        )
+    )
+    if clocks is not None and case_id is not None:
+        facts += _moved_by(state.cases[case_id], said, clocks, cases.policy, of | {"case_id": case_id})
+    return facts
+
+
+def _earlier(state: Support, said: ReceiveContact, policy: CasePolicy) -> str | None:
+    """The contact that this one repeats: the one named, or the same words by the same way within a moment."""
+    if said.duplicate_of is not None:
+        first = state.contacts.get(said.duplicate_of)
+        if first is None or first.customer != said.customer:
+            raise Invalid("duplicate_of", f"{said.duplicate_of} is no contact of this customer here")
+        return first.duplicate_of or said.duplicate_of
+    words = words_of(said.text)
+
+    def is_same(contact: Contact) -> bool:
+        return (
+            contact.duplicate_of is None
+            and (contact.customer, contact.channel, contact.direction, contact.topic, contact.words)
+            == (said.customer, said.channel, said.direction, said.topic, words)
+            and abs(said.at - contact.at) <= policy.merge_within
+        )
+
+    return next((id for id, contact in state.contacts.items() if is_same(contact)), None)
+
+
+def _case_for(state: Support, said: ReceiveContact, cases: Cases) -> tuple[list[Fact], str | None]:
+    """The customer's case, reopened where it was resolved; a new one after that was closed, linked to it. Nothing that
+    we say opens one."""
+    mine = [(id, case) for id, case in state.cases.items() if case.customer == said.customer]
+    id, case = mine[-1] if mine else (None, None)
+    is_inbound = said.direction is Direction.INBOUND
+    if case is not None and id is not None and case.is_live:
+        return [], id
+    if not is_inbound:
+        return [], None
+    closed: list[Fact] = []
+    if case is not None and id is not None and case.closes_at is not None:
+        if said.at <= case.closes_at:
+            return [_reopened(state, id, said.contact_id, "the customer came back to it", said.at, cases)], id
+        closed = [CaseClosed(**about(state, said.customer), case_id=id, detail=NOBODY_CAME)]
+    of = about(state, said.customer) | {"case_id": f"{state.subject}-C{len(state.cases) + 1}"}
+    clocks = _started(cases.policy, said.at)
+    opened = CaseOpened(
+        **of, topic=said.topic, opened_at=said.at, contact_id=said.contact_id, clocks=clocks, policy=cases.ref
+    )
+    return [*closed, opened, *([CaseLinked(**of, to_case_id=id)] if id is not None else ())], opened.case_id
+
+
+def _clocks_after(case: Case, said: ReceiveContact, policy: CasePolicy) -> Clocks:
+    clocks = case.clocks
+    if said.direction is Direction.OUTBOUND:
+        first = clocks.first_response_at or said.at
+        answered = {"first_response_due": None, "first_response_at": first, "next_response_due": None}
+        return clocks.model_copy(update=answered)
+    name, time = "first_response_due", policy.first_response
+    if clocks.first_response_at is not None:
+        name, time = "next_response_due", policy.next_response
+    if getattr(clocks, name) is None:
+        clocks = clocks.model_copy(update={name: after(policy.calendar, said.at, time)})
+    return running(clocks, policy, said.at)
+
+
+def _moved_by(case: Case, said: ReceiveContact, clocks: Clocks, policy: CasePolicy, of: dict[str, Any]) -> list[Fact]:
+    """Who answers has taken it on; a customer who writes is not waited for any more."""
+    if said.direction is Direction.OUTBOUND:
+        taken = case.status is CaseStatus.OPEN and said.agent is not None
+        return [CaseAssigned(**of, assignee=said.agent)] if taken else []
+    if case.status is CaseStatus.WAITING_CUSTOMER:
+        return [CaseResumed(**of, detail="the customer wrote", clocks=running(clocks, policy, said.at))]
+    return []
+
+
+def due_command(key: str, name: str, due: datetime) -> Command:
+    """What a deadline of this state means."""
+    _, _, case_id = name.partition(" ")
+    return CloseCase(case_id)

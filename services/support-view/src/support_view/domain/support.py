@@ -1,0 +1,177 @@
+"""What support did, in words: who asked, who took it on, what needed somebody, and why things went wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from shared.contracts.support import (
+    CaseAssigned,
+    CaseClosed,
+    CaseFact,
+    CaseLinked,
+    CaseNoted,
+    CaseOpened,
+    CaseReopened,
+    CaseResolved,
+    CaseResumed,
+    CaseWaiting,
+    ContactReceived,
+    Direction,
+    EscalationAcknowledged,
+    EscalationAssigned,
+    EscalationCleared,
+    EscalationFact,
+    EscalationRaised,
+    RootCauseOverridden,
+    RootCauseTag,
+    RootCauseTagged,
+)
+from shared.machine import replace
+from support_view.domain.cases import CaseStatus
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, plain, plural, put
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    status: CaseStatus = CaseStatus.OPEN
+    topic: str = ""
+    assignee: str | None = None
+    reopened: int = 0
+    due_at: datetime | None = None
+    """By when it is to be resolved; None while the customer is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    rule: str = ""
+    why: str = ""
+    to_do: str = ""
+    level: int = 0
+    since: datetime | None = None
+    assignee: str | None = None
+    is_acknowledged: bool = False
+    is_open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """What the page says of it. `causes` are those that stand: by their id, the tag and how sure it is in percent."""
+
+    contacts: int = 0
+    cases: Mapping[str, Case] = field(default_factory=dict)
+    escalations: Mapping[str, Escalation] = field(default_factory=dict)
+    causes: Mapping[str, tuple[RootCauseTag, int]] = field(default_factory=dict)
+
+
+def fold(support: Support, entry: Entry) -> Support:
+    """Total: any fact of the service, in any state, leads somewhere."""
+    match entry.fact:
+        case ContactReceived(duplicate_of=None, is_automated=False, direction=Direction.INBOUND):
+            return replace(support, contacts=support.contacts + 1)
+        case ContactReceived():
+            return support
+        case CaseFact(case_id=id) as fact:
+            return replace(support, cases=put(support.cases, id, _case(support.cases.get(id, Case()), fact)))
+        case EscalationFact(escalation_id=id) as fact:
+            after = _escalation(support.escalations.get(id, Escalation()), fact)
+            return replace(support, escalations=put(support.escalations, id, after))
+        case RootCauseTagged(cause_id=id, tag=tag, confidence_percent=sure):
+            return replace(support, causes=put(support.causes, id, (tag, sure)))
+        case RootCauseOverridden(cause_id=id, replaced_by=tag):
+            causes = {known: cause for known, cause in support.causes.items() if known != id}
+            return replace(support, causes=causes if tag is None else put(causes, id or entry.id, (tag, CERTAIN)))
+        case _:
+            raise TypeError(f"{entry.fact.type} is no fact of support")
+
+
+CERTAIN: Final = 100
+"""Percent: a person said so."""
+
+
+def _case(case: Case, fact: CaseFact) -> Case:
+    match fact:
+        case CaseOpened(topic=topic, clocks=clocks):
+            return replace(case, status=CaseStatus.OPEN, topic=topic, due_at=clocks.resolve_due)
+        case CaseAssigned(assignee=assignee):
+            status = CaseStatus.IN_PROGRESS if case.status is CaseStatus.OPEN else case.status
+            return replace(case, status=status, assignee=assignee)
+        case CaseWaiting(waits_for=whom, clocks=clocks):
+            status = CaseStatus.WAITING_CUSTOMER if whom == "customer" else CaseStatus.WAITING_INTERNAL
+            return replace(case, status=status, due_at=clocks.resolve_due)
+        case CaseResumed(clocks=clocks):
+            return replace(case, status=CaseStatus.IN_PROGRESS, due_at=clocks.resolve_due)
+        case CaseResolved():
+            return replace(case, status=CaseStatus.RESOLVED, due_at=None)
+        case CaseReopened(times=times, clocks=clocks):
+            return replace(case, status=CaseStatus.OPEN, reopened=times, due_at=clocks.resolve_due)
+        case CaseClosed():
+            return replace(case, status=CaseStatus.CLOSED, due_at=None)
+        case CaseNoted() | CaseLinked():
+            return case
+        case _:
+            raise TypeError(f"{fact.type} is no fact of a case")
+
+
+def _escalation(escalation: Escalation, fact: EscalationFact) -> Escalation:
+    match fact:
+        case EscalationRaised(rule=rule, why=why, to_do=to_do, level=level, since=since):
+            return replace(escalation, rule=rule, why=why, to_do=to_do, level=level, since=since)
+        case EscalationCleared():
+            return replace(escalation, is_open=False)
+        case EscalationAcknowledged():
+            return replace(escalation, is_acknowledged=True)
+        case EscalationAssigned(assignee=assignee):
+            return replace(escalation, assignee=assignee)
+        case _:
+            raise TypeError(f"{fact.type} is no fact of an escalation")
+
+
+def _contact(f: ContactReceived) -> str:
+    if f.duplicate_of is not None:
+        return f"The customer said the same again ({f.channel})"
+    who = "Customer contacted" if f.direction is Direction.OUTBOUND else "The customer got in touch"
+    return f"{who} by {f.channel}: {plain(f.topic)}" + (", automatically" if f.is_automated else "")
+
+
+def _overridden(f: RootCauseOverridden) -> str:
+    if f.replaced_by is None:
+        return f"Not a cause: {plain(f.tag or '')}"
+    return f"Cause: {plain(f.replaced_by)}" + (f", not {plain(f.tag)}" if f.tag else "")
+
+
+SENTENCES: Final[Sentences] = {
+    ContactReceived: lambda f, w: _contact(f),
+    CaseOpened: lambda f, w: f"Case {f.case_id} opened: {plain(f.topic)}",
+    CaseLinked: lambda f, w: f"Case {f.case_id} goes on with {f.to_case_id}",
+    CaseAssigned: lambda f, w: f"Case {f.case_id} taken on by {f.assignee}",
+    CaseWaiting: lambda f, w: f"Case {f.case_id} waits for {'the customer' if f.waits_for == 'customer' else 'us'}",
+    CaseResumed: lambda f, w: f"Case {f.case_id} goes on",
+    CaseNoted: lambda f, w: f"Note on case {f.case_id}",
+    CaseResolved: lambda f, w: f"Case {f.case_id} resolved",
+    CaseReopened: lambda f, w: f"Case {f.case_id} reopened" + (f", {f.times} times by now" if f.times > 1 else ""),
+    CaseClosed: lambda f, w: f"Case {f.case_id} closed",
+    EscalationRaised: lambda f, w: f"Needs attention (level {f.level}): {f.why}",
+    EscalationCleared: lambda f, w: "Needs attention no more",
+    EscalationAcknowledged: lambda f, w: "Somebody is looking at what needed attention",
+    EscalationAssigned: lambda f, w: f"What needs attention was given to {f.assignee}",
+    RootCauseTagged: lambda f, w: f"Likely cause ({f.confidence_percent} %): {plain(f.tag)}",
+    RootCauseOverridden: lambda f, w: _overridden(f),
+}
+
+DETAILS: Final[Details] = {
+    ContactReceived: lambda f, w: [f.text],
+    CaseWaiting: lambda f, w: [f.detail],
+    CaseResumed: lambda f, w: [f.detail],
+    CaseNoted: lambda f, w: [f.note],
+    CaseResolved: lambda f, w: [f.resolution],
+    CaseReopened: lambda f, w: [f.detail],
+    CaseClosed: lambda f, w: [f.detail],
+    EscalationRaised: lambda f, w: [f.to_do],
+    EscalationCleared: lambda f, w: [f.detail],
+    EscalationAcknowledged: lambda f, w: [f.note],
+    RootCauseTagged: lambda f, w: [f"rule {f.rule}, from {plural(len(f.evidence), 'fact')}"],
+    RootCauseOverridden: lambda f, w: [f.detail],
+}
+
+QUIET: Final[Quiet] = frozenset()

@@ -1,0 +1,293 @@
+"""Contacts and cases over HTTP, on a real PostgreSQL: who may do what, what the CRM's webhook does once, what is kept."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import uuid4
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from standardwebhooks import Webhook
+
+from shared.auth import Role, issue
+from shared.contracts.base import FACTS
+from shared.database import Pool
+from support_view.app import built
+from support_view.casebook import STATE, flow_of
+from support_view.domain.cases import laws
+from support_view.handlers import take
+from support_view.rebuild import Rebuild
+from tests.backends import Backends
+from tests.databases import AUTH_KEY, CRM_SECRET, SUPPORT_SETTINGS
+from tests.telling import confirmed_order, record_of
+
+NewDatabase = Callable[[str], Awaitable[str]]
+LONG_AGO = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
+
+
+@pytest.fixture
+async def dsn(new_database: NewDatabase) -> str:
+    return await new_database("support_view")
+
+
+@pytest.fixture
+async def pool(dsn: str) -> AsyncIterator[Pool]:
+    async with asyncpg.create_pool(dsn, min_size=0, max_size=10) as pool:
+        yield pool
+
+
+@pytest.fixture
+async def app(backends: Backends, dsn: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FastAPI]:
+    told = {"OMS_DATABASE_URL": dsn, "OMS_KAFKA": backends.kafka, "OMS_AUTH_KEY": AUTH_KEY}
+    for name, value in (told | SUPPORT_SETTINGS).items():
+        monkeypatch.setenv(name, value)
+    app = built()
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        yield app
+
+
+class Desk:
+    """Somebody at the API."""
+
+    def __init__(self, client: httpx.AsyncClient, role: Role, name: str) -> None:
+        self._client = client
+        self.actor = f"{role}:{name}"
+        self._token = {"Authorization": f"Bearer {issue(AUTH_KEY, subject=name, roles=[role])}"}
+
+    async def post(self, path: str, key: str | None = None, status: int | None = None, **body: Any) -> Any:
+        headers = self._token | {"Idempotency-Key": key or uuid4().hex}
+        answer = await self._client.post(f"/api{path}", json=body, headers=headers)
+        if status is None:
+            assert answer.is_success, answer.text
+        else:
+            assert answer.status_code == status, answer.text
+        return answer.json()
+
+    async def get(self, path: str, expected: int = 200, **params: Any) -> Any:
+        answer = await self._client.get(f"/api{path}", params=params, headers=self._token)
+        assert answer.status_code == expected, answer.text
+        return answer.json()
+
+    async def contact(self, at: datetime = LONG_AGO, status: int | None = None, **more: Any) -> Any:
+        body = {"customer": {"email": "ada@example.org"}, "order_id": "ORD-1", "channel": "email"} | more
+        return await self.post("/contacts", status=status, occurred_at=at.isoformat(), **body)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://view.test") as client:
+        yield client
+
+
+@pytest.fixture
+def ann(client: httpx.AsyncClient) -> Desk:
+    return Desk(client, Role.AGENT, "ann")
+
+
+@pytest.fixture
+def sue(client: httpx.AsyncClient) -> Desk:
+    return Desk(client, Role.SUPERVISOR, "sue")
+
+
+async def told(pool: Pool) -> list[str]:
+    return [row["type"] for row in await pool.fetch("SELECT type FROM events ORDER BY id")]
+
+
+async def is_what_the_journal_gives(pool: Pool) -> bool:
+    """Every state is the fold of its facts, and breaks no law."""
+    for key, state in await pool.fetch("SELECT key, state FROM states"):
+        told = await pool.fetch("SELECT type, data FROM events WHERE subject = $1 ORDER BY sequence", key)
+        facts = [FACTS[type].model_validate_json(data) for type, data in told]
+        kept = STATE.validate_json(state)
+        if flow_of(key).fold(key, facts) != kept or laws(kept):
+            return False
+    return True
+
+
+async def test_a_case_from_the_first_contact_to_its_resolution(ann: Desk, sue: Desk, pool: Pool) -> None:
+    first = await ann.contact(text="Where is my lamp?", topic="where_is_it")
+    assert first["case_status"] == "open"
+    case_id = first["case_id"]
+    answered = await ann.post(f"/cases/{case_id}/answers", channel="email", text="It is on its way.")
+    assert (answered["status"], answered["assignee"]) == ("in_progress", ann.actor)
+    await ann.post(f"/cases/{case_id}/assign", assignee="agent:bob", status=403)
+    await sue.post(f"/cases/{case_id}/assign", assignee="agent:bob")
+    await ann.post(f"/cases/{case_id}/wait", waits_for="customer", reason="a photograph")
+    await ann.post(f"/cases/{case_id}/resume", reason="it came")
+    refused = await ann.post(f"/cases/{case_id}/resume", reason="again", status=409)
+    assert "case.resolved" in refused["allowed"]
+    await ann.post(f"/cases/{case_id}/resolve", resolution="It arrived.")
+    await ann.post(f"/cases/{case_id}/reopen", reason="It was another lamp.")
+    story = await ann.get(f"/cases/{case_id}")
+    assert (story["status"], story["reopened"], story["order_id"]) == ("open", 1, "ORD-1")
+    assert [entry["type"] for entry in reversed(story["entries"])] == [
+        "case.opened",
+        "contact.received",
+        "contact.received",
+        *("case.assigned", "case.assigned", "case.waiting", "case.resumed", "case.resolved", "case.reopened"),
+    ]
+    assert await is_what_the_journal_gives(pool)
+    await ann.get("/cases/ORD-1-C9", expected=404)
+    await ann.post("/cases/ORD-1-C9/notes", note="?", status=404)
+
+
+async def test_nobody_is_named_in_a_fact_and_one_person_is_one_by_whatever_way_they_come(ann: Desk, pool: Pool) -> None:
+    order = confirmed_order("ORD-1")
+    async with pool.acquire() as db, db.transaction():
+        await take(db, [record_of(entry, n) for n, entry in enumerate(order.entries)])
+    [placed] = [entry.fact for entry in order.entries if entry.fact.type == "order.placed"]
+    customer = placed.model_dump()["customer"]
+    by_mail = await ann.contact(customer={"email": customer["email"].upper()}, topic="a")
+    by_id = await ann.contact(customer={"customer_id": customer["customer_id"]}, topic="b")
+    by_phone = await ann.contact(customer={"phone": "+4930123456"}, topic="c")
+    assert by_mail["case_id"] == by_id["case_id"] != by_phone["case_id"]
+    journal = "".join(row["data"] for row in await pool.fetch("SELECT data FROM events"))
+    assert customer["email"] not in journal.lower()
+    assert "4930123456" not in journal
+
+
+async def test_the_same_key_gives_the_same_answer_and_one_contact(ann: Desk, pool: Pool) -> None:
+    body: Any = {"customer": {"customer_id": "c-1"}, "channel": "phone", "topic": "refund"}
+    first = await ann.post("/contacts", key="once", **body)
+    assert await ann.post("/contacts", key="once", **body) == first
+    assert first["case_id"].startswith("customer:")
+    assert await told(pool) == ["case.opened", "contact.received"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"customer": {}}, "customer"),
+        ({"customer": {"email": "ada@example.org", "customer_id": "c-1"}}, "customer"),
+        ({"customer": {"email": "ada"}}, "customer.email"),
+        ({"order_id": "../etc"}, "order_id"),
+        ({"channel": "telepathy"}, "channel"),
+        ({"text": "my card is 4111 1111 1111 1111"}, "text"),
+        ({"text": "\x00"}, "text"),
+        ({"mood": "bad"}, "mood"),
+        ({"occurred_at": "9999-01-01T00:00:00Z"}, "occurred_at"),
+        ({"occurred_at": "2026-05-04T12:00:00"}, "occurred_at"),
+    ],
+)
+async def test_a_bad_contact_is_refused_by_its_field_and_nothing_is_stored(
+    ann: Desk, pool: Pool, changed: dict[str, Any], field: str
+) -> None:
+    body = {"customer": {"email": "ada@example.org"}, "order_id": "ORD-1", "channel": "email"} | changed
+    refused = await ann.post("/contacts", status=422, **body)
+    assert [error["field"] for error in refused["errors"]] == [field]
+    assert await told(pool) == []
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "'; DROP TABLE cases; --",
+    '=HYPERLINK("http://evil.example")',
+    "\u202egnp.tohs",
+    "{{ 7 * 7 }} ${7 * 7}",
+)
+
+
+async def test_notes_are_kept_literally_and_a_card_number_is_refused_by_its_field(ann: Desk, pool: Pool) -> None:
+    case_id = (await ann.contact())["case_id"]
+    for note in HOSTILE:
+        await ann.post(f"/cases/{case_id}/notes", note=note)
+    story = await ann.get(f"/cases/{case_id}")
+    assert [entry["details"] for entry in reversed(story["entries"])][-len(HOSTILE) :] == [[note] for note in HOSTILE]
+    before = await told(pool)
+    refused = await ann.post(f"/cases/{case_id}/notes", note="4111-1111-1111-1111", status=422)
+    assert refused["errors"] == [{"field": "note", "rule": "Value error, must not hold a card number"}]
+    assert await told(pool) == before
+
+
+async def test_lists_go_on_where_a_page_ended(ann: Desk) -> None:
+    for n in range(5):
+        await ann.contact(LONG_AGO + timedelta(minutes=n), order_id=f"ORD-{n}")
+    seen: list[str] = []
+    after: str | None = None
+    while True:
+        query: Any = {"after": after} if after else {}
+        page = await ann.get("/cases", limit=2, status="open", **query)
+        seen += [case["order_id"] for case in page["cases"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == [f"ORD-{n}" for n in range(5)]
+    await ann.get("/cases", limit=1_000_000, expected=422)
+    refused = await ann.get("/cases", after="yesterday", expected=422)
+    assert refused["errors"][0]["field"] == "after"
+
+
+def of_crm(**changed: Any) -> str:
+    body = {
+        "contact_id": "crm-17",
+        "customer": {"email": "ada@example.org"},
+        "order_id": "ORD-1",
+        "channel": "email",
+        "text": "Where is it?",
+        "occurred_at": LONG_AGO.isoformat(),
+    }
+    return json.dumps(body | changed)
+
+
+async def send(client: httpx.AsyncClient, body: str, id: str = "msg-1", at: datetime | None = None) -> httpx.Response:
+    at = at or datetime.now(timezone.utc)
+    signature = Webhook(CRM_SECRET).sign(id, at, body)
+    headers = {"webhook-id": id, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
+    return await client.post("/webhooks/crm", content=body, headers=headers)
+
+
+async def test_a_contact_of_the_crm_counts_once_however_often_it_is_sent(client: httpx.AsyncClient, pool: Pool) -> None:
+    for id in ("msg-1", "msg-1", "msg-2"):
+        answer = await send(client, of_crm(), id)
+        assert (answer.status_code, answer.json()) == (202, {"contact_id": "crm-17"})
+    assert await told(pool) == ["case.opened", "contact.received"]
+    actor, causation = (await pool.fetch("SELECT actor, causation_id FROM events"))[0]
+    assert (actor, causation) == ("partner:crm", "msg-1")
+    refused = await send(client, of_crm(order_id="ORD-2"), "msg-3")
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "contact_id")
+    refused = await send(client, of_crm(text="Something else"), "msg-4")
+    assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, "contact_id")
+
+
+async def test_a_webhook_that_is_stale_forged_or_not_signed_is_refused(client: httpx.AsyncClient, pool: Pool) -> None:
+    now = datetime.now(timezone.utc)
+    assert (await send(client, of_crm(), at=now - timedelta(seconds=310))).status_code == 401
+    assert (await send(client, of_crm(), at=now + timedelta(seconds=310))).status_code == 401
+    assert (await client.post("/webhooks/crm", content=of_crm())).status_code == 401
+    signature = Webhook(CRM_SECRET).sign("msg-1", now, of_crm())
+    headers = {"webhook-id": "msg-1", "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": signature}
+    spaced = json.dumps(json.loads(of_crm()), indent=1)
+    assert (await client.post("/webhooks/crm", content=spaced, headers=headers)).status_code == 401
+    bad = await send(client, of_crm(channel="telepathy"))
+    assert (bad.status_code, bad.json()["errors"][0]["field"]) == (422, "channel")
+    assert await told(pool) == []
+
+
+async def test_a_rebuild_of_the_view_touches_nothing_of_it(ann: Desk, pool: Pool, dsn: str) -> None:
+    async def kept() -> list[Any]:
+        return [
+            await pool.fetch(f"SELECT * FROM {table} ORDER BY 1")
+            for table in ("events", "states", "cases", "contacts", "outbox", "deadlines")
+        ]
+
+    case_id = (await ann.contact())["case_id"]
+    await ann.post(f"/cases/{case_id}/resolve", resolution="done")
+    before = await kept()
+    for step in (Rebuild.build, Rebuild.swap, Rebuild.discard):
+        db = await asyncpg.connect(dsn)
+        await step(Rebuild(db))
+        await db.close()
+    assert await kept() == before
+
+
+async def test_an_auditor_reads_and_changes_nothing(client: httpx.AsyncClient, ann: Desk) -> None:
+    case_id = (await ann.contact())["case_id"]
+    auditor = Desk(client, Role.AUDITOR, "max")
+    await auditor.get(f"/cases/{case_id}")
+    await auditor.contact(status=403)
+    await auditor.post(f"/cases/{case_id}/notes", note="seen", status=403)

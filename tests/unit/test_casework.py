@@ -1,0 +1,306 @@
+"""Contacts and cases: whose case a contact belongs to, who owes what by when, and what ends it."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date, datetime, time, timedelta, timezone
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from shared.contracts.base import Fact, PolicyRef
+from shared.contracts.support import (
+    CaseAssigned,
+    CaseClosed,
+    CaseLinked,
+    CaseOpened,
+    CaseReopened,
+    CaseResumed,
+    Channel,
+    ContactReceived,
+    Direction,
+)
+from shared.machine import Invalid, NotAllowed
+from support_view.domain.business import Calendar, Hours, Patience, Unit, after, between, over_at
+from support_view.domain.cases import CaseStatus, Support, deadlines, evolve, laws
+from support_view.domain.casework import (
+    AnswerCustomer,
+    AssignCase,
+    Command,
+    NoteOnCase,
+    ReceiveContact,
+    ReopenCase,
+    ResolveCase,
+    ResumeCase,
+    WaitFor,
+    decide,
+    due_command,
+)
+from support_view.domain.policies import CasePolicy, Cases
+
+HOURS = (Hours(opens=time(9), closes=time(17)),)
+CALENDAR = Calendar(
+    zone="Europe/Berlin", week=dict.fromkeys(range(5), HOURS), holidays=frozenset({date(2026, 5, 1), date(2026, 5, 14)})
+)
+POLICY = Cases(
+    CasePolicy(
+        calendar=CALENDAR,
+        first_response=timedelta(hours=2),
+        next_response=timedelta(hours=4),
+        resolve=timedelta(hours=16),
+        grace=timedelta(hours=72),
+        merge_within=timedelta(minutes=10),
+    ),
+    PolicyRef(policy_id="cases", version=1),
+)
+MONDAY = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
+"""Ten o'clock in Berlin, an hour after opening."""
+HOUR = timedelta(hours=1)
+
+
+class Desk:
+    """A subject and what it was told."""
+
+    def __init__(self, subject: str = "o-1") -> None:
+        self.state = Support(subject)
+        self.facts: list[Fact] = []
+
+    def tell(self, command: Command) -> Sequence[Fact]:
+        facts = decide(self.state, command, POLICY)
+        for fact in facts:
+            self.state = evolve(self.state, fact)
+            self.facts.append(fact)
+        assert laws(self.state) == []
+        return facts
+
+    def writes(self, id: str, at: datetime, text: str = "", **more: Any) -> Sequence[Fact]:
+        said = ReceiveContact(id, at, "ada", Channel.EMAIL, Direction.INBOUND, "where_is_it", text or f"this is {id}")
+        return self.tell(replace(said, **more))
+
+    def answers(self, id: str, at: datetime) -> Sequence[Fact]:
+        return self.tell(AnswerCustomer("o-1-C1", id, at, Channel.EMAIL, "we look into it", "agent:ann"))
+
+    @property
+    def case(self) -> Any:
+        return self.state.cases["o-1-C1"]
+
+
+def types(facts: Sequence[Fact]) -> list[type[Fact]]:
+    return [type(fact) for fact in facts]
+
+
+def test_business_time_counts_open_hours_only() -> None:
+    friday = datetime(2026, 4, 30, 14, 0, tzinfo=timezone.utc)  # Thursday, an hour before closing; Friday is a holiday
+    assert after(CALENDAR, friday, HOUR) == friday + HOUR
+    assert after(CALENDAR, friday, 2 * HOUR) == datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
+    assert between(CALENDAR, friday, MONDAY) == 2 * HOUR
+    assert between(CALENDAR, MONDAY, friday) == timedelta()
+    assert after(CALENDAR, friday, timedelta()) == friday
+
+
+def test_hours_follow_the_clocks_of_their_zone_through_a_change_of_time() -> None:
+    before = datetime(2026, 3, 27, 15, 0, tzinfo=timezone.utc)  # Friday 16:00 in winter time
+    assert after(CALENDAR, before, 2 * HOUR) == datetime(2026, 3, 30, 8, 0, tzinfo=timezone.utc)  # 10:00 in summer time
+
+
+@pytest.mark.parametrize(
+    ("patience", "end"),
+    [
+        (Patience(amount=30, unit=Unit.MINUTES), MONDAY + HOUR / 2),
+        (Patience(amount=10, unit=Unit.DAYS), MONDAY + timedelta(days=10)),
+        (Patience(amount=8, unit=Unit.BUSINESS_HOURS), MONDAY + timedelta(days=1)),
+        (Patience(amount=4, unit=Unit.BUSINESS_DAYS), MONDAY + timedelta(days=4)),
+        (Patience(amount=8, unit=Unit.BUSINESS_DAYS), MONDAY + timedelta(days=11)),  # over a weekend and a holiday
+    ],
+)
+def test_patience_is_over_when_its_unit_says_so(patience: Patience, end: datetime) -> None:
+    assert over_at(CALENDAR, patience, MONDAY) == end
+
+
+@pytest.mark.parametrize(
+    ("zone", "week"),
+    [
+        ("Atlantis/Capital", {0: [{"opens": "09:00", "closes": "17:00"}]}),
+        ("Europe/Berlin", {0: []}),
+        ("Europe/Berlin", {0: [{"opens": "17:00", "closes": "09:00"}]}),
+        ("Europe/Berlin", {0: [{"opens": "09:00", "closes": "12:00"}, {"opens": "11:00", "closes": "17:00"}]}),
+        ("Europe/Berlin", {7: [{"opens": "09:00", "closes": "17:00"}]}),
+    ],
+)
+def test_a_calendar_that_cannot_be_is_refused(zone: str, week: dict[int, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Calendar.model_validate({"zone": zone, "week": week})
+
+
+def test_the_first_contact_opens_a_case_and_starts_its_clocks() -> None:
+    desk = Desk()
+    assert types(desk.writes("c1", MONDAY)) == [CaseOpened, ContactReceived]
+    assert desk.case.status is CaseStatus.OPEN
+    assert desk.case.clocks.first_response_due == MONDAY + 2 * HOUR
+    assert desk.case.clocks.resolve_due == MONDAY + timedelta(days=2)
+    assert desk.case.clocks.next_response_due is None
+
+
+def test_who_answers_takes_the_case_and_the_next_response_is_owed_only_while_the_customer_spoke_last() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    assert types(desk.answers("a1", MONDAY + HOUR)) == [ContactReceived, CaseAssigned]
+    assert (desk.case.status, desk.case.assignee) == (CaseStatus.IN_PROGRESS, "agent:ann")
+    assert desk.case.clocks.first_response_due is None
+    assert desk.case.clocks.next_response_due is None
+    desk.writes("c2", MONDAY + 2 * HOUR)
+    desk.writes("c3", MONDAY + 3 * HOUR)
+    assert desk.case.clocks.next_response_due == MONDAY + 6 * HOUR, "owed since the first of the two"
+    desk.answers("a2", MONDAY + 4 * HOUR)
+    assert desk.case.clocks.next_response_due is None
+    assert desk.case.clocks.first_response_at == MONDAY + HOUR
+
+
+def test_clocks_stand_while_the_customer_is_waited_for() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.answers("a1", MONDAY + HOUR)
+    desk.tell(WaitFor("o-1-C1", "customer", "a photograph", MONDAY + 2 * HOUR))
+    assert desk.case.clocks.resolve_due is None
+    assert desk.case.clocks.resolve_left == 14 * HOUR
+    assert desk.tell(WaitFor("o-1-C1", "customer", "a photograph", MONDAY + 3 * HOUR)) == []
+    wednesday = MONDAY + timedelta(days=2)
+    assert types(desk.writes("c2", wednesday)) == [ContactReceived, CaseResumed]
+    assert desk.case.status is CaseStatus.IN_PROGRESS
+    assert desk.case.clocks.resolve_due == wednesday + timedelta(days=1) + 6 * HOUR
+    assert desk.case.clocks.next_response_due == wednesday + 4 * HOUR
+
+
+def test_clocks_run_while_the_customer_waits_for_us() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    due = desk.case.clocks.resolve_due
+    desk.tell(WaitFor("o-1-C1", "internal", "the warehouse", MONDAY + HOUR))
+    assert desk.case.clocks.resolve_due == due
+    desk.tell(ResumeCase("o-1-C1", "it was found", MONDAY + 2 * HOUR))
+    assert (desk.case.status, desk.case.clocks.resolve_due) == (CaseStatus.IN_PROGRESS, due)
+
+
+def test_a_contact_within_the_grace_reopens_a_case_to_the_very_moment() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.tell(ResolveCase("o-1-C1", "it was next door", MONDAY + HOUR))
+    end = MONDAY + HOUR + timedelta(hours=72)
+    assert deadlines(desk.state) == {"close o-1-C1": end}
+    reopened, contact = desk.writes("c2", end)
+    assert isinstance(reopened, CaseReopened)
+    assert isinstance(contact, ContactReceived)
+    assert (reopened.times, contact.case_id) == (1, "o-1-C1")
+    assert deadlines(desk.state) == {}
+    assert desk.case.clocks.first_response_due is not None, "nobody has answered yet"
+
+
+def test_a_contact_after_it_was_closed_opens_a_linked_case() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.tell(ResolveCase("o-1-C1", "it was next door", MONDAY))
+    [(name, due)] = deadlines(desk.state).items()
+    desk.tell(due_command("o-1", name, due))
+    assert desk.case.status is CaseStatus.CLOSED
+    facts = desk.writes("c2", due + HOUR)
+    assert types(facts) == [CaseOpened, CaseLinked, ContactReceived]
+    assert desk.state.cases["o-1-C2"].linked_to == "o-1-C1"
+
+
+def test_a_contact_that_overtakes_the_closing_finds_the_case_closed_all_the_same() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.tell(ResolveCase("o-1-C1", "it was next door", MONDAY))
+    facts = desk.writes("c2", MONDAY + timedelta(hours=72, microseconds=1))
+    assert types(facts) == [CaseClosed, CaseOpened, CaseLinked, ContactReceived]
+    with pytest.raises(NotAllowed):
+        desk.tell(due_command("o-1", "close o-1-C1", MONDAY))
+
+
+def test_a_person_reopens_a_case_within_its_grace_and_not_later() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.tell(ResolveCase("o-1-C1", "done", MONDAY))
+    desk.tell(ReopenCase("o-1-C1", "it was not", MONDAY + HOUR))
+    desk.tell(ResolveCase("o-1-C1", "now it is", MONDAY + 2 * HOUR))
+    with pytest.raises(NotAllowed, match="grace is over"):
+        desk.tell(ReopenCase("o-1-C1", "it was not", MONDAY + timedelta(days=4)))
+    assert desk.case.reopened == 1
+
+
+def test_the_same_words_by_the_same_way_within_a_moment_are_one_contact() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY, "Where is my LAMP?")
+    edge = MONDAY + timedelta(minutes=10)
+    [again] = desk.writes("c2", edge, "where  is my lamp?")
+    assert isinstance(again, ContactReceived)
+    assert (again.duplicate_of, again.case_id) == ("c1", "o-1-C1")
+    assert not desk.state.contacts["c2"].counts
+    [by_phone] = desk.writes("c3", MONDAY, "Where is my lamp?", channel=Channel.PHONE)
+    [too_late] = desk.writes("c4", edge + timedelta(microseconds=1), "Where is my lamp?")
+    assert [fact.duplicate_of for fact in (by_phone, too_late) if isinstance(fact, ContactReceived)] == [None, None]
+
+
+def test_what_repeats_a_repetition_is_merged_into_the_first() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY, "hello")
+    desk.writes("c2", MONDAY, "hello")
+    [third] = desk.writes("c3", MONDAY + timedelta(days=1), "as I said", duplicate_of="c2")
+    assert isinstance(third, ContactReceived)
+    assert third.duplicate_of == "c1"
+    with pytest.raises(Invalid, match="no contact of this customer"):
+        desk.writes("c4", MONDAY, duplicate_of="c9")
+    with pytest.raises(Invalid, match="no contact of this customer"):
+        desk.writes("c4", MONDAY, duplicate_of="c1", customer="bob")
+
+
+def test_a_contact_told_again_is_no_news_and_its_id_is_nobody_elses() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY, "hello")
+    assert desk.writes("c1", MONDAY, "hello") == []
+    with pytest.raises(Invalid, match="used for another contact"):
+        desk.writes("c1", MONDAY, "goodbye")
+
+
+def test_what_no_person_wrote_opens_no_case_and_neither_does_what_we_say_first() -> None:
+    desk = Desk()
+    [_] = desk.writes("c1", MONDAY, is_automated=True)
+    [_] = desk.writes("c2", MONDAY, direction=Direction.OUTBOUND)
+    assert desk.state.cases == {}
+    assert not any(contact.counts for contact in desk.state.contacts.values())
+
+
+def test_two_customers_of_one_order_have_a_case_each() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.writes("c2", MONDAY, customer="bob")
+    assert {id: case.customer for id, case in desk.state.cases.items()} == {"o-1-C1": "ada", "o-1-C2": "bob"}
+
+
+def test_a_contact_about_no_order_is_the_customers() -> None:
+    desk = Desk("customer:ada")
+    opened, _ = desk.writes("c1", MONDAY)
+    assert isinstance(opened, CaseOpened)
+    assert (opened.order_id, opened.subject, opened.case_id) == (None, "customer:ada", "customer:ada-C1")
+
+
+def test_a_closed_case_takes_notes_and_nothing_else() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.tell(AssignCase("o-1-C1", "agent:ann"))
+    assert desk.tell(AssignCase("o-1-C1", "agent:ann")) == []
+    desk.tell(ResolveCase("o-1-C1", "done", MONDAY))
+    desk.tell(due_command("o-1", "close o-1-C1", MONDAY))
+    assert len(desk.tell(NoteOnCase("o-1-C1", "=1+1 <script>"))) == 1
+    for command in (
+        AssignCase("o-1-C1", "agent:bob"),
+        WaitFor("o-1-C1", "customer", "", MONDAY),
+        ResumeCase("o-1-C1", "", MONDAY),
+        ResolveCase("o-1-C1", "", MONDAY),
+        ReopenCase("o-1-C1", "", MONDAY),
+        AnswerCustomer("o-1-C1", "a1", MONDAY, Channel.EMAIL, "", "agent:ann"),
+    ):
+        with pytest.raises(NotAllowed):
+            desk.tell(command)
+    with pytest.raises(Invalid, match="o-1-C7 is not known"):
+        desk.tell(NoteOnCase("o-1-C7", ""))
