@@ -410,7 +410,7 @@ async def test_marks_that_are_not_of_these_databases_are_none(oms: Oms, shelf: S
     later = marks.services["orders"].looked_to + timedelta(hours=1)
     others = marks.services["orders"].model_copy(update={"database": "another/1"})
     for wrong in (others, marks.services["orders"].model_copy(update={"looked_to": later})):
-        marks.model_copy(update={"services": dict.fromkeys(marks.services, wrong)}).write(var)
+        marks.model_copy(update={"services": dict.fromkeys(marks.services, wrong)}).write(var, verify.Marks.read(var))
         _, told = await oms("verify")
         assert told["everything"]
     (var / "verified.json").write_text("{")

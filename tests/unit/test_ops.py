@@ -3,6 +3,7 @@
 import base64
 import socket
 import stat
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from ops.endpoints import NotUp, RunningProcess, live_endpoints
 from ops.keys import kept_keys
 from ops.pins import with_pins
 from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
+from ops.verify import Mark, Marks
 from shared.auth import Role, verify
 
 
@@ -95,3 +97,28 @@ def test_a_cluster_id_is_never_taken_for_an_option() -> None:
     assert base64.urlsafe_b64encode(b"\xf8" * 16).startswith(b"-")
     assert cluster_id(b"\xf8" * 16)[0] == "_"
     assert len(cluster_id(bytes(16))) == 22
+
+
+def marks(minute: int, *again: str, database: str = "1/2", shelves: bool = False, all_at: bool = False) -> Marks:
+    at = datetime(2026, 5, 4, 12, minute, tzinfo=timezone.utc)
+    orders = Mark(database=database, looked_to=at, again=again)
+    return Marks(services={"orders": orders}, shelves=shelves, all_at=at if all_at else None)
+
+
+def test_what_a_run_leaves_is_read_by_the_next(tmp_path: Path) -> None:
+    assert Marks.read(tmp_path) == Marks()
+    marks(1, "a").write(tmp_path, Marks())
+    assert Marks.read(tmp_path) == marks(1, "a")
+    marks(2).write(tmp_path, marks(1, "a"))
+    assert Marks.read(tmp_path) == marks(2), "nobody else was there: what it found right is right"
+
+
+def test_runs_side_by_side_forget_nothing_of_each_other(tmp_path: Path) -> None:
+    """A long run of everything, begun in minute 1, and a short one that ends before and after it."""
+    marks(0, "old").write(tmp_path, Marks())
+    marks(5, "new").write(tmp_path, marks(0, "old"))
+    marks(1, "deep", shelves=True, all_at=True).write(tmp_path, marks(0, "old"))
+    left = marks(1, "deep", "new", shelves=True, all_at=True)
+    assert Marks.read(tmp_path) == left
+    marks(6, database="3/4").write(tmp_path, marks(5, "new"))
+    assert Marks.read(tmp_path).services == {}, "of different databases: the next run looks at everything"

@@ -24,15 +24,13 @@ from rich.table import Table
 
 from ops.control import NotScalable, ask_scale
 from ops.databases import ensure_databases
-from ops.demo import demo as play_stories
-from ops.demo import footer
-from ops.dlq import Unanswered
+from ops.desk import AsJson, Unanswered, console, errors
 from ops.dlq import app as dlq
 from ops.endpoints import Endpoints, NotUp, live_endpoints
 from ops.keys import kept_keys
 from ops.lag import lag
 from ops.people import StoryFailed
-from ops.places import locked, state_folder
+from ops.places import state_folder
 from ops.rebuild import rebuild
 from ops.supervision import StartFailed, until_signalled
 from ops.system import SERVICES, AlreadyUp, Given, bring_down, running_system
@@ -48,10 +46,6 @@ NOT_UP: Final = 3
 _POLL_S: Final = 0.2
 _TTL = re.compile(r"(\d+)([smhd])")
 _TTL_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-# Without a terminal there is nobody to ask how wide the page is.
-console = Console(width=None if sys.stdout.isatty() else 140)
-errors = Console(stderr=True)
 
 app = typer.Typer(
     name="oms",
@@ -108,7 +102,7 @@ def scale(
     wanted: Annotated[
         list[str] | None, typer.Argument(metavar="SERVICE=N", help="How many replicas; left out: what there is.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Add or remove replicas of services, as in `oms scale support-view=3`; they last until `oms down`.
 
@@ -195,6 +189,10 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="End when the stories have ended; else stay up.")] = False,
 ) -> None:
     """Start everything and play every story; exit code 1 names the story and the step that failed."""
+    # Here, since what the stories need takes as long to import as all the rest of this command.
+    from ops.demo import demo as play_stories
+    from ops.demo import footer
+
     var = state_folder()
     screen = _Screen()
 
@@ -223,7 +221,7 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Everything, instead of what is new since the last run.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check what is promised on live data: folds, chains, laws, timeline, books; exit code 1 with what is wrong.
 
@@ -234,7 +232,7 @@ def verify(
     var = state_folder()
     endpoints, key = live_endpoints(var), kept_keys(var).auth_key
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=errors) as progress, locked(var / ".verify.lock", wait=True):
+    with Progress(*columns, console=errors) as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(what: str, number: int) -> None:
@@ -242,13 +240,13 @@ def verify(
                 tasks[what] = progress.add_task(what, total=None)
             progress.advance(tasks[what], number)
 
-        since = Marks() if full else Marks.read(var)
-        looked = Verification(endpoints, key, report, since)
+        before = Marks.read(var)
+        looked = Verification(endpoints, key, report, Marks() if full else before)
         try:
             asyncio.run(looked.run())
         except (*OUTAGES, httpx.HTTPError) as error:
             raise Unanswered(f"not everything could be looked at, see `oms lag`: {error!r}") from error
-        looked.marks.write(var)
+        looked.marks.write(var, before)
     counted, findings = looked.counted, looked.findings
     if as_json:
         told = {

@@ -1,116 +1,24 @@
 """`oms dlq`: messages that could not be decoded or decided, over all services: list, show, redrive in order, discard."""
 
-import getpass
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from collections.abc import Sequence
+from typing import Annotated, Any
 
-import httpx
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ops.endpoints import Endpoints, live_endpoints
-from ops.keys import kept_keys
-from ops.places import state_folder
-from shared.auth import Role, issue
-
-PAGE: Final = 1000
+from ops.desk import All, AsJson, Desk, DryRun, Unanswered, console, operator, warn, with_progress
 
 app = typer.Typer(help="Parked messages: list, show, redrive in order, discard.", no_args_is_help=True)
-console = Console()
-errors = Console(stderr=True)
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 Service = Annotated[str, typer.Argument(help="The service that parked it.")]
 Key = Annotated[str, typer.Argument(help="The key it is parked under, usually an order id.")]
 OneService = Annotated[str | None, typer.Argument(help="The service that parked it; left out: all services.")]
 OneKey = Annotated[str | None, typer.Argument(help="The key it is parked under, usually an order id.")]
-All = Annotated[bool, typer.Option("--all", help="All keys, instead of one.")]
 ParkedFor = Annotated[
     str | None, typer.Option("--parked-for", metavar="REASON", help="Of --all, only what is parked for this reason.")
 ]
-
-
-class Unanswered(Exception):
-    """A service did not answer, or not as it should; the text says which and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Desk:
-    """The services' operations, asked under an operator's name."""
-
-    endpoints: Endpoints
-    client: httpx.Client
-
-    def ask(self, service: str, method: str, path: str, **request: Any) -> Any:
-        """The answer's JSON. Raises Unanswered."""
-        endpoint = self.endpoints.services[service]
-        try:
-            answer = self.client.request(method, f"{endpoint.url}/operations/{path}", **request)
-        except httpx.HTTPError as error:
-            raise Unanswered(f"{service} does not answer ({type(error).__name__}): see {endpoint.log}") from error
-        if not answer.is_success:
-            raise Unanswered(f"{service} answered {answer.status_code}: {answer.text[:200]}; see {endpoint.log}")
-        return answer.json()
-
-    def pages(self, service: str, path: str, by: str, **params: str) -> Iterator[dict[str, Any]]:
-        """All rows of a list, page after page, each with its service; `by` is what they are in order of."""
-        after: dict[str, Any] = {}
-        while True:
-            page = self.ask(service, "GET", path, params={"limit": PAGE} | after | params)
-            yield from ({"service": service} | each for each in page)
-            if len(page) < PAGE:
-                return
-            after = {"after": page[-1][by]}
-
-    def keys(self, service: str, reason: str | None) -> Iterator[dict[str, Any]]:
-        """Keys with parked messages."""
-        return self.pages(service, "parked/keys", "key", **({"reason": reason} if reason else {}))
-
-    def services(self, service: str | None) -> list[str]:
-        """The one, or all that consume. Raises BadParameter."""
-        known = consuming(self.endpoints)
-        if service is not None and service not in known:
-            raise typer.BadParameter(f"{service} is not one of {', '.join(known)}")
-        return known if service is None else [service]
-
-    def over_all(
-        self, service: str | None, rows: Callable[[str], Iterable[dict[str, Any]]]
-    ) -> tuple[list[dict[str, Any]], list[str]]:
-        """Rows over services, and in words which of the services could not be asked."""
-        found: list[dict[str, Any]] = []
-        unanswered = []
-        for each in self.services(service):
-            try:
-                found += rows(each)
-            except Unanswered as why:
-                unanswered.append(str(why))
-        return found, unanswered
-
-    def messages(self, service: str, key: str) -> list[dict[str, Any]]:
-        """The first of a key's parked messages, in order; a page of them."""
-        found: list[dict[str, Any]] = self.ask(service, "GET", "parked", params={"key": key, "limit": PAGE})
-        return found
-
-
-@contextmanager
-def operator() -> Iterator[Desk]:
-    """The running system's operations; what is done is kept under the name of who runs this. Raises NotUp."""
-    var = state_folder()
-    endpoints = live_endpoints(var)
-    token = issue(kept_keys(var).auth_key, subject=getpass.getuser(), roles=[Role.OPERATOR])
-    with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False) as client:
-        yield Desk(endpoints, client)
-
-
-def consuming(endpoints: Endpoints) -> list[str]:
-    return [name for name, service in endpoints.services.items() if service.database]
 
 
 def _chosen(
@@ -253,19 +161,6 @@ def discard(
     raise typer.Exit(1 if unanswered else 0)
 
 
-def with_progress(what: str, chosen: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """On standard error, and only where there is more than one."""
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=errors, disable=len(chosen) < 2) as progress:
-        yield from progress.track(chosen, description=what)
-
-
 def _say_what(verb: str, found: Sequence[tuple[str, dict[str, Any]]], unanswered: list[str], as_json: bool) -> None:
     if as_json:
         would = [{"service": service} | m for service, m in found]
@@ -276,8 +171,3 @@ def _say_what(verb: str, found: Sequence[tuple[str, dict[str, Any]]], unanswered
         if not found:
             console.print("nothing of this is parked")
     warn(unanswered)
-
-
-def warn(unanswered: Sequence[str]) -> None:
-    for why in unanswered:
-        errors.print(f"[red]error:[/] {escape(why)}", highlight=False, soft_wrap=True)

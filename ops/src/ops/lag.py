@@ -19,19 +19,16 @@ import httpx
 import typer
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ops.dlq import consuming
+from ops.desk import AsJson, console, consuming, errors
 from ops.endpoints import Endpoints, Replica, live_endpoints
 from ops.places import state_folder
 from ops.topics import PARTITIONS
 from shared.consumer import WHERE_TO_READ
 from shared.database import OUTAGES
 from shared.operations import UNPUBLISHED
-
-console = Console()
 
 HOLES: Final = "SELECT count(*) FROM sections WHERE waiting <> '{}'"
 ANSWER_S: Final = 10.0
@@ -184,7 +181,7 @@ async def _reader(kafka: str) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 def lag(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     most_seconds: Annotated[float, typer.Option("--max-seconds", help="Older than this needs attention.")] = 60.0,
 ) -> None:
     """Show lag per group, topic and partition in messages and seconds, the outbox, parked keys and holes.
@@ -194,7 +191,7 @@ def lag(
     """
     endpoints = live_endpoints(state_folder())
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is in the answer
-    with Console(stderr=True).status("asking"):
+    with errors.status("asking"):
         found = asyncio.run(look(endpoints))
     attention = [told for name, state in found.items() for told in state.attention(name, most_seconds)]
     if as_json:

@@ -7,14 +7,13 @@ from typing import Annotated, Final, TypeVar
 
 import asyncpg
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from ops.desk import AsJson, console, errors
 from ops.endpoints import live_endpoints
 from ops.places import state_folder
 from support_view.rebuild import SHOWN, Parity, Rebuild, Refused, Report
 
-console = Console()
 T = TypeVar("T")
 
 TRIES: Final = 5
@@ -28,7 +27,7 @@ def rebuild(
     swap: Annotated[bool, typer.Option("--swap", help="Take the new generation even where the two differ.")] = False,
     roll_back: Annotated[bool, typer.Option("--roll-back", help="Go back to the generation before the swap.")] = False,
     discard: Annotated[bool, typer.Option("--discard", help="Drop the generation that is not live.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a new generation of the view from its timeline, compare it with the live one, and swap it in where they agree.
 
@@ -57,7 +56,7 @@ def rebuild(
 def _build(database: str, swap: bool, as_json: bool) -> None:
     with Progress(
         SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=errors,
     ) as progress:  # fmt: skip
         tasks = {"": progress.add_task("starting", total=None)}
 

@@ -28,7 +28,7 @@ from fulfillment.store import STOCK_DRIFT
 from ops.endpoints import Endpoints
 from ops.laws import States
 from ops.laws import broken as broken_laws
-from ops.places import write_whole
+from ops.places import locked, write_whole
 from shared.auth import Role, issue
 from shared.contracts.base import FACTS
 from shared.contracts.fulfillment import StockFact
@@ -113,14 +113,30 @@ class Marks(_Kept):
 
     @classmethod
     def read(cls, var: Path) -> Self:
-        """None where there are none, or none that can be read: then everything is looked at."""
+        """Empty where there are none, or none that can be read: then everything is looked at."""
         try:
             return cls.model_validate_json((var / "verified.json").read_bytes())
         except (FileNotFoundError, ValidationError):
             return cls()
 
-    def write(self, var: Path) -> None:
-        write_whole(var / "verified.json", self.model_dump_json(indent=2) + "\n")
+    def write(self, var: Path, before: "Marks") -> None:
+        """`before` is what was there when the run began. What another run has left there since counts as well: a long
+        run and many short ones may go on side by side, and neither forgets what the other found."""
+        with locked(var / ".verified.lock", wait=True):
+            meanwhile = Marks.read(var)
+            left = self if meanwhile == before else self.beside(meanwhile)
+            write_whole(var / "verified.json", left.model_dump_json(indent=2) + "\n")
+
+    def beside(self, other: "Marks") -> "Marks":
+        """What both have looked at, and what either found."""
+        services = {}
+        for name, mark in self.services.items():
+            theirs = other.services.get(name)
+            if theirs is not None and theirs.database == mark.database:
+                looked_to, again = min(mark.looked_to, theirs.looked_to), {*mark.again, *theirs.again}
+                services[name] = Mark(database=mark.database, looked_to=looked_to, again=tuple(sorted(again)))
+        all_at = max((at for at in (self.all_at, other.all_at) if at), default=None)
+        return Marks(services=services, shelves=self.shelves or other.shelves, all_at=all_at)
 
 
 Report = Callable[[str, int], None]

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ops.dlq import All, AsJson, Desk, DryRun, Unanswered, console, operator, warn, with_progress
+from ops.desk import All, AsJson, Desk, DryRun, Unanswered, console, operator, warn, with_progress
 
 app = typer.Typer(help="Keys that the relay withholds from the broker: list, release.", no_args_is_help=True)
 
