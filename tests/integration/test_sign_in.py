@@ -16,7 +16,7 @@ from shared.auth import Tokens, issue
 from support_view.app import built
 from support_view.sign_in import SESSION, UNDER_WAY, Provider
 from tests.backends import Backends
-from tests.databases import AUTH_KEY
+from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
 from tests.unit.sandbox_world import sandbox
 
 PAGE: Final = "http://view.test"
@@ -52,6 +52,8 @@ async def view(
         "PAGE_URL": PAGE,
     }.items():
         monkeypatch.setenv(f"OMS_{name}", value)
+    for name, value in SUPPORT_SETTINGS.items():
+        monkeypatch.setenv(name, value)
     app = built()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
