@@ -356,6 +356,15 @@ async def test_verify_looks_at_what_is_new_and_again_at_what_was_wrong(oms: Oms,
     await shelf.counts(2)
 
 
+async def test_verify_names_what_no_service_can_have_written(oms: Oms, shelf: Shelf) -> None:
+    """Facts without a state, and a state of a kind that nobody decides about."""
+    await shelf.db.execute("UPDATE states SET key = 'moon:' || key WHERE key = $1", shelf.key)
+    forged = [f"fulfillment moon:{shelf.key}", f"fulfillment {shelf.key}"]
+    assert await verified(oms, "--full") == [("state is a fold", where) for where in forged]
+    assert await verified(oms) == [("state is a fold", where) for where in forged]
+    await shelf.db.execute("UPDATE states SET key = $1 WHERE key = 'moon:' || $1", shelf.key)
+
+
 async def test_verify_sees_a_chain_that_breaks_between_old_and_new_facts(oms: Oms, shelf: Shelf) -> None:
     await shelf.db.execute("UPDATE states SET chain = sha256('forged') WHERE key = $1", shelf.key)
     await shelf.receives()

@@ -149,9 +149,9 @@ def flows_of(service: str) -> tuple[Flow[Any, Any, Any], ...]:
     return flows
 
 
-def _flow_for(flows: Sequence[Flow[Any, Any, Any]], key: str) -> Flow[Any, Any, Any]:
+def _flow_for(flows: Sequence[Flow[Any, Any, Any]], key: str) -> Flow[Any, Any, Any] | None:
     prefix = key.partition(":")[0] if ":" in key else ""
-    return next(flow for flow in flows if flow.prefix == prefix)
+    return next((flow for flow in flows if flow.prefix == prefix), None)
 
 
 async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Counted, list[Finding]]:
@@ -286,6 +286,7 @@ class Verification:
         stock: dict[str, list[StockFact]] = {}
         for service in SHARING if keys else ():
             flow = _flow_for(flows_of(service), "")
+            assert flow is not None
             for row in await self._dbs[service].fetch(STATES, keys):
                 with contextlib.suppress(ValidationError):  # found where its journal was looked at
                     states[row["key"]][service] = flow.state.validate_json(row["state"])
@@ -378,12 +379,15 @@ def _pages(items: Sequence[T], size: int) -> Iterator[list[T]]:
 
 
 def _judge(
-    flow: Flow[Any, Any, Any], row: asyncpg.Record | None, entries: Sequence[asyncpg.Record]
+    flow: Flow[Any, Any, Any] | None, row: asyncpg.Record | None, entries: Sequence[asyncpg.Record]
 ) -> Iterable[tuple[str, str]]:
     """Each promise that is broken, and what was seen. Without facts and state there is nothing to judge."""
     if row is None:
         if entries:
             yield "state is a fold", "has facts and no state"
+        return
+    if flow is None:
+        yield "state is a fold", "is a state of nothing that this service decides about"
         return
     if [e["sequence"] for e in entries] != list(range(1, row["sequence"] + 1)):
         yield "I14 sequence rises by one", f"{len(entries)} facts, sequence {row['sequence']}"
