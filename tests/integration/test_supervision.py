@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ops.control import ask_scale
 from ops.embedded import throwaway
 from ops.endpoints import live_endpoints
 from ops.supervision import NotReady, Process, Program, StartFailed, run_once, together
@@ -188,6 +189,15 @@ async def test_the_system_comes_back_from_kills_and_leaves_nothing(
         ]
         assert all(process.found() for process in after.processes())
 
+        # Whoever waits for a replica when the system ends is told; and it does not stay behind.
+        (tmp_path / "toy" / "app.py").write_text("import signal; signal.pause()")
+        begun = asyncio.Event()
+        scaling = asyncio.create_task(ask_scale(after.control, var, {"toy": 3}, lambda *_: begun.set()))
+        await asyncio.wait_for(begun.wait(), WITHIN_S)
+
+    with pytest.raises(StartFailed, match="went down meanwhile"):
+        await scaling
+    assert not any("toy.app:app" in child.cmdline() for child in psutil.Process().children())
     assert not any(process.found() for process in after.processes())
     assert not (var / "endpoints.json").exists()
     assert bring_down(var) is False

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-import structlog
 from pydantic import Field, ValidationError
 
 from ops.keys import kept_keys
@@ -22,8 +21,6 @@ from shared.auth import BadToken, Role, issue, verify
 from shared.contracts.base import Input
 
 REQUEST_S: Final = 5.0
-
-log = structlog.get_logger(__name__)
 
 
 class NotScalable(Exception):
@@ -81,7 +78,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sc
         say(outcome="done")
     except (NotScalable, BadToken, ValidationError, TimeoutError, ValueError) as error:
         say(outcome="refused", why=str(error))
-    except StartFailed as error:
+    except (StartFailed, OSError) as error:
         say(outcome="failed", why=str(error))
     with contextlib.suppress(OSError):
         await writer.drain()
