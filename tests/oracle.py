@@ -18,10 +18,10 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 JOURNAL: Final = """
 CREATE TEMP TABLE journal (service text, id uuid PRIMARY KEY, subject text, sequence bigint, type text, data jsonb,
-    occurred_at timestamptz, UNIQUE (service, subject, sequence))"""
+    occurred_at timestamptz, actor text, UNIQUE (service, subject, sequence))"""
 WRITE: Final = """
 INSERT INTO journal SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::text[], $6::jsonb[],
-    $7::timestamptz[])"""
+    $7::timestamptz[], $8::text[])"""
 
 # Every thing is told by: id, began, ended, values of dimensions, and why it is left out.
 
@@ -141,6 +141,87 @@ PAYOUTS: Final = (
 )"""
 )
 
+# Shares are told by: id, when, how many of how many, values, and what is not decided or left out.
+
+MESSAGES: Final = """
+WITH told AS NOT MATERIALIZED (
+    SELECT *, data ->> 'notification_id' AS thing FROM journal WHERE service = 'notifications'
+), said AS (
+    SELECT DISTINCT ON (subject, thing) subject, thing, data -> 'statements' AS statements
+    FROM told WHERE type IN ('notification.queued', 'notification.restated', 'notification.sent')
+    ORDER BY subject, thing, sequence DESC
+), untrue AS (
+    SELECT subject, thing, sum((data -> 'statement' ->> 'quantity')::int) AS units
+    FROM told WHERE type = 'notification.contradicted' GROUP BY subject, thing
+), ended AS (
+    SELECT DISTINCT ON (subject, thing) subject, thing, type, CASE
+        WHEN type = 'notification.coalesced' THEN 'told in another message'
+        WHEN type = 'notification.suppressed' AND actor <> 'service:notifications' THEN 'held back by a person' END AS left_out
+    FROM told WHERE type IN ('notification.sent', 'notification.failed', 'notification.bounced', 'notification.suppressed',
+        'notification.coalesced') ORDER BY subject, thing, sequence DESC
+), things AS (
+    SELECT q.subject, q.thing, coalesce((q.data ->> 'queued_at')::timestamptz, q.occurred_at) AS at,
+        CASE WHEN e.type = 'notification.sent' THEN greatest(0, n.units - coalesce(u.units, 0)) ELSE 0 END AS part,
+        n.units AS whole, ARRAY[q.data ->> 'kind'] AS kinds, e.left_out, e.type IS NULL AS is_waiting
+    FROM told AS q JOIN said AS s USING (subject, thing) LEFT JOIN untrue AS u USING (subject, thing)
+    LEFT JOIN ended AS e USING (subject, thing), LATERAL (
+        SELECT greatest(1, coalesce(sum((one ->> 'quantity')::int), 0)) AS units FROM jsonb_array_elements(s.statements) AS one
+        WHERE one ->> 'line_id' IS NOT NULL) AS n
+    WHERE q.type = 'notification.queued'
+        AND q.data ->> 'kind' IN ('shipment', 'backorder', 'backorder_revised', 'cancellation', 'delivery')
+)"""
+DECISIONS: Final = (
+    RETURNS
+    + """, things_decided AS (
+    SELECT DISTINCT ON (d.subject, d.thing) d.subject, d.thing, d.occurred_at AS at, 1 AS whole,
+        EXISTS (SELECT FROM told AS e WHERE e.subject = d.subject AND e.thing = d.thing
+            AND e.type = 'return.exception_granted')::int AS part,
+        ARRAY[t.policy] AS policies, NULL AS left_out, false AS is_waiting
+    FROM told AS d JOIN things AS t USING (subject, thing) WHERE d.type IN ('return.approved', 'return.declined')
+    ORDER BY d.subject, d.thing, d.sequence DESC
+)"""
+)
+RESOLUTIONS: Final = (
+    RETURNS
+    + """, things_resolved AS (
+    SELECT r.subject, r.thing || '/' || row_number() OVER (PARTITION BY r.subject, r.thing ORDER BY r.sequence) AS thing,
+        r.occurred_at AS at, 1 AS whole, ARRAY['return'] AS of, NULL AS left_out, false AS is_waiting,
+        EXISTS (SELECT FROM told AS u WHERE u.subject = r.subject AND u.thing = r.thing AND u.sequence > r.sequence
+            AND u.type IN ('return.reopened', 'return.inspection_revised') AND NOT EXISTS (
+                SELECT FROM told AS b WHERE b.subject = r.subject AND b.thing = r.thing AND b.type = 'return.resolved'
+                    AND b.sequence > r.sequence AND b.sequence < u.sequence))::int AS part
+    FROM told AS r WHERE r.type = 'return.resolved'
+)"""
+)
+ERRORS: Final = (
+    REFUNDS
+    + """, things_sent AS (
+    SELECT s.subject, s.thing, min(s.occurred_at) AS at, 1 AS whole, t.kinds, NULL AS left_out, false AS is_waiting,
+        EXISTS (SELECT FROM told AS e WHERE e.subject = s.subject AND e.thing = s.thing
+            AND e.type IN ('refund.leg_failed', 'refund.leg_reversed', 'refund.attention_needed'))::int AS part
+    FROM told AS s JOIN things AS t USING (subject, thing) WHERE s.type = 'refund.leg_submitted'
+    GROUP BY s.subject, s.thing, t.kinds
+)"""
+)
+DRIFT: Final = """
+WITH things AS (
+    SELECT a.subject, a.sequence::text AS thing, a.occurred_at AS at, 1 AS whole, NULL AS left_out, false AS is_waiting,
+        abs(coalesce((a.data ->> 'observed_minor')::bigint, 0) - coalesce((a.data ->> 'expected_minor')::bigint, 0)) AS part,
+        ARRAY[(SELECT o.data ->> 'currency' FROM journal AS o WHERE o.service = 'payments' AND o.subject = a.subject
+            AND o.type = 'payment.opened')] AS currencies
+    FROM journal AS a WHERE a.service = 'payments' AND a.type = 'payment.anomaly_detected'
+)"""
+SHARED: Final = """
+, chosen AS (
+    SELECT {split} AS split, part, whole FROM {things} {join}
+    WHERE at >= $1 AND at < $2 AND left_out IS NULL AND (at < $3 OR NOT is_waiting)
+)
+SELECT split, count(*) AS n, count(*) FILTER (WHERE part = whole) AS right_things, sum(part)::bigint AS right_units,
+    sum(whole)::bigint AS units FROM chosen GROUP BY split"""
+NOT_SHARED: Final = """
+SELECT CASE WHEN left_out IS NULL THEN '' ELSE left_out END AS why, count(*) AS n FROM {things}
+WHERE at >= $1 AND at < $2 AND (left_out IS NOT NULL OR (is_waiting AND at >= $3)) GROUP BY 1"""
+
 # The rank is counted out: of n in order of their length, the one at the smallest rank that is no less than n times p.
 TOOK: Final = """
 , taken AS (
@@ -177,10 +258,23 @@ FIGURES: Final[dict[tuple[str, str | None], Rule]] = {
     ("refund-latency", None): Rule(REFUNDS, "things"),
     ("refund-latency", "kind"): Rule(REFUNDS, "things", "kinds"),
     ("refund-latency", "channel"): Rule(PAYOUTS, "things_paid", "channels"),
+    ("told-truly-messages", None): Rule(MESSAGES, "things"),
+    ("told-truly-messages", "kind"): Rule(MESSAGES, "things", "kinds"),
+    ("told-truly-units", None): Rule(MESSAGES, "things"),
+    ("told-truly-units", "kind"): Rule(MESSAGES, "things", "kinds"),
+    ("exception-rate", None): Rule(DECISIONS, "things_decided"),
+    ("exception-rate", "policy"): Rule(DECISIONS, "things_decided", "policies"),
+    ("refund-errors", None): Rule(ERRORS, "things_sent"),
+    ("refund-errors", "kind"): Rule(ERRORS, "things_sent", "kinds"),
+    ("reopen-rate", None): Rule(RESOLUTIONS, "things_resolved"),
+    ("reopen-rate", "of"): Rule(RESOLUTIONS, "things_resolved", "of"),
+    ("drift", None): Rule(DRIFT, "things"),
+    ("drift", "currency"): Rule(DRIFT, "things", "currencies"),
 }
 """By figure and dimension."""
 
 Took: TypeAlias = tuple[int, float, float]
+Shared: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(slots=True)
@@ -194,7 +288,16 @@ class Oracle:
 
     async def write(self, entries: Iterable[Entry]) -> None:
         rows = [
-            (e.service, UUID(e.id), e.subject, e.sequence, e.fact.type, e.fact.model_dump_json(), e.occurred_at)
+            (
+                e.service,
+                UUID(e.id),
+                e.subject,
+                e.sequence,
+                e.fact.type,
+                e.fact.model_dump_json(),
+                e.occurred_at,
+                e.actor,
+            )
             for e in entries
         ]
         await self.db.execute(WRITE, *map(list, zip(*rows, strict=True)))
@@ -202,22 +305,39 @@ class Oracle:
 
     async def copy(self, service: str, source: Connection) -> None:
         """The journal of a running service."""
-        rows = await source.fetch("SELECT id, subject, sequence, type, data::text, occurred_at FROM events")
-        columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[]] * 6
+        rows = await source.fetch("SELECT id, subject, sequence, type, data::text, occurred_at, actor FROM events")
+        columns: list[list[Any]] = [list(column) for column in zip(*rows, strict=True)] or [[]] * 7
         await self.db.execute(WRITE, [service] * len(rows), *columns)
+
+    def _split(self, rule: Rule, by: str, at: str) -> tuple[str, str]:
+        """What is grouped by, and the join it takes: a period, each value of the dimension, or nothing."""
+        if by:
+            return f"date_trunc('{by}', {at}, 'UTC')", ""
+        return ("value", f", unnest({rule.split}) AS value") if rule.split else ("NULL::text", "")
 
     async def took(
         self, key: str, dimension: str | None, start: datetime, end: datetime, by: str = ""
     ) -> dict[Any, Took]:
         """How many took how long: p50 and p90, by value of the dimension, or by period where `by` is day or week."""
         rule = FIGURES[key, dimension]
-        split, join = "NULL::text", ""
-        if by:
-            split = f"date_trunc('{by}', ended, 'UTC')"
-        elif rule.split:
-            split, join = "value", f", unnest({rule.split}) AS value"
+        split, join = self._split(rule, by, "ended")
         sql = rule.things + TOOK.format(split=split, things=rule.name, join=join)
         return {row["split"]: (row["n"], row["p50"], row["p90"]) for row in await self.db.fetch(sql, start, end)}
+
+    async def shared(
+        self, key: str, dimension: str | None, start: datetime, end: datetime, decided: datetime, by: str = ""
+    ) -> dict[Any, Shared]:
+        """How many there are; how many of them, and units of theirs of how many, are what the share asks for."""
+        rule = FIGURES[key, dimension]
+        split, join = self._split(rule, by, "at")
+        sql = rule.things + SHARED.format(split=split, things=rule.name, join=join)
+        rows = await self.db.fetch(sql, start, end, decided)
+        return {row["split"]: (row["n"], row["right_things"], row["right_units"], row["units"]) for row in rows}
+
+    async def not_shared(self, key: str, start: datetime, end: datetime, decided: datetime) -> dict[str, int]:
+        rule = FIGURES[key, None]
+        rows = await self.db.fetch(rule.things + NOT_SHARED.format(things=rule.name), start, end, decided)
+        return {row["why"]: row["n"] for row in rows}
 
     async def still_open(self, key: str, dimension: str | None, at: datetime) -> list[tuple[str, str, float]]:
         """Their orders, ids and ages in seconds."""

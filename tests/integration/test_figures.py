@@ -6,22 +6,55 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
-from typing import Final, TypeAlias
+from datetime import date, datetime, time, timedelta, timezone
+from itertools import groupby
+from math import ceil
+from typing import Any, Final, TypeAlias, get_args
 from uuid import NAMESPACE_OID, uuid5
 
 import asyncpg
 import httpx
 import pytest
+from uuid_utils.compat import uuid7
 
+from notifications.domain.messages import OrderNotifications, evolve
+from notifications.domain.telling import (
+    NOTED,
+    Command,
+    Note,
+    Outbox,
+    RecordBounce,
+    RecordDelivery,
+    RecordFailure,
+    RecordSent,
+    RecordStale,
+    Suppress,
+    decide,
+    follow,
+)
 from shared.auth import issue
-from shared.contracts.payments import RefundLegReversed, RefundLegSucceeded, RefundRequested
+from shared.contracts.notifications import (
+    Claim,
+    NotificationContradicted,
+    NotificationKind,
+    NotificationQueued,
+    NotificationSent,
+    Statement,
+)
+from shared.contracts.orders import OrderPlaced
+from shared.contracts.payments import (
+    PaymentAnomalyDetected,
+    PaymentOpened,
+    RefundLegReversed,
+    RefundLegSucceeded,
+    RefundRequested,
+)
 from shared.runtime import build
 from support_view import store
 from support_view.app import router
 from support_view.domain.timeline import Entry
-from support_view.metrics.api import CountedRow, FigureView, asked, neutral, read_figure, read_rows
-from support_view.metrics.definitions import FIGURES
+from support_view.metrics.api import Amounts, CountedRow, FigureView, asked, neutral, read_figure, read_rows
+from support_view.metrics.definitions import FIGURES, LAG, Kind
 from support_view.metrics.store import By
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
@@ -29,7 +62,8 @@ from tests.oracle import FIGURES as ORACLE
 from tests.oracle import Oracle
 from tests.properties.test_system import KINDS, begin
 from tests.properties.world import NOON, World
-from tests.telling import START, Telling, whole_story
+from tests.telling import START, Telling, confirmed_order, whole_story
+from tests.unit.test_notifications import POLICY
 
 NewDatabase = Callable[[str], Awaitable[str]]
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
@@ -92,34 +126,54 @@ async def behind(pool: Pool, key: str, start: datetime, end: datetime, which: st
         return (await read_rows(db, FIGURES[key], days, which, None, None, None, 1000)).rows  # type: ignore[arg-type]
 
 
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), timezone.utc)
+
+
+def shared(kind: Kind, counts_units: bool, told: tuple[int, int, int, int]) -> Amounts:
+    count, things, units, whole = told
+    if kind is Kind.AMOUNT:
+        return Amounts(count=count, amount_minor=units)
+    part, whole = (units, whole) if counts_units else (things, count)
+    return Amounts(count=count, part=part, whole=whole, share=round(part / whole, 4))
+
+
+def bare(amounts: Amounts) -> Amounts:
+    return Amounts.model_validate(amounts.model_dump(include=set(Amounts.model_fields)))
+
+
 async def agree(pool: Pool, oracle: Oracle, start: datetime, end: datetime) -> None:
     """Every figure, by day and week, by every dimension, with what is open and what is left out."""
-    since = datetime.combine(start.date(), datetime.min.time(), timezone.utc)
+    since = _midnight(start.date())
+    days = asked(start.date(), end.date(), end)
     for key, dimension in ORACLE:
-        for by in ("day", "week"):
+        figure = FIGURES[key]
+
+        async def truth(dimension: str | None, by: str = "", key: str = key) -> dict[Any, Amounts]:
+            figure = FIGURES[key]
+            if figure.kind is Kind.DURATION:
+                took = await oracle.took(key, dimension, since, end, by)
+                return {at: Amounts(count=n, p50_seconds=p50, p90_seconds=p90) for at, (n, p50, p90) in took.items()}
+            told = await oracle.shared(key, dimension, since, end, end - figure.patience, by)
+            return {at: shared(figure.kind, figure.counts_units, one) for at, one in told.items()}
+
+        for by in get_args(By):
             view = await see(pool, key, start, end, by=by, dimension=dimension)
-            periods = {
-                datetime.combine(p.starts_on, datetime.min.time(), timezone.utc): (
-                    p.count,
-                    p.p50_seconds,
-                    p.p90_seconds,
-                )
-                for p in view.periods
-                if p.count
-            }
-            assert periods == await oracle.took(key, None, since, end, by=by), (key, by)
-        whole = {None: (view.total.count, view.total.p50_seconds, view.total.p90_seconds)} if view.total.count else {}
-        assert whole == await oracle.took(key, None, since, end), key
+            periods = {_midnight(period.starts_on): bare(period) for period in view.periods if period.count}
+            assert periods == await truth(None, by), (key, by)
+        assert ({None: bare(view.total)} if view.total.count else {}) == await truth(None), key
         if dimension:
-            groups = {g.value: (g.count, g.p50_seconds, g.p90_seconds) for g in view.groups}
-            assert groups == await oracle.took(key, dimension, since, end), (key, dimension)
-        else:
+            assert {group.value: bare(group) for group in view.groups} == await truth(dimension), (key, dimension)
+        elif figure.kind is Kind.DURATION:
             assert view.coverage.left_out == await oracle.left_out(key, since, end), key
-        async with pool.acquire() as db:
-            days = asked(start.date(), end.date(), end)
-            rows = await read_rows(db, FIGURES[key], days, "open", dimension, None, None, 100_000)
-        ages = await oracle.still_open(key, dimension, end)
-        assert sorted((row.order_id, row.id, row.seconds) for row in rows.rows) == sorted(ages), (key, dimension)
+        else:
+            out = await oracle.not_shared(key, since, end, end - figure.patience)
+            assert (view.coverage.open, view.coverage.left_out) == (out.pop("", 0), out), key
+        if figure.kind is Kind.DURATION:
+            async with pool.acquire() as db:
+                rows = (await read_rows(db, figure, days, "open", dimension, None, None, 100_000)).rows
+            ages = await oracle.still_open(key, dimension, end)
+            assert sorted((row.order_id, row.id, row.seconds) for row in rows) == sorted(ages), (key, dimension)
 
 
 def journals_of(world: World, name: str) -> list[Entry]:
@@ -140,6 +194,38 @@ def journals_of(world: World, name: str) -> list[Entry]:
         if key in world.orders
         for sequence, entry in enumerate(written, 1)
     ]
+
+
+def told_to_customers(entries: Sequence[Entry], chance: random.Random) -> list[Entry]:
+    """What notifications make of an order's facts, heard by and by; mails are sent, wait, fail, bounce, or are held back."""
+    subject = entries[0].subject
+    state, outbox = OrderNotifications(subject), Outbox(POLICY)
+    told: list[Entry] = []
+
+    def take(command: Command, at: datetime, actor: str) -> None:
+        nonlocal state, outbox
+        for fact in decide(state, command, outbox):
+            state, outbox = evolve(state, fact), follow(outbox, fact)
+            id = str(uuid5(NAMESPACE_OID, f"{subject} told {len(told)}"))
+            told.append(Entry(id, "notifications", subject, len(told) + 1, fact, at, actor, "test", "test"))
+
+    for heard in sorted(entries, key=lambda entry: entry.occurred_at):
+        if isinstance(heard.fact, NOTED):
+            take(Note(heard.fact, heard.id, heard.sequence, heard.occurred_at), heard.occurred_at, heard.actor)
+        for id, message in state.notifications.items():
+            at = heard.occurred_at + timedelta(minutes=chance.randint(0, 60))
+            by_the_sender: list[Command] = []
+            if message.status == "queued" and chance.random() < 0.3:
+                by_the_sender = [*[RecordSent(id, "sent")] * 6, RecordFailure(id, ""), RecordStale(id, "")]
+                if id in outbox.unread and chance.random() < 0.1:
+                    take(Suppress(id, "not now"), at, "agent:ann")
+                    continue
+                outbox = replace(outbox, unread=outbox.unread - {id})
+            elif message.status == "sent" and chance.random() < 0.1:
+                by_the_sender = [RecordDelivery(id), RecordBounce(id, "")]
+            if by_the_sender:
+                take(chance.choice(by_the_sender), at, "service:notifications")
+    return told
 
 
 LIVELY: Final = (
@@ -171,14 +257,20 @@ def some_world(chance: random.Random) -> World:
 async def test_every_figure_agrees_to_the_digit_with_the_journals_whatever_happened(pool: Pool, oracle: Oracle) -> None:
     chance = random.Random(5)
     entries = [entry for n in range(80) for entry in journals_of(some_world(chance), f"W{n}")]
+    for _, of_order in groupby(sorted(entries, key=lambda entry: entry.subject), lambda entry: entry.subject):
+        entries += told_to_customers(list(of_order), chance)
     await oracle.write(entries)
     chance.shuffle(entries)
     await tell(pool, entries)
     for days in (30, 60, 120):
         await agree(pool, oracle, NOON, NOON + timedelta(days=days))
-    for measure in {measure for f in FIGURES.values() for measure in (f.measure, *f.dimensions.values())}:
-        some = "SELECT count(ended_at) > 20 AND count(*) > count(ended_at) FROM measured WHERE measure = $1"
-        assert await pool.fetchval(some, measure), f"nothing much was asked of {measure}"
+    for figure in FIGURES.values():
+        of = {row[0]: row[1] for row in await pool.fetch(ASKED, figure.measure)}
+        is_elsewhere = figure.measure == LAG or figure.kind is Kind.AMOUNT
+        assert is_elsewhere or (sum(of.values()) > 20 and len(of) > 1), f"not much was asked of {figure.key}: {of}"
+
+
+ASKED: Final = "SELECT (ended_at IS NULL, part = whole), count(*) FROM measured WHERE measure = $1 GROUP BY 1"
 
 
 def in_two_minds(order_id: str) -> tuple[Telling, Telling]:
@@ -249,6 +341,83 @@ async def test_a_refund_without_a_known_outcome_is_open(pool: Pool) -> None:
     assert [(g.value, g.count) for g in view.groups] == [("gift_card", 1)]
     (row,) = await behind(pool, "refund-latency", START, story.now + timedelta(hours=1), "open")
     assert row.facts[-1].type == "payment.operation_unknown"
+
+
+def states(claim: Claim, line_id: str, quantity: int) -> Statement:
+    return Statement(claim=claim, line_id=line_id, quantity=quantity, as_of_service="fulfillment", as_of_sequence=1)
+
+
+def message(story: Telling, n: int, kind: NotificationKind, *statements: Statement, is_sent: bool = True) -> None:
+    about = {"order_id": story.order_id, "notification_id": f"{story.order_id}-N{n}", "kind": kind}
+    queued = {"audience": "customer", "dedupe_key": f"{n}", "trigger_id": f"{n}", "queued_at": story.now}
+    story.tell(NotificationQueued(**about, **queued, statements=statements))
+    if is_sent:
+        story.tell(NotificationSent(**about, title="news", statements=statements), actor="service:notifications")
+
+
+async def test_one_statement_that_became_untrue_is_one_of_all_due_and_a_mail_never_sent_is_wrong(
+    pool: Pool, oracle: Oracle
+) -> None:
+    """Three mails of eight units: an ETA of two slips, two units are never told of."""
+    story = Telling("ORD-1")
+    eta = states(Claim.ETA, "chair", 2)
+    message(story, 1, NotificationKind.SHIPMENT, states(Claim.SHIPPED, "lamp", 2), eta)
+    story.later(hours=5)
+    story.tell(NotificationContradicted(order_id="ORD-1", notification_id="ORD-1-N1", by_fact_id="slip", statement=eta))
+    message(story, 2, NotificationKind.BACKORDER_REVISED, eta)
+    message(story, 3, NotificationKind.SHIPMENT, states(Claim.SHIPPED, "rug", 2), is_sent=False)
+    await tell(pool, story.entries)
+    await oracle.write(story.entries)
+
+    soon = await see(pool, "told-truly-units", START, story.now + timedelta(hours=20))
+    assert (soon.total.part, soon.total.whole, soon.coverage.open) == (4, 6, 1), "it may still be sent"
+    end = story.now + timedelta(days=2)
+    await agree(pool, oracle, START, end)
+    by_units, by_message = [await see(pool, f"told-truly-{of}", START, end) for of in ("units", "messages")]
+    assert (by_units.total.part, by_units.total.whole, by_units.total.share) == (4, 8, 0.5)
+    assert (by_message.total.part, by_message.total.whole) == (1, 3)
+    wrong = await behind(pool, "told-truly-messages", START, end, "rest")
+    assert [row.id for row in wrong] == ["ORD-1-N1", "ORD-1-N3"]
+    assert wrong[0].facts[-1].type == "notification.contradicted"
+
+
+async def test_what_the_provider_says_otherwise_is_added_up_within_its_currency(pool: Pool, oracle: Oracle) -> None:
+    story = whole_story("ORD-1")
+    for expected, observed in ((500, 450), (100, 130), (None, None)):
+        story.tell(
+            PaymentAnomalyDetected(
+                order_id="ORD-1", operation_id=None, expected_minor=expected, observed_minor=observed, detail="odd"
+            )
+        )
+    opened = next(e for e in story.entries if isinstance(e.fact, OrderPlaced)).fact
+    assert isinstance(opened, OrderPlaced)
+    told = {"customer_id": "cus-7", "currency": "EUR", "placed_at": START, "shipping_minor": 0, "total_minor": 0}
+    story.tell(PaymentOpened(order_id="ORD-1", lines=(), tenders=opened.tenders, **told))
+    await tell(pool, story.entries)
+    await oracle.write(story.entries)
+    await agree(pool, oracle, START, story.now + timedelta(days=1))
+    view = await see(pool, "drift", START, story.now + timedelta(days=1), dimension="currency")
+    assert [(group.value, group.count, group.amount_minor) for group in view.groups] == [("EUR", 3, 80)]
+
+
+async def test_the_lag_of_the_view_is_from_a_facts_being_written_to_its_being_seen(pool: Pool) -> None:
+    """An id of ours tells when it was made; what happened long ago and was told just now is not late."""
+    story = confirmed_order("ORD-1")
+    await tell(pool, [replace(entry, id=str(uuid7())) for entry in story.entries])
+    seen = sorted(
+        (row["seen_at"] - datetime.fromtimestamp((row["id"].int >> 80) / 1000, timezone.utc)).total_seconds()
+        for row in await pool.fetch("SELECT id, seen_at FROM timeline")
+    )
+    today = datetime.now(timezone.utc)
+    view = await see(pool, "projection-lag", today, today + timedelta(days=1), dimension="service")
+    assert (view.total.count, view.coverage.sampled_percent) == (len(seen), 100.0)
+    assert view.total.p90_seconds == seen[ceil(len(seen) * 0.9) - 1]
+    assert {group.value for group in view.groups} == {"orders", "payments", "fulfillment", "returns"}
+    rows = await behind(pool, "projection-lag", today, today + timedelta(days=1), "counted")
+    assert {row.facts[0].id for row in rows} == {str(row["id"]) for row in await pool.fetch("SELECT id FROM timeline")}
+    await pool.execute("UPDATE pg_class SET reltuples = 1e6 WHERE oid = 'timeline'::regclass")
+    sampled = await see(pool, "projection-lag", today, today + timedelta(days=1))
+    assert sampled.coverage.sampled_percent == 2.0
 
 
 async def test_a_figure_is_read_split_drilled_into_page_by_page_and_taken_along(
@@ -323,6 +492,7 @@ async def test_only_supervisors_and_auditors_read_figures(client: httpx.AsyncCli
         ("/refund-latency?dimension=weather", "dimension"),
         ("/refund-latency/rows?limit=1000000", "limit"),
         ("/refund-latency/rows?which=all", "which"),
+        ("/refund-latency/rows?which=rest", "which"),
         ("/refund-latency/rows?value=card", "value"),
         ("/refund-latency/rows?after=x", "after"),
         ("/refund-latency/rows?after=2026-01-01~a~b", "after"),

@@ -59,6 +59,16 @@ class Notification:
     contradictions: int = 0
     is_corrected: bool = False
     sent_at: datetime | None = None
+    queued_at: datetime | None = None
+    """When that happened which it tells of."""
+    untrue_units: int = 0
+    """Of the units it speaks of, once a statement: those of statements that became untrue while they stood."""
+    is_stale: bool = False
+    """The sender held it back, since what it tells happened too long ago; else a person did."""
+    ended_at: datetime | None = None
+    """Sent, or given up."""
+    facts: tuple[int, ...] = ()
+    """Sequences of all that was told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,29 +89,42 @@ def fold(notifications: Notifications, entry: Entry) -> Notifications:
     if isinstance(entry.fact, NotificationCorrectionSent) and entry.fact.corrects_id in told:
         told = put(told, entry.fact.corrects_id, replace(told[entry.fact.corrects_id], is_corrected=True))
     notification = _move(told.get(id, Notification()), entry.fact, entry.occurred_at)
+    notification = replace(notification, facts=(*notification.facts, entry.sequence))
+    if isinstance(entry.fact, NotificationSuppressed):
+        notification = replace(notification, is_stale=entry.actor == SENDER)
     return replace(notifications, notifications=put(told, id, notification))
+
+
+SENDER: Final = "service:notifications"
+"""The actor of what the sender found out by itself."""
 
 
 def _move(notification: Notification, fact: NotificationFact, at: datetime) -> Notification:
     match fact:
-        case NotificationQueued(kind=kind, statements=statements):
-            return replace(notification, status=Status.QUEUED, kind=kind, said=_said(statements))
+        case NotificationQueued(kind=kind, statements=statements, queued_at=queued_at):
+            said = _said(statements)
+            return replace(notification, status=Status.QUEUED, kind=kind, said=said, queued_at=queued_at or at)
         case NotificationSent(kind=kind, title=title, statements=statements):
-            return replace(notification, status=Status.SENT, kind=kind, title=title, said=_said(statements), sent_at=at)
+            said = _said(statements)
+            return replace(notification, status=Status.SENT, kind=kind, title=title, said=said, sent_at=at, ended_at=at)
         case NotificationRestated(statements=statements):
             return replace(notification, said=_said(statements))
         case NotificationDelivered():
             return replace(notification, status=Status.DELIVERED)
         case NotificationSuppressed(detail=detail):
-            return replace(notification, status=Status.SUPPRESSED, detail=detail)
+            return replace(notification, status=Status.SUPPRESSED, detail=detail, ended_at=at)
         case NotificationCoalesced(into_id=into):
-            return replace(notification, status=Status.COALESCED, detail=f"told together with {into}")
+            return replace(notification, status=Status.COALESCED, detail=f"told together with {into}", ended_at=at)
         case NotificationFailed(detail=detail):
-            return replace(notification, status=Status.FAILED, detail=detail)
+            return replace(notification, status=Status.FAILED, detail=detail, ended_at=at)
         case NotificationBounced(detail=detail):
-            return replace(notification, status=Status.BOUNCED, detail=detail)
-        case NotificationContradicted():
-            return replace(notification, contradictions=notification.contradictions + 1)
+            return replace(notification, status=Status.BOUNCED, detail=detail, ended_at=at)
+        case NotificationContradicted(statement=untrue):
+            return replace(
+                notification,
+                contradictions=notification.contradictions + 1,
+                untrue_units=notification.untrue_units + untrue.quantity,
+            )
         case NotificationCorrectionSent():
             return replace(notification, status=Status.SENT, title=notification.title or "Correction", sent_at=at)
         case _:

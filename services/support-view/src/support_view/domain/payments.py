@@ -55,7 +55,7 @@ from shared.contracts.payments import (
     TenderFact,
 )
 from shared.machine import replace
-from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, day, plain, put
+from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, day, plain, put
 
 
 class TenderStatus(StrEnum):
@@ -229,6 +229,16 @@ class Charge:
 
 
 @dataclass(frozen=True, slots=True)
+class Anomaly:
+    """The provider says what our books do not: amounts in minor units, None where it is not about one."""
+
+    mark: Mark
+    detail: str
+    expected_minor: int | None
+    observed_minor: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Payments:
     currency: str | None = None
     tenders: Mapping[str, Tender] = field(default_factory=dict)
@@ -242,7 +252,7 @@ class Payments:
     """By exchange."""
     store_credit_minor: int = 0
     """Issued for this order, less what was clawed back."""
-    anomalies: tuple[str, ...] = ()
+    anomalies: tuple[Anomaly, ...] = ()
 
 
 def fold(payments: Payments, entry: Entry) -> Payments:
@@ -258,8 +268,9 @@ def fold(payments: Payments, entry: Entry) -> Payments:
             if final:
                 status = TenderStatus.CAPTURED if tender.captured_minor else TenderStatus.EXPIRED_FINAL
             return _tender(payments, id, replace(tender, status=status, open_minor=0))
-        case PaymentAnomalyDetected(detail=detail):
-            return replace(payments, anomalies=(*payments.anomalies, detail))
+        case PaymentAnomalyDetected(detail=detail, expected_minor=ours, observed_minor=theirs):
+            anomaly = Anomaly(Mark(entry.sequence, entry.occurred_at), detail, ours, theirs)
+            return replace(payments, anomalies=(*payments.anomalies, anomaly))
         case DisputeOpened() | DisputeWon() | DisputeLost() as fact:
             was = payments.disputes.get(fact.dispute_id)
             dispute = Dispute(

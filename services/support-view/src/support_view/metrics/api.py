@@ -18,7 +18,7 @@ from shared.shell import Db
 from support_view.api import snapshot
 from support_view.metrics import store
 from support_view.metrics.definitions import AGES, FIGURES, Figure, Kind
-from support_view.metrics.store import By, Spread, Window
+from support_view.metrics.store import By, Value, Window
 
 router = APIRouter(prefix="/api/figures", tags=["figures"])
 
@@ -28,7 +28,7 @@ LONGEST: Final = 400
 ROWS_AT_MOST: Final = 1000
 
 Day = Annotated[date, Field(ge=date(2000, 1, 1), le=date(2199, 12, 31))]
-Which = Literal["counted", "open", "left_out"]
+Which = Literal["counted", "part", "rest", "open", "left_out"]
 
 
 class Definition(Model):
@@ -44,19 +44,24 @@ class Definition(Model):
     dimensions: tuple[str, ...]
 
 
-class Took(Model):
-    """Nearest-rank percentiles: each is the time of one of those counted. None where there are none."""
+class Amounts(Model):
+    """What it comes to: a duration has percentiles (nearest rank, None where nothing is counted), a share its part and
+    whole, an amount its sum in minor units, within one currency."""
 
     count: int
-    p50_seconds: float | None
-    p90_seconds: float | None
+    p50_seconds: float | None = None
+    p90_seconds: float | None = None
+    part: int | None = None
+    whole: int | None = None
+    share: float | None = Field(default=None, description="part of whole, to four digits")
+    amount_minor: int | None = None
 
 
-class Period(Took):
+class Period(Amounts):
     starts_on: date
 
 
-class Group(Took):
+class Group(Amounts):
     value: str
 
 
@@ -73,9 +78,10 @@ class Coverage(Model):
     """What the figure rests on, and what it does not say."""
 
     counted: int
-    open: int
+    open: int = Field(description="not over at the end of the window; of a share: not decided, and not counted yet")
     left_out: Mapping[str, int]
     before_begun: int = Field(description="ended before they began, by their producers' clocks: they count as no time")
+    sampled_percent: float = Field(description="of the facts there are; less than 100 only where a sample is read")
 
 
 class FigureView(Model):
@@ -86,7 +92,7 @@ class FigureView(Model):
     to_on: date
     as_of: datetime
     by: By
-    total: Took
+    total: Amounts
     periods: tuple[Period, ...]
     dimension: str | None
     groups: tuple[Group, ...]
@@ -112,6 +118,8 @@ class CountedRow(Model):
     began_at: datetime
     ended_at: datetime | None
     seconds: float = Field(description="how long it took; or its age, where it was open")
+    part: int
+    whole: int
     labels: tuple[str, ...]
     left_out: str | None
     facts: tuple[FactRef, ...]
@@ -179,11 +187,15 @@ def definition_of(figure: Figure) -> Definition:
     )
 
 
-def _took(spread: Spread) -> dict[str, float | None]:
+def _amounts(value: Value) -> dict[str, float | None]:
     return {
-        "count": spread.count,
-        "p50_seconds": spread.p50.total_seconds() if spread.p50 is not None else None,
-        "p90_seconds": spread.p90.total_seconds() if spread.p90 is not None else None,
+        "count": value.count,
+        "p50_seconds": value.p50.total_seconds() if value.p50 is not None else None,
+        "p90_seconds": value.p90.total_seconds() if value.p90 is not None else None,
+        "part": value.part,
+        "whole": value.whole,
+        "share": round(value.part / value.whole, 4) if value.part is not None and value.whole else None,
+        "amount_minor": value.amount,
     }
 
 
@@ -196,11 +208,12 @@ def starts(asked: Asked, by: By) -> Iterable[date]:
 
 
 async def read_figure(db: Db, figure: Figure, asked: Asked, by: By, dimension: str | None) -> FigureView:
-    found, whole = await store.durations(db, figure.measure, asked.window, by)
-    groups = await store.durations_by(db, figure.measure_of(dimension), asked.window, dimension) if dimension else {}
-    aged = await store.open_ones(db, figure.measure, asked.as_of)
-    left_out = await store.left_out(db, figure.measure, asked.window)
-    nothing = Spread(0, None, None, 0)
+    reading = await store.reading(db, figure, asked.window)
+    found, whole = await reading.periods(by)
+    groups = await reading.groups(dimension) if dimension else {}
+    aged = await reading.ages() if figure.kind is Kind.DURATION else {}
+    left_out = await reading.left_out()
+    undecided = left_out.pop("", 0)
     classes = [0, *(age.days for age in AGES)]
     return FigureView(
         definition=definition_of(figure),
@@ -208,13 +221,13 @@ async def read_figure(db: Db, figure: Figure, asked: Asked, by: By, dimension: s
         to_on=asked.to_on,
         as_of=asked.as_of,
         by=by,
-        total=Took.model_validate(_took(whole)),
+        total=Amounts.model_validate(_amounts(whole)),
         periods=tuple(
-            Period.model_validate({"starts_on": day, **_took(found.get(_midnight(day), nothing))})
+            Period.model_validate({"starts_on": day, **_amounts(found.get(_midnight(day), Value()))})
             for day in starts(asked, by)
         ),
         dimension=dimension,
-        groups=tuple(Group.model_validate({"value": value, **_took(spread)}) for value, spread in groups.items()),
+        groups=tuple(Group.model_validate({"value": value, **_amounts(of)}) for value, of in groups.items()),
         ages=tuple(
             Age(
                 from_days=start,
@@ -223,12 +236,15 @@ async def read_figure(db: Db, figure: Figure, asked: Asked, by: By, dimension: s
                 oldest_seconds=aged[n].oldest.total_seconds() if n in aged else None,
             )
             for n, (start, end) in enumerate(zip(classes, [*classes[1:], None], strict=True))
-        ),
+        )
+        if figure.kind is Kind.DURATION
+        else (),
         coverage=Coverage(
             counted=whole.count,
-            open=sum(one.count for one in aged.values()),
+            open=undecided + sum(one.count for one in aged.values()),
             left_out=left_out,
             before_begun=whole.before_begun,
+            sampled_percent=round(reading.percent, 2),
         ),
     )
 
@@ -270,7 +286,11 @@ async def read_rows(
     if value is not None and dimension is None:
         raise Invalid("value", "needs the dimension it is of")
     label = f"{dimension}:{value}" if value is not None else None
-    found = await store.rows(db, figure.measure_of(dimension), asked.window, which, label, _after(after), limit + 1)
+    reading = await store.reading(db, figure, asked.window)
+    try:
+        found = await reading.behind(which, dimension, label, _after(after), limit + 1)
+    except KeyError:
+        raise Invalid("which", f"a {figure.kind} has no {which}") from None
     return Rows(
         rows=tuple(
             CountedRow(
@@ -279,6 +299,8 @@ async def read_rows(
                 began_at=row.began_at,
                 ended_at=row.ended_at,
                 seconds=max(0.0, (_end(row, which, asked) - row.began_at).total_seconds()),
+                part=row.part,
+                whole=row.whole,
                 labels=row.labels,
                 left_out=row.left_out,
                 facts=tuple(FactRef(id=str(f.id), type=f.type, occurred_at=f.occurred_at) for f in row.facts),
@@ -306,25 +328,23 @@ def as_csv(name: str, head: Sequence[str], lines: Iterable[Sequence[object]]) ->
 def figure_csv(view: FigureView) -> Response:
     """The table of periods, or of groups where the figure is split."""
     definition = view.definition
-    head = [view.dimension or f"{view.by} from", "count", "p50_seconds", "p90_seconds", "figure", "version"]
+    columns = ("count", "p50_seconds", "p90_seconds", "part", "whole", "share", "amount_minor")
     parts: Sequence[Period | Group] = view.groups if view.dimension else view.periods
     lines = (
         [
             part.value if isinstance(part, Group) else part.starts_on.isoformat(),
-            part.count,
-            part.p50_seconds,
-            part.p90_seconds,
+            *(getattr(part, column) for column in columns),
             definition.key,
             definition.version,
         ]
         for part in parts
     )
-    return as_csv(definition.key, head, lines)
+    return as_csv(definition.key, [view.dimension or f"{view.by} from", *columns, "figure", "version"], lines)
 
 
 def rows_csv(figure: Figure, rows: Rows) -> Response:
     """One page of what was counted; `X-Next` is the cursor of the next."""
-    head = ["order_id", "id", "began_at", "ended_at", "seconds", "labels", "left_out", "facts"]
+    head = ["order_id", "id", "began_at", "ended_at", "seconds", "part", "whole", "labels", "left_out", "facts"]
     response = as_csv(
         f"{figure.key}-rows",
         head,
@@ -335,6 +355,8 @@ def rows_csv(figure: Figure, rows: Rows) -> Response:
                 row.began_at.isoformat(),
                 row.ended_at.isoformat() if row.ended_at else "",
                 row.seconds,
+                row.part,
+                row.whole,
                 " ".join(row.labels),
                 row.left_out or "",
                 " ".join(fact.id for fact in row.facts),
@@ -351,7 +373,7 @@ FigureKey = Annotated[str, Path(max_length=64, description="as `GET /api/figures
 From = Annotated[Day | None, Query(alias="from", description="first day (UTC); four weeks before `to` when absent")]
 To = Annotated[Day | None, Query(description="last day (UTC), included; today when absent")]
 Dimension = Annotated[str | None, Query(max_length=32, description="also split by this; see the definition")]
-Value = Annotated[str | None, Query(max_length=200, description="only of this value of the dimension")]
+OfValue = Annotated[str | None, Query(max_length=200, description="only of this value of the dimension")]
 Cursor = Annotated[str | None, Query(max_length=300, description="`next` of the page before")]
 Limit = Annotated[int, Query(ge=1, le=ROWS_AT_MOST)]
 
@@ -394,7 +416,7 @@ async def rows_as_csv(
     to: To = None,
     which: Which = "counted",
     dimension: Dimension = None,
-    value: Value = None,
+    value: OfValue = None,
     after: Cursor = None,
     limit: Limit = ROWS_AT_MOST,
 ) -> Response:
@@ -414,7 +436,7 @@ async def rows(
     to: To = None,
     which: Which = "counted",
     dimension: Dimension = None,
-    value: Value = None,
+    value: OfValue = None,
     after: Cursor = None,
     limit: Limit = 100,
 ) -> Rows:

@@ -11,15 +11,19 @@ from typing import Final
 
 
 class Kind(StrEnum):
-    """A duration is told by p50 and p90, and by the age of what is open; a share by part and whole."""
+    """A duration is told by p50 and p90, and by the age of what is open; a share by part and whole; an amount by its sum."""
 
     DURATION = "duration"
     SHARE = "share"
+    AMOUNT = "amount"
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """`measure` names the rows it counts; `dimensions` those of each way to split it, where they are others."""
+    """`measure` names the rows it counts; `dimensions` those of each way to split it, where they are others.
+
+    A share counts things, or the units in them. One that is not decided yet is not counted, until `patience` is over.
+    """
 
     key: str
     version: int
@@ -30,6 +34,8 @@ class Figure:
     counts: str
     left_out: str
     dimensions: Mapping[str, str] = field(default_factory=dict)
+    counts_units: bool = False
+    patience: timedelta = timedelta()
 
     def measure_of(self, dimension: str | None) -> str:
         return self.dimensions[dimension] if dimension else self.measure
@@ -37,6 +43,16 @@ class Figure:
 
 AGES: Final = tuple(timedelta(days=days) for days in (1, 3, 7, 14, 30))
 """Where the classes of age of what is open end."""
+
+LAG: Final = "lag"
+"""Not counted from sections, but from the timeline itself."""
+
+_TOLD: Final = (
+    "Messages about shipments, backorders, cancellations and deliveries, by the time of the fact they tell of. One is due as "
+    "soon as that fact leads to it (`notification.queued`); it is right when it was sent and nothing in it became untrue "
+    "(`notification.contradicted`) while it stood, that is, before a newer message said the same of the same. One that "
+    "bounced, failed, was held back as too old, or was not sent within a day, is wrong."
+)
 
 _FIGURES: Final = (
     Figure(
@@ -66,6 +82,89 @@ _FIGURES: Final = (
         "failed leaves its channel when the refund is routed anew.",
         left_out="Rejected and cancelled refunds: nothing is due for them.",
         dimensions={"channel": "payout", "kind": "refund"},
+    ),
+    Figure(
+        key="told-truly-messages",
+        version=1,
+        title="Partial-shipment communication accuracy, by message",
+        kind=Kind.SHARE,
+        measure="message",
+        meaning="How many of the messages due about what comes when were sent, and stayed true while they stood.",
+        counts=_TOLD,
+        left_out="Messages whose content went into another one, and those that a person held back.",
+        dimensions={"kind": "message"},
+        patience=timedelta(days=1),
+    ),
+    Figure(
+        key="told-truly-units",
+        version=1,
+        title="Partial-shipment communication accuracy, by line quantity",
+        kind=Kind.SHARE,
+        measure="message",
+        meaning="The same, by the units that the messages speak of, once for each statement.",
+        counts=_TOLD + " Of a message that was sent, the units of its untrue statements are wrong and no others.",
+        left_out="Messages whose content went into another one, and those that a person held back.",
+        dimensions={"kind": "message"},
+        counts_units=True,
+        patience=timedelta(days=1),
+    ),
+    Figure(
+        key="exception-rate",
+        version=1,
+        title="Policy exceptions",
+        kind=Kind.SHARE,
+        measure="return_decision",
+        meaning="How many decisions on returns set the policy aside.",
+        counts="Returns by the day they were approved or declined, last; an exception is one with `return.exception_granted`.",
+        left_out="Returns that nobody decided on yet.",
+        dimensions={"policy": "return_decision"},
+    ),
+    Figure(
+        key="refund-errors",
+        version=1,
+        title="Refund errors",
+        kind=Kind.SHARE,
+        measure="refund_error",
+        meaning="How many refunds had a payout that failed or bounced, or needed a person.",
+        counts="Refunds by the day their first payout was sent; wrong is one with `refund.leg_failed`, `refund.leg_reversed` or "
+        "`refund.attention_needed`, whatever became of it in the end.",
+        left_out="Refunds of which nothing was sent yet.",
+        dimensions={"kind": "refund_error"},
+    ),
+    Figure(
+        key="reopen-rate",
+        version=1,
+        title="Reopened",
+        kind=Kind.SHARE,
+        measure="resolution",
+        meaning="How many resolutions did not last.",
+        counts="Each `return.resolved`, by its day; undone by a `return.reopened` or a `return.inspection_revised` after it.",
+        left_out="Nothing.",
+        dimensions={"of": "resolution"},
+    ),
+    Figure(
+        key="drift",
+        version=1,
+        title="Drift against the provider",
+        kind=Kind.AMOUNT,
+        measure="drift",
+        meaning="By how much the payment provider's word differed from our books.",
+        counts="Each `payment.anomaly_detected` by its day, with the difference between the amount observed and the one expected, "
+        "0 where it is not about an amount. In minor units, to be added up within one currency only.",
+        left_out="Nothing. What is under way at the provider is no drift.",
+        dimensions={"currency": "drift"},
+    ),
+    Figure(
+        key="projection-lag",
+        version=1,
+        title="Projection lag",
+        kind=Kind.DURATION,
+        measure=LAG,
+        meaning="How long it takes from a fact's being written by its service until this view has seen it.",
+        counts="Facts by the day they were seen here, less the time in their id, which is when they were written. Where the "
+        "timeline is long, a sample of it, spread evenly over it.",
+        left_out="Facts that were not seen yet: their lag stands among the operators' gauges.",
+        dimensions={"service": LAG},
     ),
 )
 

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Generic, TypeVar
 
+from shared.contracts.notifications import NotificationKind
 from shared.contracts.payments import RefundChannel
-from support_view.domain.payments import Leg, LegStatus, Refund, RefundStatus
+from support_view.domain.notifications import Notification
+from support_view.domain.notifications import Status as MessageStatus
+from support_view.domain.payments import Anomaly, Leg, LegStatus, Payments, Refund, RefundStatus
 from support_view.domain.returns import Return, Stage
 from support_view.domain.returns import Status as ReturnStatus
 
@@ -116,9 +119,58 @@ def channel_of(leg: Leg) -> str:
     return leg.tender_kind.value if is_original and leg.tender_kind else leg.channel.value
 
 
+ABOUT_GOODS: Final = frozenset(
+    {
+        NotificationKind.SHIPMENT,
+        NotificationKind.BACKORDER,
+        NotificationKind.BACKORDER_REVISED,
+        NotificationKind.CANCELLATION,
+        NotificationKind.DELIVERY,
+    }
+)
+"""Messages that say what of an order comes when, and what does not."""
+
+
+def of_message(id: str, message: Notification) -> Iterator[Measured]:
+    """Its units, and those of them that it told truly. One that says nothing of units counts as one."""
+    if message.kind not in ABOUT_GOODS or message.queued_at is None:
+        return
+    units = sum(said.quantity for said in message.said if said.line_id is not None) or 1
+    is_told = message.status in (MessageStatus.SENT, MessageStatus.DELIVERED)
+    left_out = None
+    if message.status is MessageStatus.COALESCED:
+        left_out = "told in another message"
+    elif message.status is MessageStatus.SUPPRESSED and not message.is_stale:
+        left_out = "held back by a person"
+    yield Measured(
+        "message",
+        id,
+        message.queued_at,
+        message.ended_at,
+        part=max(0, units - message.untrue_units) if is_told else 0,
+        whole=units,
+        labels=(f"kind:{message.kind}",),
+        left_out=left_out,
+        facts=message.facts,
+    )
+
+
+def of_anomaly(id: str, found: tuple[Anomaly, str | None]) -> Iterator[Measured]:
+    """By how much the provider's books differ from ours, in minor units."""
+    anomaly, currency = found
+    difference = abs((anomaly.observed_minor or 0) - (anomaly.expected_minor or 0))
+    labels = (f"currency:{currency or 'unknown'}",)
+    yield Measured("drift", id, anomaly.mark.at, part=difference, labels=labels, facts=(anomaly.mark.sequence,))
+
+
+def _anomalies(state: Payments) -> Mapping[str, tuple[Anomaly, str | None]]:
+    return {str(anomaly.mark.sequence): (anomaly, state.currency) for anomaly in state.anomalies}
+
+
 SOURCES: Final[Mapping[str, tuple[Source[Any, Any], ...]]] = {
     "returns": (Source(lambda state: state.returns, of_return),),
-    "payments": (Source(lambda state: state.refunds, of_refund),),
+    "payments": (Source(lambda state: state.refunds, of_refund), Source(_anomalies, of_anomaly)),
+    "notifications": (Source(lambda state: state.notifications, of_message),),
 }
 """By the service whose facts they are."""
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from asyncpg import Record as Row
 
 from shared.shell import Db
-from support_view.metrics.definitions import AGES
+from support_view.metrics.definitions import AGES, LAG, Figure, Kind
 
 By = Literal["day", "week"]
 
@@ -18,30 +18,70 @@ DURATIONS = """
 SELECT date_trunc($4, ended_at, 'UTC') AS period, count(*) AS n,
     percentile_disc(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY greatest(ended_at - began_at, interval '0')) AS percentiles,
     count(*) FILTER (WHERE ended_at < began_at) AS before_begun
-FROM measured WHERE measure = $1 AND ended_at >= $2 AND ended_at < $3 AND left_out IS NULL
+FROM {rows} WHERE measure = $1 AND ended_at >= $2 AND ended_at < $3 AND left_out IS NULL
 GROUP BY GROUPING SETS ((date_trunc($4, ended_at, 'UTC')), ()) ORDER BY period NULLS LAST"""
 DURATIONS_BY = """
 SELECT substr(label, length($4) + 2) AS value, count(*) AS n,
     percentile_disc(ARRAY[0.5, 0.9]) WITHIN GROUP (ORDER BY greatest(ended_at - began_at, interval '0')) AS percentiles,
     count(*) FILTER (WHERE ended_at < began_at) AS before_begun
-FROM measured, unnest(labels) AS label
+FROM {rows}, unnest(labels) AS label
 WHERE measure = $1 AND ended_at >= $2 AND ended_at < $3 AND left_out IS NULL AND starts_with(label, $4 || ':')
 GROUP BY label ORDER BY n DESC, label"""
 OPEN = """
 SELECT width_bucket($2 - began_at, $3::interval[]) AS class, count(*) AS n, max($2 - began_at) AS oldest
-FROM measured WHERE measure = $1 AND began_at < $2 AND (ended_at IS NULL OR ended_at >= $2)
+FROM {rows} WHERE measure = $1 AND began_at < $2 AND (ended_at IS NULL OR ended_at >= $2)
 GROUP BY class ORDER BY class"""
 LEFT_OUT = """
-SELECT left_out AS why, count(*) AS n FROM measured
+SELECT left_out AS why, count(*) AS n FROM {rows}
 WHERE measure = $1 AND ended_at >= $2 AND ended_at < $3 AND left_out IS NOT NULL GROUP BY left_out ORDER BY n DESC, left_out"""
 
-CHOSEN: Final = {
-    "counted": "ended_at >= $2 AND ended_at < $3 AND left_out IS NULL",
-    "open": "began_at < $3 AND (ended_at IS NULL OR ended_at >= $3) AND $2::timestamptz IS NOT NULL",
-    "left_out": "ended_at >= $2 AND ended_at < $3 AND left_out IS NOT NULL",
+# What is not decided counts from $5 on back: until then it may still come right.
+SHARES = """
+SELECT date_trunc($4, began_at, 'UTC') AS period, count(*) AS things, count(*) FILTER (WHERE part = whole) AS right_things,
+    sum(whole)::bigint AS units, sum(part)::bigint AS right_units
+FROM {rows} WHERE measure = $1 AND began_at >= $2 AND began_at < $3 AND left_out IS NULL
+    AND (ended_at IS NOT NULL OR began_at < $5)
+GROUP BY GROUPING SETS ((date_trunc($4, began_at, 'UTC')), ()) ORDER BY period NULLS LAST"""
+SHARES_BY = """
+SELECT substr(label, length($4) + 2) AS value, count(*) AS things, count(*) FILTER (WHERE part = whole) AS right_things,
+    sum(whole)::bigint AS units, sum(part)::bigint AS right_units
+FROM {rows}, unnest(labels) AS label
+WHERE measure = $1 AND began_at >= $2 AND began_at < $3 AND left_out IS NULL AND starts_with(label, $4 || ':')
+    AND (ended_at IS NOT NULL OR began_at < $5)
+GROUP BY label ORDER BY things DESC, label"""
+UNDECIDED = """
+SELECT coalesce(left_out, '') AS why, count(*) AS n FROM {rows}
+WHERE measure = $1 AND began_at >= $2 AND began_at < $3
+    AND (left_out IS NOT NULL OR (ended_at IS NULL AND began_at >= $4)) GROUP BY why ORDER BY n DESC, why"""
+
+# A table of any length is sampled to some twenty thousand facts by its pages, the same ones each time; a short one is read whole.
+# An id that tells no time is not one of ours: then what the fact says of itself has to do.
+LAGS = """(
+    SELECT 'lag' AS measure, subject, service, id::text AS id, coalesce(uuid_extract_timestamp(id), occurred_at) AS began_at,
+        seen_at AS ended_at, 0::bigint AS part, 1::bigint AS whole, ARRAY['service:' || service] AS labels,
+        NULL::text AS left_out, ARRAY[sequence] AS facts
+    FROM timeline TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)) AS lags"""
+LENGTH = "SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'timeline'::regclass"
+SAMPLED: Final = 20_000
+
+_ENDED = "ended_at >= $2 AND ended_at < $3 AND $9::timestamptz IS NOT NULL"
+_BEGUN = "began_at >= $2 AND began_at < $3 AND $9::timestamptz IS NOT NULL"
+_DECIDED = f"{_BEGUN} AND left_out IS NULL AND (ended_at IS NOT NULL OR began_at < $9)"
+LASTING: Final = {
+    "counted": f"{_ENDED} AND left_out IS NULL",
+    "open": "began_at < $3 AND (ended_at IS NULL OR ended_at >= $3) AND $2 < $3 AND $9::timestamptz IS NOT NULL",
+    "left_out": f"{_ENDED} AND left_out IS NOT NULL",
+}
+"""Which rows of a duration; of the others below."""
+HAPPENING: Final = {
+    "counted": _DECIDED,
+    "part": f"{_DECIDED} AND part = whole",
+    "rest": f"{_DECIDED} AND part <> whole",
+    "open": f"{_BEGUN} AND left_out IS NULL AND ended_at IS NULL AND began_at >= $9",
+    "left_out": f"{_BEGUN} AND left_out IS NOT NULL",
 }
 ROWS = """
-SELECT subject, service, id, began_at, ended_at, part, whole, labels, left_out, facts FROM measured
+SELECT subject, service, id, began_at, ended_at, part, whole, labels, left_out, facts FROM {rows}
 WHERE measure = $1 AND {chosen} AND ($4::text IS NULL OR $4 = ANY(labels)) AND (began_at, subject, id) > ($5, $6, $7)
 ORDER BY began_at, subject, id LIMIT $8"""
 # Of two facts with one sequence the one with the smaller id counts, as in the fold.
@@ -60,45 +100,36 @@ class Window:
 
 
 @dataclass(frozen=True, slots=True)
-class Spread:
-    """How long some things took: nearest-rank percentiles, so each is the time of one of them."""
+class Value:
+    """What a figure comes to for some things. Percentiles are nearest-rank, so each is the time of one of them; `part` of
+    `whole` is the share; `amount` is a sum in minor units."""
 
-    count: int
-    p50: timedelta | None
-    p90: timedelta | None
-    before_begun: int
-
-
-def _spread(row: Row) -> Spread:
-    p50, p90 = row["percentiles"] or (None, None)
-    return Spread(row["n"], p50, p90, row["before_begun"])
-
-
-async def durations(db: Db, measure: str, window: Window, by: By) -> tuple[dict[datetime, Spread], Spread]:
-    """By period, those with none aside; and of the whole window."""
-    *periods, whole = await db.fetch(DURATIONS, measure, window.start, window.end, by)
-    return {row["period"]: _spread(row) for row in periods}, _spread(whole)
+    count: int = 0
+    p50: timedelta | None = None
+    p90: timedelta | None = None
+    before_begun: int = 0
+    part: int | None = None
+    whole: int | None = None
+    amount: int | None = None
 
 
-async def durations_by(db: Db, measure: str, window: Window, dimension: str) -> dict[str, Spread]:
-    rows = await db.fetch(DURATIONS_BY, measure, window.start, window.end, dimension)
-    return {row["value"]: _spread(row) for row in rows}
+def _value(figure: Figure, row: Row) -> Value:
+    match figure.kind:
+        case Kind.DURATION:
+            p50, p90 = row["percentiles"] or (None, None)
+            return Value(row["n"], p50, p90, row["before_begun"])
+        case Kind.SHARE if figure.counts_units:
+            return Value(row["things"], part=row["right_units"] or 0, whole=row["units"] or 0)
+        case Kind.SHARE:
+            return Value(row["things"], part=row["right_things"], whole=row["things"])
+        case Kind.AMOUNT:
+            return Value(row["things"], amount=row["right_units"] or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Aged:
     count: int
     oldest: timedelta
-
-
-async def open_ones(db: Db, measure: str, at: datetime) -> dict[int, Aged]:
-    """What was open at that instant, by class of age."""
-    rows = await db.fetch(OPEN, measure, at, AGES)
-    return {row["class"]: Aged(row["n"], row["oldest"]) for row in rows}
-
-
-async def left_out(db: Db, measure: str, window: Window) -> dict[str, int]:
-    return {row["why"]: row["n"] for row in await db.fetch(LEFT_OUT, measure, window.start, window.end)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,34 +160,104 @@ After = tuple[datetime, str, str]
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=timezone.utc)
 
 
-async def rows(
-    db: Db, measure: str, window: Window, chosen: str, label: str | None, after: After | None, limit: int
-) -> Sequence[Counted]:
-    """The rows behind a figure in the order they began, with the facts behind each."""
-    since, subject, id = after or (BEGINNING, "", "")
-    found = await db.fetch(
-        ROWS.format(chosen=CHOSEN[chosen]), measure, window.start, window.end, label, since, subject, id, limit
-    )
-    places = [(row["subject"], row["service"], sequence) for row in found for sequence in row["facts"]]
-    facts = (
-        {
-            (row["subject"], row["service"], row["sequence"]): Behind(row["id"], row["type"], row["occurred_at"])
-            for row in await db.fetch(FACTS, *map(list, zip(*places, strict=True)))
-        }
-        if places
-        else {}
-    )
-    return [
-        Counted(
-            row["subject"],
-            row["id"],
-            row["began_at"],
-            row["ended_at"],
-            row["part"],
-            row["whole"],
-            tuple(row["labels"]),
-            row["left_out"],
-            tuple(facts[row["subject"], row["service"], sequence] for sequence in row["facts"]),
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A figure over a window, in one snapshot of the database; `percent` of the timeline is read, where it reads that."""
+
+    db: Db
+    figure: Figure
+    window: Window
+    rows: str = "measured"
+    percent: float = 100.0
+
+    @property
+    def _is_lasting(self) -> bool:
+        return self.figure.kind is Kind.DURATION
+
+    @property
+    def _decided_before(self) -> datetime:
+        return self.window.end - self.figure.patience
+
+    async def _fetch(self, sql: str, measure: str, *more: object) -> list[Row]:
+        return await self.db.fetch(sql.format(rows=self.rows), measure, self.window.start, self.window.end, *more)
+
+    async def periods(self, by: By) -> tuple[dict[datetime, Value], Value]:
+        """By period, those with none aside; and of the whole window."""
+        if self._is_lasting:
+            *parts, whole = await self._fetch(DURATIONS, self.figure.measure, by)
+        else:
+            *parts, whole = await self._fetch(SHARES, self.figure.measure, by, self._decided_before)
+        return {row["period"]: _value(self.figure, row) for row in parts}, _value(self.figure, whole)
+
+    async def groups(self, dimension: str) -> dict[str, Value]:
+        measure = self.figure.measure_of(dimension)
+        if self._is_lasting:
+            found = await self._fetch(DURATIONS_BY, measure, dimension)
+        else:
+            found = await self._fetch(SHARES_BY, measure, dimension, self._decided_before)
+        return {row["value"]: _value(self.figure, row) for row in found}
+
+    async def ages(self) -> dict[int, Aged]:
+        """What was open at the end of the window, by class of age."""
+        found = await self.db.fetch(OPEN.format(rows=self.rows), self.figure.measure, self.window.end, AGES)
+        return {row["class"]: Aged(row["n"], row["oldest"]) for row in found}
+
+    async def left_out(self) -> dict[str, int]:
+        """By reason; under "" those of a share that are not decided."""
+        if self._is_lasting:
+            found = await self._fetch(LEFT_OUT, self.figure.measure)
+        else:
+            found = await self._fetch(UNDECIDED, self.figure.measure, self._decided_before)
+        return {row["why"]: row["n"] for row in found}
+
+    async def behind(
+        self, which: str, dimension: str | None, label: str | None, after: After | None, limit: int
+    ) -> Sequence[Counted]:
+        """The rows behind the figure in the order they began, with the facts behind each. Raises KeyError for a `which`
+        that this figure has not."""
+        chosen = (LASTING if self._is_lasting else HAPPENING)[which]
+        since, subject, id = after or (BEGINNING, "", "")
+        found = await self.db.fetch(
+            ROWS.format(rows=self.rows, chosen=chosen),
+            self.figure.measure_of(dimension),
+            self.window.start,
+            self.window.end,
+            label,
+            since,
+            subject,
+            id,
+            limit,
+            self._decided_before,
         )
+        facts = await _facts(self.db, found)
+        return [
+            Counted(
+                row["subject"],
+                row["id"],
+                row["began_at"],
+                row["ended_at"],
+                row["part"],
+                row["whole"],
+                tuple(row["labels"]),
+                row["left_out"],
+                tuple(facts[row["subject"], row["service"], sequence] for sequence in row["facts"]),
+            )
+            for row in found
+        ]
+
+
+async def _facts(db: Db, rows: Sequence[Row]) -> dict[tuple[str, str, int], Behind]:
+    places = [(row["subject"], row["service"], sequence) for row in rows for sequence in row["facts"]]
+    found = await db.fetch(FACTS, *map(list, zip(*places, strict=True))) if places else []
+    return {
+        (row["subject"], row["service"], row["sequence"]): Behind(row["id"], row["type"], row["occurred_at"])
         for row in found
-    ]
+    }
+
+
+async def reading(db: Db, figure: Figure, window: Window) -> Reading:
+    if figure.measure != LAG:
+        return Reading(db, figure, window)
+    length = await db.fetchval(LENGTH)
+    percent = min(100.0, 100.0 * SAMPLED / max(1.0, length))
+    return Reading(db, figure, window, LAGS.format(percent=percent), percent)

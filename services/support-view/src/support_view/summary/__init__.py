@@ -174,7 +174,7 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
         lines=lines,
         totals=totals,
         tenders=tuple(tenders(s)),
-        anomalies=s.payments.anomalies,
+        anomalies=tuple(anomaly.detail for anomaly in s.payments.anomalies),
         split_reasons=s.fulfillment.reasons,
         shipments=tuple(shipments(s)),
         backorders=tuple(backorders(s)),
