@@ -5,6 +5,8 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,6 +17,7 @@ from fastapi import FastAPI
 from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
 
 from shared.auth import issue
+from shared.contracts import Fact
 from support_view.app import built
 from support_view.handlers import take
 from support_view.sign_in import SESSION
@@ -353,11 +356,108 @@ async def test_the_keys_of_the_page(browser: Browser, site: str) -> None:
         await expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
 
 
+DAYS: Final = "from=2026-10-01&to=2026-11-30"
+"""In which the stories happen."""
+
+
+@contextlib.asynccontextmanager
+async def supervised(
+    browser: Browser, site: str, *, width: int = 1400, dark: bool = False, scripts: bool = False
+) -> AsyncIterator[Page]:
+    """A supervisor's page. Anything the content policy refuses, or from elsewhere, fails."""
+    complaints: list[str] = []
+    context = await browser.new_context(
+        base_url=site,
+        viewport={"width": width, "height": 900},
+        color_scheme="dark" if dark else "light",
+        java_script_enabled=scripts,
+    )
+    token = issue(AUTH_KEY, subject="sue", roles=["supervisor"])
+    await context.add_cookies([{"name": SESSION, "value": token, "url": site}])
+    page = await context.new_page()
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda r: complaints.append(r.url) if not r.url.startswith(site) else None)
+    yield page
+    await context.close()
+    assert not complaints
+
+
+@pytest.mark.parametrize("scripts", [False, True], ids=["plain", "scripts"])
+async def test_every_number_of_a_figure_leads_to_the_facts_behind_it(
+    browser: Browser, site: str, scripts: bool
+) -> None:
+    async with supervised(browser, site, scripts=scripts) as page:
+        await page.goto(f"/figures?{DAYS}")
+        await page.get_by_role("link", name="Return cycle time").click()
+        await expect(page.locator(".headline")).to_have_text("p50 4 days 20 hours · p90 4 days 20 hours")
+        await page.get_by_label("Split by").select_option("stage")
+        await page.get_by_role("button", name="Show").click()
+        stages = page.get_by_role("region", name="Table by stage")
+        await expect(stages.get_by_role("rowheader")).to_have_count(5)
+        await expect(page.locator("#chart canvas")).to_have_count(1 if scripts else 0)
+        await page.get_by_role("region", name="Table by week").get_by_role("link", name="1", exact=True).click()
+        await expect(page.get_by_role("rowheader", name="ORD-2")).to_be_visible()
+        await page.get_by_text("8 facts").click()
+        await page.get_by_role("link", name="return.resolved").click()
+        await expect(page.locator("pre")).to_contain_text('"resolution": "refund"')
+
+
+async def test_a_figure_is_not_for_everybody_and_a_bad_question_is_answered_in_words(
+    browser: Browser, site: str
+) -> None:
+    async with opened(browser, site) as page:
+        for path in (
+            "/figures",
+            "/figures/drift",
+            "/figures/drift/facts",
+            "/figures/drift.csv",
+            "/figures/drift/facts.csv",
+        ):
+            answer = await page.request.get(path)
+            assert answer.status == 403 and "Figures are for supervisor and auditor" in await answer.text()
+    async with supervised(browser, site) as page:
+        for query in ("from=9999-12-31", "from=2026-02-30", "by=year", "dimension=weather", "from=1&to=%3Cscript%3E"):
+            answer = await page.request.get(f"/figures/refund-latency?{query}")
+            assert answer.status == 422 and "That cannot be shown" in await answer.text(), query
+            assert "<script>" not in await answer.text()
+        for query in ("which=all", "after=x", "value=card", "which=rest"):
+            answer = await page.request.get(f"/figures/refund-latency/facts?{query}")
+            assert answer.status == 422 and "That cannot be shown" in await answer.text(), query
+        assert (await page.request.get("/figures/nothing")).status == 404
+        table = await page.request.get(f"/figures/refund-latency.csv?{DAYS}&dimension=channel")
+        assert (await table.text()).splitlines()[1].startswith("card,1,270.0,270.0,")
+
+
+def earlier(story: Telling, days: int, slower: int) -> Telling:
+    """The same some days before; its return was waited for longer."""
+
+    def at(instant: datetime, of: str) -> datetime:
+        waited = slower if of in ("return.items_received", "return.items_inspected", "return.resolved") else 0
+        return instant - timedelta(days=days - waited)
+
+    def moved(fact: Fact) -> Fact:
+        times = {name: at(value, "") for name, value in fact if isinstance(value, datetime)}
+        return fact.model_copy(update=times)
+
+    story.entries = [
+        replace(entry, occurred_at=at(entry.occurred_at, entry.fact.type), fact=moved(entry.fact))
+        for entry in story.entries
+    ]
+    return story
+
+
 @pytest.mark.skipif("OMS_PICTURES" not in os.environ, reason="the pictures in docs/ are made by `make pictures`")
-async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: str) -> None:
+async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: str, tell: Tell) -> None:
     async with opened(browser, site, width=1280) as page:
         await page.goto("/orders/ORD-1")
         await page.screenshot(path=Path(os.environ["OMS_PICTURES"]) / "page.png")
+    for n in range(24):
+        await tell(earlier(whole_story(f"ORD-9{n:02}"), days=3 * n, slower=(n * 7) % 5))
+    async with supervised(browser, site, width=1280, scripts=True) as page:
+        await page.goto("/figures/return-cycle-time?from=2026-08-01&to=2026-11-15&dimension=stage")
+        await expect(page.locator("#chart canvas")).to_be_visible()
+        await page.screenshot(path=Path(os.environ["OMS_PICTURES"]) / "figures.png")
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -370,6 +470,28 @@ async def test_the_page_fits_every_screen(browser: Browser, site: str, width: in
             assert main is not None and main["x"] >= 0 and main["x"] + main["width"] <= width
             for box in [await card.bounding_box() for card in await page.locator(".card, .state").all()]:
                 assert box is not None and box["x"] + box["width"] <= width
+
+
+FIGURE_PAGES: Final = (
+    f"/figures?{DAYS}",
+    f"/figures/return-cycle-time?{DAYS}&dimension=stage",
+    f"/figures/told-truly-units?{DAYS}&dimension=kind&by=day",
+    f"/figures/drift?{DAYS}",
+    f"/figures/refund-latency/facts?{DAYS}",
+)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1400])
+async def test_figures_fit_every_screen_and_shut_nobody_out(
+    browser: Browser, site: str, width: int, dark: bool
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe is not installed: NOT tested")
+    async with supervised(browser, site, width=width, dark=dark, scripts=True) as page:
+        for path in FIGURE_PAGES:
+            await page.goto(path)
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width, path
+            assert (await axe.Axe().run(page)).response["violations"] == [], path
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -11,10 +11,11 @@ from support_view import api, casebook, casework_api, pages, sign_in, store
 from support_view.domain.casework import due_command
 from support_view.handlers import TOPICS, take
 from support_view.metrics import api as figures
+from support_view.metrics import pages as figure_pages
 from support_view.settings import SupportViewSettings
 
 router = APIRouter()
-for part in (api, casework_api, figures, sign_in, pages):
+for part in (api, casework_api, figures, sign_in, pages, figure_pages):
     router.include_router(part.router)
 
 
