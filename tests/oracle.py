@@ -181,18 +181,49 @@ DECISIONS: Final = (
     ORDER BY d.subject, d.thing, d.sequence DESC
 )"""
 )
-RESOLUTIONS: Final = (
-    RETURNS
-    + """, things_resolved AS (
+RESOLUTIONS: Final = """
+WITH told AS NOT MATERIALIZED (
+    SELECT *, coalesce(data ->> 'return_id', data ->> 'case_id') AS thing, split_part(type, '.', 1) AS of
+    FROM journal WHERE service IN ('returns', 'support')
+), things AS (
     SELECT r.subject, r.thing || '/' || row_number() OVER (PARTITION BY r.subject, r.thing ORDER BY r.sequence) AS thing,
-        r.occurred_at AS at, 1 AS whole, ARRAY['return'] AS of, NULL AS left_out, false AS is_waiting,
-        EXISTS (SELECT FROM told AS u WHERE u.subject = r.subject AND u.thing = r.thing AND u.sequence > r.sequence
-            AND u.type IN ('return.reopened', 'return.inspection_revised') AND NOT EXISTS (
-                SELECT FROM told AS b WHERE b.subject = r.subject AND b.thing = r.thing AND b.type = 'return.resolved'
-                    AND b.sequence > r.sequence AND b.sequence < u.sequence))::int AS part
-    FROM told AS r WHERE r.type = 'return.resolved'
+        coalesce((r.data ->> 'resolved_at')::timestamptz, r.occurred_at) AS at, 1 AS whole, ARRAY[r.of] AS ofs,
+        NULL AS left_out, false AS is_waiting,
+        EXISTS (SELECT FROM told AS u WHERE u.service = r.service AND u.subject = r.subject AND u.thing = r.thing
+            AND u.sequence > r.sequence AND u.type IN ('return.reopened', 'return.inspection_revised', 'case.reopened')
+            AND NOT EXISTS (SELECT FROM told AS b WHERE b.service = r.service AND b.subject = r.subject AND b.thing = r.thing
+                AND b.type = r.type AND b.sequence > r.sequence AND b.sequence < u.sequence))::int AS part
+    FROM told AS r WHERE r.type IN ('return.resolved', 'case.resolved')
 )"""
-)
+CONTACTS: Final = """
+WITH told AS (
+    SELECT subject, sequence, data ->> 'contact_id' AS thing, (data ->> 'received_at')::timestamptz AS at,
+        data ->> 'customer' AS customer, CASE WHEN data ->> 'duplicate_of' IS NOT NULL THEN 'duplicate'
+            WHEN (data ->> 'is_automated')::boolean THEN 'automated'
+            WHEN data ->> 'direction' = 'outbound' THEN 'outbound' END AS left_out
+    FROM journal WHERE service = 'support' AND type = 'contact.received' AND data ->> 'order_id' IS NOT NULL
+), things AS (
+    SELECT c.subject, c.thing, c.at, 1 AS whole, c.left_out, false AS is_waiting, ARRAY['none'] AS causes,
+        EXISTS (SELECT FROM told AS e WHERE e.subject = c.subject AND e.customer = c.customer AND e.left_out IS NULL
+            AND c.left_out IS NULL AND (e.at, e.sequence) < (c.at, c.sequence)
+            AND e.at >= c.at - interval '{days} days')::int AS part
+    FROM told AS c
+)"""
+ESCALATIONS: Final = """
+WITH told AS NOT MATERIALIZED (
+    SELECT *, data ->> 'escalation_id' AS thing FROM journal WHERE service = 'support' AND type LIKE 'escalation.%'
+), ends AS (
+    SELECT subject, thing, bool_or(type IN ('escalation.acknowledged', 'escalation.assigned')) AS is_taken,
+        bool_or(type = 'escalation.cleared') AS is_cleared,
+        bool_or(type = 'escalation.cleared' AND (data ->> 'is_switched_off')::boolean) AS is_off
+    FROM told GROUP BY subject, thing
+), things AS (
+    SELECT DISTINCT ON (r.subject, r.thing) r.subject, r.thing, r.occurred_at AS at, 1 AS whole, e.is_taken::int AS part,
+        ARRAY[r.data ->> 'rule'] AS rules, NOT e.is_taken AND NOT e.is_cleared AS is_waiting,
+        CASE WHEN e.is_off AND NOT e.is_taken THEN 'rule switched off' END AS left_out
+    FROM told AS r JOIN ends AS e USING (subject, thing) WHERE r.type = 'escalation.raised'
+    ORDER BY r.subject, r.thing, r.sequence
+)"""
 ERRORS: Final = (
     REFUNDS
     + """, things_sent AS (
@@ -266,8 +297,15 @@ FIGURES: Final[dict[tuple[str, str | None], Rule]] = {
     ("exception-rate", "policy"): Rule(DECISIONS, "things_decided", "policies"),
     ("refund-errors", None): Rule(ERRORS, "things_sent"),
     ("refund-errors", "kind"): Rule(ERRORS, "things_sent", "kinds"),
-    ("reopen-rate", None): Rule(RESOLUTIONS, "things_resolved"),
-    ("reopen-rate", "of"): Rule(RESOLUTIONS, "things_resolved", "of"),
+    ("reopen-rate", None): Rule(RESOLUTIONS, "things"),
+    ("reopen-rate", "of"): Rule(RESOLUTIONS, "things", "ofs"),
+    ("escalation-precision", None): Rule(ESCALATIONS, "things"),
+    ("escalation-precision", "rule"): Rule(ESCALATIONS, "things", "rules"),
+    **{
+        (f"repeat-contacts-{days}", dimension): Rule(CONTACTS.format(days=days), "things", split)
+        for days in (7, 14, 45)
+        for dimension, split in ((None, None), ("cause", "causes"))
+    },
     ("drift", None): Rule(DRIFT, "things"),
     ("drift", "currency"): Rule(DRIFT, "things", "currencies"),
 }

@@ -33,6 +33,7 @@ from notifications.domain.telling import (
     follow,
 )
 from shared.auth import issue
+from shared.contracts.base import PolicyRef
 from shared.contracts.notifications import (
     Claim,
     NotificationContradicted,
@@ -48,6 +49,21 @@ from shared.contracts.payments import (
     RefundLegReversed,
     RefundLegSucceeded,
     RefundRequested,
+)
+from shared.contracts.support import (
+    CaseReopened,
+    CaseResolved,
+    Channel,
+    Clocks,
+    ContactReceived,
+    Direction,
+    EscalationAcknowledged,
+    EscalationAssigned,
+    EscalationCleared,
+    EscalationRaised,
+    RootCauseOverridden,
+    RootCauseTag,
+    RootCauseTagged,
 )
 from shared.runtime import build
 from support_view import store
@@ -254,11 +270,64 @@ def some_world(chance: random.Random) -> World:
     return world
 
 
+CASES: Final = PolicyRef(policy_id="cases", version=1)
+
+
+def contact(story: Telling, n: int, customer: str = "c1", **more: Any) -> None:
+    """A customer's mail, now."""
+    told: dict[str, Any] = {"direction": Direction.INBOUND, "channel": Channel.EMAIL, "topic": "late", "case_id": None}
+    story.tell(
+        ContactReceived(
+            order_id=story.order_id,
+            customer=customer,
+            contact_id=f"{story.order_id}-C{n}",
+            received_at=story.now,
+            policy=CASES,
+            **told | more,
+        )
+    )
+
+
+def some_support(chance: random.Random, order_id: str) -> list[Entry]:
+    """Contacts days apart to the instant, a case that may be resolved and reopened, and an escalation with some end."""
+    story = Telling(order_id, NOON + timedelta(days=chance.randint(0, 20)))
+    for n in range(chance.randint(1, 8)):
+        story.later(days=chance.choice((0, 1, 3, 7, 14, 45)), seconds=chance.choice((0, 0, 0, 1)))
+        odd = chance.choice(
+            ({}, {}, {}, {"duplicate_of": "x"}, {"is_automated": True}, {"direction": Direction.OUTBOUND})
+        )
+        contact(story, n, chance.choice(("c1", "c1", "c2")), **odd)
+    of_case: dict[str, Any] = {"order_id": order_id, "customer": "c1", "case_id": f"{order_id}-1"}
+    for times in range(1, chance.randint(1, 4)):
+        told = {"closes_at": story.now, "resolved_at": story.now, "clocks": Clocks(), "policy": CASES}
+        story.tell(CaseResolved(**of_case, resolution="done", **told))
+        story.later(hours=chance.randint(1, 90))
+        if chance.random() < 0.6:
+            again = {"contact_id": None, "detail": "", "times": times, "reopened_at": story.now}
+            story.tell(CaseReopened(**of_case, **again, clocks=Clocks(), policy=CASES))
+    raised: dict[str, Any] = {"order_id": order_id, "customer": None, "escalation_id": f"{order_id}-E1"}
+    rule = {"rule": chance.choice(("late", "lost")), "item": "R1", "since": story.now, "due_at": story.now}
+    story.tell(EscalationRaised(**raised, **rule, level=1, episode=1, why="late", to_do="look", policy=CASES))
+    for fact in chance.choice(
+        (
+            [],
+            [EscalationAcknowledged(**raised, note="mine"), EscalationCleared(**raised, detail="over")],
+            [EscalationAssigned(**raised, assignee="ann")],
+            [EscalationCleared(**raised, detail="over")],
+            [EscalationCleared(**raised, detail="off", is_switched_off=True)],
+        )
+    ):
+        story.later(hours=1)
+        story.tell(fact)
+    return story.entries
+
+
 async def test_every_figure_agrees_to_the_digit_with_the_journals_whatever_happened(pool: Pool, oracle: Oracle) -> None:
     chance = random.Random(5)
     entries = [entry for n in range(80) for entry in journals_of(some_world(chance), f"W{n}")]
     for _, of_order in groupby(sorted(entries, key=lambda entry: entry.subject), lambda entry: entry.subject):
         entries += told_to_customers(list(of_order), chance)
+    entries += [entry for n in range(40) for entry in some_support(chance, f"S{n}")]
     await oracle.write(entries)
     chance.shuffle(entries)
     await tell(pool, entries)
@@ -379,6 +448,49 @@ async def test_one_statement_that_became_untrue_is_one_of_all_due_and_a_mail_nev
     wrong = await behind(pool, "told-truly-messages", START, end, "rest")
     assert [row.id for row in wrong] == ["ORD-1-N1", "ORD-1-N3"]
     assert wrong[0].facts[-1].type == "notification.contradicted"
+
+
+async def test_repeat_contacts_are_what_the_definition_says_to_the_instant(pool: Pool, oracle: Oracle) -> None:
+    """Three contacts of one customer, two on one order within the window, one merged duplicate, one exactly on the edge."""
+    first, other = Telling("ORD-1"), Telling("ORD-2")
+    contact(first, 1)
+    first.later(days=7)
+    contact(first, 2)  # exactly on the edge: a repeat
+    first.later(hours=1)
+    contact(first, 3, duplicate_of="ORD-1-C2")
+    first.later(days=7, seconds=1)
+    contact(first, 4)  # a moment past it, and the duplicate is nothing to repeat
+    contact(first, 5, customer="c2")
+    other.later(days=1)
+    contact(other, 1)
+    entries = first.entries + other.entries
+    await tell(pool, entries)
+    await oracle.write(entries)
+    end = first.now + timedelta(days=1)
+    await agree(pool, oracle, START, end)
+    seven, fortnight = [await see(pool, f"repeat-contacts-{days}", START, end) for days in (7, 14)]
+    assert (seven.total.part, seven.total.whole, seven.coverage.left_out) == (1, 5, {"duplicate": 1})
+    assert fortnight.total.part == 2
+    (row,) = await behind(pool, "repeat-contacts-7", START, end, "part")
+    assert (row.id, [fact.type for fact in row.facts]) == ("ORD-1-C2", ["contact.received"] * 2)
+
+
+async def test_a_contact_that_names_no_order_is_not_counted_and_the_coverage_says_so(pool: Pool) -> None:
+    values = "('c-1', 'customer:ab', 'ab', 'email', 'inbound', 'late', false, NULL, NULL, $1)"
+    await pool.execute(f"INSERT INTO contacts VALUES {values}", START)
+    view = await see(pool, "repeat-contacts-7", START, START + timedelta(days=1))
+    assert (view.total.count, view.coverage.of_no_order) == (0, 1)
+
+
+async def test_contacts_are_split_by_the_causes_that_stand_for_their_order(pool: Pool) -> None:
+    story = Telling("ORD-1")
+    contact(story, 1)
+    cause: dict[str, Any] = {"order_id": "ORD-1", "customer": None, "cause_id": "RC1", "tag": RootCauseTag.STOCK_OUT}
+    story.tell(RootCauseTagged(**cause, rule="backorder", confidence_percent=80, evidence=("x",), policy=CASES))
+    story.tell(RootCauseOverridden(**cause, replaced_by=RootCauseTag.ADDRESS, detail="it was the address"))
+    await tell(pool, story.entries)
+    view = await see(pool, "repeat-contacts-7", START, START + timedelta(days=1), dimension="cause")
+    assert [(group.value, group.count) for group in view.groups] == [("address", 1)]
 
 
 async def test_what_the_provider_says_otherwise_is_added_up_within_its_currency(pool: Pool, oracle: Oracle) -> None:

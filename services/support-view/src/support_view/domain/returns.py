@@ -47,7 +47,20 @@ from shared.contracts.returns import (
     Verdict,
 )
 from shared.machine import replace
-from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, add, day, plain, put
+from support_view.domain.timeline import (
+    Details,
+    Entry,
+    Mark,
+    Quiet,
+    Resolved,
+    Sentences,
+    Words,
+    add,
+    day,
+    plain,
+    put,
+    undone,
+)
 
 
 class Status(StrEnum):
@@ -123,14 +136,6 @@ class Judged:
     outcome: str
     reasons: tuple[str, ...]
     window_ends_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """`undone`: the sequence of what opened it again, where something did."""
-
-    mark: Mark
-    undone: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,8 +397,7 @@ def _noted(before: Return, told: Return, fact: ReturnFact, entry: Entry) -> Retu
             resolutions = (*resolutions, Resolved(mark))
         case ReturnReopened() | ReturnInspectionRevised() if before.status in (Status.RESOLVED, Status.CLOSED):
             stages = {reached: when for reached, when in stages.items() if reached is not Stage.RESOLVED}
-            if resolutions:
-                resolutions = (*resolutions[:-1], replace(resolutions[-1], undone=entry.sequence))
+            resolutions = undone(resolutions, entry.sequence)
         case ReturnDeclined() | ReturnCancelled() | ReturnClosed():
             ended = mark
         case ReturnExpired() if told.status is Status.EXPIRED:

@@ -29,7 +29,27 @@ from shared.contracts.support import (
 )
 from shared.machine import replace
 from support_view.domain.cases import CaseStatus
-from support_view.domain.timeline import Details, Entry, Quiet, Sentences, plain, plural, put
+from support_view.domain.timeline import (
+    Details,
+    Entry,
+    Mark,
+    Quiet,
+    Resolved,
+    Sentences,
+    plain,
+    plural,
+    put,
+    undone,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """`left_out` is why it is none that repeat contacts are counted from."""
+
+    mark: Mark
+    customer: str | None
+    left_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +60,7 @@ class Case:
     reopened: int = 0
     due_at: datetime | None = None
     """By when it is to be resolved; None while the customer is waited for."""
+    resolutions: tuple[Resolved, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +73,13 @@ class Escalation:
     assignee: str | None = None
     is_acknowledged: bool = False
     is_open: bool = True
+    raised_at: datetime | None = None
+    taken_at: datetime | None = None
+    """When a person first took it up."""
+    cleared_at: datetime | None = None
+    is_switched_off: bool = False
+    facts: tuple[int, ...] = ()
+    """Sequences of all that was told of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +87,7 @@ class Support:
     """What the page says of it. `causes` are those that stand: by their id, the tag and how sure it is in percent."""
 
     contacts: int = 0
+    contacted: Mapping[str, Contact] = field(default_factory=dict)
     cases: Mapping[str, Case] = field(default_factory=dict)
     escalations: Mapping[str, Escalation] = field(default_factory=dict)
     causes: Mapping[str, tuple[RootCauseTag, int]] = field(default_factory=dict)
@@ -67,14 +96,17 @@ class Support:
 def fold(support: Support, entry: Entry) -> Support:
     """Total: any fact of the service, in any state, leads somewhere."""
     match entry.fact:
-        case ContactReceived(duplicate_of=None, is_automated=False, direction=Direction.INBOUND):
-            return replace(support, contacts=support.contacts + 1)
-        case ContactReceived():
-            return support
+        case ContactReceived(contact_id=id) as fact:
+            contact = Contact(Mark(entry.sequence, fact.received_at), fact.customer, _left_out(fact))
+            counted = support.contacts + (contact.left_out is None)
+            return replace(support, contacts=counted, contacted=put(support.contacted, id, contact))
         case CaseFact(case_id=id) as fact:
-            return replace(support, cases=put(support.cases, id, _case(support.cases.get(id, Case()), fact)))
+            case = _case(support.cases.get(id, Case()), fact)
+            case = replace(case, resolutions=_resolutions(case.resolutions, fact, entry.sequence))
+            return replace(support, cases=put(support.cases, id, case))
         case EscalationFact(escalation_id=id) as fact:
-            after = _escalation(support.escalations.get(id, Escalation()), fact)
+            after = _escalation(support.escalations.get(id, Escalation()), fact, entry.occurred_at)
+            after = replace(after, facts=(*after.facts, entry.sequence))
             return replace(support, escalations=put(support.escalations, id, after))
         case RootCauseTagged(cause_id=id, tag=tag, confidence_percent=sure):
             return replace(support, causes=put(support.causes, id, (tag, sure)))
@@ -87,6 +119,24 @@ def fold(support: Support, entry: Entry) -> Support:
 
 CERTAIN: Final = 100
 """Percent: a person said so."""
+
+
+def _left_out(contact: ContactReceived) -> str | None:
+    if contact.duplicate_of is not None:
+        return "duplicate"
+    if contact.is_automated:
+        return "automated"
+    return "outbound" if contact.direction is Direction.OUTBOUND else None
+
+
+def _resolutions(resolutions: tuple[Resolved, ...], fact: CaseFact, sequence: int) -> tuple[Resolved, ...]:
+    match fact:
+        case CaseResolved(resolved_at=at):
+            return (*resolutions, Resolved(Mark(sequence, at)))
+        case CaseReopened():
+            return undone(resolutions, sequence)
+        case _:
+            return resolutions
 
 
 def _case(case: Case, fact: CaseFact) -> Case:
@@ -113,16 +163,17 @@ def _case(case: Case, fact: CaseFact) -> Case:
             raise TypeError(f"{fact.type} is no fact of a case")
 
 
-def _escalation(escalation: Escalation, fact: EscalationFact) -> Escalation:
+def _escalation(escalation: Escalation, fact: EscalationFact, at: datetime) -> Escalation:
     match fact:
         case EscalationRaised(rule=rule, why=why, to_do=to_do, level=level, since=since):
-            return replace(escalation, rule=rule, why=why, to_do=to_do, level=level, since=since)
-        case EscalationCleared():
-            return replace(escalation, is_open=False)
+            raised_at = escalation.raised_at or at
+            return replace(escalation, rule=rule, why=why, to_do=to_do, level=level, since=since, raised_at=raised_at)
+        case EscalationCleared(is_switched_off=is_switched_off):
+            return replace(escalation, is_open=False, is_switched_off=is_switched_off, cleared_at=at)
         case EscalationAcknowledged():
-            return replace(escalation, is_acknowledged=True)
+            return replace(escalation, is_acknowledged=True, taken_at=escalation.taken_at or at)
         case EscalationAssigned(assignee=assignee):
-            return replace(escalation, assignee=assignee)
+            return replace(escalation, assignee=assignee, taken_at=escalation.taken_at or at)
         case _:
             raise TypeError(f"{fact.type} is no fact of an escalation")
 

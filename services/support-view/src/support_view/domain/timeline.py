@@ -46,6 +46,21 @@ class Mark:
     at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """`undone`: the sequence of what opened it again, where something did."""
+
+    mark: Mark
+    undone: int | None = None
+
+
+def undone(resolutions: tuple[Resolved, ...], sequence: int) -> tuple[Resolved, ...]:
+    """The last of them did not last."""
+    if not resolutions:
+        return ()
+    return (*resolutions[:-1], Resolved(resolutions[-1].mark, sequence))
+
+
 SERVICES: Final = ("orders", "payments", "fulfillment", "returns", "notifications", "support")
 """In the order in which a fact of one usually leads to a fact of another."""
 

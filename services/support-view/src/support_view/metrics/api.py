@@ -81,6 +81,9 @@ class Coverage(Model):
     open: int = Field(description="not over at the end of the window; of a share: not decided, and not counted yet")
     left_out: Mapping[str, int]
     before_begun: int = Field(description="ended before they began, by their producers' clocks: they count as no time")
+    of_no_order: int = Field(
+        description="contacts of customers that named no order: no figure of orders speaks of them"
+    )
     sampled_percent: float = Field(description="of the facts there are; less than 100 only where a sample is read")
 
 
@@ -244,6 +247,7 @@ async def read_figure(db: Db, figure: Figure, asked: Asked, by: By, dimension: s
             open=undecided + sum(one.count for one in aged.values()),
             left_out=left_out,
             before_begun=whole.before_begun,
+            of_no_order=await reading.of_no_order(),
             sampled_percent=round(reading.percent, 2),
         ),
     )

@@ -36,6 +36,7 @@ class Figure:
     dimensions: Mapping[str, str] = field(default_factory=dict)
     counts_units: bool = False
     patience: timedelta = timedelta()
+    is_of_contacts: bool = False
 
     def measure_of(self, dimension: str | None) -> str:
         return self.dimensions[dimension] if dimension else self.measure
@@ -43,6 +44,9 @@ class Figure:
 
 AGES: Final = tuple(timedelta(days=days) for days in (1, 3, 7, 14, 30))
 """Where the classes of age of what is open end."""
+
+NEVER: Final = timedelta(days=36_500)
+"""Patience that no time is over: what is not decided stays so."""
 
 LAG: Final = "lag"
 """Not counted from sections, but from the timeline itself."""
@@ -138,9 +142,41 @@ _FIGURES: Final = (
         kind=Kind.SHARE,
         measure="resolution",
         meaning="How many resolutions did not last.",
-        counts="Each `return.resolved`, by its day; undone by a `return.reopened` or a `return.inspection_revised` after it.",
+        counts="Each `return.resolved` and `case.resolved`, by its day; undone by a `return.reopened`, a "
+        "`return.inspection_revised` or a `case.reopened` after it.",
         left_out="Nothing.",
         dimensions={"of": "resolution"},
+    ),
+    *(
+        Figure(
+            key=f"repeat-contacts-{days}",
+            version=1,
+            title=f"Repeat contacts within {days} days",
+            kind=Kind.SHARE,
+            measure=f"contact_{days}",
+            meaning="How many of the customers' contacts about an order come after another one about it.",
+            counts=f"Each `contact.received` about an order, by its time; a repeat is one with an earlier one of the same customer "
+            f"on the same order at most {days} days before it, to the instant. By cause: the root causes that stand for the "
+            "order by now; a contact counts under each of them.",
+            left_out="Duplicates, automated and outbound contacts: they are no repeats, and nothing repeats them. Contacts that "
+            "name no order are not in it; the coverage says how many.",
+            dimensions={"cause": f"contact_{days}"},
+            is_of_contacts=True,
+        )
+        for days in (7, 14, 45)
+    ),
+    Figure(
+        key="escalation-precision",
+        version=1,
+        title="Escalation precision",
+        kind=Kind.SHARE,
+        measure="escalation",
+        meaning="How many escalations a person took up; the others went away by themselves.",
+        counts="Each `escalation.raised`, once an episode, by its day; taken up by `escalation.acknowledged` or "
+        "`escalation.assigned`. One that is neither taken up nor cleared is not decided, and not counted yet.",
+        left_out="Those cleared because their rule was switched off.",
+        dimensions={"rule": "escalation"},
+        patience=NEVER,
     ),
     Figure(
         key="drift",

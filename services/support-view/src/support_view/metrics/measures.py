@@ -1,8 +1,8 @@
 """What figures count: rows made from what a section adds up to, so that they too depend on the set of facts only. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
 
 from shared.contracts.notifications import NotificationKind
@@ -12,6 +12,8 @@ from support_view.domain.notifications import Status as MessageStatus
 from support_view.domain.payments import Anomaly, Leg, LegStatus, Payments, Refund, RefundStatus
 from support_view.domain.returns import Return, Stage
 from support_view.domain.returns import Status as ReturnStatus
+from support_view.domain.support import Case, Contact, Escalation, Support
+from support_view.domain.timeline import Resolved
 
 S = TypeVar("S")
 I = TypeVar("I")  # noqa: E741
@@ -81,10 +83,15 @@ def of_return(id: str, told: Return) -> Iterator[Measured]:
         yield Measured(
             "return_decision", id, decided.at, part=int(told.is_exception), labels=(policy,), facts=told.facts
         )
-    for n, resolved in enumerate(told.resolutions, 1):
+    yield from of_resolutions(id, told.resolutions, "return")
+
+
+def of_resolutions(id: str, resolutions: Sequence[Resolved], of: str) -> Iterator[Measured]:
+    """Each time it was resolved, and whether that lasted."""
+    for n, resolved in enumerate(resolutions, 1):
         at, undone = resolved.mark.at, resolved.undone
         facts = (resolved.mark.sequence, *([undone] if undone else ()))
-        yield Measured("resolution", f"{id}/{n}", at, part=int(undone is not None), labels=("of:return",), facts=facts)
+        yield Measured("resolution", f"{id}/{n}", at, part=int(undone is not None), labels=(f"of:{of}",), facts=facts)
 
 
 def of_refund(id: str, refund: Refund) -> Iterator[Measured]:
@@ -167,9 +174,79 @@ def _anomalies(state: Payments) -> Mapping[str, tuple[Anomaly, str | None]]:
     return {str(anomaly.mark.sequence): (anomaly, state.currency) for anomaly in state.anomalies}
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A contact, the one before it of the same customer on the same order, and the causes found of the order's trouble."""
+
+    contact: Contact
+    before: Contact | None
+    causes: tuple[str, ...]
+
+
+def _contacts(state: Support) -> Mapping[str, Asked]:
+    """Those that count by time; what does not count is repeated by nothing, and repeats nothing."""
+    causes = tuple(sorted({tag.value for tag, _ in state.causes.values()})) or ("none",)
+    last: dict[str | None, Contact] = {}
+    asked = {}
+    for id, contact in sorted(state.contacted.items(), key=lambda one: (one[1].mark.at, one[1].mark.sequence)):
+        if contact.left_out is None:
+            asked[id] = Asked(contact, last.get(contact.customer), causes)
+            last[contact.customer] = contact
+        else:
+            asked[id] = Asked(contact, None, causes)
+    return asked
+
+
+REPEATED_WITHIN: Final = (7, 14, 45)
+"""Days; the last instant of them counts."""
+
+
+def of_contact(id: str, asked: Asked) -> Iterator[Measured]:
+    """Whether it repeats an earlier one, by each length of time."""
+    contact, before = asked.contact, asked.before
+    facts = (*([before.mark.sequence] if before else ()), contact.mark.sequence)
+    for days in REPEATED_WITHIN:
+        is_repeat = before is not None and contact.mark.at - before.mark.at <= timedelta(days=days)
+        yield Measured(
+            f"contact_{days}",
+            id,
+            contact.mark.at,
+            part=int(is_repeat),
+            labels=tuple(f"cause:{cause}" for cause in asked.causes),
+            left_out=contact.left_out,
+            facts=facts if is_repeat else facts[-1:],
+        )
+
+
+def of_case(id: str, case: Case) -> Iterator[Measured]:
+    yield from of_resolutions(id, case.resolutions, "case")
+
+
+def of_escalation(id: str, escalation: Escalation) -> Iterator[Measured]:
+    """Whether a person took it up before it was over."""
+    if escalation.raised_at is None:
+        return
+    is_taken = escalation.taken_at is not None
+    yield Measured(
+        "escalation",
+        id,
+        escalation.raised_at,
+        escalation.taken_at or escalation.cleared_at,
+        part=int(is_taken),
+        labels=(f"rule:{escalation.rule}",),
+        left_out="rule switched off" if escalation.is_switched_off and not is_taken else None,
+        facts=escalation.facts,
+    )
+
+
 SOURCES: Final[Mapping[str, tuple[Source[Any, Any], ...]]] = {
     "returns": (Source(lambda state: state.returns, of_return),),
     "payments": (Source(lambda state: state.refunds, of_refund), Source(_anomalies, of_anomaly)),
+    "support": (
+        Source(_contacts, of_contact),
+        Source(lambda state: state.cases, of_case),
+        Source(lambda state: state.escalations, of_escalation),
+    ),
     "notifications": (Source(lambda state: state.notifications, of_message),),
 }
 """By the service whose facts they are."""

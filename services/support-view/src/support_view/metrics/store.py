@@ -61,6 +61,9 @@ LAGS = """(
         seen_at AS ended_at, 0::bigint AS part, 1::bigint AS whole, ARRAY['service:' || service] AS labels,
         NULL::text AS left_out, ARRAY[sequence] AS facts
     FROM timeline TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)) AS lags"""
+OF_NO_ORDER = """
+SELECT count(*) FROM contacts WHERE strpos(subject, ':') > 0 AND received_at >= $1 AND received_at < $2
+    AND direction = 'inbound' AND NOT is_automated AND duplicate_of IS NULL"""
 LENGTH = "SELECT greatest(reltuples, 0) FROM pg_class WHERE oid = 'timeline'::regclass"
 SAMPLED: Final = 20_000
 
@@ -209,6 +212,13 @@ class Reading:
         else:
             found = await self._fetch(UNDECIDED, self.figure.measure, self._decided_before)
         return {row["why"]: row["n"] for row in found}
+
+    async def of_no_order(self) -> int:
+        """Contacts that would be counted, had they named an order."""
+        if not self.figure.is_of_contacts:
+            return 0
+        count: int = await self.db.fetchval(OF_NO_ORDER, self.window.start, self.window.end)
+        return count
 
     async def behind(
         self, which: str, dimension: str | None, label: str | None, after: After | None, limit: int
