@@ -6,14 +6,18 @@ are counted out, where the view asks for percentiles. The two agree to the digit
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, TypeAlias
+from datetime import date, datetime, time, timezone
+from typing import Any, Final, TypeAlias, get_args
 from uuid import UUID
 
 import asyncpg
 
 from support_view.domain.timeline import Entry
+from support_view.metrics.api import Amounts, FigureView, asked, read_figure, read_rows
+from support_view.metrics.definitions import FIGURES, Kind
+from support_view.metrics.store import By
 
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 JOURNAL: Final = """
@@ -281,7 +285,7 @@ class Rule:
     split: str | None = None
 
 
-FIGURES: Final[dict[tuple[str, str | None], Rule]] = {
+RULES: Final[dict[tuple[str, str | None], Rule]] = {
     ("return-cycle-time", None): Rule(RETURNS, "things"),
     ("return-cycle-time", "reason"): Rule(RETURNS, "things", "reasons"),
     ("return-cycle-time", "policy"): Rule(RETURNS, "things", "ARRAY[policy]"),
@@ -357,7 +361,7 @@ class Oracle:
         self, key: str, dimension: str | None, start: datetime, end: datetime, by: str = ""
     ) -> dict[Any, Took]:
         """How many took how long: p50 and p90, by value of the dimension, or by period where `by` is day or week."""
-        rule = FIGURES[key, dimension]
+        rule = RULES[key, dimension]
         split, join = self._split(rule, by, "ended")
         sql = rule.things + TOOK.format(split=split, things=rule.name, join=join)
         return {row["split"]: (row["n"], row["p50"], row["p90"]) for row in await self.db.fetch(sql, start, end)}
@@ -366,24 +370,81 @@ class Oracle:
         self, key: str, dimension: str | None, start: datetime, end: datetime, decided: datetime, by: str = ""
     ) -> dict[Any, Shared]:
         """How many there are; how many of them, and units of theirs of how many, are what the share asks for."""
-        rule = FIGURES[key, dimension]
+        rule = RULES[key, dimension]
         split, join = self._split(rule, by, "at")
         sql = rule.things + SHARED.format(split=split, things=rule.name, join=join)
         rows = await self.db.fetch(sql, start, end, decided)
         return {row["split"]: (row["n"], row["right_things"], row["right_units"], row["units"]) for row in rows}
 
     async def not_shared(self, key: str, start: datetime, end: datetime, decided: datetime) -> dict[str, int]:
-        rule = FIGURES[key, None]
+        rule = RULES[key, None]
         rows = await self.db.fetch(rule.things + NOT_SHARED.format(things=rule.name), start, end, decided)
         return {row["why"]: row["n"] for row in rows}
 
     async def still_open(self, key: str, dimension: str | None, at: datetime) -> list[tuple[str, str, float]]:
         """Their orders, ids and ages in seconds."""
-        rule = FIGURES[key, dimension]
+        rule = RULES[key, dimension]
         rows = await self.db.fetch(rule.things + STILL_OPEN.format(things=rule.name), at)
         return [(row["subject"], row["thing"], row["age"]) for row in rows]
 
     async def left_out(self, key: str, start: datetime, end: datetime) -> dict[str, int]:
-        rule = FIGURES[key, None]
+        rule = RULES[key, None]
         rows = await self.db.fetch(rule.things + OUT.format(things=rule.name), start, end)
         return {row["left_out"]: row["n"] for row in rows}
+
+
+async def see(
+    pool: Pool, key: str, start: datetime, end: datetime, *, by: By = "day", dimension: str | None = None
+) -> FigureView:
+    async with pool.acquire() as db:
+        return await read_figure(db, FIGURES[key], asked(start.date(), end.date(), end), by, dimension)
+
+
+def _midnight(day: date) -> datetime:
+    return datetime.combine(day, time(), timezone.utc)
+
+
+def _shared(kind: Kind, counts_units: bool, told: tuple[int, int, int, int]) -> Amounts:
+    count, things, units, whole = told
+    if kind is Kind.AMOUNT:
+        return Amounts(count=count, amount_minor=units)
+    part, whole = (units, whole) if counts_units else (things, count)
+    return Amounts(count=count, part=part, whole=whole, share=round(part / whole, 4))
+
+
+def _bare(amounts: Amounts) -> Amounts:
+    return Amounts.model_validate(amounts.model_dump(include=set(Amounts.model_fields)))
+
+
+async def agree(pool: Pool, oracle: Oracle, start: datetime, end: datetime) -> None:
+    """Every figure, by day and week, by every dimension, with what is open and what is left out."""
+    since = _midnight(start.date())
+    days = asked(start.date(), end.date(), end)
+    for key, dimension in RULES:
+        figure = FIGURES[key]
+
+        async def truth(dimension: str | None, by: str = "", key: str = key) -> dict[Any, Amounts]:
+            figure = FIGURES[key]
+            if figure.kind is Kind.DURATION:
+                took = await oracle.took(key, dimension, since, end, by)
+                return {at: Amounts(count=n, p50_seconds=p50, p90_seconds=p90) for at, (n, p50, p90) in took.items()}
+            told = await oracle.shared(key, dimension, since, end, end - figure.patience, by)
+            return {at: _shared(figure.kind, figure.counts_units, one) for at, one in told.items()}
+
+        for by in get_args(By):
+            view = await see(pool, key, start, end, by=by, dimension=dimension)
+            periods = {_midnight(period.starts_on): _bare(period) for period in view.periods if period.count}
+            assert periods == await truth(None, by), (key, by)
+        assert ({None: _bare(view.total)} if view.total.count else {}) == await truth(None), key
+        if dimension:
+            assert {group.value: _bare(group) for group in view.groups} == await truth(dimension), (key, dimension)
+        elif figure.kind is Kind.DURATION:
+            assert view.coverage.left_out == await oracle.left_out(key, since, end), key
+        else:
+            out = await oracle.not_shared(key, since, end, end - figure.patience)
+            assert (view.coverage.open, view.coverage.left_out) == (out.pop("", 0), out), key
+        if figure.kind is Kind.DURATION:
+            async with pool.acquire() as db:
+                rows = (await read_rows(db, figure, days, "open", dimension, None, None, 100_000)).rows
+            ages = await oracle.still_open(key, dimension, end)
+            assert sorted((row.order_id, row.id, row.seconds) for row in rows) == sorted(ages), (key, dimension)

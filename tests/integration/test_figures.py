@@ -6,10 +6,10 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from math import ceil
-from typing import Any, Final, TypeAlias, get_args
+from typing import Any, Final, TypeAlias
 from uuid import NAMESPACE_OID, uuid5
 
 import asyncpg
@@ -69,13 +69,11 @@ from shared.runtime import build
 from support_view import store
 from support_view.app import router
 from support_view.domain.timeline import Entry
-from support_view.metrics.api import Amounts, CountedRow, FigureView, asked, neutral, read_figure, read_rows
+from support_view.metrics.api import CountedRow, asked, neutral, read_rows
 from support_view.metrics.definitions import FIGURES, LAG, Kind
-from support_view.metrics.store import By
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
-from tests.oracle import FIGURES as ORACLE
-from tests.oracle import Oracle
+from tests.oracle import Oracle, agree, see
 from tests.properties.test_system import KINDS, begin
 from tests.properties.world import NOON, World
 from tests.telling import START, Telling, confirmed_order, whole_story
@@ -129,67 +127,10 @@ async def tell(pool: Pool, entries: Sequence[Entry], *, size: int = 500) -> None
             await store.add(db, told)
 
 
-async def see(
-    pool: Pool, key: str, start: datetime, end: datetime, *, by: By = "day", dimension: str | None = None
-) -> FigureView:
-    async with pool.acquire() as db:
-        return await read_figure(db, FIGURES[key], asked(start.date(), end.date(), end), by, dimension)
-
-
 async def behind(pool: Pool, key: str, start: datetime, end: datetime, which: str) -> Sequence[CountedRow]:
     async with pool.acquire() as db:
         days = asked(start.date(), end.date(), end)
         return (await read_rows(db, FIGURES[key], days, which, None, None, None, 1000)).rows  # type: ignore[arg-type]
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, time(), timezone.utc)
-
-
-def shared(kind: Kind, counts_units: bool, told: tuple[int, int, int, int]) -> Amounts:
-    count, things, units, whole = told
-    if kind is Kind.AMOUNT:
-        return Amounts(count=count, amount_minor=units)
-    part, whole = (units, whole) if counts_units else (things, count)
-    return Amounts(count=count, part=part, whole=whole, share=round(part / whole, 4))
-
-
-def bare(amounts: Amounts) -> Amounts:
-    return Amounts.model_validate(amounts.model_dump(include=set(Amounts.model_fields)))
-
-
-async def agree(pool: Pool, oracle: Oracle, start: datetime, end: datetime) -> None:
-    """Every figure, by day and week, by every dimension, with what is open and what is left out."""
-    since = _midnight(start.date())
-    days = asked(start.date(), end.date(), end)
-    for key, dimension in ORACLE:
-        figure = FIGURES[key]
-
-        async def truth(dimension: str | None, by: str = "", key: str = key) -> dict[Any, Amounts]:
-            figure = FIGURES[key]
-            if figure.kind is Kind.DURATION:
-                took = await oracle.took(key, dimension, since, end, by)
-                return {at: Amounts(count=n, p50_seconds=p50, p90_seconds=p90) for at, (n, p50, p90) in took.items()}
-            told = await oracle.shared(key, dimension, since, end, end - figure.patience, by)
-            return {at: shared(figure.kind, figure.counts_units, one) for at, one in told.items()}
-
-        for by in get_args(By):
-            view = await see(pool, key, start, end, by=by, dimension=dimension)
-            periods = {_midnight(period.starts_on): bare(period) for period in view.periods if period.count}
-            assert periods == await truth(None, by), (key, by)
-        assert ({None: bare(view.total)} if view.total.count else {}) == await truth(None), key
-        if dimension:
-            assert {group.value: bare(group) for group in view.groups} == await truth(dimension), (key, dimension)
-        elif figure.kind is Kind.DURATION:
-            assert view.coverage.left_out == await oracle.left_out(key, since, end), key
-        else:
-            out = await oracle.not_shared(key, since, end, end - figure.patience)
-            assert (view.coverage.open, view.coverage.left_out) == (out.pop("", 0), out), key
-        if figure.kind is Kind.DURATION:
-            async with pool.acquire() as db:
-                rows = (await read_rows(db, figure, days, "open", dimension, None, None, 100_000)).rows
-            ages = await oracle.still_open(key, dimension, end)
-            assert sorted((row.order_id, row.id, row.seconds) for row in rows) == sorted(ages), (key, dimension)
 
 
 def journals_of(world: World, name: str) -> list[Entry]:
