@@ -107,6 +107,7 @@ def footer(endpoints: Endpoints) -> Panel:
     table = Table("", "URL", box=None, show_header=False)
     table.add_row("the page", f"{endpoints.url('support-view')}/")
     table.add_row("sign in there as", "Sam Supervisor, Anna Agent, Olga Operator or Max Auditor, by a click")
+    table.add_row("Sam's and Max's figures", f"{endpoints.url('support-view')}/figures")
     for name, service in endpoints.services.items():
         table.add_row(f"{name} API", service.docs)
     table.add_row("the customer's mails", f"{endpoints.url('sandbox')}/mailbox")
