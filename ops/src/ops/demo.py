@@ -20,6 +20,7 @@ COLOURS: Final = {
     "fulfillment": "yellow",
     "return": "magenta",
     "notification": "blue",
+    "support": "red",
 }
 
 
