@@ -116,6 +116,44 @@ async def test_a_refused_command_leaves_nothing_and_its_key_stays_free(client: h
     assert (await post(client, 5)).status_code == 201
 
 
+async def post_to(client: httpx.AsyncClient, key: str, amount: int, idempotency_key: str) -> httpx.Response:
+    headers = bearer() | {"Idempotency-Key": idempotency_key}
+    return await client.post(f"/tallies/{key}", json={"amount": amount}, headers=headers)
+
+
+async def test_what_is_asked_at_once_is_committed_together_and_answered_each_by_itself(
+    client: httpx.AsyncClient, dsn: str
+) -> None:
+    asked = [(f"t{n % 50}", n) for n in range(1, 101) if n != 13]
+    answers = await asyncio.gather(*(post_to(client, key, n, f"k{n}") for key, n in asked))
+    assert {answer.status_code for answer in answers} == {201}
+    # Two of each key, in either order: the first sees its own amount alone.
+    firsts = {
+        (key, answer.json()["total"])
+        for (key, n), answer in zip(asked, answers, strict=True)
+        if answer.json()["total"] == n
+    }
+    assert {key for key, _ in firsts} == {key for key, _ in asked}
+    db = await asyncpg.connect(dsn)
+    assert await db.fetchval("SELECT count(*) FROM events") == len(asked)
+    assert await db.fetchval("SELECT count(DISTINCT xmin::text) FROM events") < len(asked) // 2
+    await db.close()
+
+
+async def test_what_is_refused_or_breaks_a_law_takes_nothing_with_it_that_was_asked_at_once(
+    client: httpx.AsyncClient, dsn: str
+) -> None:
+    db = await asyncpg.connect(dsn)
+    await db.execute("ALTER TABLE states ADD CONSTRAINT law CHECK (key <> 't3')")
+    await db.close()
+    for replayed in (None, "true"):
+        answers = await asyncio.gather(*(post_to(client, f"t{n}", 13 if n == 5 else 1, f"k{n}") for n in range(8)))
+        assert [answer.status_code for answer in answers] == [201, 201, 201, 422, 201, 409, 201, 201]
+        assert {answer.headers.get("Idempotency-Replayed") for answer in answers if answer.is_success} == {replayed}
+    for table in ("events", "answers", "states"):
+        assert await count(dsn, table) == 6
+
+
 @pytest.mark.parametrize("amount", [0, -1, 1.5, "1", 10**9, None, True])
 async def test_a_bad_quantity_is_named(client: httpx.AsyncClient, amount: object) -> None:
     answer = await post(client, amount)

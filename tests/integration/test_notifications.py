@@ -20,7 +20,8 @@ from standardwebhooks import Webhook
 
 from notifications.api import router
 from notifications.domain.telling import Command, Note
-from notifications.gateway import message_id
+from notifications.gateway import MailServer, RefusedForGood, message, message_id
+from notifications.mails import Mail
 from notifications.sender import send_due
 from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS
@@ -48,6 +49,8 @@ class Mailbox:
         self.asked = threading.Event()
         self.goes_on = threading.Event()
         self.goes_on.set()
+        self.hangs_up = False
+        self.sessions: list[Session] = []
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -61,6 +64,10 @@ class Mailbox:
         if self.answer.startswith("250"):
             assert isinstance(envelope.content, bytes)
             self.took.append(BytesParser(policy=default).parsebytes(envelope.content))
+            self.sessions.append(session)
+        if self.hangs_up:  # when it has answered
+            assert server.transport is not None
+            asyncio.get_running_loop().call_soon(server.transport.close)
         return self.answer
 
 
@@ -108,7 +115,11 @@ async def hear(pool: Pool, *facts: Fact) -> None:
 
 
 async def send_all(pool: Pool, settings: NotificationsSettings) -> int:
-    return await send_due(pool, Desk(pool, lambda: None), settings)
+    server = MailServer(settings.smtp_url, settings.smtp_timeout_seconds)
+    try:
+        return await send_due(pool, Desk(pool, lambda: None), settings, server)
+    finally:
+        await server.rest()
 
 
 def parts(mail: Message) -> tuple[str, ...]:
@@ -206,6 +217,30 @@ async def test_a_server_that_is_away_postpones_and_what_is_too_old_is_not_sent(
     await send_all(pool, settings)
     assert await status(pool) == "suppressed"
     assert mailbox.took == []
+
+
+async def test_a_connection_carries_message_after_message_and_is_made_anew_when_the_server_ends_it(
+    settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    server = MailServer(settings.smtp_url, settings.smtp_timeout_seconds)
+    mail = Mail(to="ada@example.org", name="Zoë, Dr.", title="Grüße", text="Größe 5\n.\n", html="<p>5\xa0€</p>")
+    for n in range(4):
+        mailbox.hangs_up = n == 1
+        await server.send(message(f"o1-N{n}", mail, "shop@example.org"))
+    mailbox.answer = "550 no"
+    with pytest.raises(RefusedForGood, match="550 no"):
+        await server.send(message("o1-N4", mail, "shop@example.org"))
+    await server.rest()
+    first, second, third, fourth = mailbox.sessions
+    assert first is second
+    assert second is not third
+    assert third is fourth
+    assert [m["Message-ID"] for m in mailbox.took] == [message_id(f"o1-N{n}") for n in range(4)]
+    taken = mailbox.took[0]
+    assert isinstance(taken, EmailMessage)
+    assert (taken["To"].addresses[0].display_name, taken["Subject"]) == ("Zoë, Dr.", "Grüße")
+    texts = [part.get_content() for part in taken.iter_parts() if isinstance(part, EmailMessage)]
+    assert [text.replace("\r\n", "\n") for text in texts] == ["Größe 5\n.\n", "<p>5\xa0€</p>"]
 
 
 async def test_one_fact_is_told_once_even_against_the_database(pool: Pool, settings: NotificationsSettings) -> None:

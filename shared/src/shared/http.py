@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
-from dataclasses import dataclass
+from contextvars import Context, ContextVar
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
+import asyncpg
 import structlog
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +29,7 @@ from shared.contracts.base import Fact
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause, traceparent_in
 from shared.machine import Invalid, NotAllowed
-from shared.shell import Flow, Held, Told, apply
+from shared.shell import Db, Flow, Held, Outcome, Told, apply
 
 if TYPE_CHECKING:
     from shared.tracing import Tracing
@@ -304,10 +305,21 @@ OccurredAt = Annotated[
 
 Answer = Callable[[S, Sequence[Fact]], tuple[int, BaseModel]]
 
+# In the order of keys, so that two batches with the same ones cannot wait for each other in a circle.
 TAKE = """
-INSERT INTO answers (scope, key, fingerprint) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING RETURNING true"""
-FIND = "SELECT fingerprint, status, body FROM answers WHERE scope = $1 AND key = $2"
-REMEMBER = "UPDATE answers SET status = $3, body = $4 WHERE scope = $1 AND key = $2"
+INSERT INTO answers (scope, key, fingerprint)
+SELECT scope, key, fingerprint FROM unnest($1::text[], $2::text[], $3::bytea[]) AS asked (scope, key, fingerprint)
+ORDER BY scope, key ON CONFLICT DO NOTHING RETURNING scope, key"""
+FIND = """
+SELECT scope, key, fingerprint, status, body FROM answers JOIN unnest($1::text[], $2::text[]) AS asked (scope, key)
+USING (scope, key)"""
+GIVE_BACK = """
+DELETE FROM answers USING unnest($1::text[], $2::text[]) AS asked (scope, key)
+WHERE answers.scope = asked.scope AND answers.key = asked.key"""
+REMEMBER = """
+UPDATE answers SET status = given.status, body = given.body
+FROM unnest($1::text[], $2::text[], $3::int[], $4::json[]) AS given (scope, key, status, body)
+WHERE answers.scope = given.scope AND answers.key = given.key"""
 
 
 async def patiently(work: Callable[[], Awaitable[S]], seconds: float = 3.0) -> S:
@@ -327,11 +339,70 @@ async def patiently(work: Callable[[], Awaitable[S]], seconds: float = 3.0) -> S
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
-    """Where commands from outside are told to a flow: one transaction each, answered once per idempotency key."""
+class _Once:
+    """A request that is answered once, and how its answer is made."""
 
-    pool: Pool
-    woken: Callable[[], None]
+    scope: str
+    key: str
+    fingerprint: bytes
+    answer: Answer[Any]
+
+    @property
+    def name(self) -> tuple[str, str]:
+        return self.scope, self.key
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Asked:
+    """Commands that come together, and who waits for what becomes of them: a response, or the errors of `take`."""
+
+    told: Sequence[Told[Any]]
+    once: _Once | None
+    done: asyncio.Future[Any]
+
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        """What no other of the same batch may name."""
+        return {("", t.key) for t in self.told} | ({self.once.name} if self.once is not None else set())
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What waits for a flow, in the order it came."""
+
+    flow: Flow[Any, Any, Any]
+    waiting: list[_Asked] = field(default_factory=list)
+    at_work: int = 0
+
+    def batch(self) -> list[_Asked]:
+        """The first that go together: no aggregate twice, so that each is answered with the state that its own commands
+        left, and no idempotency key twice."""
+        together: list[_Asked] = []
+        later: list[_Asked] = []
+        named: set[tuple[str, str]] = set()
+        for asked in self.waiting:
+            is_free = len(together) < TOGETHER and named.isdisjoint(asked.names)
+            (together if is_free else later).append(asked)
+            named |= asked.names
+        self.waiting = later
+        return together
+
+
+TOGETHER = 100
+"""Requests in one transaction, at most."""
+BESIDE = 3
+"""Transactions of a flow side by side: one that waits for a row does not hold the others."""
+
+
+class Desk:
+    """Where commands from outside are told to a flow, answered once per idempotency key. Those that come while others are
+    being committed wait for them, and are committed together: one transaction for many under load, for one at rest."""
+
+    def __init__(self, pool: Pool, woken: Callable[[], None]) -> None:
+        self.pool = pool
+        self._woken = woken
+        self._queues: dict[int, _Queue] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def answer_once(
         self,
@@ -347,34 +418,115 @@ class Desk:
 
         Raises NotAllowed and Invalid as the flow does (nothing is stored, the key stays free), and an outage.
         """
-        async with self.pool.acquire(timeout=5) as db, db.transaction():
-            if not await db.fetchval(TAKE, scope, idempotency_key, fingerprint):
-                seen = await db.fetchrow(FIND, scope, idempotency_key)
-                if seen is None or seen["fingerprint"] != fingerprint:
-                    raise Invalid("Idempotency-Key", "was used with another body")
-                return Response(
-                    seen["body"],
-                    seen["status"],
-                    media_type="application/json",
-                    headers={"Idempotency-Replayed": "true"},
-                )
-            [outcome], held = await apply(db, flow, [told])
-            if outcome.error is not None:
-                raise outcome.error
-            aggregate: Held[S] = held[told.key]
-            status, body = answer(aggregate.state, outcome.facts)
-            text = body.model_dump_json()
-            await db.execute(REMEMBER, scope, idempotency_key, status, text)
-        self.woken()
-        return Response(text, status, media_type="application/json", headers={"ETag": f'"{aggregate.sequence}"'})
+        response: Response = await self._ask(flow, [told], _Once(scope, idempotency_key, fingerprint, answer))
+        return response
 
     async def take(self, flow: Flow[S, C, Any], told: Sequence[Told[C]]) -> list[Exception | None]:
         """Tell a batch without idempotency keys (webhooks, timers, workers): what was refused comes back as its error."""
+        errors: list[Exception | None] = await self._ask(flow, told, None) if told else []
+        return errors
+
+    async def _ask(self, flow: Flow[Any, Any, Any], told: Sequence[Told[Any]], once: _Once | None) -> Any:
+        queue = self._queues.setdefault(id(flow), _Queue(flow))
+        asked = _Asked(told, once, asyncio.get_running_loop().create_future())
+        queue.waiting.append(asked)
+        if queue.at_work < BESIDE:
+            queue.at_work += 1
+            # Not in the context of the one who happened to come first.
+            task = asyncio.create_task(self._work(queue), context=Context())
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return await asked.done
+
+    async def _work(self, queue: _Queue) -> None:
+        try:
+            while batch := queue.batch():
+                await self._serve(queue.flow, batch)
+        finally:
+            queue.at_work -= 1
+
+    async def _serve(self, flow: Flow[Any, Any, Any], batch: Sequence[_Asked]) -> None:
+        """Everybody gets an answer. What breaks on one of them (a law of the database, a fault of ours) is that one's."""
+        results: Sequence[Any]
+        try:
+            results = await self._commit(flow, batch)
+        except Exception as error:  # noqa: BLE001 -- raised where it is waited for
+            is_outage = isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS)
+            if len(batch) > 1 and not is_outage:
+                for asked in batch:
+                    await self._serve(flow, [asked])
+                return
+            results = [error] * len(batch)
+        except asyncio.CancelledError:
+            for asked in batch:
+                asked.done.cancel()
+            raise
+        for asked, result in zip(batch, results, strict=True):
+            if asked.done.done():  # whoever asked has gone
+                continue
+            if isinstance(result, Exception):
+                asked.done.set_exception(result)
+            else:
+                asked.done.set_result(result)
+
+    async def _commit(self, flow: Flow[Any, Any, Any], batch: Sequence[_Asked]) -> list[Any]:
+        """What becomes of each, in one transaction: its response or errors, or what it raises."""
         async with self.pool.acquire(timeout=5) as db, db.transaction():
-            outcomes, _ = await apply(db, flow, told)
+            settled = await _settled_before(db, [asked.once for asked in batch if asked.once is not None])
+            fresh = [asked for asked in batch if asked.once is None or asked.once.name not in settled]
+            outcomes: list[Outcome] = []
+            held: dict[str, Held[Any]] = {}
+            if fresh:
+                outcomes, held = await apply(db, flow, [t for asked in fresh for t in asked.told])
+            became = iter(outcomes)
+            of_asked = {id(asked): [next(became) for _ in asked.told] for asked in fresh}
+            results: list[Any] = []
+            refused: list[tuple[str, str]] = []
+            answered: list[tuple[str, str, int, str]] = []
+            for asked in batch:
+                if asked.once is None:
+                    results.append([outcome.error for outcome in of_asked[id(asked)]])
+                elif asked.once.name in settled:
+                    results.append(_replayed(settled[asked.once.name], asked.once))
+                else:
+                    [outcome] = of_asked[id(asked)]
+                    if outcome.error is not None:
+                        refused.append(asked.once.name)
+                        results.append(outcome.error)
+                        continue
+                    aggregate = held[asked.told[0].key]
+                    status, body = asked.once.answer(aggregate.state, outcome.facts)
+                    text = body.model_dump_json()
+                    answered.append((*asked.once.name, status, text))
+                    etag = {"ETag": f'"{aggregate.sequence}"'}
+                    results.append(Response(text, status, media_type="application/json", headers=etag))
+            if answered:
+                await db.execute(REMEMBER, *zip(*answered, strict=True))
+            if refused:
+                await db.execute(GIVE_BACK, *zip(*refused, strict=True))
         if any(outcome.facts for outcome in outcomes):
-            self.woken()
-        return [outcome.error for outcome in outcomes]
+            self._woken()
+        return results
+
+
+async def _settled_before(db: Db, asked: Sequence[_Once]) -> dict[tuple[str, str], asyncpg.Record]:
+    """Take the keys; what those that were taken before were answered. Whoever takes one just now is waited for."""
+    settled: dict[tuple[str, str], asyncpg.Record] = {}
+    while asked:
+        scopes, keys = [once.scope for once in asked], [once.key for once in asked]
+        taken = {tuple(row) for row in await db.fetch(TAKE, scopes, keys, [once.fingerprint for once in asked])}
+        if len(taken) < len(asked):
+            found = await db.fetch(FIND, scopes, keys)
+            settled |= {name: row for row in found if (name := (row["scope"], row["key"])) not in taken}
+        # One that was there and is not any more was pruned in between: it can be taken now.
+        asked = [once for once in asked if once.name not in taken and once.name not in settled]
+    return settled
+
+
+def _replayed(row: asyncpg.Record, once: _Once) -> Response | Invalid:
+    if row["fingerprint"] != once.fingerprint:
+        return Invalid("Idempotency-Key", "was used with another body")
+    return Response(row["body"], row["status"], media_type="application/json", headers={"Idempotency-Replayed": "true"})
 
 
 async def desk(request: Request) -> Desk:

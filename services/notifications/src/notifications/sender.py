@@ -11,7 +11,7 @@ import structlog
 from notifications import store
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.telling import Command, Outcome, RecordFailure, RecordSent, RecordStale
-from notifications.gateway import NotNow, RefusedForGood, message, message_id, send
+from notifications.gateway import MailServer, NotNow, RefusedForGood, message, message_id
 from notifications.mails import Mail, composed
 from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS, Due
@@ -25,24 +25,32 @@ log = structlog.get_logger()
 
 AT_ONCE = 20
 POLL_SECONDS = 0.5
+RESTS_AFTER = 10
+"""Polls with nothing to send, after which the mail server's connections are closed."""
 
 
 async def sender(running: Running, stop: asyncio.Event) -> None:
     """Until stopped; an outage of the database is waited out, one of the mail server postpones its messages."""
     settings = running.settings
     assert isinstance(settings, NotificationsSettings)
+    server = MailServer(settings.smtp_url, settings.smtp_timeout_seconds)
+    idle = 0
     while not stop.is_set():
         taken = 0
         try:
-            taken = await send_due(running.pool, running.desk, settings)
+            taken = await send_due(running.pool, running.desk, settings, server)
         except OUTAGES as error:
             log.warning("notifications.deferred", error=repr(error))
+        idle = 0 if taken else idle + 1
+        if idle == RESTS_AFTER:
+            await server.rest()
         if not taken:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+    await server.rest()
 
 
-async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings) -> int:
+async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings, server: MailServer) -> int:
     """Take what is due, send it, record what became of it; returns how many were taken."""
     lease = timedelta(seconds=settings.smtp_timeout_seconds * 3)
     async with pool.acquire(timeout=5) as db, db.transaction():
@@ -52,7 +60,9 @@ async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings) -> i
         policy = await store.policy(db)
         mails = await _words(db, due)
     now = datetime.now(timezone.utc)
-    outcomes = await asyncio.gather(*(_attempt(d, mails[d.notification_id], policy, settings, now) for d in due))
+    outcomes = await asyncio.gather(
+        *(_attempt(d, mails[d.notification_id], policy, settings, server, now) for d in due)
+    )
     told: list[Told[Command]] = []
     postponed: list[tuple[str, timedelta, str]] = []
     for d, outcome in zip(due, outcomes, strict=True):
@@ -92,7 +102,7 @@ async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
 
 
 async def _attempt(
-    due: Due, mail: Mail, policy: SendingPolicy, settings: NotificationsSettings, now: datetime
+    due: Due, mail: Mail, policy: SendingPolicy, settings: NotificationsSettings, server: MailServer, now: datetime
 ) -> Outcome | str:
     """What became of it; an error as text where it is to be tried again."""
     id = due.notification_id
@@ -102,7 +112,7 @@ async def _attempt(
         # Its last attempts were never recorded: it may have been sent, and must not be for ever.
         return RecordFailure(id, f"given up after {policy.max_attempts} attempts, of which some were not recorded")
     try:
-        await send(settings.smtp_url, message(id, mail, settings.mail_from), settings.smtp_timeout_seconds)
+        await server.send(message(id, mail, settings.mail_from))
     except RefusedForGood as error:
         log.warning("notification.refused", notification_id=id, error=str(error))
         return RecordFailure(id, str(error))
