@@ -209,6 +209,8 @@ SELECT $1, * FROM unnest($2::text[], $3::int[], $4::bigint[]) AS t (topic, parti
 ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next = greatest(positions.next, excluded.next)"""
 
 
+TOLD_EVERY_SECONDS = 1.0
+
 AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
@@ -247,6 +249,8 @@ class Consumer:
         self._failures = 0
         self._at_work = asyncio.Lock()
         self._positions: dict[TopicPartition, int] = {}
+        self._told_at = 0.0
+        self._untold = False
         self._partitions: Mapping[str, int] = {}
         self._suspected: str | None = None
         self._behind_since: float | None = None
@@ -308,6 +312,7 @@ class Consumer:
             self.progress.failing_since = None
             self._positions = {TopicPartition(row["topic"], row["partition"]): row["next"] for row in rows}
             self.progress.done.clear()
+            self._untold = False
 
     async def begin(self, assigned: set[TopicPartition]) -> None:
         """Read on where the committed effects end; what was never read is read from its first record."""
@@ -359,9 +364,21 @@ class Consumer:
                 record.position + 1,
                 record.timestamp_ms,
             )
+        self._untold = True
+        if time.monotonic() - self._told_at > TOLD_EVERY_SECONDS:
+            await self.tell_broker()
+
+    async def tell_broker(self) -> None:
+        """Commit to the broker, for others to look at, how far the effects have come: `positions` decide, so once in a
+        while is enough."""
+        consumer = self._subscriber.consumer if self._subscriber is not None else None
+        if consumer is None or not self._untold:
+            return
+        self._untold, self._told_at = False, time.monotonic()
         try:
-            await message.ack()
-        except KafkaError as error:  # the effects are committed; a second delivery finds their claims
+            await consumer.commit({place: position for place, (position, _) in self.progress.done.items()})
+        except KafkaError as error:
+            self._untold = True
             self.progress.commit_errors += 1
             log.warning("offset.not_committed", error=repr(error))
 
@@ -486,11 +503,12 @@ class Consumer:
         return self._positions.get(place, unread) if position is None else position
 
     async def watch(self) -> None:
-        """Ask the broker what the topics hold. Raises OffsetsLost, PartitionsChanged or Stuck for what no waiting
+        """Tell the broker how far this is, and ask it what the topics hold. Raises OffsetsLost, PartitionsChanged or Stuck for what no waiting
         mends, and an outage for what does."""
         consumer = self._subscriber.consumer if self._subscriber is not None else None
         if consumer is None or not self.progress.is_assigned:
             return
+        await self.tell_broker()
         counts = {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in self._topics}
         if all(counts.values()) and any(self._partitions.get(topic) != count for topic, count in counts.items()):
             async with self.pool.acquire(timeout=5) as db:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from typing import Annotated
 
 from babel.numbers import format_currency, get_currency_precision, list_currencies
@@ -47,8 +47,9 @@ class Money(BaseModel):
         return format_minor(self.minor, self.currency)
 
 
+@lru_cache(maxsize=8192)
 def format_minor(minor: int, currency: str, locale: str = "en") -> str:
-    """`1999, "EUR"` -> `€19.99`, in the reader's locale."""
+    """`1999, "EUR"` -> `€19.99`, in the reader's locale. Kept: a page says the same few amounts again and again."""
     amount = Decimal(minor).scaleb(-exponent(currency))
     return str(format_currency(amount, currency, locale=locale))
 

@@ -105,7 +105,7 @@ async def readiness(running: Running) -> Readiness:
     return Readiness(ready=not reasons, reasons=reasons)
 
 
-async def _consume(broker: KafkaBroker, stop: asyncio.Event) -> None:
+async def _consume(broker: KafkaBroker, consumer: Consumer, stop: asyncio.Event) -> None:
     """Subscribe as soon as the broker answers, and leave the group when stopped."""
     pause = 0.2
     while not stop.is_set():
@@ -118,6 +118,7 @@ async def _consume(broker: KafkaBroker, stop: asyncio.Event) -> None:
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
     await stop.wait()
+    await consumer.tell_broker()
     await broker.stop()
 
 
@@ -197,7 +198,7 @@ def build(
             consumer = Consumer(pool, take or Router(routes).take, chosen, name, running.woken, registry, tracing)
             consumer.subscribe(broker, topics)
             running.consumers.append(consumer)
-            parts.append(("consumer", _consume(broker, stop)))
+            parts.append(("consumer", _consume(broker, consumer, stop)))
         parts.append(("watch", _watch(running, stop)))
         if running.relay is not None:
             parts.append(("relay", running.relay.run(stop)))
