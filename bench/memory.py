@@ -47,14 +47,14 @@ async def soaked(place: Place, minutes: float) -> Measured:
             after = resident(system)
             await playing.until(lambda: playing.finished == playing.begun)
             await all_seen(system.endpoints)
-            bloat = await _bloat(system.endpoints)
+            bloat, worst = await _bloat(system.endpoints)
     tenth = max(1, len(samples) // 10)
     early, late = samples[tenth : 2 * tenth] or samples, samples[-tenth:]
     values = {"stories": playing.finished, "rate": rate, "bloat": bloat}
     for name in rest:
         values |= {f"{name} at rest": rest[name], f"{name} soaked": after[name]}
         values[f"{name} rise"] = 100 * (mean(s[name] for s in late) / mean(s[name] for s in early) - 1)
-    return Measured(values=values)
+    return Measured(values=values, configuration=worst)
 
 
 def resident(system: System) -> dict[str, float]:
@@ -66,13 +66,13 @@ def resident(system: System) -> dict[str, float]:
     }
 
 
-async def _bloat(endpoints: Endpoints) -> float:
-    """The largest share of dead rows in a table, in percent."""
-    worst = 0.0
-    for service in endpoints.services.values():
+async def _bloat(endpoints: Endpoints) -> tuple[float, str]:
+    """The largest share of dead rows in a table, in percent, and which table that is."""
+    worst = (0.0, "none with a thousand")
+    for name, service in endpoints.services.items():
         db = await asyncpg.connect(service.database)
-        for row in await db.fetch(DEAD):
-            worst = max(worst, 100 * row["n_dead_tup"] / (row["n_dead_tup"] + row["n_live_tup"]))
+        for table, dead, live in await db.fetch(DEAD):
+            worst = max(worst, (100 * dead / (dead + live), f"{name}, {table}: {dead:,} beside {live:,}"))
         await db.close()
     return worst
 
@@ -95,7 +95,7 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
                   unit=" %", must=5, aim=0),
         ]  # fmt: skip
     figures.append(
-        alone(10, "dead rows in the worst table after the soak", Side("all services", [run]), "bloat", size=size,
-              at_least=False, unit=" %")
+        alone(10, "dead rows in the worst table after the soak", Side("all services", [run]), "bloat",
+              size=f"{size}; {run.configuration}", at_least=False, unit=" %")
     )  # fmt: skip
     return figures

@@ -90,6 +90,7 @@ _POSTGRES_SETTINGS: Final = (
     "max_connections=200",
     "shared_buffers=256MB",
     "max_wal_size=2GB",
+    "autovacuum_naptime=10s",  # tables that are emptied as fast as they are filled: a minute is long for them
     "log_line_prefix=%m [%p] %d ",
 )
 

@@ -503,8 +503,8 @@ class Consumer:
         return self._positions.get(place, unread) if position is None else position
 
     async def watch(self) -> None:
-        """Tell the broker how far this is, and ask it what the topics hold. Raises OffsetsLost, PartitionsChanged or Stuck for what no waiting
-        mends, and an outage for what does."""
+        """Tell the broker how far this is, and ask it what the topics hold. Raises OffsetsLost, PartitionsChanged or Stuck
+        for what no waiting mends, and an outage for what does."""
         consumer = self._subscriber.consumer if self._subscriber is not None else None
         if consumer is None or not self.progress.is_assigned:
             return

@@ -135,9 +135,10 @@ WITH claimed AS (INSERT INTO inbox (id) SELECT DISTINCT unnest($1::uuid[]) ON CO
 SELECT unnest($1::uuid[]) AS id EXCEPT SELECT id FROM claimed"""
 UNCLAIM = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 # The document is not sent where the state at this very chain is remembered here.
-LOAD = """
+READ = """
 SELECT key, CASE WHEN states.chain IS DISTINCT FROM known.chain THEN state END, sequence, states.chain
-FROM unnest($1::text[], $2::bytea[]) AS known (key, chain) JOIN states USING (key) ORDER BY key FOR UPDATE OF states"""
+FROM unnest($1::text[], $2::bytea[]) AS known (key, chain) JOIN states USING (key)"""
+LOAD = f"{READ} ORDER BY key FOR UPDATE OF states"
 # A first command needs its lock too: the row is made before it is locked, and removed again if nothing comes of it.
 MAKE = """
 INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
@@ -158,24 +159,40 @@ WHERE deadlines.key = gone.key AND deadlines.name = gone.name"""
 
 async def load(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, Held[S]]:
     """Lock and read the aggregates, in key order; those that do not exist yet are locked in their initial state."""
+    states = await _states(db, LOAD, flow, keys)
+    if len(states) < len(keys):
+        missing = sorted(set(keys) - states.keys())
+        await db.execute(MAKE, missing)
+        states |= await _states(db, LOAD, flow, missing)
+    return {
+        key: Held(key, state, state, sequence, chain, is_new=not sequence)
+        for key, (state, sequence, chain) in states.items()
+    }
+
+
+async def read(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, S]:
+    """The aggregates that exist, as they are just now; nothing is locked."""
+    states = await _states(db, READ, flow, keys)
+    return {key: state for key, (state, sequence, _) in states.items() if sequence}
+
+
+async def _states(
+    db: Db, statement: str, flow: Flow[S, Any, Any], keys: Sequence[str]
+) -> dict[str, tuple[S, int, bytes]]:
+    """By key: the state, its sequence and its chain."""
     # Taken out before waiting: another transaction of this process may remember something else meanwhile.
     known = [flow.remembered.find(key) for key in keys]
     remembered = {key: found[1] for key, found in zip(keys, known, strict=True) if found is not None}
-    rows = await db.fetch(LOAD, keys, [found and found[0] for found in known])
-    if len(rows) < len(keys):
-        missing = sorted(set(keys) - {row[0] for row in rows})
-        await db.execute(MAKE, missing)
-        rows += await db.fetch(LOAD, missing, [None] * len(missing))
-    held = {}
-    for key, document, sequence, chain in rows:
+    states = {}
+    for key, document, sequence, chain in await db.fetch(statement, keys, [found and found[0] for found in known]):
         if not sequence:
             state = flow.initial(key)
         elif document is None:
             state = remembered[key]
         else:
             state = flow.state.validate_json(document)
-        held[key] = Held(key, state, state, sequence, chain, is_new=not sequence)
-    return held
+        states[key] = (state, sequence, chain)
+    return states
 
 
 async def apply(

@@ -19,7 +19,7 @@ from shared.database import OUTAGES, Pool
 from shared.envelope import Cause
 from shared.http import Desk
 from shared.runtime import Running
-from shared.shell import Db, Told
+from shared.shell import Db, Told, read
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings, serv
 
 async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
     """Composed at the first attempt and stored, so that every attempt says the same."""
-    states = await store.states(db, sorted({d.order_id for d in due if d.html is None}))
+    states = await read(db, NOTIFICATIONS, sorted({d.order_id for d in due if d.html is None}))
     mails, new = {}, []
     for d in due:
         if d.html is None:

@@ -52,8 +52,6 @@ WHERE notification_id IN (
     ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED)
 RETURNING notification_id, order_id, queued_at, attempts, recipient, recipient_name, title, body, html, traceparent"""
 
-STATES = "SELECT state FROM states WHERE key = ANY($1::text[])"
-
 COMPOSE = """
 UPDATE notifications SET recipient = new.recipient, recipient_name = new.name, title = new.title, body = new.body,
     html = new.html, message_id = new.message_id
@@ -175,11 +173,6 @@ def _policy(row: asyncpg.Record) -> SendingPolicy:
 
 async def take(db: Db, limit: int, lease: timedelta) -> list[Due]:
     return [Due(*row) for row in await db.fetch(TAKE, limit, lease)]
-
-
-async def states(db: Db, order_ids: Sequence[str]) -> Mapping[str, OrderNotifications]:
-    found = [STATE.validate_json(row["state"]) for row in await db.fetch(STATES, order_ids)]
-    return {state.order_id: state for state in found}
 
 
 async def find(pool: Pool, order_id: str) -> tuple[OrderNotifications, Mapping[str, asyncpg.Record]] | None:

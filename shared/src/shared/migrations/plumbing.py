@@ -44,7 +44,7 @@ CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON events EXECUTE
 CREATE TABLE outbox (
     position bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     event_id uuid NOT NULL
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 5000);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE outbox IS 'Facts not yet acknowledged by the broker. Published in position order, deleted after the acknowledgement.';
 COMMENT ON COLUMN outbox.event_id IS 'written by the one statement that writes the event; a foreign key would look up and lock each again';
 

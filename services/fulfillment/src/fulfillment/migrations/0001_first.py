@@ -32,7 +32,7 @@ CREATE TABLE lines (
     CONSTRAINT shipments_hold_what_is_counted CHECK (in_shipments = allocated + packed + in_transit + delivered + lost
         + returned_to_sender),
     CONSTRAINT ordered_again_within_ordered CHECK (again >= 0 AND again < ordered)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE lines IS 'Units of each line in their forward buckets; the same as in the state.';
 COMMENT ON COLUMN lines.again IS 'of ordered: on top of what was placed, by replacements and exchanges';
 COMMENT ON COLUMN lines.in_shipments IS 'units in live shipments, less those promised anew by a replacement';
@@ -55,7 +55,7 @@ CREATE TABLE backorders (
     changed_at timestamptz NOT NULL,
     PRIMARY KEY (backorder_id),
     CONSTRAINT open_within_quantity CHECK (open >= 0 AND open <= quantity AND quantity > 0)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX backorders_queue ON backorders (sku, placed_at, order_id) WHERE open > 0;
 CREATE INDEX backorders_of_order ON backorders (order_id) WHERE open > 0;
 COMMENT ON TABLE backorders IS 'The queue for goods, by sku: first placed, first filled, then by order id.';
@@ -78,7 +78,7 @@ CREATE TABLE stock (
     CONSTRAINT never_oversold CHECK (allocated >= 0 AND allocated <= on_hand),
     CONSTRAINT incoming_not_below_zero CHECK (incoming >= 0),
     CONSTRAINT heeded_after_announced CHECK (heeded <= announced)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE stock IS 'Shelves: the sum of the stock facts in the journal. Locked in (sku, location) order.';
 COMMENT ON COLUMN stock.incoming IS 'announced and not yet here; eta is when, if known';
 COMMENT ON COLUMN stock.announced IS 'how often goods came in or were announced; heeded is up to which of it backorders were looked at';

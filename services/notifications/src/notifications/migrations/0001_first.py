@@ -50,7 +50,7 @@ CREATE TABLE notifications (
     body text,
     CONSTRAINT told_once UNIQUE (dedupe_key),
     CONSTRAINT composed_before_sent CHECK (status NOT IN ('sent', 'delivered', 'bounced') OR body IS NOT NULL)
-);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX notifications_of_order ON notifications (order_id);
 CREATE INDEX notifications_due ON notifications (next_attempt_at) WHERE status = 'queued';
 COMMENT ON TABLE notifications IS 'One row per message: its status as in the state, its words, and the attempts to send it.';

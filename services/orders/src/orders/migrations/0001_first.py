@@ -28,7 +28,7 @@ CREATE TABLE lines (
     CONSTRAINT owed_at_least_as_ordered CHECK (ordered > 0 AND owed >= ordered),
     CONSTRAINT no_bucket_below_zero CHECK (unallocated >= 0 AND allocated >= 0 AND backordered >= 0 AND packed >= 0
         AND in_transit >= 0 AND delivered >= 0 AND lost >= 0 AND returned_to_sender >= 0 AND cancelled >= 0)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE lines IS 'Units of each line in their forward buckets, as fulfillment tells them; the same as in the state.';
 COMMENT ON COLUMN lines.owed IS 'ordered, and owed again as replacements';
 COMMENT ON CONSTRAINT every_unit_in_one_bucket ON lines IS 'I1: owed = sum of forward buckets';

@@ -26,7 +26,7 @@ CREATE TABLE tenders (
         AND refunded_minor >= 0 AND refunding_minor >= 0 AND disputed_minor >= 0),
     CONSTRAINT captured_within_authorized CHECK (captured_minor + voided_minor <= authorized_minor),
     CONSTRAINT refunds_within_captured CHECK (refunded_minor + refunding_minor + disputed_minor <= captured_minor)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE tenders IS 'What each tender of an order has authorized, captured and given back; the same as in the state.';
 COMMENT ON COLUMN tenders.authorized_minor IS 'of all its authorizations, less what lapsed with those that ran out';
 COMMENT ON COLUMN tenders.refunding_minor IS 'refund legs asked for, submitted or unknown: their money is spoken for';
@@ -44,7 +44,7 @@ CREATE TABLE accounts (
     refunded_minor bigint NOT NULL,
     refunding_minor bigint NOT NULL,
     CONSTRAINT refunds_within_captured CHECK (refunded_minor + refunding_minor <= captured_minor)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE accounts IS 'The sums of an order.';
 COMMENT ON COLUMN accounts.worth_minor IS 'the total less what was cancelled';
 COMMENT ON CONSTRAINT refunds_within_captured ON accounts IS 'I7: all refunds, store credit included, <= captured';
@@ -62,7 +62,7 @@ CREATE TABLE lines (
     CONSTRAINT nothing_below_zero CHECK (handed_over >= 0 AND cancelled >= 0 AND undelivered >= 0 AND due_back >= 0
         AND refunded >= 0),
     CONSTRAINT refunded_for_a_reason CHECK (refunded <= due_back + cancelled + undelivered)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE lines IS 'Units of a line as payments has been told of them.';
 COMMENT ON COLUMN lines.handed_over IS 'ever, replacements aside';
 COMMENT ON COLUMN lines.undelivered IS 'ever lost, or returned to the sender';
@@ -92,7 +92,7 @@ CREATE TABLE operations (
     next_attempt_at timestamptz,
     CONSTRAINT open_ones_are_attempted CHECK (is_own OR (next_attempt_at IS NOT NULL)
         = (status IN ('requested', 'submitted', 'unknown')))
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE INDEX operations_due ON operations (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX operations_of_order ON operations (order_id);
 CREATE INDEX tenders_by_authorization ON operations (reference) WHERE kind = 'authorize';
@@ -119,7 +119,7 @@ CREATE TABLE refunds (
     approver text,
     CONSTRAINT paid_once CHECK (paid_minor + paying_minor <= amount_minor),
     CONSTRAINT four_eyes CHECK (split_part(approver, ':', 2) <> split_part(requester, ':', 2))
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 CREATE UNIQUE INDEX refunds_once_per_cause ON refunds (order_id, cause_id) WHERE status NOT IN ('rejected', 'cancelled');
 CREATE INDEX refunds_open ON refunds (status) WHERE status NOT IN ('succeeded', 'rejected', 'cancelled');
 COMMENT ON TABLE refunds IS 'Every refund, its cause and how far it has come.';

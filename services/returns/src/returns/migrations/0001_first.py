@@ -42,7 +42,7 @@ CREATE TABLE lines (
     CONSTRAINT refunded_for_a_ground CHECK (refunded <= accepted + kept_by_customer + lost_claimed + in_advance),
     CONSTRAINT restocked_within_accepted CHECK (restocked <= accepted),
     CONSTRAINT stated_within_worth CHECK (stated_minor <= value_minor)
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05);
 COMMENT ON TABLE lines IS 'Units of each line that was sent, by reverse bucket, and the money stated for them; the same as in the state.';
 COMMENT ON COLUMN lines.ordered IS 'null while only fulfillment has told of the line';
 COMMENT ON COLUMN lines.undone IS 'delivered or lost once, and neither as is said now';
