@@ -21,23 +21,21 @@ from ops.system import System
 
 TITLE: Final = "resident memory per service"
 LOAD: Final = 0.6
-WARM_UP: Final = 200
 SAMPLES: Final = 200
-REST_S: Final = 10
 
 DEAD: Final = "SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables WHERE n_dead_tup > 1000"
 
 
-async def soaked(place: Place, minutes: float) -> Measured:
+async def soaked(place: Place, minutes: float, rest_seconds: float, warm_up: int) -> Measured:
     """All services at rest, then at a share of what they can do, open loop."""
     with tempfile.TemporaryDirectory(prefix="oms-bench-", ignore_cleanup_errors=True) as var:
         os.environ |= {"OMS_KAFKA": place.kafka, "OMS_POSTGRES_URL": place.postgres}
         async with world(Path(var)) as (system, playing):
-            await asyncio.sleep(REST_S)
+            await asyncio.sleep(rest_seconds)
             rest = resident(system)
             began = time.perf_counter()
-            await playing.plays(WARM_UP, AT_ONCE)
-            rate = LOAD * WARM_UP / (time.perf_counter() - began)
+            await playing.plays(warm_up, AT_ONCE)
+            rate = LOAD * warm_up / (time.perf_counter() - began)
             soak = asyncio.create_task(playing.plays_at(rate, minutes * 60))
             samples: list[Mapping[str, float]] = []
             while not soak.done():
@@ -79,7 +77,9 @@ async def _bloat(endpoints: Endpoints) -> tuple[float, str]:
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
     minutes = scale.soak_minutes
-    measured = await contest(place, (Contender("all services", soaked, (minutes,)),), 1, report)
+    measured = await contest(
+        place, (Contender("all services", soaked, (minutes, *scale.pick((10, 200), (3, 100)))),), 1, report
+    )
     [run] = measured["all services"]
     services = [name.removesuffix(" rise") for name in run.values if name.endswith(" rise")]
     size = f"{minutes:g} min at {run.values['rate']:.0f} stories/s, {LOAD:.0%} of what it takes, {run.values['stories']:,.0f} stories"

@@ -104,7 +104,7 @@ async def far_away(dsn: str) -> AsyncIterator[str]:
 
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
-    orders = scale.pick(96, 24)
+    orders = scale.pick(96, 12)
     contenders = [Contender(f"{n} consumers", consumers, (orders, n)) for n in (1, 2, 4)]
     measured = await contest(place, contenders, scale.runs, report)
     one, two, four = (Side("1 consumer" if n == 1 else f"{n} consumers", measured[f"{n} consumers"]) for n in (1, 2, 4))

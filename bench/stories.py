@@ -89,7 +89,7 @@ async def _check(endpoints: Endpoints, playing: World) -> None:
 
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
-    count, theirs = scale.pick(2_000, 200), scale.pick(300, 50)
+    count, theirs = scale.pick(2_000, 200), scale.pick(300, 30)
     contenders = (
         Contender("all services", ours, (count,)),
         Contender("DBOS", dbos.stories, (theirs,)),
