@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from shared.auth import issue
 from shared.contracts import Fact
@@ -22,6 +22,7 @@ from support_view.app import built
 from support_view.handlers import take
 from support_view.sign_in import SESSION
 from tests.backends import Backends
+from tests.chromium import chromium, needs_chromium
 from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
 from tests.telling import Telling, record_of, split_order, whole_story
 from tests.unit.sandbox_world import sandbox
@@ -29,21 +30,7 @@ from tests.unit.sandbox_world import sandbox
 NewDatabase = Callable[[str], Awaitable[str]]
 Tell = Callable[[Telling], Awaitable[None]]
 
-CHROMIUM: Final = Path("/usr/bin/chromium")
-FLAGS: Final = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-pytestmark = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason=f"no browser at {CHROMIUM}: the page is NOT tested (apt-get install chromium)"
-)
+pytestmark = needs_chromium
 
 
 def hole_in_payments() -> Telling:
@@ -134,10 +121,8 @@ async def site(
 
 @pytest.fixture(scope="module")
 async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    async with chromium() as launched:
         yield launched
-        await launched.close()
 
 
 @contextlib.asynccontextmanager

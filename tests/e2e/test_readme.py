@@ -65,24 +65,3 @@ async def test_every_partners_examples_work_as_printed_and_the_order_reaches_its
             await asyncio.sleep(0.2)
     assert order["rollups"]["payment_status"] == "captured"
     assert order["rollups"]["fulfillment_status"] == "delivered"
-
-
-async def test_a_supervisor_signs_in_to_the_page_and_every_service_knows_them(system: System) -> None:
-    page = system.endpoints.url("support-view")
-    async with httpx.AsyncClient(base_url=page, timeout=15) as browser:
-        sent = await browser.get("/sign-in/start", params={"next": "/?q=x"})
-        asked = await browser.get(sent.headers["location"])
-        fields = dict(re.findall(r'name="(\w+)" value="([^"]*)"', asked.text))
-        fields["subject"] = "sam"
-        back = await browser.post(str(asked.url.copy_with(query=None)), data=fields)
-        await browser.get(back.headers["location"])
-        assert "Nothing found" in (await browser.get("/?q=x")).text
-        bearer = {"Authorization": f"Bearer {browser.cookies['oms_session']}"}
-        for service, of_order in {
-            "orders": "",
-            "payments": "/payments",
-            "returns": "/returns",
-            "fulfillment": "/fulfillment",
-        }.items():
-            answer = await browser.get(f"{system.endpoints.url(service)}/orders/nothing{of_order}", headers=bearer)
-            assert answer.status_code == 404, f"{service}: {answer.text}"

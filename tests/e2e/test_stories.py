@@ -6,26 +6,67 @@ from typing import Final
 
 import asyncpg
 import pytest
+from playwright.async_api import Page
 
 from ops.demo import play
 from ops.keys import kept_keys
-from ops.people import People
+from ops.people import People, View
 from ops.stories import STORIES, Story
 from ops.system import System
 from ops.verify import check
 from support_view.domain.timeline import SERVICES
+from support_view.sign_in import SESSION
+from tests.chromium import chromium, needs_chromium
 from tests.e2e.conftest import Oms
+from tests.e2e.test_page import signed_in
 from tests.oracle import Oracle, agree, see
+
+told: dict[str, str] = {}
+"""The order of each story that was played."""
 
 
 @pytest.mark.parametrize(("name", "story"), STORIES.items(), ids=[name.replace(" ", "-") for name in STORIES])
 async def test_the_story_reaches_its_end(people: People, name: str, story: Story) -> None:
-    await play(name, story, people)
+    told[name] = await play(name, story, people)
     if name == "unknown outcome":
         # Undisturbed, that is: where a process is killed just then, the processor's late notice may be heard before.
         for order in ("unknown", "unknown-refund"):
-            told = [entry["type"] for entry in await people.timeline(f"{order}-{people.run}")]
-            assert "payment.operation_unknown" in told and "payment.operation_reconciled" in told
+            types = [entry["type"] for entry in await people.timeline(f"{order}-{people.run}")]
+            assert {"payment.operation_unknown", "payment.operation_reconciled"} <= set(types)
+
+
+@needs_chromium
+async def test_every_story_that_was_played_is_read_from_the_page(system: System, people: People) -> None:
+    if not told:
+        pytest.skip("no story was played in this run")
+    url = system.endpoints.url("support-view")
+    async with signed_in(system, "max") as reader, chromium() as browser:
+        context = await browser.new_context(base_url=url, java_script_enabled=False)
+        await context.add_cookies([{"name": SESSION, "value": reader.cookies[SESSION], "url": url}])
+        page = await context.new_page()
+        for name, order_id in told.items():
+            view, entries = await settled(people, page, order_id)
+            shown = [entry["title"] for entry in entries if not entry["is_quiet"]]
+            assert await page.locator(".entry .title").all_inner_texts() == shown, name
+            states = await page.get_by_label("Four states, side by side").locator("article > .chip").all_inner_texts()
+            rolled = [view["rollups"][f"{of}_status"] for of in ("payment", "fulfillment", "return")]
+            assert states == [status.replace("_", " ") for status in (view["order"]["status"], *rolled)], name
+            why = await page.locator(".sentence").first.inner_text()
+            assert all(clause["text"] in why for clause in view["explanations"][0]["clauses"]), name
+            assert await page.locator("[id^=message-] h3").all_inner_texts() == [m["title"] for m in view["told"]], name
+            assert await page.get_by_text("Not the whole story").count() == 0, name
+
+
+async def settled(people: People, page: Page, order_id: str) -> tuple[View, list[View]]:
+    """What the API tells of the order, and the page at the same facts: late notices may still come."""
+    deadline = asyncio.get_running_loop().time() + 60
+    while True:
+        view, entries = await people.get("support-view", f"/api/orders/{order_id}"), await people.timeline(order_id)
+        await page.goto(f"/orders/{order_id}")
+        on_page = await page.locator("#news").get_attribute("data-seen")
+        if str(len(entries)) == str(view["freshness"]["facts"]) == on_page:
+            return view, entries
+        assert asyncio.get_running_loop().time() < deadline, f"{order_id} does not come to rest"
 
 
 async def test_after_the_stories_nothing_is_wrong(system: System) -> None:

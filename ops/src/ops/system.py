@@ -78,7 +78,13 @@ SERVICES: Final = (
     Service(
         "support-view",
         8000,
-        settings={"OMS_CRM_WEBHOOK_SECRET": "{crm_webhook_secret}", "OMS_IDENTITY_KEY": "{identity_key}"},
+        settings={
+            "OMS_CRM_WEBHOOK_SECRET": "{crm_webhook_secret}",
+            "OMS_IDENTITY_KEY": "{identity_key}",
+            "OMS_ORDERS_URL": "{orders}",
+            "OMS_PAYMENTS_URL": "{payments}",
+            "OMS_RETURNS_URL": "{returns}",
+        },
     ),
     Service(
         "sandbox",

@@ -32,6 +32,7 @@ def built(topics: Sequence[str] = ()) -> FastAPI:
         settings = running.settings
         assert isinstance(settings, SupportViewSettings)
         async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+            app.state.client = client
             app.state.provider = sign_in.Provider(settings.sign_in, client) if settings.sign_in else None
             yield
 

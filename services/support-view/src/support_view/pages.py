@@ -18,6 +18,7 @@ from starlette.staticfiles import StaticFiles
 from shared.auth import Caller
 from shared.database import OUTAGES
 from shared.machine import Invalid
+from support_view.actions import ACTIONS, Told, act, offered
 from support_view.api import (
     REVEALERS,
     DomainName,
@@ -37,7 +38,7 @@ from support_view.api import (
 from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.privacy import EMAIL
 from support_view.rendering import HEADERS, POLICY, page
-from support_view.sign_in import form_of, to_sign_in, visitor
+from support_view.sign_in import SESSION, form_of, to_sign_in, visitor
 
 router = APIRouter(include_in_schema=False)
 
@@ -121,8 +122,10 @@ async def order_of(
     after: Annotated[str | None, Query(max_length=64)] = None,
     detail: Annotated[str, Query(max_length=10)] = "",
     about: Annotated[str | None, Query(max_length=200)] = None,
+    done: Annotated[str, Query(max_length=50)] = "",
 ) -> Response:
-    return await order_page(request, order_id, domain or [], after, detail, about)
+    told = Told(200, ACTIONS[done].done) if done in ACTIONS else None
+    return await order_page(request, order_id, domain or [], after, detail, about, told=told)
 
 
 async def order_page(
@@ -134,6 +137,7 @@ async def order_page(
     about: str | None = None,
     *,
     revealed: bool = False,
+    told: Told | None = None,
 ) -> Response:
     caller = await visitor(request)
     if caller is None:
@@ -162,9 +166,13 @@ async def order_page(
         path = f"/orders/{quote(order_id, safe='')}"
         return path + (f"?{urlencode(chosen, doseq=True)}" if chosen else "") + "#timeline"
 
+    services = request.app.state.settings.services
     return page(
         "order.html",
+        told.status if told else 200,
         caller=caller,
+        told=told,
+        offers=offered(view, caller, services, told.form if told else {}),
         order=view,
         timeline=timeline,
         domains=domains,
@@ -184,6 +192,22 @@ async def order_page(
         },
         now=datetime.now(timezone.utc),
     )
+
+
+@router.post("/orders/{order_id}/actions/{name}")
+async def order_action(request: Request, order_id: str, name: str) -> Response:
+    """Has the owning service do it, as who is signed in; its refusal is shown on the page, in its words."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    form = await form_of(request)
+    services = request.app.state.settings.services
+    if not ORDER_ID.fullmatch(order_id) or name not in ACTIONS or ACTIONS[name].service not in services:
+        return no_order(caller, "That cannot be done here")
+    told = await act(request.app.state.client, services, order_id, name, form, request.cookies[SESSION])
+    if told.status != HTTPStatus.OK:
+        return await order_page(request, order_id, told=told)
+    return RedirectResponse(f"/orders/{quote(order_id, safe='')}?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
 
 
 @router.get("/orders/{order_id}/facts/{fact_id}")

@@ -1,5 +1,6 @@
 """What support-view is told by its environment beyond what every service is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
@@ -33,6 +34,9 @@ class SupportViewSettings(Settings):
     sign_in_discovery_url: HttpUrl | None = Field(
         default=None, description="where the provider publishes its endpoints, if not below its issuer"
     )
+    orders_url: HttpUrl | None = Field(default=None, description="where what is done from the page is asked for")
+    payments_url: HttpUrl | None = None
+    returns_url: HttpUrl | None = None
     frame_ancestors: str = Field(
         default="",
         pattern=r"^(https?://[A-Za-z0-9.*:\[\]-]+( |$))*$",
@@ -44,6 +48,12 @@ class SupportViewSettings(Settings):
         if self.sign_in_client_id and (self.provider is None or self.page_url is None):
             raise ValueError("OMS_SIGN_IN_CLIENT_ID needs OMS_AUTH_JWKS_URL and OMS_PAGE_URL beside it")
         return self
+
+    @property
+    def services(self) -> Mapping[str, str]:
+        """Those that the page can ask to do something."""
+        urls = {"orders": self.orders_url, "payments": self.payments_url, "returns": self.returns_url}
+        return {name: str(url).rstrip("/") for name, url in urls.items() if url is not None}
 
     @property
     def sign_in(self) -> SignIn | None:
