@@ -435,8 +435,9 @@ def earlier(story: Telling, days: int, slower: int) -> Telling:
 @pytest.mark.skipif("OMS_PICTURES" not in os.environ, reason="the pictures in docs/ are made by `make pictures`")
 async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: str, tell: Tell) -> None:
     async with opened(browser, site, width=1280) as page:
-        await page.goto("/orders/ORD-1")
-        await page.screenshot(path=Path(os.environ["OMS_PICTURES"]) / "page.png")
+        for name, path in {"page": "/orders/ORD-1", "search": "/?q=ORD"}.items():
+            await page.goto(path)
+            await page.screenshot(path=Path(os.environ["OMS_PICTURES"]) / f"{name}.png")
     for n in range(24):
         await tell(earlier(whole_story(f"ORD-9{n:02}"), days=3 * n, slower=(n * 7) % 5))
     async with supervised(browser, site, width=1280, scripts=True) as page:
