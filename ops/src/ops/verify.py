@@ -63,7 +63,7 @@ JOURNAL: Final = """
 SELECT id, subject, sequence, type, data, occurred_at, actor, reason, chain
 FROM events WHERE subject = ANY($1::text[]) ORDER BY subject, sequence"""
 TIMELINE: Final = "SELECT id FROM timeline WHERE id = ANY($1::uuid[])"
-UNPUBLISHED: Final = "SELECT event_id FROM outbox WHERE event_id = ANY($1::uuid[])"
+UNPUBLISHED: Final = "SELECT DISTINCT event_id FROM outbox WHERE event_id = ANY($1::uuid[])"
 ORDERS: Final = "SELECT key FROM states WHERE key > $1 AND sequence > 0 ORDER BY key LIMIT $2"
 KNOWN: Final = "SELECT key FROM states WHERE key = ANY($1::text[]) AND sequence > 0"
 STOCK_OF: Final = """
