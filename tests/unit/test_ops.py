@@ -6,17 +6,18 @@ import stat
 from datetime import datetime, timezone
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
 from ops.cli import app
 from ops.databases import database_url
 from ops.embedded import cluster_id
-from ops.endpoints import NotUp, RunningProcess, live_endpoints
+from ops.endpoints import Endpoints, NotUp, RunningProcess, ServiceEndpoint, live_endpoints
 from ops.keys import kept_keys
 from ops.pins import with_pins
 from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
-from ops.verify import Mark, Marks
+from ops.verify import Mark, Marks, Verification
 from shared.auth import Role, verify
 
 
@@ -122,3 +123,45 @@ def test_runs_side_by_side_forget_nothing_of_each_other(tmp_path: Path) -> None:
     assert Marks.read(tmp_path) == left
     marks(6, database="3/4").write(tmp_path, marks(5, "new"))
     assert Marks.read(tmp_path).services == {}, "of different databases: the next run looks at everything"
+
+
+class Payments:
+    """Answers its reconciliation in turn with what is given: a status, or the death of its process."""
+
+    def __init__(self, *answers: int | None) -> None:
+        self._left = list(answers)
+        payments = ServiceEndpoint(url="http://payments", docs="", database=None, log=Path(), process=None, others={})
+        endpoints = Endpoints(
+            supervisor=RunningProcess.ours(),
+            control="",
+            kafka="",
+            kafka_process=None,
+            postgres="",
+            postgres_process=None,
+            topics=(),
+            services={"payments": payments},
+            smtp="",
+            secrets=Path(),
+        )
+        self.verification = Verification(endpoints, "a key of thirty-two bytes or longer", lambda *_: None)
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        status = self._left.pop(0)
+        if status is None:
+            raise httpx.ConnectError("gone")
+        return httpx.Response(status, json={"operations": 3, "drift": [], "next": "o9"})
+
+    async def compared(self) -> str | None:
+        async with httpx.AsyncClient(transport=httpx.MockTransport(self)) as client:
+            return await self.verification._compared(client, {"after": ""})
+
+
+async def test_payments_may_be_started_again_while_its_books_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    payments = Payments(None, 503, 200)
+    assert await payments.compared() == "o9"
+    assert payments.verification.counted.operations == 3
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        await Payments(401).compared()
+    monkeypatch.setattr("ops.verify.CATCH_UP_S", 0)
+    with pytest.raises(httpx.ConnectError):
+        await Payments(None, None).compared()

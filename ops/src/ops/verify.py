@@ -361,9 +361,20 @@ class Verification:
                 after = await self._compared(client, {"after": after, "limit": BOOKS_PAGE})
 
     async def _compared(self, client: httpx.AsyncClient, page: Mapping[str, Any]) -> str | None:
-        """Where the next page begins."""
-        answer = await client.get(f"{self.endpoints.url('payments')}/reconciliation", params=page)
-        answer.raise_for_status()
+        """Where the next page begins. A service that is being started again is asked again for a while."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + CATCH_UP_S
+        while True:
+            try:
+                answer = await client.get(f"{self.endpoints.url('payments')}/reconciliation", params=page)
+                answer.raise_for_status()
+                break
+            except (httpx.TransportError, httpx.HTTPStatusError) as error:
+                is_refusal = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
+                if is_refusal or loop.time() > deadline:
+                    raise
+                self.report("payments: waiting for its answer", 0)
+                await asyncio.sleep(0.5)
         told = answer.json()
         self.counted.operations += told["operations"]
         self.report("payments: our books and the processor's", told["operations"])
