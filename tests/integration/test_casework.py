@@ -1,7 +1,7 @@
 """Contacts and cases over HTTP, on a real PostgreSQL: who may do what, what the CRM's webhook does once, what is kept."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -10,20 +10,26 @@ from uuid import uuid4
 import asyncpg
 import httpx
 import pytest
+from aiokafka import TopicPartition
 from fastapi import FastAPI
 from standardwebhooks import Webhook
 
 from shared.auth import Role, issue
+from shared.consumer import CaughtUp
 from shared.contracts.base import FACTS
+from shared.contracts.payments import PaymentOperationUnknown
 from shared.database import Pool
+from shared.timers import Timers
 from support_view.app import built
-from support_view.casebook import STATE, flow_of
+from support_view.casebook import FLOWS, STATE, flow_of
 from support_view.domain.cases import laws
+from support_view.domain.casework import due_command
+from support_view.domain.timeline import Entry
 from support_view.handlers import take
 from support_view.rebuild import Rebuild
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, CRM_SECRET, SUPPORT_SETTINGS
-from tests.telling import confirmed_order, record_of
+from tests.telling import confirmed_order, record_of, whole_story
 
 NewDatabase = Callable[[str], Awaitable[str]]
 LONG_AGO = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
@@ -272,7 +278,7 @@ async def test_a_rebuild_of_the_view_touches_nothing_of_it(ann: Desk, pool: Pool
     async def kept() -> list[Any]:
         return [
             await pool.fetch(f"SELECT * FROM {table} ORDER BY 1")
-            for table in ("events", "states", "cases", "contacts", "outbox", "deadlines")
+            for table in ("events", "states", "cases", "contacts", "escalations", "outbox", "deadlines")
         ]
 
     case_id = (await ann.contact())["case_id"]
@@ -291,3 +297,139 @@ async def test_an_auditor_reads_and_changes_nothing(client: httpx.AsyncClient, a
     await auditor.get(f"/cases/{case_id}")
     await auditor.contact(status=403)
     await auditor.post(f"/cases/{case_id}/notes", note="seen", status=403)
+
+
+async def deliver(pool: Pool, entries: Sequence[Entry]) -> None:
+    async with pool.acquire() as db, db.transaction():
+        assert await take(db, [record_of(entry, n) for n, entry in enumerate(entries)]) == []
+
+
+async def look(pool: Pool) -> None:
+    """All that is due fires, and what that makes due."""
+    timers = Timers(pool, "support-view", [(flow, due_command) for flow in FLOWS], lambda: None)
+    for _ in range(10):
+        if not await timers.fire():
+            return
+    raise AssertionError("something is due for ever")
+
+
+def until_unknown(order_id: str) -> tuple[list[Entry], list[Entry]]:
+    """A story up to where nobody knows of a refund, and what follows."""
+    entries = whole_story(order_id).entries
+    at = next(n for n, entry in enumerate(entries) if isinstance(entry.fact, PaymentOperationUnknown)) + 1
+    return entries[:at], entries[at:]
+
+
+async def rules(pool: Pool) -> list[tuple[str, str]]:
+    rows = await pool.fetch("SELECT rule, status FROM escalations ORDER BY rule, escalation_id")
+    return [(row["rule"], row["status"]) for row in rows]
+
+
+async def test_a_refund_nobody_knows_of_is_in_the_queue_until_it_is_known_and_its_record_is_kept(
+    ann: Desk, sue: Desk, pool: Pool
+) -> None:
+    before, after = until_unknown("ORD-1")
+    await deliver(pool, before)
+    assert await rules(pool) == [], "nothing is raised while facts are taken"
+    await look(pool)
+    await look(pool)
+    assert [rule for rule, _ in await rules(pool)].count("refund_unknown") == 1
+    queue = (await ann.get("/queue"))["escalations"]
+    [unknown] = [one for one in queue if one["rule"] == "refund_unknown"]
+    assert (unknown["order_id"], unknown["item"], unknown["level"]) == ("ORD-1", "ORD-1-R1", 1)
+    assert unknown["why"] and unknown["to_do"] and unknown["since"] < unknown["due_at"]
+    path = f"/escalations/{unknown['escalation_id']}"
+    assert (await ann.post(f"{path}/acknowledge", note="I ask the processor"))["status"] == "acknowledged"
+    await ann.post(f"{path}/assign", assignee="agent:bob", status=403)
+    await ann.post(f"{path}/assign", assignee=ann.actor)
+    await sue.post(f"{path}/assign", assignee="agent:bob")
+    await deliver(pool, after)
+    await look(pool)
+    assert ("refund_unknown", "cleared") in await rules(pool)
+    record = await ann.get(path)
+    assert (record["status"], record["assignee"]) == ("cleared", "agent:bob")
+    assert all(one["rule"] != "refund_unknown" for one in (await ann.get("/queue"))["escalations"])
+    await ann.post(f"{path}/acknowledge", status=409)
+    await ann.get("/escalations/ORD-1-E99", expected=404)
+    assert await is_what_the_journal_gives(pool)
+
+
+async def test_a_view_that_is_built_anew_from_the_topics_raises_and_clears_nothing(ann: Desk, pool: Pool) -> None:
+    before, after = until_unknown("ORD-1")
+    for part in (before, after):
+        await deliver(pool, part)
+        await look(pool)
+    await ann.contact()
+    await look(pool)
+    done = await told(pool), await rules(pool)
+    assert done[1]
+    await pool.execute("TRUNCATE timeline, sections, finds, measured, positions")
+    for part in (before, after):
+        await deliver(pool, part)  # timers wait meanwhile: not all of it has been taken
+    await look(pool)
+    assert (await told(pool), await rules(pool)) == done
+
+
+async def test_a_rule_that_is_switched_off_clears_what_it_raised(ann: Desk, sue: Desk, pool: Pool) -> None:
+    await deliver(pool, until_unknown("ORD-1")[0])
+    await look(pool)
+    [policy] = [p for p in await ann.get("/support-policies") if p["policy_id"] == "escalations"]
+    document = policy["document"]
+    document["rules"]["refund_unknown"]["is_on"] = False
+    await ann.post("/support-policies/escalations", reason="too loud", policy=document, status=403)
+    published = await sue.post("/support-policies/escalations", reason="too loud", policy=document)
+    assert published == {"policy_id": "escalations", "version": 2}
+    await look(pool)
+    assert ("refund_unknown", "cleared") in await rules(pool)
+    del document["rules"]["refund_late"]
+    refused = await sue.post("/support-policies/escalations", reason="none", policy=document, status=422)
+    assert refused["errors"][0]["field"] == "policy"
+
+
+async def test_the_queue_goes_on_where_a_page_ended_highest_level_first(ann: Desk, pool: Pool) -> None:
+    for n in range(3):
+        await deliver(pool, until_unknown(f"ORD-{n}")[0])
+    await look(pool)
+    whole = (await ann.get("/queue", limit=500))["escalations"]
+    seen: list[Any] = []
+    after: str | None = None
+    while True:
+        query: Any = {"after": after} if after else {}
+        page = await ann.get("/queue", limit=2, **query)
+        seen += page["escalations"]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == whole
+    assert [one["level"] for one in whole] == sorted((one["level"] for one in whole), reverse=True)
+    assert len({one["order_id"] for one in whole}) == 3
+    for after in ("x", "99 x", "1 yesterday x"):
+        assert (await ann.get("/queue", after=after, expected=422))["errors"][0]["field"] == "after"
+
+
+async def test_nothing_fires_before_all_that_was_on_the_topics_has_been_taken(pool: Pool) -> None:
+    class Lagging:
+        """A consumer of one partition that holds seven records."""
+
+        group = "support-view"
+
+        def __init__(self) -> None:
+            self.pool = pool
+            self.end = 7
+
+        async def ends(self) -> dict[TopicPartition, int]:
+            return {TopicPartition("orders.events", 0): self.end}
+
+    lagging = Lagging()
+    caught_up = CaughtUp(lagging)  # type: ignore[arg-type]
+    await deliver(pool, until_unknown("ORD-1")[0])
+    timers = Timers(pool, "support-view", [(flow, due_command) for flow in FLOWS], lambda: None, caught_up)
+    place = "INSERT INTO positions VALUES ('support-view', 'orders.events', 0, $1) ON CONFLICT DO NOTHING"
+    assert await timers.fire() == 0
+    await pool.execute(place, 6)
+    assert await timers.fire() == 0
+    assert await rules(pool) == []
+    lagging.end = 9  # what comes later is not waited for
+    await pool.execute("UPDATE positions SET next = 7")
+    assert await timers.fire() > 0
+    assert await rules(pool) != []

@@ -19,14 +19,21 @@ from shared.contracts.support import (
     Channel,
     ContactReceived,
     Direction,
+    EscalationAcknowledged,
+    EscalationCleared,
+    EscalationRaised,
 )
 from shared.machine import Invalid, NotAllowed
 from support_view.domain.business import Calendar, Hours, Patience, Unit, after, between, over_at
 from support_view.domain.cases import CaseStatus, Support, deadlines, evolve, laws
 from support_view.domain.casework import (
+    Acknowledge,
     AnswerCustomer,
+    Around,
     AssignCase,
+    AssignEscalation,
     Command,
+    LookAt,
     NoteOnCase,
     ReceiveContact,
     ReopenCase,
@@ -36,14 +43,16 @@ from support_view.domain.casework import (
     decide,
     due_command,
 )
-from support_view.domain.policies import CasePolicy, Cases
+from support_view.domain.concerns import CONCERNS, SERVICE
+from support_view.domain.escalations import Concern, EscalationStatus
+from support_view.domain.policies import CasePolicy, EscalationPolicy, Policies, Rule, RuleName
 
 HOURS = (Hours(opens=time(9), closes=time(17)),)
 CALENDAR = Calendar(
     zone="Europe/Berlin", week=dict.fromkeys(range(5), HOURS), holidays=frozenset({date(2026, 5, 1), date(2026, 5, 14)})
 )
-POLICY = Cases(
-    CasePolicy(
+POLICY = Policies(
+    cases=CasePolicy(
         calendar=CALENDAR,
         first_response=timedelta(hours=2),
         next_response=timedelta(hours=4),
@@ -51,7 +60,21 @@ POLICY = Cases(
         grace=timedelta(hours=72),
         merge_within=timedelta(minutes=10),
     ),
-    PolicyRef(policy_id="cases", version=1),
+    cases_ref=PolicyRef(policy_id="cases", version=1),
+    escalations=EscalationPolicy(
+        calendar=CALENDAR,
+        contacts_within=timedelta(days=14),
+        rules={
+            rule: Rule(
+                after=Patience(amount=30 if rule is RuleName.REFUND_UNKNOWN else 0, unit=Unit.MINUTES),
+                limit={RuleName.CONTACT_REPEATED: 3, RuleName.REOPENED: 2, RuleName.BACKORDER_SLIPPED: 2}.get(rule, 1),
+                level=2 if rule is RuleName.REOPENED else 1,
+                to_do="look into it",
+            )
+            for rule in RuleName
+        },
+    ),
+    escalations_ref=PolicyRef(policy_id="escalations", version=1),
 )
 MONDAY = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
 """Ten o'clock in Berlin, an hour after opening."""
@@ -63,10 +86,11 @@ class Desk:
 
     def __init__(self, subject: str = "o-1") -> None:
         self.state = Support(subject)
+        self.around = Around(POLICY, MONDAY)
         self.facts: list[Fact] = []
 
     def tell(self, command: Command) -> Sequence[Fact]:
-        facts = decide(self.state, command, POLICY)
+        facts = decide(self.state, command, self.around)
         for fact in facts:
             self.state = evolve(self.state, fact)
             self.facts.append(fact)
@@ -79,6 +103,14 @@ class Desk:
 
     def answers(self, id: str, at: datetime) -> Sequence[Fact]:
         return self.tell(AnswerCustomer("o-1-C1", id, at, Channel.EMAIL, "we look into it", "agent:ann"))
+
+    def look(self, service: str, at: datetime, *concerns: Concern, policies: Policies = POLICY) -> Sequence[Fact]:
+        self.around = Around(policies, at, {(self.state.subject, service): concerns})
+        return self.tell(LookAt(service))
+
+    @property
+    def raised(self) -> list[tuple[str, int]]:
+        return [(e.rule, e.level) for e in self.state.escalations.values() if e.is_open]
 
     @property
     def case(self) -> Any:
@@ -186,12 +218,12 @@ def test_a_contact_within_the_grace_reopens_a_case_to_the_very_moment() -> None:
     desk.writes("c1", MONDAY)
     desk.tell(ResolveCase("o-1-C1", "it was next door", MONDAY + HOUR))
     end = MONDAY + HOUR + timedelta(hours=72)
-    assert deadlines(desk.state) == {"close o-1-C1": end}
+    assert deadlines(desk.state)["close o-1-C1"] == end
     reopened, contact = desk.writes("c2", end)
     assert isinstance(reopened, CaseReopened)
     assert isinstance(contact, ContactReceived)
     assert (reopened.times, contact.case_id) == (1, "o-1-C1")
-    assert deadlines(desk.state) == {}
+    assert "close o-1-C1" not in deadlines(desk.state)
     assert desk.case.clocks.first_response_due is not None, "nobody has answered yet"
 
 
@@ -236,8 +268,8 @@ def test_the_same_words_by_the_same_way_within_a_moment_are_one_contact() -> Non
     assert isinstance(again, ContactReceived)
     assert (again.duplicate_of, again.case_id) == ("c1", "o-1-C1")
     assert not desk.state.contacts["c2"].counts
-    [by_phone] = desk.writes("c3", MONDAY, "Where is my lamp?", channel=Channel.PHONE)
-    [too_late] = desk.writes("c4", edge + timedelta(microseconds=1), "Where is my lamp?")
+    [by_phone, *_] = desk.writes("c3", MONDAY, "Where is my lamp?", channel=Channel.PHONE)
+    [too_late, *_] = desk.writes("c4", edge + timedelta(microseconds=1), "Where is my lamp?")
     assert [fact.duplicate_of for fact in (by_phone, too_late) if isinstance(fact, ContactReceived)] == [None, None]
 
 
@@ -245,7 +277,7 @@ def test_what_repeats_a_repetition_is_merged_into_the_first() -> None:
     desk = Desk()
     desk.writes("c1", MONDAY, "hello")
     desk.writes("c2", MONDAY, "hello")
-    [third] = desk.writes("c3", MONDAY + timedelta(days=1), "as I said", duplicate_of="c2")
+    [third, *_] = desk.writes("c3", MONDAY + timedelta(days=1), "as I said", duplicate_of="c2")
     assert isinstance(third, ContactReceived)
     assert third.duplicate_of == "c1"
     with pytest.raises(Invalid, match="no contact of this customer"):
@@ -304,3 +336,137 @@ def test_a_closed_case_takes_notes_and_nothing_else() -> None:
             desk.tell(command)
     with pytest.raises(Invalid, match="o-1-C7 is not known"):
         desk.tell(NoteOnCase("o-1-C7", ""))
+
+
+UNKNOWN = Concern(RuleName.REFUND_UNKNOWN, "o-1-R1", MONDAY, "nobody knows yet whether a refund was paid")
+OFF = replace(
+    POLICY,
+    escalations=POLICY.escalations.model_copy(
+        update={
+            "rules": {name: rule.model_copy(update={"is_on": False}) for name, rule in POLICY.escalations.rules.items()}
+        }
+    ),
+)
+
+
+def test_a_refund_unknown_for_too_long_is_raised_once_and_cleared_when_it_is_known_and_the_record_is_kept() -> None:
+    desk = Desk()
+    assert desk.look("payments", MONDAY + timedelta(minutes=29), UNKNOWN) == []
+    [raised] = desk.look("payments", MONDAY + timedelta(minutes=30), UNKNOWN)
+    assert isinstance(raised, EscalationRaised)
+    assert (raised.rule, raised.level, raised.due_at) == ("refund_unknown", 1, MONDAY + timedelta(minutes=30))
+    assert desk.look("payments", MONDAY + HOUR, UNKNOWN) == []
+    assert types(desk.look("payments", MONDAY + 2 * HOUR)) == [EscalationCleared]
+    assert desk.look("payments", MONDAY + 3 * HOUR) == []
+    assert [e.status for e in desk.state.escalations.values()] == [EscalationStatus.CLEARED]
+
+
+def test_the_same_episode_is_never_raised_again_and_each_new_one_is_a_level_higher_up_to_three() -> None:
+    desk = Desk()
+    for n, level in enumerate((1, 2, 3, 3)):
+        began = replace(UNKNOWN, since=MONDAY + n * HOUR)
+        [raised] = desk.look("payments", MONDAY + timedelta(days=1), began)
+        assert isinstance(raised, EscalationRaised)
+        assert (raised.level, raised.episode) == (level, n + 1)
+        desk.look("payments", MONDAY + timedelta(days=1))
+        assert desk.look("payments", MONDAY + timedelta(days=1), began) == []
+
+
+def test_another_item_is_another_escalation_and_another_services_concerns_clear_nothing() -> None:
+    desk = Desk()
+    desk.look("payments", MONDAY + HOUR, UNKNOWN, replace(UNKNOWN, item="o-1-R2"))
+    assert desk.raised == [("refund_unknown", 1), ("refund_unknown", 1)]
+    assert desk.look("orders", MONDAY + HOUR) == []
+    desk.look("payments", MONDAY + HOUR, replace(UNKNOWN, item="o-1-R2"))
+    assert [e.item for e in desk.state.escalations.values() if e.is_open] == ["o-1-R2"]
+
+
+def test_a_rule_that_is_switched_off_clears_what_it_raised_and_raises_it_again_when_it_is_on() -> None:
+    desk = Desk()
+    desk.look("payments", MONDAY + HOUR, UNKNOWN)
+    [cleared] = desk.look("payments", MONDAY + HOUR, UNKNOWN, policies=OFF)
+    assert isinstance(cleared, EscalationCleared)
+    assert cleared.is_switched_off
+    assert desk.look("payments", MONDAY + HOUR, UNKNOWN, policies=OFF) == []
+    [raised] = desk.look("payments", MONDAY + HOUR, UNKNOWN)
+    assert isinstance(raised, EscalationRaised)
+    assert (raised.level, raised.episode) == (1, 1)
+
+
+def test_people_acknowledge_and_assign_and_it_stays_open_until_it_is_over() -> None:
+    desk = Desk()
+    desk.look("payments", MONDAY + HOUR, UNKNOWN)
+    desk.tell(AssignEscalation("o-1-E1", "agent:ann"))
+    assert types(desk.tell(Acknowledge("o-1-E1", "I ask the bank"))) == [EscalationAcknowledged]
+    assert desk.tell(Acknowledge("o-1-E1", "again")) == []
+    escalation = desk.state.escalations["o-1-E1"]
+    assert (escalation.status, escalation.assignee) == (EscalationStatus.ACKNOWLEDGED, "agent:ann")
+    desk.look("payments", MONDAY + HOUR)
+    with pytest.raises(NotAllowed):
+        desk.tell(Acknowledge("o-1-E1", "too late"))
+    with pytest.raises(Invalid, match="o-1-E7 is not known"):
+        desk.tell(Acknowledge("o-1-E7", ""))
+
+
+def test_what_only_a_person_can_end_is_over_once_it_is_acknowledged() -> None:
+    desk = Desk()
+    differ = Concern(RuleName.BOOKS_DIFFER, "books", MONDAY, "the books differ")
+    desk.look("payments", MONDAY, differ)
+    assert types(desk.tell(Acknowledge("o-1-E1", "set right"))) == [EscalationAcknowledged, EscalationCleared]
+    assert desk.look("payments", MONDAY + HOUR, differ) == []
+
+
+def test_the_third_contact_within_fourteen_days_is_raised_once_edge_included_and_cleared_with_its_case() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.writes("c2", MONDAY, "this is c1")  # the same again: it counts for nothing
+    desk.answers("a1", MONDAY)
+    desk.writes("c3", MONDAY + timedelta(days=1))
+    desk.answers("a2", MONDAY + timedelta(days=1))
+    assert ("contact_repeated", 1) not in desk.raised
+    desk.writes("c4", MONDAY + timedelta(days=14))
+    assert ("contact_repeated", 1) in desk.raised
+    desk.writes("c5", MONDAY + timedelta(days=14))
+    assert [rule for rule, _ in desk.raised].count("contact_repeated") == 1
+    desk.tell(ResolveCase("o-1-C1", "done", MONDAY + timedelta(days=14)))
+    assert desk.raised == []
+
+
+def test_a_contact_a_moment_beyond_the_window_is_not_the_third() -> None:
+    desk = Desk()
+    for n, at in enumerate((timedelta(), timedelta(days=1), timedelta(days=14, microseconds=1))):
+        desk.writes(f"c{n}", MONDAY + at)
+    assert ("contact_repeated", 1) not in desk.raised
+
+
+def test_a_case_reopened_twice_is_raised_at_level_two_once() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    for n in range(1, 3):
+        desk.tell(ResolveCase("o-1-C1", "done", MONDAY + n * HOUR / 4))
+        desk.tell(ReopenCase("o-1-C1", "it was not", MONDAY + n * HOUR / 4))
+    assert desk.raised == [("reopened", 2)]
+    assert desk.look("support", MONDAY + HOUR) == []
+    desk.tell(ResolveCase("o-1-C1", "done", MONDAY + HOUR))
+    assert desk.raised == []
+
+
+def test_a_customer_who_is_answered_in_time_escalates_nothing_and_one_who_is_not_does() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    due = deadlines(desk.state)["look support"]
+    assert due == MONDAY + 2 * HOUR
+    desk.answers("a1", MONDAY + HOUR)
+    assert desk.look("support", due) == []
+    desk.writes("c2", MONDAY + 2 * HOUR)
+    due = deadlines(desk.state)["look support"]
+    desk.look("support", due)
+    assert desk.raised == [("next_response_late", 1)]
+    assert deadlines(desk.state)["look support"] > due, "it looks on at the others"
+    desk.answers("a2", due + HOUR)
+    assert desk.raised == []
+
+
+def test_every_rule_is_of_one_service_that_can_be_looked_at() -> None:
+    assert set(SERVICE) == set(RuleName)
+    assert set(SERVICE.values()) == set(CONCERNS)

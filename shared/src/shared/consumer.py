@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -200,6 +201,35 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         await self._consumer.begin(assigned)
+
+
+class CaughtUp:
+    """Until when everything that was on a group's topics has been taken, by whichever of its replicas.
+
+    What the topics hold is noted with the time; that time counts once the group's places, which are committed with the
+    effects, are past it. So facts that keep coming hold nothing up, and a backlog holds up until it is worked off.
+    """
+
+    def __init__(self, consumer: "Consumer") -> None:
+        self._consumer = consumer
+        self._until: datetime | None = None
+        self._next: tuple[datetime, Mapping[TopicPartition, int]] | None = None
+
+    async def __call__(self) -> datetime | None:
+        """None while that is not known. Raises an outage, of the broker too."""
+        if self._next is None:
+            async with self._consumer.pool.acquire(timeout=5) as db:
+                now: datetime = await db.fetchval("SELECT clock_timestamp()")
+            ends = await self._consumer.ends()
+            self._next = None if ends is None else (now, ends)
+        if self._next is not None:
+            async with self._consumer.pool.acquire(timeout=5) as db:
+                rows = await db.fetch(WHERE_TO_READ, self._consumer.group)
+            places = {TopicPartition(row["topic"], row["partition"]): row["next"] for row in rows}
+            noted_at, until = self._next
+            if all(places.get(place, 0) >= end for place, end in until.items()):
+                self._until, self._next = noted_at, None
+        return self._until
 
 
 WHERE_TO_READ = "SELECT topic, partition, next FROM positions WHERE consumer_group = $1"
@@ -496,6 +526,20 @@ class Consumer:
             age = max(0.0, time.time() - seen_ms / 1000) if seen_ms is not None and behind else 0.0
             lags[place.topic, place.partition] = (behind, age)
         return lags
+
+    async def ends(self) -> dict[TopicPartition, int] | None:
+        """Where each partition of the topics ends, those of other replicas too; None while they are not known."""
+        consumer = self._subscriber.consumer if self._subscriber is not None else None
+        if consumer is None:
+            return None
+        found = {topic: consumer.partitions_for_topic(topic) for topic in self._topics}
+        if not all(found.values()):
+            return None
+        async with asyncio.timeout(10):
+            ends: dict[TopicPartition, int] = await consumer.end_offsets(
+                [TopicPartition(topic, partition) for topic, partitions in found.items() for partition in partitions]
+            )
+        return ends
 
     def _next(self, place: TopicPartition, unread: int) -> int:
         """The position to be read next; `unread` where nothing was read yet."""

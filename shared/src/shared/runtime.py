@@ -28,7 +28,7 @@ from pydantic import BaseModel
 
 from shared import metrics, operations
 from shared.auth import Tokens
-from shared.consumer import Consumer, Route, Router, Take
+from shared.consumer import CaughtUp, Consumer, Route, Router, Take
 from shared.database import OUTAGES, Pool, connect
 from shared.http import PROBLEMS, BodyLimit, Desk, Requests, document_problems, install_problems
 from shared.logs import configure
@@ -151,6 +151,7 @@ def build(
     router: APIRouter,
     flows: Sequence[Flow[Any, Any, Any]] = (),
     timers: Sequence[tuple[Flow[Any, Any, Any], Fire]] = (),
+    timers_wait: bool = False,
     workers: Sequence[Worker] = (),
     gauges: Sequence[Gauge] = (),
     publishes: bool = True,
@@ -161,8 +162,9 @@ def build(
     """The application of a service. Settings are read and connections made when it starts, not when it is imported.
 
     `flows` are all it decides by; `take` replaces `routes` where it decides nothing; `timers` say which command a
-    deadline of a flow becomes; `tells` is the service its facts name, where that is not its own name; `gauges` are for
-    `/metrics`; `resources` opens and closes what only this service has (an HTTP client, say), around everything.
+    deadline of a flow becomes, and `timers_wait` that none fires before what was on the topics has been
+    taken; `tells` is the service its facts name, where that is not its own name; `gauges` are for `/metrics`; `resources`
+    opens and closes what only this service has (an HTTP client, say), around everything.
     """
 
     @asynccontextmanager
@@ -204,7 +206,8 @@ def build(
             parts.append(("relay", running.relay.run(stop)))
         parts.append(("retention", Retention(pool, name, chosen, registry).run(stop)))
         if timers:
-            parts.append(("timers", Timers(pool, name, timers, running.woken).run(stop)))
+            caught_up = CaughtUp(running.consumers[0]) if timers_wait else None
+            parts.append(("timers", Timers(pool, name, timers, running.woken, caught_up).run(stop)))
         async with (
             httpx.AsyncClient(timeout=5, trust_env=False) as client,
             resources(running) if resources else _nothing(),

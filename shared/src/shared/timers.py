@@ -2,12 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
@@ -34,19 +35,26 @@ class Timers:
     """Fires the deadlines of one service; several replicas may run it, each deadline has one effect."""
 
     def __init__(
-        self, pool: Pool, service: str, fires: Sequence[tuple[Flow[Any, Any, Any], Fire]], woken: Callable[[], None]
+        self,
+        pool: Pool,
+        service: str,
+        fires: Sequence[tuple[Flow[Any, Any, Any], Fire]],
+        woken: Callable[[], None],
+        caught_up: Callable[[], Awaitable[datetime | None]] | None = None,
     ) -> None:
+        """`caught_up`: up to which instant all that was told has been taken; what is due later waits."""
         self._pool = pool
         self._service = service
         self._fires = {flow.prefix: (flow, fire) for flow, fire in fires}
         self._woken = woken
+        self._caught_up = caught_up
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             fired = 0
             try:
                 fired = await self.fire()
-            except OUTAGES as error:
+            except (*OUTAGES, KafkaError) as error:
                 log.warning("deadlines.deferred", error=repr(error))
             if not fired:
                 with contextlib.suppress(TimeoutError):
@@ -57,6 +65,9 @@ class Timers:
         on a fault of ours is tried again later, and holds no other."""
         async with self._pool.acquire(timeout=5) as db:
             due = [(row["key"], row["name"], row["due_at"]) for row in await db.fetch(DUE)]
+        if due and self._caught_up is not None:
+            until = await self._caught_up()
+            due = [one for one in due if until is not None and one[2] <= until]
         try:
             await self._fire(due)
         except Exception as error:

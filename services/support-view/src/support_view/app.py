@@ -44,6 +44,7 @@ def built(topics: Sequence[str] = ()) -> FastAPI:
         router=router,
         flows=casebook.FLOWS,
         timers=tuple((flow, due_command) for flow in casebook.FLOWS) if topics else (),
+        timers_wait=True,
         gauges=store.GAUGES,
         publishes=bool(topics),
         tells="support",

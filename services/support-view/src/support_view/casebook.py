@@ -4,24 +4,68 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from asyncpg import Record as Row
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from shared.contracts.base import PolicyRef
 from shared.contracts.support import CUSTOMER
 from shared.database import Pool
 from shared.shell import Db, Flow, Held, Remembered, Told
 from support_view.domain.cases import Support, deadlines, evolve, laws
-from support_view.domain.casework import Command, decide
-from support_view.domain.policies import CASES, CasePolicy, Cases
+from support_view.domain.casework import Around, Command, LookAt, decide
+from support_view.domain.concerns import CONCERNS, SERVICE, dues
+from support_view.domain.escalations import due_at
+from support_view.domain.policies import CASES, ESCALATIONS, CasePolicy, EscalationPolicy, Policies
+from support_view.projection import DOMAINS, Section
+from support_view.store import Key, columns
+
+M = TypeVar("M", bound=BaseModel)
 
 STATE: Final = TypeAdapter(Support)
 
 IN_FORCE: Final = """
-SELECT version, document FROM support_policies WHERE policy_id = $1 AND effective_from <= now()
-ORDER BY effective_from DESC, version DESC LIMIT 1"""
+SELECT DISTINCT ON (policy_id) policy_id, version, document::text FROM support_policies
+WHERE effective_from <= now() ORDER BY policy_id, effective_from DESC, version DESC"""
+# Locked against consumers: what they fold next is looked at after it, since they write its deadline after this.
+LOOKED_AT: Final = """
+SELECT sections.subject, sections.service, state
+FROM sections JOIN unnest($1::text[], $2::text[]) AS k (subject, service) USING (subject, service)
+ORDER BY sections.subject, sections.service FOR SHARE OF sections"""
+# Never later than it was to be: looking too early finds out when to look again.
+LOOK: Final = """
+INSERT INTO deadlines (key, name, due_at)
+SELECT subject, 'look ' || service, coalesce(due, now())
+FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS t (subject, service, due) ORDER BY 1, 2
+ON CONFLICT (key, name) DO UPDATE SET due_at = least(deadlines.due_at, excluded.due_at)"""
+LOOK_LATER: Final = """
+INSERT INTO deadlines (key, name, due_at)
+SELECT subject, 'look ' || service, due
+FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS t (subject, service, due) ORDER BY 1, 2
+ON CONFLICT (key, name) DO UPDATE SET due_at = excluded.due_at"""
+LOOK_NO_MORE: Final = """
+DELETE FROM deadlines USING unnest($1::text[], $2::text[]) AS gone (subject, service)
+WHERE key = subject AND name = 'look ' || service"""
+LOOK_AGAIN: Final = """
+INSERT INTO deadlines (key, name, due_at)
+SELECT DISTINCT subject, 'look ' || service, now() FROM escalations WHERE status <> 'cleared'
+UNION SELECT key, name, now() FROM deadlines WHERE name LIKE 'look %'
+ON CONFLICT (key, name) DO UPDATE SET due_at = least(deadlines.due_at, excluded.due_at)"""
+RAISED: Final = """
+SELECT DISTINCT subject, service FROM escalations JOIN unnest($1::text[], $2::text[]) AS k (subject, service)
+    USING (subject, service)
+WHERE status <> 'cleared'"""
+KEEP_ESCALATIONS: Final = """
+INSERT INTO escalations (escalation_id, subject, service, customer, rule, item, since, due_at, level, episode, why, to_do,
+    status, assignee, cleared_at)
+SELECT t.*, CASE WHEN status = 'cleared' THEN now() END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
+    $8::timestamptz[], $9::int[], $10::int[], $11::text[], $12::text[], $13::text[], $14::text[])
+    AS t (id, subject, service, customer, rule, item, since, due, level, episode, why, to_do, status, assignee)
+ORDER BY status <> 'cleared', id
+ON CONFLICT (escalation_id) DO UPDATE SET status = excluded.status, assignee = excluded.assignee,
+    cleared_at = CASE WHEN excluded.status = 'cleared' THEN coalesce(escalations.cleared_at, now()) END"""
 KEEP_CONTACTS: Final = """
 INSERT INTO contacts (contact_id, subject, customer, channel, direction, topic, is_automated, duplicate_of, case_id,
     received_at)
@@ -41,19 +85,80 @@ ON CONFLICT (case_id) DO UPDATE SET status = excluded.status, assignee = exclude
     linked_to = excluded.linked_to"""
 
 
-@lru_cache(maxsize=16)
-def _read(document: str) -> CasePolicy:
-    return CasePolicy.model_validate_json(document)
+@lru_cache(maxsize=64)
+def _read(model: type[M], document: str) -> M:
+    return model.model_validate_json(document)
 
 
-async def in_force(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Support]) -> Cases:
-    row = await db.fetchrow(IN_FORCE, CASES)
-    assert row is not None
-    return Cases(_read(row["document"]), PolicyRef(policy_id=CASES, version=row["version"]))
+async def in_force(db: Db) -> Policies:
+    found = {id: (version, document) for id, version, document in await db.fetch(IN_FORCE)}
+    (version, cases), (other, escalations) = found[CASES], found[ESCALATIONS]
+    return Policies(
+        cases=_read(CasePolicy, cases),
+        cases_ref=PolicyRef(policy_id=CASES, version=version),
+        escalations=_read(EscalationPolicy, escalations),
+        escalations_ref=PolicyRef(policy_id=ESCALATIONS, version=other),
+    )
 
 
-async def keep(db: Db, touched: Sequence[Held[Support]], _: Cases) -> None:
-    """Contacts that are new, and cases that changed."""
+async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Support]) -> Around:
+    """The policies; and for looks, what there is to be seen, with the next look at what is not due yet."""
+    policies = await in_force(db)
+    now: datetime = await db.fetchval("SELECT now()")
+    looks = sorted({(t.key, t.command.service) for t in told if isinstance(t.command, LookAt)})
+    if not looks:
+        return Around(policies, now)
+    seen: dict[Key, Any] = {(key, HERE): states[key] for key, service in looks if service == HERE and key in states}
+    if others := [(key, service) for key, service in looks if service != HERE]:
+        for row in await db.fetch(LOOKED_AT, *columns(others)):
+            seen[row["subject"], row["service"]] = DOMAINS[row["service"]].state.validate_json(row["state"])
+    policy = policies.escalations
+    concerns = {look: tuple(CONCERNS[look[1]](seen[look], policy)) if look in seen else () for look in looks}
+    later = []
+    for look in looks:
+        due = [at for concern in concerns[look] if (at := due_at(concern, policy)) is not None and at > now]
+        if due:
+            later.append((*look, min(due)))
+    if later:
+        await db.execute(LOOK_LATER, *zip(*later, strict=True))
+    return Around(policies, now, concerns)
+
+
+HERE: Final = "support"
+"""What is looked at is the aggregate itself, not a section of the view."""
+
+
+async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:
+    """Set when to look at sections whose concerns changed; nothing is raised here, so that nothing is while facts are
+    only caught up with: timers look, once what was on the topics has been taken."""
+    changed = [key for key, section in after.items() if key[1] != HERE and before[key].state != section.state]
+    if not changed:
+        return
+    policy = (await in_force(db)).escalations
+    look: dict[Key, datetime | None] = {}
+    touched: list[Key] = []
+    gone: set[Key] = set()
+    for key in changed:
+        was, now = (dues(key[1], sections[key].state, policy) for sections in (before, after))
+        if was == now:
+            continue
+        touched.append(key)
+        if not now:
+            gone.add(key)
+        elif new := [due for place, due in now.items() if place not in was or due < was[place]]:
+            look[key] = min(new)
+    if not touched:
+        return
+    for row in await db.fetch(RAISED, *columns(touched)):
+        look[row["subject"], row["service"]] = None
+    if look:
+        await db.execute(LOOK, *columns([*look]), list(look.values()))
+    if gone := gone - look.keys():
+        await db.execute(LOOK_NO_MORE, *columns(sorted(gone)))
+
+
+async def keep(db: Db, touched: Sequence[Held[Support]], _: Around) -> None:
+    """Contacts that are new, cases and escalations that changed."""
     contacts = [
         (id, h.key, c.customer, c.channel, c.direction, c.topic, c.is_automated, c.duplicate_of, c.case_id, c.at)
         for h in touched
@@ -80,19 +185,42 @@ async def keep(db: Db, touched: Sequence[Held[Support]], _: Cases) -> None:
         for id, c in h.state.cases.items()
         if h.before.cases.get(id) != c
     ]
+    escalations = [
+        (
+            id,
+            h.key,
+            SERVICE[e.rule],
+            e.customer,
+            e.rule,
+            e.item,
+            e.since,
+            e.due_at,
+            e.level,
+            e.episode,
+            e.why,
+            e.to_do,
+            e.status,
+            e.assignee,
+        )
+        for h in touched
+        for id, e in h.state.escalations.items()
+        if h.before.escalations.get(id) != e
+    ]
+    if escalations:
+        await db.execute(KEEP_ESCALATIONS, *zip(*escalations, strict=True))
     if cases:
         await db.execute(KEEP_CASES, *zip(*cases, strict=True))
     if contacts:
         await db.execute(KEEP_CONTACTS, *zip(*contacts, strict=True))
 
 
-ORDERS: Final[Flow[Support, Command, Cases]] = Flow(
+ORDERS: Final[Flow[Support, Command, Around]] = Flow(
     service="support",
     state=STATE,
     initial=Support,
     decide=decide,
     evolve=evolve,
-    surroundings=in_force,
+    surroundings=around,
     keep=keep,
     deadlines=deadlines,
     laws=laws,
@@ -102,10 +230,22 @@ CUSTOMERS: Final = replace(ORDERS, prefix=CUSTOMER, remembered=Remembered())
 FLOWS: Final = (ORDERS, CUSTOMERS)
 
 
-def flow_of(subject: str) -> Flow[Support, Command, Cases]:
+def flow_of(subject: str) -> Flow[Support, Command, Around]:
     return CUSTOMERS if subject.startswith(f"{CUSTOMER}:") else ORDERS
 
 
+SUBJECT_OF_ESCALATION: Final = "SELECT subject FROM escalations WHERE escalation_id = $1"
+QUEUE: Final = """
+SELECT * FROM escalations
+WHERE status <> 'cleared' AND (-level, raised_at, escalation_id) > ($1, $2, $3) AND ($4::text IS NULL OR assignee = $4)
+ORDER BY -level, raised_at, escalation_id LIMIT $5"""
+ESCALATION: Final = "SELECT * FROM escalations WHERE escalation_id = $1"
+POLICIES: Final = """
+SELECT policy_id, version, effective_from, document::text, published_by, reason FROM support_policies
+ORDER BY policy_id, version"""
+PUBLISH: Final = """
+INSERT INTO support_policies (policy_id, version, effective_from, document, published_by, reason)
+SELECT $1, max(version) + 1, now(), $2, $3, $4 FROM support_policies WHERE policy_id = $1 RETURNING version"""
 SUBJECT_OF_CASE: Final = "SELECT subject FROM cases WHERE case_id = $1"
 SUBJECT_OF_CONTACT: Final = "SELECT subject FROM contacts WHERE contact_id = $1"
 CASE: Final = "SELECT * FROM cases WHERE case_id = $1"
@@ -124,7 +264,7 @@ FROM finds JOIN sections USING (subject) WHERE kind = 'email' AND value = $1 AND
 
 
 async def subject_of(pool: Pool, which: str, id: str) -> str | None:
-    """Of a case or a contact. Raises an outage."""
+    """Of a case, a contact or an escalation. Raises an outage."""
     async with pool.acquire(timeout=5) as db:
         subject: str | None = await db.fetchval(which, id)
     return subject
@@ -135,6 +275,18 @@ async def customer_of(pool: Pool, email: str) -> str | None:
     async with pool.acquire(timeout=5) as db:
         id: str | None = await db.fetchval(CUSTOMER_OF_EMAIL, email)
     return id
+
+
+async def publish(db: Db, policy_id: str, document: str, actor: str, reason: str) -> int:
+    """In force at once, in the caller's transaction; what is open or pending is looked at again by it. Its version."""
+    version: int = await db.fetchval(PUBLISH, policy_id, document, actor, reason)
+    await db.execute(LOOK_AGAIN)
+    return version
+
+
+async def queue(db: Db, after: tuple[int, datetime, str], assignee: str | None, limit: int) -> list[Row]:
+    """Those that are open, highest level first, then oldest."""
+    return await db.fetch(QUEUE, *after, assignee, limit)
 
 
 async def cases(

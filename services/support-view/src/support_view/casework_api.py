@@ -1,6 +1,7 @@
 """HTTP in, for support's own work: contacts that come in, by people and by the CRM's signed webhook, and cases."""
 
 import hmac
+import json
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from hashlib import sha256
@@ -16,13 +17,15 @@ from shared.contracts.base import FACTS, Fact, Id, Input, Model, Name, Text
 from shared.contracts.support import CUSTOMER, Channel, Clocks, Direction
 from shared.http import Asking, AtDesk, OccurredAt, SignedBody, asks, business_time, needs, signed, webhook_cause
 from shared.machine import Invalid
-from shared.shell import Told
+from shared.shell import Db, Told
 from support_view import casebook
 from support_view.api import READERS, OrderId, snapshot
 from support_view.domain.cases import CASE, CaseStatus, Support
 from support_view.domain.casework import (
+    Acknowledge,
     AnswerCustomer,
     AssignCase,
+    AssignEscalation,
     Command,
     NoteOnCase,
     ReceiveContact,
@@ -31,6 +34,8 @@ from support_view.domain.casework import (
     ResumeCase,
     WaitFor,
 )
+from support_view.domain.escalations import EscalationStatus
+from support_view.domain.policies import CASES, ESCALATIONS, CasePolicy, EscalationPolicy, RuleName
 from support_view.domain.support import DETAILS, SENTENCES
 from support_view.domain.timeline import Words
 from support_view.settings import SupportViewSettings
@@ -322,6 +327,173 @@ async def case(request: Request, case_id: CaseId, _: Reader) -> CaseStory:
     return CaseStory(**dict(case_of(row)), entries=tuple(entry_of(one) for one in said))
 
 
+class EscalationOut(Model):
+    """Who, why, since when, what to do."""
+
+    escalation_id: str
+    subject: str = Field(description="the order, or `customer:<hash>`")
+    order_id: str | None
+    customer: str | None = Field(description="keyed hash of the customer's identity, where a contact began it")
+    rule: RuleName
+    item: str = Field(description="what it is about within the subject: a refund, a return, a shipment, a case")
+    why: str
+    to_do: str
+    since: datetime = Field(description="when what it rests on began")
+    due_at: datetime = Field(description="when the patience of its rule was over")
+    raised_at: datetime
+    cleared_at: datetime | None
+    level: int
+    episode: int = Field(description="the how-manieth time for this rule and item")
+    status: EscalationStatus
+    assignee: str | None
+
+
+class Queue(Model):
+    """Open escalations, highest level first, then oldest. `next` continues them, None at their end."""
+
+    escalations: tuple[EscalationOut, ...]
+    next: str | None
+
+
+def escalation_of(row: Any) -> EscalationOut:
+    subject = row["subject"]
+    of = None if subject.startswith(f"{CUSTOMER}:") else subject
+    return EscalationOut(order_id=of, **{name: value for name, value in row.items() if name != "service"})
+
+
+async def read_queue(db: Db, after: str | None, assignee: str | None, limit: int) -> Queue:
+    """Raises Invalid where `after` is no place in it."""
+    level, _, place = (after or "4 ").partition(" ")
+    if not level.isdigit() or len(level) > 1:
+        raise Invalid("after", "must be `next` of the page before")
+    rows = await casebook.queue(db, (-int(level), *place_of(place or None, "after")), assignee, limit + 1)
+    shown = rows[:limit]
+    last = shown[-1] if len(rows) > limit else None
+    following = f"{last['level']} {last['raised_at'].isoformat()} {last['escalation_id']}" if last is not None else None
+    return Queue(escalations=tuple(escalation_of(row) for row in shown), next=following)
+
+
+@router.get("/api/queue")
+async def queue(
+    request: Request,
+    _: Reader,
+    assignee: Annotated[str | None, Query(max_length=200)] = None,
+    after: After = None,
+    limit: Limit = 50,
+) -> Queue:
+    """Who needs attention now, why, since when, and what to do."""
+    async with snapshot(request) as db:
+        return await read_queue(db, after, assignee, limit)
+
+
+EscalationId = Annotated[Id, Path(description="the escalation")]
+
+
+@router.get("/api/escalations/{escalation_id}")
+async def escalation(request: Request, escalation_id: EscalationId, _: Reader) -> EscalationOut:
+    """One of them, also when it is over."""
+    async with snapshot(request) as db:
+        row = await db.fetchrow(casebook.ESCALATION, escalation_id)
+    if row is None:
+        raise HTTPException(404, f"there is no escalation {escalation_id}")
+    return escalation_of(row)
+
+
+class AcknowledgeIn(Input):
+    note: Said = ""
+
+
+class EscalationStep(Model):
+    escalation_id: str
+    status: EscalationStatus
+    assignee: str | None
+
+
+async def _attend(asking: Asking, escalation_id: str, command: Command, reason: str) -> Response:
+    subject = await casebook.subject_of(asking.desk.pool, casebook.SUBJECT_OF_ESCALATION, escalation_id)
+    if subject is None:
+        raise HTTPException(404, f"there is no escalation {escalation_id}")
+
+    def answer(state: Support, _: Sequence[Fact]) -> tuple[int, Model]:
+        after = state.escalations[escalation_id]
+        return 200, EscalationStep(escalation_id=escalation_id, status=after.status, assignee=after.assignee)
+
+    return await asking.tell(casebook.flow_of(subject), subject, command, answer, reason=reason)
+
+
+@router.post("/api/escalations/{escalation_id}/acknowledge", response_model=EscalationStep)
+async def acknowledge(escalation_id: EscalationId, body: AcknowledgeIn, asking: Worker) -> Response:
+    """Somebody is looking. It stays in the queue until what it is about is over."""
+    return await _attend(asking, escalation_id, Acknowledge(escalation_id, body.note), body.note or "acknowledged")
+
+
+@router.post("/api/escalations/{escalation_id}/assign", response_model=EscalationStep)
+async def assign_escalation(escalation_id: EscalationId, body: AssignIn, asking: Worker) -> Response:
+    """Agents take escalations on themselves; a supervisor gives them to others."""
+    _may_assign(asking, body.assignee)
+    command = AssignEscalation(escalation_id, body.assignee)
+    return await _attend(asking, escalation_id, command, f"given to {body.assignee}")
+
+
+def _may_assign(asking: Asking, assignee: str) -> None:
+    if Role.SUPERVISOR not in asking.caller.roles and assignee != asking.actor:
+        raise HTTPException(403, "needs the role supervisor to give it to somebody else")
+
+
+class PolicyOut(Model):
+    policy_id: str
+    version: int
+    effective_from: datetime
+    document: dict[str, Any]
+    published_by: str
+    reason: str
+
+
+class CasesIn(Input):
+    reason: Reason
+    policy: CasePolicy
+
+
+class EscalationsIn(Input):
+    reason: Reason
+    policy: EscalationPolicy
+
+
+class Published(Model):
+    policy_id: str
+    version: int
+
+
+Supervisor = Annotated[Caller, needs(Role.SUPERVISOR)]
+
+
+@router.get("/api/support-policies", tags=["policies"])
+async def policies(request: Request, _: Reader) -> list[PolicyOut]:
+    """Every version of what support goes by; of each policy, the newest one that is effective is in force."""
+    async with snapshot(request) as db:
+        rows = await db.fetch(casebook.POLICIES)
+    return [PolicyOut(**{**row, "document": json.loads(row["document"])}) for row in rows]
+
+
+async def _published(request: Request, policy_id: str, policy: Input, who: Caller, reason: str) -> Published:
+    async with request.app.state.pool.acquire(timeout=5) as db, db.transaction():
+        version = await casebook.publish(db, policy_id, policy.model_dump_json(), who.actor, reason)
+    return Published(policy_id=policy_id, version=version)
+
+
+@router.post("/api/support-policies/cases", tags=["policies"], status_code=201)
+async def publish_cases(request: Request, body: CasesIn, who: Supervisor) -> Published:
+    """The next version of how long cases may take, in force at once. Clocks that run go on as they were set."""
+    return await _published(request, CASES, body.policy, who, body.reason)
+
+
+@router.post("/api/support-policies/escalations", tags=["policies"], status_code=201)
+async def publish_escalations(request: Request, body: EscalationsIn, who: Supervisor) -> Published:
+    """The next version of when somebody must look, in force at once. A rule that is switched off clears what it raised;
+    one that is switched on sees what happens from then on."""
+    return await _published(request, ESCALATIONS, body.policy, who, body.reason)
+
+
 def _unknown(case_id: str) -> HTTPException:
     return HTTPException(404, f"there is no case {case_id}")
 
@@ -363,8 +535,7 @@ async def answer_customer(case_id: CaseId, body: AnswerIn, asking: Worker) -> Re
 @router.post("/api/cases/{case_id}/assign", response_model=CaseStep)
 async def assign(case_id: CaseId, body: AssignIn, asking: Worker) -> Response:
     """Give a case to somebody. Agents take cases on themselves; a supervisor gives them to others."""
-    if Role.SUPERVISOR not in asking.caller.roles and body.assignee != asking.actor:
-        raise HTTPException(403, "needs the role supervisor to give it to somebody else")
+    _may_assign(asking, body.assignee)
     return await _step(asking, case_id, AssignCase(case_id, body.assignee), f"given to {body.assignee}")
 
 

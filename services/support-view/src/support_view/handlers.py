@@ -9,6 +9,7 @@ from shared.envelope import Undecodable, context_of, fact_of, source_of
 from shared.parking import Parked, Record
 from shared.shell import Db
 from support_view import store
+from support_view.casebook import watch
 from support_view.domain.timeline import SERVICES, Entry
 
 TOPICS: Final = [f"{service}.events" for service in SERVICES]
@@ -58,5 +59,5 @@ async def take(db: Db, records: Sequence[Record]) -> list[Parked]:
         except Undecodable as error:
             log.error("message.parked", key=record.parking_key(), topic=record.topic, error=str(error))
             parked.append(Parked(record, record.parking_key(), error.reason, str(error)))
-    await store.add(db, told)
+    await watch(db, *await store.add(db, told))
     return parked

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from asyncpg import Record as Row
@@ -71,10 +71,14 @@ FINDABLE = """
 INSERT INTO finds (kind, value, subject) SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"""
 
 
-async def add(db: Db, told: Sequence[Told]) -> None:
-    """Put facts on the timeline, once each, and fold what they make foldable, in the caller's transaction."""
+Sections: TypeAlias = Mapping[Key, Section[Any]]
+
+
+async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
+    """Put facts on the timeline, once each, and fold what they make foldable, in the caller's transaction. The touched
+    sections, as they were and as they are."""
     if not told:
-        return
+        return {}, {}
     told = sorted(told, key=lambda t: t.entry.id)
     entries = [t.entry for t in told]
     rows = await db.fetch(
@@ -97,11 +101,13 @@ async def add(db: Db, told: Sequence[Told]) -> None:
     for entry in entries:
         if entry.id in fresh and OF_NO_ORDER not in entry.subject:
             by_section[entry.subject, entry.service].append(entry)
-    if by_section:
-        made, sections = await _lock(db, sorted(by_section))
-        await _fold(db, sections, by_section)
-        if finds := _finds(made, by_section):
-            await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
+    if not by_section:
+        return {}, {}
+    made, before = await _lock(db, sorted(by_section))
+    after = await _fold(db, before, by_section)
+    if finds := _finds(made, by_section):
+        await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
+    return before, after
 
 
 async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Section[Any]]]:
@@ -122,7 +128,7 @@ def _section(row: Row) -> Section[Any]:
     return Section(DOMAINS[row["service"]].state.validate_json(row["state"]), row["next"], frozenset(row["waiting"]))
 
 
-async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key, Sequence[Entry]]) -> None:
+async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key, Sequence[Entry]]) -> Sections:
     """Advance locked sections by what they were told, reading from the timeline where a hole closes."""
     sequences = {key: {entry.sequence for entry in entries} for key, entries in told.items()}
     spans = {key: span_to_read(section, sequences[key]) for key, section in sections.items()}
@@ -133,6 +139,7 @@ async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key,
     }
     await db.execute(SAVE, *written(after))
     await _measure(db, sections, after)
+    return after
 
 
 async def _measure(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:

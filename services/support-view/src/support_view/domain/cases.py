@@ -23,8 +23,12 @@ from shared.contracts.support import (
     Clocks,
     ContactReceived,
     Direction,
+    EscalationFact,
 )
 from shared.machine import Machine, replace
+from support_view.domain import escalations
+from support_view.domain.escalations import Escalation
+from support_view.domain.policies import RuleName
 
 
 class CaseStatus(StrEnum):
@@ -115,6 +119,7 @@ class Support:
     subject: str = ""
     contacts: Mapping[str, Contact] = field(default_factory=dict)
     cases: Mapping[str, Case] = field(default_factory=dict)
+    escalations: Mapping[str, Escalation] = field(default_factory=dict)
 
 
 def words_of(text: str) -> str:
@@ -131,6 +136,8 @@ def evolve(state: Support, fact: Fact) -> Support:
         case CaseOpened():
             opened = Case(CASE.initial, fact.customer, fact.topic, fact.opened_at, fact.clocks)
             return replace(state, cases={**state.cases, fact.case_id: opened})
+        case EscalationFact():
+            return replace(state, escalations=escalations.evolve(state.escalations, fact))
         case CaseFact():
             after = _moved(state.cases[fact.case_id], fact)
             return replace(state, cases={**state.cases, fact.case_id: after})
@@ -183,8 +190,25 @@ def _moved(case: Case, fact: CaseFact) -> Case:
 
 
 def deadlines(state: Support) -> dict[str, datetime]:
-    """When a resolved case closes for good."""
-    return {f"close {id}": case.closes_at for id, case in state.cases.items() if case.closes_at is not None}
+    """When a resolved case closes for good, and when a clock of one runs out. One that did, and was told, is no more."""
+    found = {f"close {id}": case.closes_at for id, case in state.cases.items() if case.closes_at is not None}
+    told = {(escalation.rule, escalation.item) for escalation in state.escalations.values() if escalation.is_open}
+    due = [at for id, case in state.cases.items() for rule, at in running_out(case) if (rule, id) not in told]
+    return found | ({LOOK_HERE: min(due)} if due else {})
+
+
+LOOK_HERE: Final = "look support"
+
+
+def running_out(case: Case) -> list[tuple[RuleName, datetime]]:
+    """The clocks that run, by the rule that watches each, and when they are over."""
+    clocks = case.clocks
+    watched = (
+        (RuleName.FIRST_RESPONSE_LATE, clocks.first_response_due),
+        (RuleName.NEXT_RESPONSE_LATE, clocks.next_response_due),
+        (RuleName.RESOLUTION_LATE, clocks.resolve_due),
+    )
+    return [(rule, due) for rule, due in watched if due is not None]
 
 
 def laws(state: Support) -> list[str]:
@@ -201,4 +225,8 @@ def laws(state: Support) -> list[str]:
         first = state.contacts.get(contact.duplicate_of or "")
         if contact.duplicate_of is not None and (first is None or first.duplicate_of is not None):
             broken.append(f"contact {id} is merged into {contact.duplicate_of}, which is no first contact")
+    is_open = [(e.rule, e.item) for e in state.escalations.values() if e.is_open]
+    broken += [
+        f"{rule} is raised twice for {item}" for rule, item in sorted(set(is_open)) if is_open.count((rule, item)) > 1
+    ]
     return broken

@@ -1,13 +1,12 @@
 """What may be done with contacts and cases, and what follows from it. Pure: times and ids come with the command."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 from shared.contracts.base import Fact
 from shared.contracts.support import (
-    CUSTOMER,
     CaseAssigned,
     CaseClosed,
     CaseLinked,
@@ -21,11 +20,16 @@ from shared.contracts.support import (
     Clocks,
     ContactReceived,
     Direction,
+    EscalationAcknowledged,
+    EscalationAssigned,
+    EscalationCleared,
 )
 from shared.machine import Invalid, NotAllowed
 from support_view.domain.business import after, between
 from support_view.domain.cases import CASE, Case, CaseStatus, Contact, Support, evolve, words_of
-from support_view.domain.policies import CasePolicy, Cases
+from support_view.domain.concerns import of_support, rules_of
+from support_view.domain.escalations import UNTIL_SEEN, Concern, EscalationStatus, Look, about, settle
+from support_view.domain.policies import CasePolicy, Policies
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +102,25 @@ class ReopenCase:
 
 
 @dataclass(frozen=True, slots=True)
+class LookAt:
+    """See what of this service concerns there are, and who must look."""
+
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge:
+    escalation_id: str
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssignEscalation:
+    escalation_id: str
+    assignee: str
+
+
+@dataclass(frozen=True, slots=True)
 class CloseCase:
     """Its grace is over."""
 
@@ -114,16 +137,80 @@ Command: TypeAlias = (
     | ResolveCase
     | ReopenCase
     | CloseCase
+    | LookAt
+    | Acknowledge
+    | AssignEscalation
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What decisions need beside the aggregate: the policies, and for each look at a service its concerns, and when."""
+
+    policies: Policies
+    now: datetime
+    concerns: Mapping[tuple[str, str], tuple[Concern, ...]] = field(default_factory=dict)
+    """By subject and service."""
+
 
 NOBODY_CAME: Final = "nobody came back to it"
 
 
-def decide(state: Support, command: Command, cases: Cases) -> Sequence[Fact]:
-    """Raises NotAllowed for what the case's status does not admit, and Invalid for what is not there."""
+def decide(state: Support, command: Command, around: Around) -> Sequence[Fact]:
+    """Raises NotAllowed for what the status does not admit, and Invalid for what is not there."""
+    match command:
+        case LookAt(service="support"):
+            return _settled(state, around.now, around.policies)
+        case LookAt(service=service):
+            concerns = around.concerns[state.subject, service]
+            return _looked(state, Look(rules_of(service), concerns, around.now), around.policies)
+        case Acknowledge() | AssignEscalation():
+            return _attended(state, command)
+        case _:
+            return _worked(state, command, around.policies)
+
+
+def _looked(state: Support, look: Look, policies: Policies) -> list[Fact]:
+    return settle(state.subject, state.escalations, look, policies.escalations, policies.escalations_ref)
+
+
+def _settled(state: Support, at: datetime, policies: Policies) -> list[Fact]:
+    """What follows for escalations from contacts and cases as they are."""
+    concerns = tuple(of_support(state, policies.escalations))
+    return _looked(state, Look(rules_of("support"), concerns, at), policies)
+
+
+def _attended(state: Support, command: Acknowledge | AssignEscalation) -> list[Fact]:
+    escalation = state.escalations.get(command.escalation_id)
+    if escalation is None:
+        raise Invalid("escalation_id", f"{command.escalation_id} is not known")
+    of = about(state.subject, escalation.customer) | {"escalation_id": command.escalation_id}
+    match command:
+        case AssignEscalation(assignee=assignee):
+            return [] if escalation.assignee == assignee else [EscalationAssigned(**of, assignee=assignee)]
+        case Acknowledge() if escalation.status is EscalationStatus.ACKNOWLEDGED:
+            return []
+        case Acknowledge(note=note):
+            seen = [EscalationAcknowledged(**of, note=note)]
+            is_over = escalation.rule in UNTIL_SEEN and escalation.is_open
+            return [*seen, EscalationCleared(**of, detail="somebody has dealt with it")] if is_over else [*seen]
+
+
+def _worked(state: Support, command: Command, policies: Policies) -> Sequence[Fact]:
+    """Where a case has moved, what needs somebody may have changed too."""
+    facts = [*_decided(state, command, policies)]
+    at = getattr(command, "at", None)
+    if facts and at is not None:
+        for fact in facts:
+            state = evolve(state, fact)
+        facts += _settled(state, at, policies)
+    return facts
+
+
+def _decided(state: Support, command: Command, policies: Policies) -> Sequence[Fact]:
     match command:
         case ReceiveContact():
-            return _contact(state, command, cases)
+            return _contact(state, command, policies)
         case AnswerCustomer():
             case = _case(state, command.case_id)
             if not case.is_live:
@@ -139,9 +226,9 @@ def decide(state: Support, command: Command, cases: Cases) -> Sequence[Fact]:
                 text=command.text,
                 agent=command.agent,
             )
-            return _contact(state, said, cases)
+            return _contact(state, said, policies)
         case _:
-            return _case_work(state, command, cases)
+            return _case_work(state, command, policies)
 
 
 def _case(state: Support, case_id: str) -> Case:
@@ -151,17 +238,11 @@ def _case(state: Support, case_id: str) -> Case:
     return case
 
 
-def about(state: Support, customer: str | None) -> dict[str, Any]:
-    """Whose subject a fact is of."""
-    is_order = not state.subject.startswith(f"{CUSTOMER}:")
-    return {"order_id": state.subject if is_order else None, "customer": customer}
-
-
-def _case_work(state: Support, command: Command, cases: Cases) -> Sequence[Fact]:
-    assert not isinstance(command, ReceiveContact | AnswerCustomer)
+def _case_work(state: Support, command: Command, policies: Policies) -> Sequence[Fact]:
+    assert not isinstance(command, ReceiveContact | AnswerCustomer | LookAt | Acknowledge | AssignEscalation)
     case = _case(state, command.case_id)
-    of = about(state, case.customer) | {"case_id": command.case_id}
-    policy = cases.policy
+    of = about(state.subject, case.customer) | {"case_id": command.case_id}
+    policy = policies.cases
     match command:
         case AssignCase(assignee=assignee) if assignee == case.assignee and case.is_live:
             return [] if case.status is not CaseStatus.OPEN else [CaseAssigned(**of, assignee=assignee)]
@@ -188,13 +269,13 @@ def _case_work(state: Support, command: Command, cases: Cases) -> Sequence[Fact]
                     resolved_at=at,
                     clocks=stopped(case.clocks, policy, at),
                     closes_at=at + policy.grace,
-                    policy=cases.ref,
+                    policy=policies.cases_ref,
                 )
             ]
         case ReopenCase(at=at) if case.closes_at is not None and at > case.closes_at:
             raise NotAllowed(case.status, "reopening", detail="its grace is over: a new contact opens a linked case")
         case ReopenCase(detail=detail, at=at):
-            return [_reopened(state, command.case_id, None, detail, at, cases)]
+            return [_reopened(state, command.case_id, None, detail, at, policies)]
         case CloseCase():
             return [CaseClosed(**of, detail=NOBODY_CAME)]
 
@@ -223,43 +304,43 @@ def _started(policy: CasePolicy, at: datetime) -> Clocks:
 
 
 def _reopened(
-    state: Support, case_id: str, contact_id: str | None, detail: str, at: datetime, cases: Cases
+    state: Support, case_id: str, contact_id: str | None, detail: str, at: datetime, policies: Policies
 ) -> CaseReopened:
     """The time to resolve begins anew: the first resolution was none."""
     case = state.cases[case_id]
     clocks = Clocks(
         first_response_at=case.clocks.first_response_at,
-        resolve_due=after(cases.policy.calendar, at, cases.policy.resolve),
+        resolve_due=after(policies.cases.calendar, at, policies.cases.resolve),
     )
     return CaseReopened(
-        **about(state, case.customer),
+        **about(state.subject, case.customer),
         case_id=case_id,
         contact_id=contact_id,
         detail=detail,
         times=case.reopened + 1,
         reopened_at=at,
         clocks=clocks,
-        policy=cases.ref,
+        policy=policies.cases_ref,
     )
 
 
-def _contact(state: Support, said: ReceiveContact, cases: Cases) -> list[Fact]:
+def _contact(state: Support, said: ReceiveContact, policies: Policies) -> list[Fact]:
     if (known := state.contacts.get(said.contact_id)) is not None:
         if (known.customer, known.at, known.words) != (said.customer, said.at, words_of(said.text)):
             raise Invalid("contact_id", "was used for another contact")
         return []
-    of = about(state, said.customer)
-    duplicate_of = _earlier(state, said, cases.policy)
+    of = about(state.subject, said.customer)
+    duplicate_of = _earlier(state, said, policies.cases)
     facts: list[Fact] = []
     if duplicate_of is not None:
         case_id, clocks = state.contacts[duplicate_of].case_id, None
     elif said.is_automated:
         case_id, clocks = None, None
     else:
-        facts, case_id = _case_for(state, said, cases)
+        facts, case_id = _case_for(state, said, policies)
         for fact in facts:
             state = evolve(state, fact)
-        clocks = _clocks_after(state.cases[case_id], said, cases.policy) if case_id is not None else None
+        clocks = _clocks_after(state.cases[case_id], said, policies.cases) if case_id is not None else None
     facts.append(
         ContactReceived(
             **of,
@@ -273,11 +354,11 @@ def _contact(state: Support, said: ReceiveContact, cases: Cases) -> list[Fact]:
             duplicate_of=duplicate_of,
             case_id=case_id,
             clocks=clocks,
-            policy=cases.ref,
+            policy=policies.cases_ref,
         )
     )
     if clocks is not None and case_id is not None:
-        facts += _moved_by(state.cases[case_id], said, clocks, cases.policy, of | {"case_id": case_id})
+        facts += _moved_by(state.cases[case_id], said, clocks, policies.cases, of | {"case_id": case_id})
     return facts
 
 
@@ -301,7 +382,7 @@ def _earlier(state: Support, said: ReceiveContact, policy: CasePolicy) -> str | 
     return next((id for id, contact in state.contacts.items() if is_same(contact)), None)
 
 
-def _case_for(state: Support, said: ReceiveContact, cases: Cases) -> tuple[list[Fact], str | None]:
+def _case_for(state: Support, said: ReceiveContact, policies: Policies) -> tuple[list[Fact], str | None]:
     """The customer's case, reopened where it was resolved; a new one after that was closed, linked to it. Nothing that
     we say opens one."""
     mine = [(id, case) for id, case in state.cases.items() if case.customer == said.customer]
@@ -314,12 +395,12 @@ def _case_for(state: Support, said: ReceiveContact, cases: Cases) -> tuple[list[
     closed: list[Fact] = []
     if case is not None and id is not None and case.closes_at is not None:
         if said.at <= case.closes_at:
-            return [_reopened(state, id, said.contact_id, "the customer came back to it", said.at, cases)], id
-        closed = [CaseClosed(**about(state, said.customer), case_id=id, detail=NOBODY_CAME)]
-    of = about(state, said.customer) | {"case_id": f"{state.subject}-C{len(state.cases) + 1}"}
-    clocks = _started(cases.policy, said.at)
+            return [_reopened(state, id, said.contact_id, "the customer came back to it", said.at, policies)], id
+        closed = [CaseClosed(**about(state.subject, said.customer), case_id=id, detail=NOBODY_CAME)]
+    of = about(state.subject, said.customer) | {"case_id": f"{state.subject}-C{len(state.cases) + 1}"}
+    clocks = _started(policies.cases, said.at)
     opened = CaseOpened(
-        **of, topic=said.topic, opened_at=said.at, contact_id=said.contact_id, clocks=clocks, policy=cases.ref
+        **of, topic=said.topic, opened_at=said.at, contact_id=said.contact_id, clocks=clocks, policy=policies.cases_ref
     )
     return [*closed, opened, *([CaseLinked(**of, to_case_id=id)] if id is not None else ())], opened.case_id
 
@@ -350,5 +431,5 @@ def _moved_by(case: Case, said: ReceiveContact, clocks: Clocks, policy: CasePoli
 
 def due_command(key: str, name: str, due: datetime) -> Command:
     """What a deadline of this state means."""
-    _, _, case_id = name.partition(" ")
-    return CloseCase(case_id)
+    what, _, which = name.partition(" ")
+    return LookAt(which) if what == "look" else CloseCase(which)

@@ -127,6 +127,8 @@ class Shipment:
     delivered_at: datetime | None = None
     moved_at: datetime | None = None
     """When the carrier last said something."""
+    troubled_at: datetime | None = None
+    """Since when something is in the way."""
 
     @property
     def is_live(self) -> bool:
@@ -156,6 +158,7 @@ class Backorder:
     eta: datetime | None
     status: BackorderStatus = BackorderStatus.OPEN
     slips: tuple[Slip, ...] = ()
+    consent_asked_at: datetime | None = None
     consent_due_at: datetime | None = None
     options: tuple[str, ...] = ()
 
@@ -380,7 +383,9 @@ def _scanned(shipment: Shipment, fact: ScanFact, at: datetime) -> Shipment:
     )
     whole = min((box.status for box in boxes), key=ATTENTION.index, default=status)
     is_done = whole == ShipmentStatus.DELIVERED
-    return replace(shipment, boxes=boxes, status=whole, delivered_at=at if is_done else None)
+    troubled_at = (shipment.troubled_at or at) if whole == ShipmentStatus.EXCEPTION else None
+    delivered_at = at if is_done else None
+    return replace(shipment, boxes=boxes, status=whole, delivered_at=delivered_at, troubled_at=troubled_at)
 
 
 def _later(known: datetime | None, at: datetime) -> datetime:
@@ -396,9 +401,9 @@ def _wait(backorder: Backorder | None, fact: BackorderFact, at: datetime) -> Bac
         case BackorderEtaRevised(previous_eta=previous, eta=eta):
             return replace(backorder, eta=eta, slips=(*backorder.slips, Slip(at, previous, eta)))
         case BackorderConsentRequested(due_at=due, options=options):
-            return replace(backorder, consent_due_at=due, options=options)
+            return replace(backorder, consent_asked_at=at, consent_due_at=due, options=options)
         case BackorderConsentSettled():
-            return replace(backorder, consent_due_at=None, options=())
+            return replace(backorder, consent_asked_at=None, consent_due_at=None, options=())
         case BackorderFilled(remaining=remaining):
             status = BackorderStatus.PARTIALLY_FILLED if remaining else BackorderStatus.FILLED
             return replace(backorder, remaining=remaining, status=status)

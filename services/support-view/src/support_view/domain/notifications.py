@@ -57,6 +57,8 @@ class Notification:
     said: tuple[Said, ...] = ()
     detail: str = ""
     contradictions: int = 0
+    contradicted_at: datetime | None = None
+    """When it first became untrue."""
     is_corrected: bool = False
     sent_at: datetime | None = None
     queued_at: datetime | None = None
@@ -123,6 +125,7 @@ def _move(notification: Notification, fact: NotificationFact, at: datetime) -> N
             return replace(
                 notification,
                 contradictions=notification.contradictions + 1,
+                contradicted_at=notification.contradicted_at or at,
                 untrue_units=notification.untrue_units + untrue.quantity,
             )
         case NotificationCorrectionSent():

@@ -1,0 +1,180 @@
+"""Escalations: somebody must look. Raised once per subject, rule, item and episode; cleared when it is over; kept for ever."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from shared.contracts.base import Fact, PolicyRef
+from shared.contracts.support import (
+    CUSTOMER,
+    EscalationAcknowledged,
+    EscalationAssigned,
+    EscalationCleared,
+    EscalationFact,
+    EscalationRaised,
+)
+from shared.machine import Machine, replace
+from support_view.domain.business import over_at
+from support_view.domain.policies import EscalationPolicy, RuleName
+
+HIGHEST: Final = 3
+
+
+class EscalationStatus(StrEnum):
+    RAISED = "raised"
+    ACKNOWLEDGED = "acknowledged"
+    CLEARED = "cleared"
+
+
+ESCALATION: Final = Machine(
+    "escalation",
+    EscalationStatus.RAISED,
+    {
+        EscalationStatus.RAISED: {
+            EscalationAcknowledged: EscalationStatus.ACKNOWLEDGED,
+            EscalationAssigned: EscalationStatus.RAISED,
+            EscalationCleared: EscalationStatus.CLEARED,
+        },
+        EscalationStatus.ACKNOWLEDGED: {
+            EscalationAssigned: EscalationStatus.ACKNOWLEDGED,
+            EscalationCleared: EscalationStatus.CLEARED,
+        },
+        EscalationStatus.CLEARED: {},
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Escalation:
+    """`since` is when what it rests on began: with rule and item, its episode."""
+
+    status: EscalationStatus
+    rule: RuleName
+    item: str
+    since: datetime
+    due_at: datetime
+    level: int
+    episode: int
+    why: str
+    to_do: str
+    customer: str | None
+    assignee: str | None = None
+    was_switched_off: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.status is not EscalationStatus.CLEARED
+
+
+@dataclass(frozen=True, slots=True)
+class Concern:
+    """Something that may need somebody, once the patience of its rule is over."""
+
+    rule: RuleName
+    item: str
+    since: datetime
+    why: str
+    customer: str | None = None
+
+
+def due_at(concern: Concern, policy: EscalationPolicy) -> datetime | None:
+    """When somebody must look; None where its rule is switched off."""
+    rule = policy.rules[concern.rule]
+    return over_at(policy.calendar, rule.after, concern.since) if rule.is_on else None
+
+
+UNTIL_SEEN: Final = frozenset({RuleName.BOOKS_DIFFER})
+"""No fact says that these are over: who acknowledges one has dealt with it."""
+
+
+def about(subject: str, customer: str | None) -> dict[str, Any]:
+    """Whose subject a fact is of."""
+    is_order = not subject.startswith(f"{CUSTOMER}:")
+    return {"order_id": subject if is_order else None, "customer": customer}
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What concerns there are now, by all rules of `of`."""
+
+    of: frozenset[RuleName]
+    concerns: tuple[Concern, ...]
+    at: datetime
+
+
+def settle(
+    subject: str, known: Mapping[str, Escalation], look: Look, policy: EscalationPolicy, ref: PolicyRef
+) -> list[Fact]:
+    """Clear what is over, raise what is due and was not raised before. Nothing where nothing changed."""
+    due = {
+        (concern.rule, concern.item): (concern, at)
+        for concern in look.concerns
+        if (at := due_at(concern, policy)) is not None and at <= look.at
+    }
+    facts: list[Fact] = []
+    still = set()
+    for id, escalation in known.items():
+        if not escalation.is_open or escalation.rule not in look.of:
+            continue
+        if (place := (escalation.rule, escalation.item)) in due:
+            still.add(place)
+        else:
+            off = not policy.rules[escalation.rule].is_on
+            of = about(subject, escalation.customer) | {"escalation_id": id}
+            facts.append(EscalationCleared(**of, is_switched_off=off, detail=SWITCHED_OFF if off else IT_IS_OVER))
+    number = len(known)
+    for place, (concern, at) in due.items():
+        earlier = [e for e in known.values() if (e.rule, e.item) == place]
+        if place in still or any(e.since == concern.since and not e.was_switched_off for e in earlier):
+            continue
+        number += 1
+        episodes = len({e.since for e in earlier} | {concern.since})
+        rule = policy.rules[concern.rule]
+        facts.append(
+            EscalationRaised(
+                **about(subject, concern.customer),
+                escalation_id=f"{subject}-E{number}",
+                rule=concern.rule,
+                item=concern.item,
+                since=concern.since,
+                due_at=at,
+                level=min(HIGHEST, rule.level + episodes - 1),
+                episode=episodes,
+                why=concern.why,
+                to_do=rule.to_do,
+                policy=ref,
+            )
+        )
+    return facts
+
+
+SWITCHED_OFF: Final = "its rule was switched off"
+IT_IS_OVER: Final = "what it was about is over"
+
+
+def evolve(known: Mapping[str, Escalation], fact: EscalationFact) -> dict[str, Escalation]:
+    """Raises NotAllowed where the machine does."""
+    if isinstance(fact, EscalationRaised):
+        raised = Escalation(
+            status=ESCALATION.initial,
+            rule=RuleName(fact.rule),
+            item=fact.item,
+            since=fact.since,
+            due_at=fact.due_at,
+            level=fact.level,
+            episode=fact.episode,
+            why=fact.why,
+            to_do=fact.to_do,
+            customer=fact.customer,
+        )
+        return {**known, fact.escalation_id: raised}
+    before = known[fact.escalation_id]
+    after = replace(before, status=ESCALATION.step(before.status, fact))
+    match fact:
+        case EscalationAssigned(assignee=assignee):
+            after = replace(after, assignee=assignee)
+        case EscalationCleared(is_switched_off=off):
+            after = replace(after, was_switched_off=off)
+    return {**known, fact.escalation_id: after}
