@@ -24,6 +24,7 @@ from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.chromium import chromium, needs_chromium
 from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
+from tests.integration.test_casework import look, until_unknown
 from tests.telling import Telling, record_of, split_order, whole_story
 from tests.unit.sandbox_world import sandbox
 
@@ -58,12 +59,13 @@ async def dsn(new_database: NewDatabase) -> str:
 
 @pytest.fixture(scope="module")
 async def tell(dsn: str) -> AsyncIterator[Tell]:
-    """Takes a story into the view, as its consumer would."""
+    """Takes a story into the view, as its consumer would, and has its timers fire."""
     async with asyncpg.create_pool(dsn, min_size=0) as pool:
 
         async def telling(story: Telling) -> None:
             async with pool.acquire() as db, db.transaction():
                 await take(db, [record_of(entry) for entry in story.entries])
+            await look(pool)
 
         yield telling
 
@@ -91,9 +93,11 @@ async def served(app: FastAPI, held: socket.socket, *, lifespan: Literal["on", "
 async def site(
     backends: Backends, dsn: str, tell: Tell, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[str]:
-    """The page on a free port, with three stories told, and the sandbox's identity provider on what is, to a browser,
+    """The page on a free port, with four stories told, and the sandbox's identity provider on what is, to a browser,
     another site."""
-    for story in (split_order("ORD-1"), whole_story("ORD-2"), hole_in_payments()):
+    unknown = split_order("ORD-6")
+    unknown.entries, _ = until_unknown("ORD-6")
+    for story in (split_order("ORD-1"), whole_story("ORD-2"), hole_in_payments(), unknown):
         await tell(story)
     (page, page_port), (provider, provider_port) = bound(), bound()
     url, issuer = f"http://127.0.0.1:{page_port}", f"http://localhost:{provider_port}/identity"
@@ -283,6 +287,18 @@ async def test_paper_shows_what_a_screen_folds_and_nothing_to_press(browser: Bro
         assert last and story and last["y"] + last["height"] <= story["y"] + story["height"] + 1, "cut off"
 
 
+async def test_the_queue_says_who_needs_attention_and_somebody_takes_it_on(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await page.get_by_role("link", name="Queue").click()
+        raised = page.locator(".raised > li").filter(has_text="refund unknown")
+        await expect(raised).to_contain_text("nobody yet")
+        await raised.get_by_role("button", name="Take it on").click()
+        await expect(page.get_by_role("status")).to_contain_text("It is yours.")
+        await expect(raised).to_contain_text("agent:ann")
+        await raised.get_by_role("link", name="ORD-6").click()
+        await expect(page.get_by_role("heading", name="ORD-6")).to_be_visible()
+
+
 async def test_a_hole_is_shown_above_everything_it_touches(browser: Browser, site: str) -> None:
     async with opened(browser, site) as page:
         await page.goto("/orders/ORD-3")
@@ -435,7 +451,7 @@ def earlier(story: Telling, days: int, slower: int) -> Telling:
 @pytest.mark.skipif("OMS_PICTURES" not in os.environ, reason="the pictures in docs/ are made by `make pictures`")
 async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: str, tell: Tell) -> None:
     async with opened(browser, site, width=1280) as page:
-        for name, path in {"page": "/orders/ORD-1", "search": "/?q=ORD"}.items():
+        for name, path in {"page": "/orders/ORD-1", "queue": "/queue", "search": "/?q=ORD"}.items():
             await page.goto(path)
             await page.screenshot(path=Path(os.environ["OMS_PICTURES"]) / f"{name}.png")
     for n in range(24):
@@ -450,7 +466,7 @@ async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: st
 @pytest.mark.parametrize("width", [360, 800, 1400])
 async def test_the_page_fits_every_screen(browser: Browser, site: str, width: int, dark: bool) -> None:
     async with opened(browser, site, width=width, dark=dark) as page:
-        for path in ("/orders/ORD-2?detail=all", "/?q=ORD", "/", "/embed/ORD-2"):
+        for path in ("/orders/ORD-2?detail=all", "/?q=ORD", "/", "/embed/ORD-2", "/queue"):
             await page.goto(path)
             main = await page.locator("main").bounding_box()
             assert main is not None and main["x"] >= 0 and main["x"] + main["width"] <= width
@@ -491,7 +507,7 @@ async def test_axe_finds_nothing_that_shuts_people_out(browser: Browser, site: s
     await context.add_cookies([{"name": SESSION, "value": token, "url": site}])
     fact = await page.goto("/orders/ORD-1") and await page.locator(".raw a").first.get_attribute("href")
     assert fact
-    panels = ("/embed/ORD-3", "/embed/nothing")
+    panels = ("/embed/ORD-3", "/embed/nothing", "/queue", "/queue?mine=true")
     for path in ("/", "/?q=ORD", "/orders/ORD-2?detail=all", "/orders/ORD-3", "/orders/nothing", fact, *panels):
         await page.goto(path)
         assert (await axe.Axe().run(page)).response["violations"] == [], path

@@ -4,6 +4,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta, timezone
+from html import escape
 from typing import Any
 from uuid import uuid4
 
@@ -27,6 +28,7 @@ from support_view.domain.casework import due_command
 from support_view.domain.timeline import Entry
 from support_view.handlers import take
 from support_view.rebuild import Rebuild
+from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, CRM_SECRET, SUPPORT_SETTINGS
 from tests.telling import confirmed_order, record_of, whole_story
@@ -433,3 +435,45 @@ async def test_nothing_fires_before_all_that_was_on_the_topics_has_been_taken(po
     await pool.execute("UPDATE positions SET next = 7")
     assert await timers.fire() > 0
     assert await rules(pool) != []
+
+
+async def test_the_queue_is_read_and_attended_to_on_its_page(client: httpx.AsyncClient, pool: Pool) -> None:
+    def come(name: str, role: Role) -> None:
+        client.cookies.set(SESSION, issue(AUTH_KEY, subject=name, roles=[role]))
+
+    assert (await client.get("/queue")).headers["location"] == "/sign-in?next=%2Fqueue"
+    come("sue", Role.SUPERVISOR)
+    assert "Nobody needs attention just now" in (await client.get("/queue")).text
+    before, after = until_unknown("ORD-1")
+    await deliver(pool, before)
+    for _ in range(2):
+        await look(pool)
+    [row] = await pool.fetch("SELECT escalation_id, why, to_do FROM escalations WHERE rule = 'refund_unknown'")
+    id, why, to_do = row
+    page = (await client.get("/queue")).text
+    assert escape(why[1:]) in page and escape(to_do) in page and 'href="/orders/ORD-1"' in page
+    assert "Nothing is yours just now" in (await client.get("/queue?mine=true")).text
+
+    path, form = f"/queue/{id}", {"key": uuid4().hex}
+    assert (await client.post(f"{path}/take", data=form, headers={"Origin": "https://evil.example"})).status_code == 403
+    come("max", Role.AUDITOR)
+    assert f"{path}/take" not in (await client.get("/queue")).text
+    denied = await client.post(f"{path}/take", data=form)
+    assert denied.status_code == 403 and "support-view refused: needs one of the roles" in denied.text
+    come("sue", Role.SUPERVISOR)
+    for name in ("acknowledge", "acknowledge", "take"):
+        assert f"{path}/take" in (await client.get("/queue")).text
+        done = await client.post(f"{path}/{name}", data=form)
+        assert (done.status_code, done.headers["location"]) == (303, f"/queue?done={name}")
+    assert "It is yours." in (await client.get("/queue?done=take")).text
+    mine = (await client.get("/queue?mine=true")).text
+    assert escape(why[1:]) in mine and "supervisor:sue" in mine and f"{path}/" not in mine
+    assert (await told(pool)).count("escalation.acknowledged") == 1
+    for odd, status in (("/queue/no/take", 404), (f"{path}/burn", 404)):
+        assert (await client.post(odd, data=form)).status_code == status
+    assert (await client.get("/queue?after=nonsense")).status_code == 404
+
+    await deliver(pool, after)
+    await look(pool)
+    late = await client.post(f"{path}/acknowledge", data={"key": uuid4().hex})
+    assert late.status_code == 409 and "support-view refused:" in late.text

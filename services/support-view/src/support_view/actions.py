@@ -14,6 +14,8 @@ import structlog
 from shared.auth import Caller, Role
 from shared.http import trace
 from support_view.api import OrderView
+from support_view.casework_api import Queue
+from support_view.domain.escalations import EscalationStatus
 from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.payments import RefundStatus
 from support_view.domain.returns import Status as ReturnStatus
@@ -52,6 +54,7 @@ class Action:
     path: str
     roles: frozenset[Role]
     body: Callable[[Form], dict[str, Any]] = _reason
+    wants_reason: bool = True
 
 
 _REFUND: Final = "/orders/{order}/refunds/{id}"
@@ -103,6 +106,28 @@ ACTIONS: Final[Mapping[str, Action]] = {
 }
 
 
+QUEUE_ACTIONS: Final[Mapping[str, Action]] = {
+    "acknowledge": Action(
+        "Acknowledge",
+        "It is acknowledged, and stays here until what it is about is over.",
+        "support-view",
+        "/api/escalations/{id}/acknowledge",
+        AGENTS,
+        lambda form: {"note": form.get("reason", "")},
+        wants_reason=False,
+    ),
+    "take": Action(
+        "Take it on",
+        "It is yours.",
+        "support-view",
+        "/api/escalations/{id}/assign",
+        AGENTS,
+        lambda form: {"assignee": form["actor"]},
+        wants_reason=False,
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """An action on one thing. `key` makes the form have one effect, however often it is sent."""
@@ -140,6 +165,21 @@ def offered(view: OrderView, caller: Caller, services: Mapping[str, str], again:
     return offers
 
 
+def attended(queue: Queue, caller: Caller, again: Form) -> Mapping[str, Sequence[Offer]]:
+    """By escalation: what this person may do about it."""
+    offers: dict[str, list[Offer]] = defaultdict(list)
+    for raised in queue.escalations:
+        for name, action in QUEUE_ACTIONS.items():
+            is_over = (
+                raised.status != EscalationStatus.RAISED if name == "acknowledge" else raised.assignee == caller.actor
+            )
+            if not is_over and not caller.roles.isdisjoint(action.roles):
+                id = raised.escalation_id
+                key = again.get("key", "") if again.get("id") == id else ""
+                offers[id].append(Offer(name, action.label, id, key or str(uuid4()), "", ()))
+    return offers
+
+
 def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
     """Anchor, action and id of all that the states allow."""
     for refund in view.refunds:
@@ -165,26 +205,23 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
         yield "order", "cancel-units", "units"
 
 
-async def act(
-    client: httpx.AsyncClient, services: Mapping[str, str], order_id: str, name: str, form: Form, token: str
-) -> Told:
+async def act(client: httpx.AsyncClient, services: Mapping[str, str], action: Action, form: Form, token: str) -> Told:
     """Have it done, by a service that is among `services`. What is not answered may have been done: the same form sent again
     has no second effect."""
-    action, form = ACTIONS[name], {**form, "name": name}
-    if not form.get("reason"):
+    if action.wants_reason and not form.get("reason"):
         return Told(422, "Say in a few words why: it stands in the record.", form)
     try:
         body = action.body(form)
     except ValueError:
         return Told(422, "Say how many units, in digits.", form)
-    path = action.path.format(order=quote(order_id, safe=""), id=quote(form.get("id", ""), safe=""))
+    path = action.path.format(order=quote(form.get("order", ""), safe=""), id=quote(form.get("id", ""), safe=""))
     headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": form.get("key", "")}
     if context := trace.get():
         headers["traceparent"] = context
     try:
         answer = await client.post(services[action.service] + path, json=body, headers=headers)
     except httpx.HTTPError as error:
-        log.warning("action.unanswered", action=name, service=action.service, error=repr(error))
+        log.warning("action.unanswered", action=action.label, service=action.service, error=repr(error))
         text = f"{action.service} does not answer just now. Send it again in a moment: it will be done once."
         return Told(503, text, form)
     if answer.is_success:

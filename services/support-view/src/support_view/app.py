@@ -31,8 +31,11 @@ def built(topics: Sequence[str] = ()) -> FastAPI:
     async def outside(running: Running) -> AsyncIterator[None]:
         settings = running.settings
         assert isinstance(settings, SupportViewSettings)
-        async with httpx.AsyncClient(timeout=10, trust_env=False) as client:
+        # What this service decides itself is asked of it as of the others: by its API, without a network between.
+        itself = {f"http://{running.name}": httpx.ASGITransport(app)}
+        async with httpx.AsyncClient(timeout=10, trust_env=False, mounts=itself) as client:
             app.state.client = client
+            app.state.services = {**settings.services, running.name: f"http://{running.name}"}
             app.state.provider = sign_in.Provider(settings.sign_in, client) if settings.sign_in else None
             yield
 

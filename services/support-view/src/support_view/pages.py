@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from shared.auth import Caller
 from shared.database import OUTAGES
 from shared.machine import Invalid
-from support_view.actions import ACTIONS, Told, act, offered
+from support_view.actions import ACTIONS, QUEUE_ACTIONS, Told, act, attended, offered
 from support_view.api import (
     REVEALERS,
     DomainName,
@@ -35,6 +35,7 @@ from support_view.api import (
     snapshot,
     view_of,
 )
+from support_view.casework_api import read_queue
 from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.privacy import EMAIL
 from support_view.rendering import HEADERS, POLICY, page
@@ -43,6 +44,7 @@ from support_view.sign_in import SESSION, form_of, to_sign_in, visitor
 router = APIRouter(include_in_schema=False)
 
 PAGE_LENGTH: Final = 200
+QUEUE_LENGTH: Final = 50
 DOMAIN_NAMES: Final = get_args(DomainName)
 ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 
@@ -106,6 +108,61 @@ async def order_contact(request: Request, order_id: str) -> Response:
     return await order_page(request, order_id, revealed=True)
 
 
+@router.get("/queue")
+async def queue(
+    request: Request,
+    mine: Annotated[bool, Query()] = False,
+    after: Annotated[str | None, Query(max_length=120)] = None,
+    done: Annotated[str, Query(max_length=50)] = "",
+) -> Response:
+    told = Told(200, QUEUE_ACTIONS[done].done) if done in QUEUE_ACTIONS else None
+    return await queue_page(request, mine, after, told)
+
+
+async def queue_page(
+    request: Request, mine: bool = False, after: str | None = None, told: Told | None = None
+) -> Response:
+    """Who needs attention now, why, since when, and what to do about it."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    try:
+        async with snapshot(request) as db:
+            found = await read_queue(db, after, caller.actor if mine else None, QUEUE_LENGTH)
+    except Invalid:
+        return no_order(caller, "This part of the queue does not exist any more")
+    except OUTAGES:
+        return away(caller)
+    return page(
+        "queue.html",
+        told.status if told else 200,
+        caller=caller,
+        told=told,
+        queue=found,
+        mine=mine,
+        after=after,
+        offers=attended(found, caller, told.form if told else {}),
+        now=datetime.now(timezone.utc),
+    )
+
+
+@router.post("/queue/{escalation_id}/{name}")
+async def attend(request: Request, escalation_id: str, name: str) -> Response:
+    """Somebody says that they look after it."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    form = {**await form_of(request), "id": escalation_id, "actor": caller.actor}
+    if name not in QUEUE_ACTIONS:
+        return no_order(caller, "That cannot be done here")
+    told = await act(
+        request.app.state.client, request.app.state.services, QUEUE_ACTIONS[name], form, request.cookies[SESSION]
+    )
+    if told.status != HTTPStatus.OK:
+        return await queue_page(request, told=told)
+    return RedirectResponse(f"/queue?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
+
+
 def not_seen(caller: Caller, order_id: str, error: NotSeen) -> HTMLResponse:
     return page("not_seen.html", 404, caller=caller, order_id=order_id, text=str(error))
 
@@ -166,7 +223,7 @@ async def order_page(
         path = f"/orders/{quote(order_id, safe='')}"
         return path + (f"?{urlencode(chosen, doseq=True)}" if chosen else "") + "#timeline"
 
-    services = request.app.state.settings.services
+    services = request.app.state.services
     return page(
         "order.html",
         told.status if told else 200,
@@ -201,10 +258,11 @@ async def order_action(request: Request, order_id: str, name: str) -> Response:
     if caller is None:
         return to_sign_in(request)
     form = await form_of(request)
-    services = request.app.state.settings.services
+    services = request.app.state.services
     if not ORDER_ID.fullmatch(order_id) or name not in ACTIONS or ACTIONS[name].service not in services:
         return no_order(caller, "That cannot be done here")
-    told = await act(request.app.state.client, services, order_id, name, form, request.cookies[SESSION])
+    form |= {"name": name, "order": order_id}
+    told = await act(request.app.state.client, services, ACTIONS[name], form, request.cookies[SESSION])
     if told.status != HTTPStatus.OK:
         return await order_page(request, order_id, told=told)
     return RedirectResponse(f"/orders/{quote(order_id, safe='')}?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
