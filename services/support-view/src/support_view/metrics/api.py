@@ -129,7 +129,8 @@ class CountedRow(Model):
 
 
 class Rows(Model):
-    """In the order they began. `next` continues them, None at their end."""
+    """By when they ended, those of a duration that are over; else by when they began. `next` continues them, None at
+    their end."""
 
     rows: tuple[CountedRow, ...]
     next: str | None
@@ -253,8 +254,9 @@ async def read_figure(db: Db, figure: Figure, asked: Asked, by: By, dimension: s
     )
 
 
-def _cursor(row: store.Counted) -> str:
-    return f"{row.began_at.isoformat()}~{row.order_id}~{row.id}"
+def _cursor(row: store.Counted, by_end: bool) -> str:
+    at = row.ended_at if by_end and row.ended_at else row.began_at
+    return f"{at.isoformat()}~{row.order_id}~{row.id}"
 
 
 def _after(cursor: str | None) -> store.After | None:
@@ -311,7 +313,7 @@ async def read_rows(
             )
             for row in found[:limit]
         ),
-        next=_cursor(found[limit - 1]) if len(found) > limit else None,
+        next=_cursor(found[limit - 1], reading.by_end(which)) if len(found) > limit else None,
     )
 
 

@@ -29,7 +29,8 @@ WHERE measure = $1 AND ended_at >= $2 AND ended_at < $3 AND left_out IS NULL AND
 GROUP BY label ORDER BY n DESC, label"""
 OPEN = """
 SELECT width_bucket($2 - began_at, $3::interval[]) AS class, count(*) AS n, max($2 - began_at) AS oldest
-FROM {rows} WHERE measure = $1 AND began_at < $2 AND (ended_at IS NULL OR ended_at >= $2)
+FROM {rows}
+WHERE measure = $1 AND began_at < $2 AND ((ended_at IS NULL AND left_out IS NULL) OR ended_at >= $2)
 GROUP BY class ORDER BY class"""
 LEFT_OUT = """
 SELECT left_out AS why, count(*) AS n FROM {rows}
@@ -72,7 +73,8 @@ _BEGUN = "began_at >= $2 AND began_at < $3 AND $9::timestamptz IS NOT NULL"
 _DECIDED = f"{_BEGUN} AND left_out IS NULL AND (ended_at IS NOT NULL OR began_at < $9)"
 LASTING: Final = {
     "counted": f"{_ENDED} AND left_out IS NULL",
-    "open": "began_at < $3 AND (ended_at IS NULL OR ended_at >= $3) AND $2 < $3 AND $9::timestamptz IS NOT NULL",
+    "open": "began_at < $3 AND ((ended_at IS NULL AND left_out IS NULL) OR ended_at >= $3)"
+    " AND $2 < $3 AND $9::timestamptz IS NOT NULL",
     "left_out": f"{_ENDED} AND left_out IS NOT NULL",
 }
 """Which rows of a duration; of the others below."""
@@ -85,8 +87,8 @@ HAPPENING: Final = {
 }
 ROWS = """
 SELECT subject, service, id, began_at, ended_at, part, whole, labels, left_out, facts FROM {rows}
-WHERE measure = $1 AND {chosen} AND ($4::text IS NULL OR $4 = ANY(labels)) AND (began_at, subject, id) > ($5, $6, $7)
-ORDER BY began_at, subject, id LIMIT $8"""
+WHERE measure = $1 AND {chosen} AND ($4::text IS NULL OR $4 = ANY(labels)) AND ({at}, subject, id) > ($5, $6, $7)
+ORDER BY {at}, subject, id LIMIT $8"""
 # Of two facts with one sequence the one with the smaller id counts, as in the fold.
 FACTS = """
 SELECT DISTINCT ON (t.subject, t.service, t.sequence) t.subject, t.service, t.sequence, t.id, t.type, t.occurred_at
@@ -158,7 +160,7 @@ class Counted:
 
 
 After = tuple[datetime, str, str]
-"""When the last row of a page began, its order and its id: the next page begins behind it."""
+"""When the last row of a page ended or began, its order and its id: the next page begins behind it."""
 
 BEGINNING: Final = datetime(1, 1, 1, tzinfo=timezone.utc)
 
@@ -220,15 +222,20 @@ class Reading:
         count: int = await self.db.fetchval(OF_NO_ORDER, self.window.start, self.window.end)
         return count
 
+    def by_end(self, which: str) -> bool:
+        """The rows are chosen by when they ended, so they are read in that order; else by when they began."""
+        return self._is_lasting and which != "open"
+
     async def behind(
         self, which: str, dimension: str | None, label: str | None, after: After | None, limit: int
     ) -> Sequence[Counted]:
-        """The rows behind the figure in the order they began, with the facts behind each. Raises KeyError for a `which`
+        """The rows behind the figure by the time that chose them, with the facts behind each. Raises KeyError for a `which`
         that this figure has not."""
         chosen = (LASTING if self._is_lasting else HAPPENING)[which]
+        at = "ended_at" if self.by_end(which) else "began_at"
         since, subject, id = after or (BEGINNING, "", "")
         found = await self.db.fetch(
-            ROWS.format(rows=self.rows, chosen=chosen),
+            ROWS.format(rows=self.rows, chosen=chosen, at=at),
             self.figure.measure_of(dimension),
             self.window.start,
             self.window.end,
