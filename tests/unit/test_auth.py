@@ -59,6 +59,12 @@ def tokens(provider: IdentityProvider) -> Tokens:
     return Tokens(KEY, PROVIDER, httpx.AsyncClient(transport=httpx.MockTransport(provider.publish)))
 
 
+async def test_a_token_from_a_clock_that_is_ahead_is_taken(tokens: Tokens, provider: IdentityProvider) -> None:
+    later = datetime.now(timezone.utc) + timedelta(hours=1)
+    token = provider.sign(iat=later, exp=later + timedelta(minutes=5))
+    assert (await tokens.verify(token)).actor == "agent:anna"
+
+
 async def test_a_providers_token_names_the_caller_by_the_roles_that_are_ours(
     tokens: Tokens, provider: IdentityProvider
 ) -> None:
