@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 from playwright.async_api import Page
 
-from ops.demo import play
+from ops.demo import play, supervised
 from ops.keys import kept_keys
 from ops.people import People, View
 from ops.stories import STORIES, Story
@@ -67,6 +67,12 @@ async def settled(people: People, page: Page, order_id: str) -> tuple[View, list
         if str(len(entries)) == str(view["freshness"]["facts"]) == on_page:
             return view, entries
         assert asyncio.get_running_loop().time() < deadline, f"{order_id} does not come to rest"
+
+
+async def test_a_supervisor_finds_a_queue_and_figures_that_say_something(people: People) -> None:
+    if not told.keys() >= {"asked three times", "return under policy"}:
+        pytest.skip("what they are made of was not played in this run")
+    await supervised(people)
 
 
 async def test_after_the_stories_nothing_is_wrong(system: System) -> None:

@@ -13,6 +13,9 @@ from rich.text import Text
 from ops.endpoints import Endpoints
 from ops.people import People, Refused, StoryFailed, View
 from ops.stories import STORIES, Story
+from shared.auth import Role
+from support_view.metrics.api import Amounts
+from support_view.metrics.pages import headline
 
 COLOURS: Final = {
     "order": "cyan",
@@ -64,6 +67,44 @@ async def demo(endpoints: Endpoints, auth_key: str, console: Console) -> None:
         for name, order_id in told:
             view = await people.get("support-view", f"/api/orders/{order_id}")
             console.print(_shown(name, view, await people.timeline(order_id)))
+        console.print(await supervised(people))
+
+
+SEED: Final = ("return-cycle-time", "refund-latency", "told-truly-units", "repeat-contacts-7")
+"""The figures that support is measured by."""
+
+
+async def supervised(people: People) -> Panel:
+    """What a supervisor sees of it all. Raises StoryFailed where nothing waits for one, or a figure stays at nothing."""
+    people.says("the queue and the figures are read with a supervisor's token")
+    try:
+        waiting = await people.reads(
+            "support-view",
+            "/api/queue",
+            "who needs attention now",
+            lambda found: found["escalations"],
+            Role.SUPERVISOR,
+        )
+        figures = [
+            await people.reads(
+                "support-view",
+                f"/api/figures/{key}",
+                "more than nothing",
+                lambda found: found["total"]["share"] or found["total"]["p90_seconds"],
+                Role.SUPERVISOR,
+            )
+            for key in SEED
+        ]
+    except (AssertionError, TimeoutError, Refused) as error:
+        raise StoryFailed("supervision", people.step, str(error)) from error
+    queue = Table("level", "why", "about", "what to do", box=None, header_style="dim")
+    for raised in waiting["escalations"]:
+        about = raised["order_id"] or raised["subject"]
+        queue.add_row(str(raised["level"]), Text(raised["why"]), Text(about), Text(raised["to_do"], "dim"))
+    counted = Table("figure", "comes to", box=None, header_style="dim")
+    for figure in figures:
+        counted.add_row(figure["definition"]["title"], headline(Amounts.model_validate(figure["total"])))
+    return Panel(Group(queue, "", counted), title="what a supervisor sees", title_align="left")
 
 
 def _shown(name: str, view: View, timeline: list[View]) -> Panel:
@@ -108,7 +149,8 @@ def footer(endpoints: Endpoints) -> Panel:
     table = Table("", "URL", box=None, show_header=False)
     table.add_row("the page", f"{endpoints.url('support-view')}/")
     table.add_row("sign in there as", "Sam Supervisor, Anna Agent, Olga Operator or Max Auditor, by a click")
-    table.add_row("Sam's and Max's figures", f"{endpoints.url('support-view')}/figures")
+    table.add_row("a supervisor's queue, as Sam", f"{endpoints.url('support-view')}/queue")
+    table.add_row("a supervisor's figures, as Sam", f"{endpoints.url('support-view')}/figures")
     for name, service in endpoints.services.items():
         table.add_row(f"{name} API", service.docs)
     table.add_row("the customer's mails", f"{endpoints.url('sandbox')}/mailbox")

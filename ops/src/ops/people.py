@@ -1,17 +1,19 @@
-"""Everyone outside the system, as stories need them: storefront, supplier, warehouse, customer, agent and supervisor.
+"""Everyone outside the system, as stories need them: storefront, supplier, warehouse, customer, CRM, agent and supervisor.
 
 They use public interfaces only. A process that is gone for a moment delays them and no more: requests are repeated
 with their idempotency key, and what must come true is waited for until a deadline.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
 import httpx
+from standardwebhooks import Webhook
 
 from ops.endpoints import Endpoints
 from ops.keys import Keys
@@ -19,6 +21,7 @@ from shared.auth import Role, issue
 
 PATIENCE_S: Final = 90.0
 POLL_S: Final = 0.1
+JSON: Final = {"Content-Type": "application/json"}
 
 View = dict[str, Any]
 
@@ -80,13 +83,12 @@ class People:
     def ago(self, days: float = 0, minutes: float = 0) -> datetime:
         return self.now - timedelta(days=days, minutes=minutes)
 
-    async def _call(self, method: str, url: str, role: Role | None, body: View | None, key: str) -> Any:
+    async def _call(self, method: str, url: str, headers: Mapping[str, str], content: str | None = None) -> Any:
         """Repeat until the system takes it: what it did not answer, it did not do, or does once."""
-        headers = {"Idempotency-Key": key} | ({"Authorization": f"Bearer {self._tokens[role]}"} if role else {})
         deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
-                answer = await self._client.request(method, url, json=body, headers=headers)
+                answer = await self._client.request(method, url, content=content, headers=headers)
                 if answer.status_code < 500:
                     break
                 seen: object = answer.status_code
@@ -99,18 +101,32 @@ class People:
             raise Refused(answer)
         return answer.json()
 
+    def _as(self, role: Role) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._tokens[role]}"}
+
     async def post(self, service: str, path: str, body: View, role: Role = Role.STOREFRONT) -> Any:
-        return await self._call("POST", self.endpoints.url(service) + path, role, body, str(uuid4()))
+        headers = self._as(role) | JSON | {"Idempotency-Key": str(uuid4())}
+        return await self._call("POST", self.endpoints.url(service) + path, headers, json.dumps(body))
 
     async def get(self, service: str, path: str, role: Role = Role.AUDITOR) -> Any:
-        return await self._call("GET", self.endpoints.url(service) + path, role, None, "read")
+        return await self._call("GET", self.endpoints.url(service) + path, self._as(role))
+
+    async def crm(self, contact: View) -> Any:
+        """The CRM tells of a contact by its signed webhook."""
+        id, now, content = f"crm-{contact['contact_id']}", datetime.now(timezone.utc), json.dumps(contact)
+        signature = Webhook(self._keys().crm_webhook_secret).sign(id, now, content)
+        signed = {"webhook-id": id, "webhook-timestamp": str(int(now.timestamp())), "webhook-signature": signature}
+        return await self._call("POST", f"{self.endpoints.url('support-view')}/webhooks/crm", JSON | signed, content)
+
+    def _keys(self) -> Keys:
+        return Keys.model_validate_json(self.endpoints.secrets.read_bytes())
 
     async def outside(self, path: str, body: View) -> Any:
         """Tell the sandbox, which tells the system as a partner would."""
         deadline = asyncio.get_running_loop().time() + self._patience
         while True:
             try:
-                return await self._call("POST", self.endpoints.url("sandbox") + path, None, body, str(uuid4()))
+                return await self._call("POST", self.endpoints.url("sandbox") + path, JSON, json.dumps(body))
             except Refused as refused:
                 # The warehouse has not heard of it yet: fulfillment's fact is on its way.
                 if refused.status not in (404, 409) or asyncio.get_running_loop().time() > deadline:
@@ -119,8 +135,7 @@ class People:
 
     async def ledger(self, order_id: str) -> View:
         """The processor's own books of an order."""
-        key = self.endpoints.secrets.read_text(encoding="utf-8")
-        headers = {"Authorization": f"Bearer {_processor_key(key)}"}
+        headers = {"Authorization": f"Bearer {self._keys().processor_key}"}
         answer = await self._client.get(
             f"{self.endpoints.url('sandbox')}/processor/ledger", params={"order_id": order_id}, headers=headers
         )
@@ -150,13 +165,15 @@ class People:
             await asyncio.sleep(POLL_S)
         raise AssertionError(f"{order_id} should show: {what}; it shows {_brief(view) if view else 'nothing'}")
 
-    async def reads(self, service: str, path: str, what: str, is_so: Callable[[Any], object]) -> Any:
+    async def reads(
+        self, service: str, path: str, what: str, is_so: Callable[[Any], object], role: Role = Role.AUDITOR
+    ) -> Any:
         """Wait until a service's own API says so."""
         deadline = asyncio.get_running_loop().time() + self._patience
         seen: Any = None
         while asyncio.get_running_loop().time() < deadline:
             try:
-                seen = await self.get(service, path)
+                seen = await self.get(service, path, role)
             except Refused as refused:
                 if refused.status != 404:
                     raise
@@ -212,10 +229,6 @@ def _holds(location: str, quantity: int, answer: Any) -> bool:
 
 def _rows(answer: Any) -> list[View]:
     return answer if isinstance(answer, list) else next(v for v in answer.values() if isinstance(v, list))
-
-
-def _processor_key(secrets: str) -> str:
-    return Keys.model_validate_json(secrets).processor_key
 
 
 def _brief(view: View) -> str:

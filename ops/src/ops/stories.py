@@ -288,27 +288,27 @@ async def return_under_policy(people: People) -> str:
     coat = f"COAT-{people.run}"
     name = f"standard-{people.run}"
     people.says("policy v1 (30 days) is in force at purchase")
-    await policy(people, name, 1, 30, 24)
-    await people.stocks([(coat, "BER", 2)], people.ago(days=24))
+    await policy(people, name, 1, 30, 27)
+    await people.stocks([(coat, "BER", 2)], people.ago(days=27))
     order = await place(
         people,
         "return",
         [_line("1", coat, "Rain coat", 2, 4995)],
-        [_tender("gift", "gift_card", 3000), _tender("card", "card", 8491)],
-        days_ago=23,
+        [_tender("gift", "gift_card", 3000), _tender("card", "card", 8491, "tok_refund_pending")],
+        days_ago=26,
         tax=1001,
         shipping=500,
     )
     order_id: str = order["order_id"]
     shipment = f"{order_id}-S1"
     await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
-    await people.ships(shipment, people.ago(days=22))
-    await people.delivers(shipment, people.ago(days=20))
+    await people.ships(shipment, people.ago(days=25))
+    await people.delivers(shipment, people.ago(days=23))
     await people.sees(
         order_id, "delivered and captured", lambda v: v["order"]["status"] == "completed" and captured(v) == 11491
     )
     people.says("policy v2 (10 days) is published afterwards")
-    await policy(people, name, 2, 10, 0)
+    await policy(people, name, 2, 10, 4)
     people.says("a return on day 20 is approved under v1")
     await people.reads(
         "returns", f"/orders/{order_id}/returns", "both units delivered", lambda r: '"with_customer":2' in _flat(r)
@@ -317,7 +317,7 @@ async def return_under_policy(people: People) -> str:
         "lines": [{"line_id": "1", "quantity": 2, "reason": "unwanted", "condition": "unopened"}],
         "resolution": "refund",
         "note": "too large",
-        "occurred_at": people.ago(minutes=25).isoformat(),
+        "occurred_at": people.ago(days=3).isoformat(),
     }
     await people.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
     view = await people.sees(order_id, "approved", lambda v: v["returns"] and v["returns"][0]["status"] == "approved")
@@ -331,7 +331,7 @@ async def return_under_policy(people: People) -> str:
         body = parcel | {
             "receipt_id": f"{return_id}-{n}",
             "copies": copies,
-            "occurred_at": people.ago(minutes=9 - n).isoformat(),
+            "occurred_at": people.ago(days=2, minutes=9 - n).isoformat(),
         }
         await people.outside(f"/warehouse/returns/{return_id}/receive", body)
     await people.sees(
@@ -345,14 +345,16 @@ async def return_under_policy(people: People) -> str:
         "order_id": order_id,
         "location": "BER",
         "inspection_id": f"{return_id}-I1",
-        "occurred_at": people.ago(minutes=5).isoformat(),
+        "occurred_at": people.ago(days=2).isoformat(),
         "lines": [
             {"line_id": "1", "quantity": 1, "outcome": "as_new"},
             {"line_id": "1", "quantity": 1, "outcome": "opened"},
         ],
     }
     await people.outside(f"/warehouse/returns/{return_id}/inspect", inspection)
-    people.says("refund due by cumulative rounding, reserved, routed to both tenders, completed; return resolved")
+    people.says(
+        "refund due by cumulative rounding, reserved, routed to both tenders, completed a day later; return resolved"
+    )
     view = await people.sees(
         order_id,
         "return resolved, refund completed",
@@ -497,6 +499,56 @@ async def out_of_order(people: People) -> str:
     return order_id
 
 
+async def asked_three_times(people: People) -> str:
+    """A parcel that nobody hears of: three contacts, a case, a refund beyond an agent's limit, and who must look."""
+    radio = f"RADIO-{people.run}"
+    people.says("a parcel is handed over a week ago, and not scanned again")
+    await people.stocks([(radio, "BER", 1)], people.ago(days=9))
+    lines, tender = [_line("1", radio, "Radio", 1, 12900)], _tender("card", "card", 12900)
+    order = await place(people, "asked", lines, [tender], days_ago=8)
+    order_id: str = order["order_id"]
+    shipment = f"{order_id}-S1"
+    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await people.ships(shipment, people.ago(days=7))
+    await people.scans(shipment, "in_transit", people.ago(days=6))
+    await people.sees(order_id, "in transit and captured", lambda v: units(v, "1", "in_transit") and captured(v))
+    people.says("the customer asks an agent, who answers, and asks twice more by the help desk's own system")
+    asked = {"order_id": order_id, "topic": "where_is_it"}
+    by_id, by_mail = {"customer_id": CUSTOMER["customer_id"]}, {"email": CUSTOMER["email"]}
+    said = {"channel": "phone", "text": "Where is my radio?", "occurred_at": people.ago(days=4).isoformat()}
+    first = await people.post("support-view", "/api/contacts", asked | {"customer": by_id} | said, Role.AGENT)
+    case = f"/api/cases/{first['case_id']}"
+    answer = {
+        "channel": "phone",
+        "text": "It will be with you in two days.",
+        "occurred_at": people.ago(days=4).isoformat(),
+    }
+    await people.post("support-view", f"{case}/answers", answer, Role.AGENT)
+    for n, (days_ago, text) in enumerate(((2, "Two days are over. Still no radio."), (0.01, "Third time I ask.")), 2):
+        said = {"channel": "email", "text": text, "occurred_at": people.ago(days=days_ago).isoformat()}
+        await people.crm(asked | {"customer": by_mail, "contact_id": f"{order_id}-M{n}"} | said)
+    people.says(
+        "the agent notes what the carrier says, and asks for more than an agent may give; a supervisor assigns it"
+    )
+    note = {"note": "The carrier has looked for it since yesterday."}
+    await people.post("support-view", f"{case}/notes", note, Role.AGENT)
+    body = {"kind": "goodwill", "amount_minor": 6000, "currency": "EUR", "reason": "a week late, nobody knows where"}
+    await people.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
+    await people.post("support-view", f"{case}/assign", {"assignee": "agent:anna"}, Role.SUPERVISOR)
+    people.says("one case of three contacts; three reasons to look at it stand in the queue")
+    told = await people.get("support-view", case)
+    kinds = [entry["type"] for entry in told["entries"]]
+    assert (told["assignee"], kinds.count("contact.received"), kinds.count("case.opened")) == ("agent:anna", 4, 1), told
+    expected = {"contact_repeated", "shipment_silent", "policy_exception"}
+    await people.reads(
+        "support-view",
+        "/api/queue?limit=500",
+        f"{', '.join(sorted(expected))} of {order_id}",
+        lambda q: expected <= {raised["rule"] for raised in q["escalations"] if raised["order_id"] == order_id},
+    )
+    return order_id
+
+
 async def _arrives(people: People, order_id: str) -> None:
     shipment = f"{order_id}-S1"
     await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
@@ -584,5 +636,6 @@ STORIES: Final[dict[str, Story]] = {
     "return under policy": return_under_policy,
     "declined return, exception": exception_to_policy,
     "unknown outcome": unknown_outcome,
+    "asked three times": asked_three_times,
     "out of order": out_of_order,
 }
