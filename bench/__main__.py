@@ -20,7 +20,7 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from bench import commands, growth, memory, projection, reads, rebuild, relay, scaling, stories, visible
-from bench.contest import Place, place_at
+from bench.contest import FRESH, Place, place_at
 from bench.figures import Figure, Results, Scale, Spread, number
 from bench.report import publish
 from ops.embedded import throwaway
@@ -100,8 +100,10 @@ async def main() -> None:
     scale = Scale(
         is_quick,
         runs=1 if is_quick else 5,
-        soak_minutes=float(os.environ.get("SOAK_MINUTES", "0.25" if is_quick else "60")),
+        soak_minutes=float(os.environ.get("SOAK_MINUTES", "0.2" if is_quick else "60")),
+        figures=chosen,
     )
+    FRESH.set_forkserver_preload([measure.__name__ for measure in MEASURES.values()])
     console = Console(width=None if os.isatty(1) else 150)
     figures: list[Figure] = []
     columns = (

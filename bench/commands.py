@@ -173,10 +173,10 @@ async def _check_same(one: Any, other: Any) -> None:
 
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
-    orders = scale.pick(10_000, 2_000)
+    orders, told = scale.pick((10_000, 2_000), (1_000, 1_000))
     contenders = (
         Contender("shell", ours, (orders,)),
-        Contender("shell, from messages", ours_from_messages, (2_000,)),
+        Contender("shell, from messages", ours_from_messages, (told,)),
         Contender("by hand", by_hand, (orders,)),
     )
     measured = await contest(place, contenders, scale.runs, report)
@@ -191,6 +191,6 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
             RATE,
             at_least=True,
             must=5_000,
-            size=f"{2_000 * MESSAGES:,} messages in batches of {BATCH:,}",
+            size=f"{told * MESSAGES:,} messages in batches of {BATCH:,}",
         ),
     ]

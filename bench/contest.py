@@ -26,6 +26,10 @@ from shared.logs import configure
 from shared.migrations.__main__ import migrate
 from shared.settings import Settings
 
+FRESH = multiprocessing.get_context("forkserver")
+"""Where processes come from: a server that has done nothing but import what they need, so that they begin at once."""
+BESIDE = multiprocessing.get_context("fork")
+"""For what a contender has beside itself: its child, so that its CPU time counts."""
 AUTH_KEY = "a key for measurements, thirty-two bytes long"
 
 
@@ -210,7 +214,7 @@ async def contest(
         for contender in contenders:
             if contender.name in missing:
                 continue
-            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            with ProcessPoolExecutor(1, mp_context=FRESH) as pool:
                 work = loop.run_in_executor(pool, _in_fresh_process, contender.run, place, contender.with_)
                 try:
                     measured[contender.name].append(await work)

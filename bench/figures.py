@@ -1,7 +1,7 @@
 """What a measurement says: medians and ranges of interleaved runs, a score, and what it must and should be."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 from typing import Final, Literal, TypeVar
 
@@ -15,11 +15,13 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class Scale:
     """How much is measured: `is_quick` says roughly what there is to see, within minutes. `soak_minutes` is how long
-    memory is watched under load."""
+    memory is watched under load; when quick, by figure 5 for figure 10, so that the system is started once."""
 
     is_quick: bool
     runs: int
     soak_minutes: float
+    figures: Sequence[int]
+    soaked: list[Measured] = field(default_factory=list)
 
     def pick(self, full: T, quick: T) -> T:
         return quick if self.is_quick else full

@@ -13,7 +13,6 @@ from bench.load import COMMANDS, batches
 from ops.databases import database_url
 
 TITLE: Final = "cost per command as history grows"
-MEASURED_ORDERS: Final = 2_000
 
 # An order is copied where it is, in the database, with its journal and claims.
 GROW: Final = (
@@ -51,25 +50,25 @@ async def history_of(place: Place, orders: int) -> str:
     return name
 
 
-async def ours(place: Place, database: str) -> Measured:
-    told = list(batches(MEASURED_ORDERS, prefix=f"m{uuid4().hex[:6]}"))
+async def ours(place: Place, database: str, orders: int) -> Measured:
+    told = list(batches(orders, prefix=f"m{uuid4().hex[:6]}"))
     db = await asyncpg.connect(database_url(place.postgres, database))
     async with Meter(place) as meter:
         for batch in told:
             await tell(db, batch)
     await db.close()
-    return meter.measured(MEASURED_ORDERS * COMMANDS)
+    return meter.measured(orders * COMMANDS)
 
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
-    few, many = scale.pick((10_000, 1_000_000), (2_000, 20_000))
+    few, many, told = scale.pick((10_000, 1_000_000, 2_000), (2_000, 20_000, 1_000))
     contenders = []
     for orders in (few, many):
         report(f"writing {orders:,} orders")
-        contenders.append(Contender(f"{orders:,} orders", ours, (await history_of(place, orders),)))
+        contenders.append(Contender(f"{orders:,} orders", ours, (await history_of(place, orders), told)))
     measured = await contest(place, contenders, scale.runs, report)
     short, long = (Side(contender.name, measured[contender.name]) for contender in contenders)
-    size = f"{MEASURED_ORDERS * COMMANDS:,} commands beside {many:,} orders of history, and beside {few:,}"
+    size = f"{told * COMMANDS:,} commands beside {many:,} orders of history, and beside {few:,}"
     return [
         compared(7, f"{TITLE}: CPU", long, short, CPU, is_cost=True, must=1.25, aim=1.1, size=size),
         compared(7, f"{TITLE}: rate", long, short, RATE, must=1 / 1.25, aim=1 / 1.1, size=size),

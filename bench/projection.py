@@ -65,7 +65,7 @@ async def by_hand(place: Place, topics: Topics) -> Measured:
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
     report("telling stories on topics")
-    many, few = await new_topics(place, scale.pick(2_500, 400)), await new_topics(place, scale.pick(40, 8))
+    many, few = await new_topics(place, scale.pick(2_500, 400)), await new_topics(place, scale.pick(40, 4))
     await tell_stories(place, many)
     await tell_stories(place, few)
     contenders = (

@@ -3,10 +3,9 @@ and an empty route over HTTP."""
 
 import asyncio
 import os
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,8 +15,9 @@ from random import Random
 from typing import Final
 
 import asyncpg
+import uvicorn
 
-from bench.contest import AUTH_KEY, Contender, Measured, Meter, Place, Unavailable, contest, percentile
+from bench.contest import AUTH_KEY, BESIDE, Contender, Measured, Meter, Place, Unavailable, contest, percentile
 from bench.figures import Figure, Scale, Side, compared
 from bench.load import STORY_FACTS, Topics, check_timeline, stories
 from bench.world import Caller
@@ -53,6 +53,11 @@ WHERE subject = '{pattern}'""",
 INSERT INTO finds (kind, value, subject) SELECT kind, replace(value, lower('{pattern}'), lower(named)), named
 FROM generate_series(1, {orders} - 1) AS n, LATERAL (SELECT 'ORD-' || lpad(n::text, 7, '0') AS named) AS name, finds
 WHERE subject = '{pattern}' ON CONFLICT DO NOTHING""",
+    """
+INSERT INTO measured (subject, service, measure, id, began_at, ended_at, part, whole, labels, left_out, facts)
+SELECT named, service, measure, replace(id, '{pattern}', named), began_at, ended_at, part, whole, labels, left_out, facts
+FROM generate_series(1, {orders} - 1) AS n, LATERAL (SELECT 'ORD-' || lpad(n::text, 7, '0') AS named) AS name, measured
+WHERE subject = '{pattern}'""",
 )
 
 
@@ -108,11 +113,8 @@ async def _service(dsn: str, kafka: str) -> AsyncIterator[Caller]:
     port = Ports(auto=True).take(0)
     told = {"OMS_DATABASE_URL": dsn, "OMS_KAFKA": kafka, "OMS_AUTH_KEY": AUTH_KEY, "OMS_LOG_LEVEL": "error"}
     told |= {"OMS_CRM_WEBHOOK_SECRET": "whsec_" + AUTH_KEY, "OMS_IDENTITY_KEY": AUTH_KEY}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "uvicorn", "bench.reads:app", "--host", LOOPBACK, "--port", str(port)),
-        *("--no-access-log", "--log-level", "error"),
-        env=os.environ | told,
-    )
+    process = BESIDE.Process(target=_serve, args=(told, port))
+    process.start()
     caller = Caller(f"http://{LOOPBACK}:{port}")
     try:
         async with asyncio.timeout(60):
@@ -128,17 +130,21 @@ async def _service(dsn: str, kafka: str) -> AsyncIterator[Caller]:
     finally:
         caller.close()
         process.terminate()
-        await process.wait()
+        await asyncio.to_thread(process.join)
+
+
+def _serve(told: Mapping[str, str], port: int) -> None:
+    os.environ |= told
+    uvicorn.run(app, host=LOOPBACK, port=port, access_log=False, log_level="error")
 
 
 async def from_store(place: Place, database: str, orders: int, count: int) -> Measured:
-    """What is under both: the order's rows as the service reads them, in one snapshot, and their states made."""
+    """What is under both: the order's rows as the service reads them, and their states made."""
     db = await asyncpg.connect(database_url(place.postgres, database))
 
     async def read(id: str) -> None:
-        async with db.transaction(isolation="repeatable_read", readonly=True):
-            if await story(db, id) is None:
-                raise AssertionError(f"{id} is not there")
+        if await story(db, id) is None:
+            raise AssertionError(f"{id} is not there")
 
     try:
         return await _one_by_one(place, read, orders, count)

@@ -1,7 +1,6 @@
 """Figure 8: one, two and four consumers with the database five milliseconds away, so that cores are not the limit."""
 
 import asyncio
-import multiprocessing
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
@@ -11,7 +10,7 @@ from uuid import uuid4
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
 
-from bench.contest import Contender, Measured, Meter, Place, contest
+from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest
 from bench.figures import RATE, Figure, Scale, Side, alone, compared
 from bench.load import STORY_FACTS, check_timeline, new_topics, tell_stories
 from bench.visible import project
@@ -29,30 +28,26 @@ PATIENCE_S: Final = 300
 async def consumers(place: Place, orders: int, count: int) -> Measured:
     """So many processes of support-view's consumer; what they consume is told when all have their share."""
     topics, group = await new_topics(place, orders, PARTITIONS), f"{place.prefix}-{uuid4()}"
-    async with (
-        place.database(await place.template("support_view")) as dsn,
-        asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool,
-        far_away(dsn) as far,
-    ):
+    async with place.database(await place.template("support_view")) as dsn, far_away(dsn) as far:
         names = list(topics.names.values())
-        context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=project, args=(place, far, names, group, BATCH)) for _ in range(count)]
+        processes = [BESIDE.Process(target=project, args=(place, far, names, group, BATCH)) for _ in range(count)]
         for process in processes:
             process.start()
         try:
-            await _share(place, group, count)
-            async with Meter(place) as meter, asyncio.timeout(PATIENCE_S):
-                await tell_stories(place, topics, PARTITIONS)
-                while True:
-                    if await pool.fetchval("SELECT count(*) FROM timeline") == topics.facts:
-                        break
-                    await asyncio.sleep(0.05)
+            async with asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool:
+                await _share(place, group, count)
+                async with Meter(place) as meter, asyncio.timeout(PATIENCE_S):
+                    await tell_stories(place, topics, PARTITIONS)
+                    while True:
+                        if await pool.fetchval("SELECT count(*) FROM timeline") == topics.facts:
+                            break
+                        await asyncio.sleep(0.05)
+                await check_timeline(pool, topics)
         finally:
             for process in processes:
                 process.terminate()
             for process in processes:
                 await asyncio.to_thread(process.join)
-        await check_timeline(pool, topics)
     return meter.measured(topics.facts)
 
 

@@ -10,11 +10,12 @@ from typing import Final
 
 import asyncpg
 
+from bench import memory
 from bench.contest import Contender, Measured, Meter, Place, contest, percentile
 from bench.figures import CPU, RATE, Figure, Scale, Side, alone, compared
 from bench.rivals import dbos, one_at_a_time, procrastinate
 from bench.rivals.story import check
-from bench.world import World, world
+from bench.world import World, all_seen, world
 from ops.endpoints import Endpoints
 from ops.system import System
 
@@ -37,11 +38,14 @@ FROM events WHERE type IN ('return.requested', 'return.items_received', 'return.
 """The facts of a story as each service's journal has them."""
 
 
-async def ours(place: Place, count: int) -> Measured:
-    """Every service as a process; the world around them is played by this one, whose CPU time is not theirs."""
+async def ours(place: Place, count: int, soak_minutes: float, rest_seconds: float) -> Measured:
+    """Every service as a process; the world around them is played by this one, whose CPU time is not theirs. With a soak,
+    their memory is watched: at rest before, and at a share of what they could do after."""
     with tempfile.TemporaryDirectory(prefix="oms-bench-", ignore_cleanup_errors=True) as var:
         os.environ |= {"OMS_KAFKA": place.kafka, "OMS_POSTGRES_URL": place.postgres}
         async with world(Path(var)) as (system, playing):
+            await asyncio.sleep(rest_seconds)
+            rest = memory.resident(system)
             await playing.plays(AT_ONCE // 4, AT_ONCE)
             await all_seen(system.endpoints)
             async with Meter(place, services(system)) as meter:
@@ -49,31 +53,17 @@ async def ours(place: Place, count: int) -> Measured:
                 await all_seen(system.endpoints)
             await _check(system.endpoints, playing)
             took = playing.took[-count:]
-    return meter.measured(count, p50=percentile(took, 0.50) * 1000, p99=percentile(took, 0.99) * 1000)
+            values = {"p50": percentile(took, 0.50) * 1000, "p99": percentile(took, 0.99) * 1000}
+            worst = ""
+            if soak_minutes:
+                rate = memory.LOAD * count / meter.seconds
+                watched, worst = await memory.soak(system, playing, rest, rate, soak_minutes)
+                values |= watched
+    return meter.measured(count, worst, **values)
 
 
 def services(system: System) -> tuple[int, ...]:
     return tuple(process.pid for process in system.processes.values() if process.pid is not None)
-
-
-async def all_seen(endpoints: Endpoints, within: float = 120) -> None:
-    """Nothing is on its way: every journal's facts are published, and on the timeline."""
-    databases = {name: await asyncpg.connect(each.database) for name, each in endpoints.services.items()}
-    try:
-        async with asyncio.timeout(within):
-            while True:
-                told = unpublished = 0
-                for db in databases.values():
-                    told += await db.fetchval("SELECT count(*) FROM events")
-                    unpublished += await db.fetchval("SELECT count(*) FROM outbox")
-                if not unpublished and told == await databases["support-view"].fetchval(
-                    "SELECT count(*) FROM timeline"
-                ):
-                    return
-                await asyncio.sleep(0.2)
-    finally:
-        for db in databases.values():
-            await db.close()
 
 
 async def _check(endpoints: Endpoints, playing: World) -> None:
@@ -89,14 +79,16 @@ async def _check(endpoints: Endpoints, playing: World) -> None:
 
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
-    count, theirs = scale.pick(2_000, 200), scale.pick(300, 30)
+    count, theirs = scale.pick(2_000, 150), scale.pick(300, 30)
+    soak = scale.soak_minutes if scale.is_quick and 10 in scale.figures else 0
     contenders = (
-        Contender("all services", ours, (count,)),
+        Contender("all services", ours, (count, soak, memory.REST_S if soak else 0)),
         Contender("DBOS", dbos.stories, (theirs,)),
         Contender("procrastinate", procrastinate.stories, (theirs,)),
         Contender("FastStream", one_at_a_time.stories, (theirs,)),
     )
     measured = await contest(place, contenders, scale.runs, report)
+    scale.soaked.extend(measured["all services"] if soak else [])
     mine = Side("all six services", measured["all services"])
     size = f"{count:,} stories, {AT_ONCE} at once; theirs {theirs:,}"
     rivals = [

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import multiprocessing
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -16,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from faststream.kafka import KafkaBroker
 from uuid_utils.compat import uuid7
 
-from bench.contest import Contender, Measured, Meter, Place, contest, percentile, settle
+from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest, percentile, settle
 from bench.figures import Figure, Scale, Side, compared
 from bench.load import placement
 from orders.domain.decide import Command
@@ -77,14 +76,14 @@ async def shell_at(place: Place, topic: str | None) -> AsyncIterator[Commit]:
 @asynccontextmanager
 async def view_at(place: Place, topic: str, dsn: str) -> AsyncIterator[Any]:
     """A pool on support-view's database, and its consumer in a process of its own."""
-    async with asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool:
-        process = multiprocessing.get_context("spawn").Process(target=project, args=(place, dsn, [topic], topic))
-        process.start()
-        try:
+    process = BESIDE.Process(target=project, args=(place, dsn, [topic], topic))
+    process.start()
+    try:
+        async with asyncpg.create_pool(dsn, min_size=1, max_size=2) as pool:
             yield pool
-        finally:
-            process.terminate()
-            await asyncio.to_thread(process.join)
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.join)
 
 
 def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int = 1000) -> None:
@@ -185,7 +184,7 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
 
     figures = []
     # At 200/s the bound is the one of the system's first build: ten times the floor.
-    for rate, seconds, must, aim in ((50, (20, 5), 3.0, 2.0), (200, (10, 3), 10.0, None), (500, (10, 3), 3.0, 2.0)):
+    for rate, seconds, must, aim in ((50, (20, 4), 3.0, 2.0), (200, (10, 2), 10.0, None), (500, (10, 2), 3.0, 2.0)):
         load = (rate, scale.pick(*seconds))
         contenders = [Contender("ours", ours, load), Contender("in process", in_process, load)]
         if rate == 500:

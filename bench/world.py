@@ -16,11 +16,13 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
+import asyncpg
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiosmtpd.smtp import SMTP
 from standardwebhooks import Webhook
 
 from bench.rivals.story import LINES, RETURNED, TOTAL_MINOR
+from ops.endpoints import Endpoints
 from ops.keys import Keys, kept_keys
 from ops.places import LOOPBACK
 from ops.stories import ADDRESS, CUSTOMER, INSPECTION
@@ -360,6 +362,26 @@ def _services(processor: int, mailbox: int) -> tuple[Service, ...]:
         for each in SERVICES
         if each.has_database
     )
+
+
+async def all_seen(endpoints: Endpoints, within: float = 120) -> None:
+    """Nothing is on its way: every journal's facts are published, and on the timeline."""
+    databases = {name: await asyncpg.connect(each.database) for name, each in endpoints.services.items()}
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                told = unpublished = 0
+                for db in databases.values():
+                    told += await db.fetchval("SELECT count(*) FROM events")
+                    unpublished += await db.fetchval("SELECT count(*) FROM outbox")
+                if not unpublished and told == await databases["support-view"].fetchval(
+                    "SELECT count(*) FROM timeline"
+                ):
+                    return
+                await asyncio.sleep(0.2)
+    finally:
+        for db in databases.values():
+            await db.close()
 
 
 @asynccontextmanager

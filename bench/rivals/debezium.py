@@ -52,6 +52,7 @@ producer.batch.size=262144
 consumer.auto.offset.reset=earliest
 consumer.max.poll.records=5000
 consumer.fetch.min.bytes=1
+plugin.discovery=service_load
 """
 
 HEADERS: Final = (
