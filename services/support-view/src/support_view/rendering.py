@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -107,6 +108,16 @@ _templates.filters |= {
     "anchor": anchor,
     "path": lambda text: quote(text, safe=""),
 }
+
+
+@cache
+def drawn(name: str) -> str:
+    """An icon. A page has a hundred and more of them, of a dozen kinds."""
+    icon: str = vars(_templates.get_template("icons.html").module)["icon"](name)
+    return icon
+
+
+_templates.globals["drawn"] = drawn
 
 
 def page(name: str, status: int = 200, **content: Any) -> HTMLResponse:

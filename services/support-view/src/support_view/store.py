@@ -246,8 +246,13 @@ def measures_of(sections: Mapping[Key, Section[Any]]) -> list[tuple[Key, Measure
 
 
 SECTIONS = "SELECT subject, service, next, waiting, state FROM sections WHERE subject = ANY($1::text[])"
-PLACES = """
-SELECT id, service, sequence, occurred_at, causation_id, seen_at FROM timeline WHERE subject = $1"""
+# One statement, so that what is folded and how fresh it is are of one moment.
+STORY = """
+SELECT service, next, waiting, state, facts, occurred_at, seen_at
+FROM sections,
+    (SELECT count(*) AS facts, max(occurred_at) AS occurred_at, max(seen_at) AS seen_at FROM timeline WHERE subject = $1) AS t
+WHERE subject = $1"""
+PLACES = "SELECT id, service, sequence, occurred_at, causation_id FROM timeline WHERE subject = $1"
 ENTRIES = """
 SELECT id, subject, service, sequence, type, data, occurred_at, seen_at, actor, reason, correlation_id, causation_id,
     trace_id
@@ -263,11 +268,12 @@ ABOVE_ALL: Final = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that was seen of an order, in one snapshot. `places` are in no order."""
+    """What was seen of an order adds up to this: `facts` of them, the last of which happened and was seen then."""
 
     order_id: str
     sections: Mapping[str, Section[Any]]
-    places: Sequence[Place]
+    facts: int
+    occurred_at: datetime
     seen_at: datetime
 
 
@@ -306,19 +312,19 @@ class Seen:
 
 async def story(db: Db, order_id: str) -> Story | None:
     """None when nothing was seen of it."""
-    rows = await db.fetch(PLACES, order_id)
-    sections = await db.fetch(SECTIONS, [order_id])
-    if not rows or not sections:
+    rows = await db.fetch(STORY, order_id)
+    if not rows:
         return None
-    return Story(
-        order_id,
-        {row["service"]: _section(row) for row in sections},
-        [
-            Place(str(row["id"]), row["service"], row["sequence"], row["occurred_at"], row["causation_id"])
-            for row in rows
-        ],
-        max(row["seen_at"] for row in rows),
-    )
+    sections = {row["service"]: _section(row) for row in rows}
+    return Story(order_id, sections, rows[0]["facts"], rows[0]["occurred_at"], rows[0]["seen_at"])
+
+
+async def places(db: Db, order_id: str) -> list[Place]:
+    """Of all its facts, in no order."""
+    return [
+        Place(str(row["id"]), row["service"], row["sequence"], row["occurred_at"], row["causation_id"])
+        for row in await db.fetch(PLACES, order_id)
+    ]
 
 
 async def entries(db: Db, ids: Sequence[str]) -> list[Seen]:

@@ -149,7 +149,7 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
     """The whole summary, as far as the sections go."""
     s = side_by_side(sections)
     orders, placed = s.orders, s.orders.placed
-    lines, totals = tuple(line_quantities(s)), totals_of(s)
+    lines, totals, goods = tuple(line_quantities(s)), totals_of(s), tuple(shipments(s))
     promised = [line.promised_on for line in placed.lines if line.promised_on] if placed else []
     return Summary(
         order_id=order_id,
@@ -176,14 +176,14 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
         tenders=tuple(tenders(s)),
         anomalies=tuple(anomaly.detail for anomaly in s.payments.anomalies),
         split_reasons=s.fulfillment.reasons,
-        shipments=tuple(shipments(s)),
+        shipments=goods,
         backorders=tuple(backorders(s)),
         returns=tuple(return_states(s)),
         claims=tuple(claims(s)),
         return_policy=s.returns.policy,
         refunds=tuple(refunds(s)),
         told=tuple(told(s)),
-        next_steps=tuple(next_steps(s)),
-        explanations=tuple(explanations(s)),
-        dependencies=dependencies(s),
+        next_steps=tuple(next_steps(s, goods)),
+        explanations=tuple(explanations(s, lines, totals, goods)),
+        dependencies=dependencies(s, goods),
     )

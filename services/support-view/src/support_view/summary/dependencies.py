@@ -1,6 +1,6 @@
 """What every unit on its way waits for: unit, shipment or backorder, and the thing that has to happen first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
@@ -8,7 +8,7 @@ from shared.contracts.base import Model
 from support_view.domain.fulfillment import Backorder, ShipmentStatus
 from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.timeline import Words, day, plain
-from support_view.summary.goods import ShipmentState, shipments
+from support_view.summary.goods import ShipmentState
 from support_view.summary.sections import Sections
 
 
@@ -50,10 +50,10 @@ class _Graph:
         return [text for source in before for text in self.waiting_for(source) or [self.nodes[source].text]]
 
 
-def dependencies(s: Sections) -> Dependencies:
+def dependencies(s: Sections, goods: Sequence[ShipmentState]) -> Dependencies:
     """Of what is not there yet; empty when nothing is awaited."""
     graph = _Graph()
-    for state in shipments(s):
+    for state in goods:
         if state.status not in _OVER and state.waits_for:
             _of_shipment(s, graph, state)
     for id, backorder in s.fulfillment.backorders.items():

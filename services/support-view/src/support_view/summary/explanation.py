@@ -1,7 +1,7 @@
 """Why an order is as it is, in plain sentences made from its facts. Each clause says what it is about, so that the
 facts behind it can be read. The same sections give the same words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import Field
 
@@ -13,9 +13,9 @@ from support_view.domain.payments import ChargeStatus, DisputeStatus, LegStatus,
 from support_view.domain.returns import Return
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.timeline import Words, day, plain, plural
-from support_view.summary.goods import shipments
-from support_view.summary.money import refund_words, totals
-from support_view.summary.quantities import line_quantities
+from support_view.summary.goods import ShipmentState
+from support_view.summary.money import Totals, refund_words
+from support_view.summary.quantities import LineQuantities
 from support_view.summary.returns import decision, inspection
 from support_view.summary.sections import Sections
 
@@ -39,13 +39,16 @@ class Explanation(Model):
         return "; ".join(clause.text for clause in self.clauses) + "."
 
 
-def explanations(s: Sections) -> Iterator[Explanation]:
+def explanations(
+    s: Sections, lines: Sequence[LineQuantities], totals: Totals, goods: Sequence[ShipmentState]
+) -> Iterator[Explanation]:
     """The order as a whole first, then each of its lines, shipments, refunds and returns."""
-    yield _explained("order", _order(s))
-    for line in line_quantities(s):
-        yield _explained(f"line:{line.line_id}", _line(s, line.line_id, line.forward))
+    yield _explained("order", _order(s, totals, goods))
+    for line in lines:
+        yield _explained(f"line:{line.line_id}", _line(s, goods, line.line_id, line.forward))
+    waits = {state.shipment_id: state.waits_for for state in goods}
     for id, shipment in s.fulfillment.shipments.items():
-        yield _explained(f"shipment:{id}", _shipment(s, id, shipment))
+        yield _explained(f"shipment:{id}", _shipment(s, id, shipment, waits[id]))
     for id, refund in s.payments.refunds.items():
         yield _explained(f"refund:{id}", _refund(s, id, refund))
     for id, told in s.returns.returns.items():
@@ -55,13 +58,14 @@ def explanations(s: Sections) -> Iterator[Explanation]:
 def _explained(subject: str, clauses: Iterator[Clause]) -> Explanation:
     first, *rest = clauses
     capital = first.text[:1].upper() + first.text[1:]
-    return Explanation(subject=subject, clauses=(first.model_copy(update={"text": capital}), *rest))
+    first = Clause(text=capital, domain=first.domain, about=first.about)
+    return Explanation(subject=subject, clauses=(first, *rest))
 
 
-def _order(s: Sections) -> Iterator[Clause]:
+def _order(s: Sections, totals: Totals, goods: Sequence[ShipmentState]) -> Iterator[Clause]:
     yield from _standing(s)
-    yield from _goods(s)
-    yield from _money(s)
+    yield from _goods(s, goods)
+    yield from _money(s, totals)
     for id, refund in s.payments.refunds.items():
         yield Clause(text=_refund_in_short(s.words, refund), domain="payment", about=f"refund:{id}")
     for id, told in s.returns.returns.items():
@@ -98,7 +102,7 @@ def _standing(s: Sections) -> Iterator[Clause]:
         yield Clause(text=text, domain="order", about=f"cancellation:{id}")
 
 
-def _goods(s: Sections) -> Iterator[Clause]:
+def _goods(s: Sections, goods: Sequence[ShipmentState]) -> Iterator[Clause]:
     owed = sum(sum(units.values()) for units in s.fulfillment.units.values())
     live = {id: shipment for id, shipment in s.fulfillment.shipments.items() if shipment.is_live}
     shipped = [(id, shipment) for id, shipment in live.items() if shipment.shipped_at is not None]
@@ -107,7 +111,7 @@ def _goods(s: Sections) -> Iterator[Clause]:
         yield Clause(text=f"{what} on {day(shipment.shipped_at)}", domain="fulfillment", about=f"shipment:{id}")
     if delivered := sum(units.get(Bucket.DELIVERED, 0) for units in s.fulfillment.units.values()):
         yield Clause(text=f"{delivered} delivered", domain="fulfillment")
-    for state in shipments(s):
+    for state in goods:
         quantity = sum(state.lines.values())
         if state.waits_for and (state.shipped_at is None or state.status in _IN_TROUBLE):
             verb = "waits" if quantity == 1 else "wait"
@@ -140,8 +144,7 @@ def _waiting(backorder: Backorder) -> str:
     return text
 
 
-def _money(s: Sections) -> Iterator[Clause]:
-    money = totals(s)
+def _money(s: Sections, money: Totals) -> Iterator[Clause]:
     if money.captured.minor and money.captured.minor == money.remaining.minor:
         yield Clause(text=f"{money.captured.text} charged, which is all", domain="payment")
     elif money.captured.minor or s.orders.standing in (OrderStatus.CONFIRMED, OrderStatus.COMPLETED):
@@ -184,10 +187,10 @@ def _refund_in_short(words: Words, refund: Refund) -> str:
             return f"a refund of {amount} is on its way"
 
 
-def _line(s: Sections, line_id: str, forward: Mapping[Bucket, int]) -> Iterator[Clause]:
+def _line(s: Sections, goods: Sequence[ShipmentState], line_id: str, forward: Mapping[Bucket, int]) -> Iterator[Clause]:
     """Where each unit of it is, and what those wait for that are not there."""
     told = False
-    for state in shipments(s):
+    for state in goods:
         if (quantity := state.lines.get(line_id, 0)) and state.status != ShipmentStatus.CANCELLED:
             told = True
             where = f"{quantity} in {s.words.shipment(state.shipment_id)}"
@@ -205,7 +208,7 @@ def _line(s: Sections, line_id: str, forward: Mapping[Bucket, int]) -> Iterator[
         yield Clause(text=f"{plural(sum(forward.values()), 'unit')} not planned yet", domain="fulfillment")
 
 
-def _shipment(s: Sections, id: str, shipment: Shipment) -> Iterator[Clause]:
+def _shipment(s: Sections, id: str, shipment: Shipment, waits: str) -> Iterator[Clause]:
     about = f"shipment:{id}"
     yield Clause(
         text=f"{s.contents(shipment.lines)}, planned from {shipment.location or 'a place not known yet'}"
@@ -228,7 +231,7 @@ def _shipment(s: Sections, id: str, shipment: Shipment) -> Iterator[Clause]:
         yield Clause(text=f"{s.words.money(captured)} charged for it", domain="payment", about=about)
     if shipment.delivered_at:
         yield Clause(text=f"delivered on {day(shipment.delivered_at)}", domain="fulfillment", about=about)
-    if waits := next((state.waits_for for state in shipments(s) if state.shipment_id == id), ""):
+    if waits:
         yield Clause(text=f"waits for {waits}", domain="fulfillment", about=about)
 
 

@@ -1,6 +1,6 @@
 """What has to happen next, by whom, and by when: from what a person must do to what happens by itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
@@ -12,7 +12,7 @@ from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.payments import ChargeStatus, DisputeStatus, OperationStatus, RefundStatus
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.timeline import plain
-from support_view.summary.goods import shipments
+from support_view.summary.goods import ShipmentState
 from support_view.summary.sections import Sections
 
 
@@ -42,11 +42,11 @@ _RETURN_STEPS: Final = {
 }
 
 
-def next_steps(s: Sections) -> Iterator[Step]:
+def next_steps(s: Sections, goods: Sequence[ShipmentState]) -> Iterator[Step]:
     """What is open, from what a person must do to what happens by its."""
     yield from _steps_of_people(s)
     yield from _steps_of_money(s)
-    yield from _steps_of_goods(s)
+    yield from _steps_of_goods(s, goods)
     yield from _steps_of_returns(s)
 
 
@@ -98,7 +98,7 @@ def _steps_of_money(s: Sections) -> Iterator[Step]:
             yield Step(text=text, owner="payment provider", due_at=due, link=f"refund-{id}")
 
 
-def _steps_of_goods(s: Sections) -> Iterator[Step]:
+def _steps_of_goods(s: Sections, goods: Sequence[ShipmentState]) -> Iterator[Step]:
     for id, backorder in s.fulfillment.backorders.items():
         what = s.words.some(backorder.remaining, backorder.line_id)
         link = f"backorder-{id}"
@@ -107,7 +107,7 @@ def _steps_of_goods(s: Sections) -> Iterator[Step]:
             yield Step(text=text, owner="customer", due_at=backorder.consent_due_at, link=link)
         if backorder.is_open:
             yield Step(text=f"Receive {what}", owner="supplier", due_at=backorder.eta, link=link)
-    for state in shipments(s):
+    for state in goods:
         if state.waits_for:
             text = f"{state.title} waits for {state.waits_for}"
             yield Step(text=text, owner=_OWNERS.get(state.status, "carrier"), link=f"shipment-{state.shipment_id}")
