@@ -246,6 +246,47 @@ async def test_a_law_of_the_database_that_one_key_breaks_does_not_hold_the_other
         assert [(w.key, w.reason) for w in await waiting(db)] == [("k3", "breaks_a_law")]
 
 
+def large_batch() -> list[Record]:
+    """Of forty keys, ten messages each, in turns."""
+    return [record(f"k{n % 40}", 1 + n // 40, n) for n in range(400)]
+
+
+async def test_a_large_batch_is_committed_by_keys_in_two_transactions_each_key_in_order(
+    pool: Pool, consumer: Consumer
+) -> None:
+    poisoned = [raw(b"k7", b"{", r.position) if r.position == 127 else r for r in large_batch()]
+    await consumer.take(poisoned)
+    rows = await pool.fetch("SELECT subject, data ->> 'detail' AS detail FROM events ORDER BY subject, sequence")
+    told = {key: [int(row["detail"]) for row in rows if row["subject"] == key] for key in {r["subject"] for r in rows}}
+    assert told == {f"k{n}": list(range(1, 4 if n == 7 else 11)) for n in range(40)}
+    assert [w.reason for w in await waiting_in(pool, "k7")] == ["bad_data"] + 6 * ["behind"]
+    assert await pool.fetchval("SELECT count(DISTINCT xmin::text) FROM events") == 2
+    assert await pool.fetchval("SELECT next FROM positions") == 400
+
+
+async def test_where_an_outage_stops_one_of_the_two_nothing_counts_as_read_and_what_comes_again_has_one_effect(
+    pool: Pool, consumer: Consumer
+) -> None:
+    take, batch = consumer._take, large_batch()
+
+    async def meet_an_outage(db: Db, records: Sequence[Record]) -> list[Parked]:
+        parked = await take(db, records)
+        if any(r.key == b"k8" for r in records):
+            raise ConnectionResetError
+        return parked
+
+    consumer._take = meet_an_outage
+    with pytest.raises(ConnectionResetError):
+        await consumer.take(batch)
+    assert (await tally(pool, "k8")).total == 0
+    assert await pool.fetchval("SELECT count(*) FROM events") > 0
+    assert await pool.fetchval("SELECT count(*) FROM positions") == 0
+    consumer._take = take
+    await consumer.take(batch)
+    assert {(await tally(pool, f"k{n}")).total for n in range(40)} == {55}
+    assert await pool.fetchval("SELECT next FROM positions") == 400
+
+
 async def test_a_redrive_that_breaks_a_law_again_tells_what_is_before_it_and_no_more(
     pool: Pool, consumer: Consumer
 ) -> None:

@@ -341,7 +341,7 @@ class World:
     def _append(self, service: Service, told: Told[Any], fact: Fact) -> None:
         written = self.journal.setdefault((service, told.key), [])
         id = UUID(int=self.number())
-        cause = replace(told.cause, id=id, reason=fact.type, causation_id=str(told.cause.id), sequence=len(written) + 1)
+        cause = told.cause._replace(id=id, reason=fact.type, causation_id=str(told.cause.id), sequence=len(written) + 1)
         entry = Entry(fact, cause)
         written.append(entry)
         if isinstance(fact, StockReceived | StockExpected):

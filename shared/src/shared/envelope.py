@@ -3,9 +3,8 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
 from pydantic import BaseModel, ValidationError
@@ -37,8 +36,7 @@ class Undecodable(Exception):
         super().__init__(detail)
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
+class Cause(NamedTuple):
     """Why something is told: it is claimed by `id` once per consumer and written beside every fact it leads to.
 
     `sequence` is the causing fact's place in its own service's journal of the subject.
@@ -54,8 +52,7 @@ class Cause:
     sequence: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """The context attributes of one record; offsets and the broker's times are no business of the fact.
 
     `message_id` is what consumers claim: our own ids as they are, a partner's made unique by its source.

@@ -44,7 +44,6 @@ from shared.contracts.partners import (
 )
 from shared.contracts.returns import ExchangeReleased, ReturnInspectionRevised, ReturnItemsInspected
 from shared.envelope import Cause
-from shared.machine import replace
 from shared.shell import Told
 
 ToldOrder: TypeAlias = Told[Command]
@@ -60,7 +59,7 @@ def _of_order(fact: OrderFact, command: Command, cause: Cause) -> ToldOrder:
 
 def _of_warehouse(message: WarehouseShipmentMessage, command: Command, cause: Cause) -> ToldOrder:
     """The warehouse's own time of the event is when it happened."""
-    return Told(message.order_id, command, replace(cause, at=message.occurred_at))
+    return Told(message.order_id, command, cause._replace(at=message.occurred_at))
 
 
 def placed(fact: OrderPlaced, cause: Cause) -> ToldOrder:
@@ -120,12 +119,12 @@ def handed_over(message: WarehouseHandedOver, cause: Cause) -> ToldOrder:
 
 def goods_received(message: WarehouseGoodsReceived, cause: Cause) -> Told[ShelfCommand]:
     command = Receive(message.receipt_id, message.sku, message.location, message.quantity)
-    return Told(key_of(message.sku, message.location), command, replace(cause, at=message.occurred_at))
+    return Told(key_of(message.sku, message.location), command, cause._replace(at=message.occurred_at))
 
 
 def goods_expected(message: WarehouseGoodsExpected, cause: Cause) -> Told[ShelfCommand]:
     command = Expect(message.sku, message.location, message.incoming, message.eta)
-    return Told(key_of(message.sku, message.location), command, replace(cause, at=message.occurred_at))
+    return Told(key_of(message.sku, message.location), command, cause._replace(at=message.occurred_at))
 
 
 ROUTES: Final = (

@@ -46,7 +46,7 @@ CREATE TABLE outbox (
     event_id uuid NOT NULL
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
 COMMENT ON TABLE outbox IS 'Facts not yet acknowledged by the broker. Published in position order, deleted after the acknowledgement.';
-COMMENT ON COLUMN outbox.event_id IS 'written by the one statement that writes the event; a foreign key would look up and lock each again';
+COMMENT ON COLUMN outbox.event_id IS 'written by the transaction that writes the event; a foreign key would look up and lock each again';
 
 CREATE TABLE withheld (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
