@@ -18,7 +18,12 @@ _WORDS = st.sampled_from(["", "late", "two words", "<b>bold</b>", "ünïcode ✓
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$"
 _START = datetime(2026, 1, 1, tzinfo=timezone.utc)
 _INSTANTS = st.integers(0, 10_000).map(lambda minutes: _START + timedelta(minutes=minutes))
-_BY_PATTERN = {_ID: IDS, r"^[a-z]{2}(-[A-Z]{2})?$": st.just("en"), r"^[A-Z]{2}$": st.just("DE")}
+_BY_PATTERN = {
+    r"^[a-z]+:[A-Za-z0-9][A-Za-z0-9 ._:@-]*$": st.just("sku:a"),
+    _ID: IDS,
+    r"^[a-z]{2}(-[A-Z]{2})?$": st.just("en"),
+    r"^[A-Z]{2}$": st.just("DE"),
+}
 
 
 def facts(kind: type[Fact], **fixed: Any) -> st.SearchStrategy[Any]:

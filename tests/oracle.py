@@ -199,20 +199,65 @@ WITH told AS NOT MATERIALIZED (
                 AND b.type = r.type AND b.sequence > r.sequence AND b.sequence < u.sequence))::int AS part
     FROM told AS r WHERE r.type IN ('return.resolved', 'case.resolved')
 )"""
-CONTACTS: Final = """
-WITH told AS (
+# What a person says stands until it is withdrawn, and goes before what rules said last.
+CAUSES: Final = """
+WITH of_causes AS MATERIALIZED (
+    SELECT *, data ->> 'tag' AS tag FROM journal WHERE service = 'support' AND starts_with(type, 'root_cause.')
+), words AS (
+    SELECT o.subject, o.sequence, o.occurred_at, o.tag AS no, o.data ->> 'replaced_by' AS yes,
+        (o.data #>> '{{policy,version}}')::int AS version
+    FROM of_causes AS o WHERE o.type = 'root_cause.overridden' AND NOT EXISTS (SELECT FROM of_causes AS w
+        WHERE w.subject = o.subject AND w.type = 'root_cause.override_withdrawn'
+            AND w.data ->> 'override_id' = o.data ->> 'override_id')
+), last AS (
+    SELECT DISTINCT ON (subject, tag) subject, tag, CASE WHEN type = 'root_cause.tagged' THEN NULL
+        WHEN (data ->> 'is_switched_off')::boolean THEN 'rule switched off' ELSE 'refuted by later facts' END AS over
+    FROM of_causes WHERE type IN ('root_cause.tagged', 'root_cause.refuted') ORDER BY subject, tag, sequence DESC
+), borne AS (
+    SELECT DISTINCT ON (subject, tag) subject, tag, (data ->> 'since')::timestamptz AS since, data -> 'about' AS about,
+        (data #>> '{{policy,version}}')::int AS version
+    FROM of_causes WHERE type = 'root_cause.tagged' ORDER BY subject, tag, sequence DESC
+), attributed AS (
+    SELECT t.subject, t.tag AS thing, coalesce(b.since, i.since, y.occurred_at) AS at, 0 AS part, 1 AS whole,
+        false AS is_waiting, coalesce(b.about, i.about, '[]') AS about,
+        CASE WHEN y.yes IS NULL THEN 'rules' ELSE 'person' END AS by,
+        CASE WHEN n.no IS NOT NULL THEN 'a person said otherwise' WHEN y.yes IS NULL THEN l.over END AS left_out
+    FROM (SELECT subject, tag FROM last UNION SELECT subject, no FROM words WHERE no IS NOT NULL
+        UNION SELECT subject, yes FROM words WHERE yes IS NOT NULL) AS t
+    LEFT JOIN last AS l USING (subject, tag) LEFT JOIN borne AS b USING (subject, tag)
+    LEFT JOIN words AS n ON n.subject = t.subject AND n.no = t.tag
+    LEFT JOIN words AS y ON y.subject = t.subject AND y.yes = t.tag
+    LEFT JOIN borne AS i ON i.subject = y.subject AND i.tag = y.no
+), judged AS (
+    SELECT DISTINCT ON (f.subject, f.tag, f.data #> '{{policy,version}}') f.subject, f.occurred_at AS at, 1 AS whole,
+        f.tag || '/' || (f.data #>> '{{policy,version}}') AS thing, false AS is_waiting,
+        ARRAY[(f.data ->> 'rule') || ' v' || (f.data #>> '{{policy,version}}')] AS rules, ARRAY[f.tag] AS tags,
+        (n.version IS DISTINCT FROM (f.data #>> '{{policy,version}}')::int)::int AS part,
+        CASE WHEN n.version = (f.data #>> '{{policy,version}}')::int THEN NULL
+            WHEN n.sequence < f.sequence THEN 'set aside before'
+            WHEN (f.data #>> '{{policy,version}}')::int = b.version THEN l.over END AS left_out
+    FROM of_causes AS f JOIN last AS l USING (subject, tag) JOIN borne AS b USING (subject, tag)
+    LEFT JOIN words AS n ON n.subject = f.subject AND n.no = f.tag
+    WHERE f.type = 'root_cause.tagged' ORDER BY f.subject, f.tag, f.data #> '{{policy,version}}', f.sequence
+)"""
+CONTACTS: Final = (
+    CAUSES
+    + """, told AS (
     SELECT subject, sequence, data ->> 'contact_id' AS thing, (data ->> 'received_at')::timestamptz AS at,
         data ->> 'customer' AS customer, CASE WHEN data ->> 'duplicate_of' IS NOT NULL THEN 'duplicate'
             WHEN (data ->> 'is_automated')::boolean THEN 'automated'
             WHEN data ->> 'direction' = 'outbound' THEN 'outbound' END AS left_out
     FROM journal WHERE service = 'support' AND type = 'contact.received' AND data ->> 'order_id' IS NOT NULL
 ), things AS (
-    SELECT c.subject, c.thing, c.at, 1 AS whole, c.left_out, false AS is_waiting, ARRAY['none'] AS causes,
+    SELECT c.subject, c.thing, c.at, 1 AS whole, c.left_out, false AS is_waiting, coalesce((
+            SELECT array_agg(a.thing) FROM attributed AS a WHERE a.subject = c.subject AND a.left_out IS NULL
+        ), ARRAY['none']) AS causes,
         EXISTS (SELECT FROM told AS e WHERE e.subject = c.subject AND e.customer = c.customer AND e.left_out IS NULL
             AND c.left_out IS NULL AND (e.at, e.sequence) < (c.at, c.sequence)
             AND e.at >= c.at - interval '{days} days')::int AS part
     FROM told AS c
 )"""
+)
 ESCALATIONS: Final = """
 WITH told AS NOT MATERIALIZED (
     SELECT *, data ->> 'escalation_id' AS thing FROM journal WHERE service = 'support' AND type LIKE 'escalation.%'
@@ -310,6 +355,21 @@ RULES: Final[dict[tuple[str, str | None], Rule]] = {
         for days in (7, 14, 45)
         for dimension, split in ((None, None), ("cause", "causes"))
     },
+    ("root-causes", None): Rule(CAUSES.format(), "attributed"),
+    ("root-causes", "cause"): Rule(CAUSES.format(), "attributed", "ARRAY[thing]"),
+    ("root-causes", "by"): Rule(CAUSES.format(), "attributed", "ARRAY[by]"),
+    **{
+        ("root-causes", dimension): Rule(
+            CAUSES.format(),
+            "attributed",
+            f"ARRAY(SELECT split_part(one, ':', 2) FROM jsonb_array_elements_text(about) AS one"
+            f" WHERE starts_with(one, '{dimension}:'))",
+        )
+        for dimension in ("carrier", "location", "sku", "policy")
+    },
+    ("root-cause-precision", None): Rule(CAUSES.format(), "judged"),
+    ("root-cause-precision", "rule"): Rule(CAUSES.format(), "judged", "rules"),
+    ("root-cause-precision", "cause"): Rule(CAUSES.format(), "judged", "tags"),
     ("drift", None): Rule(DRIFT, "things"),
     ("drift", "currency"): Rule(DRIFT, "things", "currencies"),
 }
@@ -408,6 +468,8 @@ def _shared(kind: Kind, counts_units: bool, told: tuple[int, int, int, int]) -> 
     count, things, units, whole = told
     if kind is Kind.AMOUNT:
         return Amounts(count=count, amount_minor=units)
+    if kind is Kind.COUNT:
+        return Amounts(count=count)
     part, whole = (units, whole) if counts_units else (things, count)
     return Amounts(count=count, part=part, whole=whole, share=round(part / whole, 4))
 

@@ -18,6 +18,7 @@ from standardwebhooks import Webhook
 from shared.auth import Role, issue
 from shared.consumer import CaughtUp
 from shared.contracts.base import FACTS
+from shared.contracts.fulfillment import ShipmentFound, ShipmentLost
 from shared.contracts.payments import PaymentOperationUnknown
 from shared.database import Pool
 from shared.timers import Timers
@@ -31,7 +32,7 @@ from support_view.rebuild import Rebuild
 from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, CRM_SECRET, SUPPORT_SETTINGS
-from tests.telling import confirmed_order, record_of, whole_story
+from tests.telling import confirmed_order, record_of, split_order, units, whole_story
 
 NewDatabase = Callable[[str], Awaitable[str]]
 LONG_AGO = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
@@ -477,3 +478,190 @@ async def test_the_queue_is_read_and_attended_to_on_its_page(client: httpx.Async
     await look(pool)
     late = await client.post(f"{path}/acknowledge", data={"key": uuid4().hex})
     assert late.status_code == 409 and "support-view refused:" in late.text
+
+
+async def hear(pool: Pool) -> None:
+    """What support told comes back to its view, as all facts do."""
+    rows = await pool.fetch("SELECT * FROM events ORDER BY id")
+    entries = [
+        Entry(
+            id=str(row["id"]),
+            service="support",
+            subject=row["subject"],
+            sequence=row["sequence"],
+            fact=FACTS[row["type"]].model_validate_json(row["data"]),
+            occurred_at=row["occurred_at"],
+            actor=row["actor"],
+            reason=row["reason"],
+            correlation_id=row["correlation_id"],
+        )
+        for row in rows
+    ]
+    await deliver(pool, entries)
+
+
+async def causes_of(ann: Desk, pool: Pool, order_id: str = "ORD-1") -> dict[str, Any]:
+    """By tag, once all was looked at and heard."""
+    await look(pool)
+    await hear(pool)
+    return {cause["tag"]: cause for cause in (await ann.get(f"/orders/{order_id}"))["causes"]}
+
+
+async def test_causes_are_found_from_the_facts_of_all_services_once_each_with_what_bears_them_out(
+    ann: Desk, pool: Pool
+) -> None:
+    story = whole_story("ORD-1")
+    await deliver(pool, story.entries[::-1])
+    found = await causes_of(ann, pool)
+    assert set(found) == {"stock_out", "carrier_delay", "system_fault", "customer_remorse"}
+    stock_out = found["stock_out"]
+    assert (stock_out["rule"], stock_out["version"], stock_out["confidence_percent"]) == ("backordered", 1, 95)
+    assert (stock_out["stands"], stock_out["about"], stock_out["said_by"]) == (True, ["sku:SKU-chair"], None)
+    types = {entry.id: entry.fact.type for entry in story.entries}
+    assert [types[id] for id in stock_out["evidence"]] == ["backorder.created"]
+    before = await told(pool)
+    assert before.count("root_cause.tagged") == 4
+    await deliver(pool, story.entries)
+    assert await causes_of(ann, pool) == found
+    assert await told(pool) == before
+    assert await is_what_the_journal_gives(pool)
+
+
+async def test_a_cause_that_later_facts_do_not_bear_out_is_refuted(ann: Desk, pool: Pool) -> None:
+    story = split_order("ORD-1")
+    parcel = {"order_id": "ORD-1", "shipment_id": "ORD-1-S2", "lines": units(rug=1)}
+    story.tell(ShipmentLost(**parcel))
+    await deliver(pool, story.entries)
+    assert "carrier_loss" in await causes_of(ann, pool)
+    found = story.tell(ShipmentFound(**parcel, review=False))
+    await deliver(pool, [found])
+    assert "carrier_loss" not in await causes_of(ann, pool)
+    assert (await told(pool))[-1] == "root_cause.refuted"
+
+
+async def test_an_agents_word_goes_before_the_rules_until_it_is_withdrawn_and_outlives_a_rebuild(
+    ann: Desk, pool: Pool, dsn: str
+) -> None:
+    await deliver(pool, split_order("ORD-1").entries)
+    assert (await causes_of(ann, pool))["stock_out"]["stands"]
+    path = "/orders/ORD-1/causes"
+    said = await ann.post(f"{path}/override", tag="stock_out", replaced_by="address", reason="there was enough")
+    assert said == {"order_id": "ORD-1", "causes": ["carrier_delay", "address"], "override_id": "ORD-1-O1"}
+    again = await ann.post(f"{path}/override", status=422, tag="carrier_delay", replaced_by="stock_out", reason="no")
+    assert [error["field"] for error in again["errors"]] == ["replaced_by"]
+    assert "ORD-1-O1 speaks of stock out already" in again["detail"]
+    for step in (Rebuild.build, Rebuild.swap, Rebuild.discard):
+        found = await causes_of(ann, pool)
+        stood = {tag: (cause["stands"], cause["said_by"], cause["said"]) for tag, cause in found.items()}
+        assert stood == {
+            "stock_out": (False, ann.actor, "there was enough"),
+            "address": (True, ann.actor, "there was enough"),
+            "carrier_delay": (True, None, None),
+        }
+        db = await asyncpg.connect(dsn)
+        await step(Rebuild(db))
+        await db.close()
+    entries = (await ann.get("/orders/ORD-1/timeline", domain="support"))["entries"]
+    [word] = [entry for entry in entries if entry["type"] == "root_cause.overridden"]
+    assert (word["actor"], word["reason"]) == (ann.actor, "there was enough")
+    assert word["title"] == "Cause: address, not stock out"
+    await ann.post(f"{path}/overrides/ORD-1-O1/withdraw", reason="there was not")
+    stands = {tag: cause["stands"] for tag, cause in (await causes_of(ann, pool)).items()}
+    assert stands == {"stock_out": True, "carrier_delay": True}
+    assert await is_what_the_journal_gives(pool)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field"),
+    [
+        ({"tag": None}, "tag"),
+        ({"tag": "bad_luck"}, "tag"),
+        ({"tag": "defect"}, "tag"),
+        ({"replaced_by": "stock_out"}, "replaced_by"),
+        ({"replaced_by": "carrier_delay"}, "replaced_by"),
+        ({"reason": " "}, "reason"),
+        ({"reason": "by card 4111 1111 1111 1111"}, "reason"),
+        ({"mood": "bad"}, "mood"),
+    ],
+)
+async def test_a_word_on_a_cause_that_does_not_fit_is_refused_by_its_field(
+    ann: Desk, pool: Pool, changed: dict[str, Any], field: str
+) -> None:
+    await deliver(pool, split_order("ORD-1").entries)
+    await causes_of(ann, pool)
+    before = await told(pool)
+    body = {"tag": "stock_out", "reason": "no"} | changed
+    refused = await ann.post("/orders/ORD-1/causes/override", status=422, **body)
+    assert [error["field"] for error in refused["errors"]] == [field]
+    assert await told(pool) == before
+
+
+async def test_only_who_works_on_orders_speaks_of_their_causes_and_only_of_orders_that_were_seen(
+    client: httpx.AsyncClient, ann: Desk, pool: Pool
+) -> None:
+    await ann.post("/orders/ORD-9/causes/override", status=404, replaced_by="defect", reason="?")
+    await deliver(pool, split_order("ORD-1").entries)
+    await ann.post("/orders/ORD-1/causes/overrides/ORD-1-O7/withdraw", status=422, reason="?")
+    for role in (Role.AUDITOR, Role.STOREFRONT):
+        somebody = Desk(client, role, "al")
+        await somebody.post("/orders/ORD-1/causes/override", status=403, replaced_by="defect", reason="?")
+    assert "root_cause.overridden" not in await told(pool)
+
+
+async def test_a_rule_for_causes_that_is_switched_off_refutes_what_it_found(ann: Desk, sue: Desk, pool: Pool) -> None:
+    await deliver(pool, split_order("ORD-1").entries)
+    assert "stock_out" in await causes_of(ann, pool)
+    [policy] = [p for p in await ann.get("/support-policies") if p["policy_id"] == "root-causes"]
+    document = policy["document"]
+    document["rules"]["stock_out"]["is_on"] = False
+    await ann.post("/support-policies/root-causes", reason="too loud", policy=document, status=403)
+    published = await sue.post("/support-policies/root-causes", reason="too loud", policy=document)
+    assert published == {"policy_id": "root-causes", "version": 2}
+    assert "stock_out" not in await causes_of(ann, pool)
+    del document["rules"]["defect"]
+    refused = await sue.post("/support-policies/root-causes", reason="none", policy=document, status=422)
+    assert refused["errors"][0]["field"] == "policy"
+
+
+async def test_a_look_for_causes_that_goes_on_just_now_does_not_remove_what_is_to_be_looked_at_since(
+    pool: Pool,
+) -> None:
+    async def due() -> datetime:
+        at: datetime = await pool.fetchval("SELECT due_at FROM deadlines WHERE name = 'look causes'")
+        return at
+
+    story = whole_story("ORD-1").entries
+    await deliver(pool, [entry for entry in story if entry.service == "fulfillment"])
+    read = await due()
+    await deliver(pool, [entry for entry in story if entry.service == "returns"])
+    assert await due() > read
+
+
+async def test_what_went_wrong_is_read_and_put_right_on_the_orders_page(
+    client: httpx.AsyncClient, ann: Desk, pool: Pool
+) -> None:
+    await deliver(pool, split_order("ORD-1").entries)
+    found = await causes_of(ann, pool)
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=[Role.AGENT]))
+    page = (await client.get("/orders/ORD-1")).text
+    assert "Stock out" in page and "backordered v1" in page and "95 % sure" in page
+    assert f"/orders/ORD-1/facts/{found['stock_out']['evidence'][0]}" in page
+    action = "/orders/ORD-1/actions/set-aside-cause"
+    form = {"id": "stock_out", "key": uuid4().hex, "reason": "there was enough", "choice": "defect"}
+    assert (await client.post(action, data=form)).status_code == 303
+    assert (await client.post(action, data=form)).status_code == 303, "sent again, it has no second effect"
+    assert (await told(pool)).count("root_cause.overridden") == 1
+    assert {tag for tag, cause in (await causes_of(ann, pool)).items() if cause["stands"]} == {
+        "carrier_delay",
+        "defect",
+    }
+    refused = await client.post(action, data=form | {"key": uuid4().hex})
+    assert refused.status_code == 422 and "support-view refused:" in refused.text
+    page = (await client.get("/orders/ORD-1")).text
+    assert "there was enough" in page and "set aside" in page
+    withdrawn = {"id": "ORD-1-O1", "key": uuid4().hex, "reason": "after all"}
+    assert (await client.post("/orders/ORD-1/actions/withdraw-word", data=withdrawn)).status_code == 303
+    named = {"id": "other", "key": uuid4().hex, "reason": "she told me", "choice": "split_confusion"}
+    assert (await client.post("/orders/ORD-1/actions/name-cause", data=named)).status_code == 303
+    standing = {tag for tag, cause in (await causes_of(ann, pool)).items() if cause["stands"]}
+    assert standing == {"stock_out", "carrier_delay", "split_confusion"}

@@ -20,6 +20,7 @@ from shared.contracts.payments import OperationKind, PaymentOperationUnknown, Re
 from shared.contracts.support import SupportFact
 from shared.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
+from support_view.domain.causes import find
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
 from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, advance, section_of, span_to_read
@@ -95,6 +96,36 @@ def test_any_order_repetition_and_batching_of_the_facts_give_the_same_view(batch
     told_anyhow = viewed(batches)
     assert told_anyhow == told_straight
     assert summarize("ORD-1042", told_anyhow) == summarize("ORD-1042", told_straight)
+
+
+@settings(max_examples=40, deadline=None)
+@given(deliveries(STORY))
+def test_any_order_repetition_and_batching_of_the_facts_give_the_same_causes_from_facts_that_are_there(
+    batches: list[list[Entry]],
+) -> None:
+    sections = viewed(batches)
+    causes = find({service: section.state.signs for service, section in sections.items()})
+    straight = viewed([STORY])
+    assert causes == find({service: section.state.signs for service, section in straight.items()})
+    assert {cause.value for cause in causes} == {"stock_out", "carrier_delay", "system_fault", "customer_remorse"}
+    told = {(entry.service, entry.sequence) for entry in STORY}
+    assert all(told.issuperset(cause.evidence) for cause in causes.values())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_causes_of_facts_that_say_anything_rest_on_some_of_them(data: st.DataObject) -> None:
+    sections, told = {}, set()
+    for service in SERVICES:
+        kinds = st.sampled_from([kind for kind in ORDER_FACTS if kind.service == service])
+        said = data.draw(st.lists(kinds.flatmap(lambda kind: facts(kind, order_id="a")), max_size=6))
+        entries = [entry_of(fact, n) for n, fact in enumerate(said, 1)]
+        section = advance(service, section_of(service), {e.sequence for e in entries}, entries, None)
+        assert section.next == len(entries) + 1
+        sections[service] = section
+        told |= {(service, entry.sequence) for entry in entries}
+    for cause in find({service: section.state.signs for service, section in sections.items()}).values():
+        assert cause.evidence and told.issuperset(cause.evidence)
 
 
 def counted(sections: Mapping[str, Section[Any]]) -> dict[tuple[str, str, str], Measured]:

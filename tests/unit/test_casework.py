@@ -22,6 +22,7 @@ from shared.contracts.support import (
     EscalationAcknowledged,
     EscalationCleared,
     EscalationRaised,
+    RootCauseTag,
 )
 from shared.machine import Invalid, NotAllowed
 from support_view.domain.business import Calendar, Hours, Patience, Unit, after, between, over_at
@@ -45,7 +46,15 @@ from support_view.domain.casework import (
 )
 from support_view.domain.concerns import CONCERNS, SERVICE
 from support_view.domain.escalations import Concern, EscalationStatus
-from support_view.domain.policies import CasePolicy, EscalationPolicy, Policies, Rule, RuleName
+from support_view.domain.policies import (
+    CasePolicy,
+    CausePolicy,
+    CauseRule,
+    EscalationPolicy,
+    Policies,
+    Rule,
+    RuleName,
+)
 
 HOURS = (Hours(opens=time(9), closes=time(17)),)
 CALENDAR = Calendar(
@@ -75,6 +84,8 @@ POLICY = Policies(
         },
     ),
     escalations_ref=PolicyRef(policy_id="escalations", version=1),
+    causes=CausePolicy(rules=dict.fromkeys(RootCauseTag, CauseRule(confidence_percent=80))),
+    causes_ref=PolicyRef(policy_id="root-causes", version=1),
 )
 MONDAY = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
 """Ten o'clock in Berlin, an hour after opening."""

@@ -12,6 +12,7 @@ import httpx
 import structlog
 
 from shared.auth import Caller, Role
+from shared.contracts.support import RootCauseTag
 from shared.http import trace
 from support_view.api import OrderView
 from support_view.casework_api import Queue
@@ -59,6 +60,7 @@ class Action:
 
 _REFUND: Final = "/orders/{order}/refunds/{id}"
 _RETURN: Final = "/orders/{order}/returns/{id}"
+_CAUSES: Final = "/api/orders/{order}/causes"
 
 ACTIONS: Final[Mapping[str, Action]] = {
     "approve-refund": Action("Approve", "The refund is approved.", "payments", f"{_REFUND}/approve", SUPERVISORS),
@@ -103,6 +105,25 @@ ACTIONS: Final[Mapping[str, Action]] = {
         AGENTS,
         _cancellation,
     ),
+    "set-aside-cause": Action(
+        "No, or another",
+        "It is set aside.",
+        "support-view",
+        f"{_CAUSES}/override",
+        AGENTS,
+        lambda form: {"tag": form.get("id"), "replaced_by": form.get("choice") or None, **_reason(form)},
+    ),
+    "name-cause": Action(
+        "Name a cause",
+        "The cause is named.",
+        "support-view",
+        f"{_CAUSES}/override",
+        AGENTS,
+        lambda form: {"replaced_by": form.get("choice"), **_reason(form)},
+    ),
+    "withdraw-word": Action(
+        "Withdraw it", "It is withdrawn.", "support-view", f"{_CAUSES}/overrides/{{id}}/withdraw", AGENTS
+    ),
 }
 
 
@@ -139,6 +160,8 @@ class Offer:
     reason: str
     lines: Sequence[tuple[str, str]]
     """To choose from, for cancellations: line ids and their titles."""
+    causes: Sequence[str] = ()
+    """To choose from, for causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +177,8 @@ def offered(view: OrderView, caller: Caller, services: Mapping[str, str], again:
     """By the anchor of what it is about: what this person may do now, as far as was seen. `again`: a form that had no
     effect, to be sent again under its key."""
     offers: dict[str, list[Offer]] = defaultdict(list)
+    spoken_of = {cause.tag for cause in view.causes}
+    others = [tag for tag in RootCauseTag if tag not in spoken_of]
     for anchor, name, id in _open(view):
         action = ACTIONS[name]
         if action.service in services and not caller.roles.isdisjoint(action.roles):
@@ -161,7 +186,8 @@ def offered(view: OrderView, caller: Caller, services: Mapping[str, str], again:
             lines = [(line.line_id, line.title) for line in view.lines] if name == "cancel-units" else []
             kept = again if (name, id) == (again.get("name"), again.get("id")) else {}
             key, reason = kept.get("key") or str(uuid4()), kept.get("reason", "")
-            offers[anchor].append(Offer(name, label, id, key, reason, lines))
+            causes = others if name in ("set-aside-cause", "name-cause") else []
+            offers[anchor].append(Offer(name, label, id, key, reason, lines, causes))
     return offers
 
 
@@ -203,6 +229,12 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
         if "manual" not in {hold.hold for hold in view.order.holds}:
             yield "order", "place-hold", "manual"
         yield "order", "cancel-units", "units"
+    for cause in view.causes:
+        if cause.override_id is not None:
+            yield f"cause-{cause.tag}", "withdraw-word", cause.override_id
+        elif cause.stands:
+            yield f"cause-{cause.tag}", "set-aside-cause", cause.tag
+    yield "causes", "name-cause", "other"
 
 
 async def act(client: httpx.AsyncClient, services: Mapping[str, str], action: Action, form: Form, token: str) -> Told:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 from functools import cache
@@ -251,6 +251,15 @@ async def read_timeline(
     return Timeline(
         entries=tuple(entries[:limit]), next=entries[limit - 1].id if is_cut else None, total=_total(places, domains)
     )
+
+
+async def read_entries(db: Db, story: store.Story, ids: Collection[str]) -> dict[str, TimelineEntry]:
+    """By id, in words, those of this order that were seen."""
+    if not ids:
+        return {}
+    known = sorted({place.id for place in await store.places(db, story.order_id)}.intersection(ids))
+    words = side_by_side(story.sections).words
+    return {seen.entry.id: entry_of(seen, words) for seen in await store.entries(db, known)}
 
 
 def _is_about(entry: TimelineEntry, about: str | None) -> bool:

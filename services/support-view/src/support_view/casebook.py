@@ -10,14 +10,24 @@ from asyncpg import Record as Row
 from pydantic import BaseModel, TypeAdapter
 
 from shared.contracts.base import PolicyRef
-from shared.contracts.support import CUSTOMER
+from shared.contracts.support import CUSTOMER, RootCauseTag
 from shared.database import Pool
 from shared.shell import Db, Flow, Held, Remembered, Told
 from support_view.domain.cases import Support, deadlines, evolve, laws
-from support_view.domain.casework import Around, Command, LookAt, decide
+from support_view.domain.casework import FIND_CAUSES, Around, Command, FindCauses, LookAt, decide
+from support_view.domain.causes import Borne, find
 from support_view.domain.concerns import CONCERNS, SERVICE, dues
 from support_view.domain.escalations import due_at
-from support_view.domain.policies import CASES, ESCALATIONS, CasePolicy, EscalationPolicy, Policies
+from support_view.domain.policies import (
+    CASES,
+    CAUSES,
+    ESCALATIONS,
+    CasePolicy,
+    CausePolicy,
+    EscalationPolicy,
+    Policies,
+)
+from support_view.domain.timeline import SERVICES
 from support_view.projection import DOMAINS, Section
 from support_view.store import Key, columns
 
@@ -33,12 +43,14 @@ LOOKED_AT: Final = """
 SELECT sections.subject, sections.service, state
 FROM sections JOIN unnest($1::text[], $2::text[]) AS k (subject, service) USING (subject, service)
 ORDER BY sections.subject, sections.service FOR SHARE OF sections"""
-# Never later than it was to be: looking too early finds out when to look again.
+# Never later than it was to be: looking too early finds out when to look again. A look for causes is always moved: one that
+# goes on just now may not see a section that is made meanwhile, and removes the deadline only as it had read it.
 LOOK: Final = """
 INSERT INTO deadlines (key, name, due_at)
 SELECT subject, 'look ' || service, coalesce(due, now())
 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS t (subject, service, due) ORDER BY 1, 2
-ON CONFLICT (key, name) DO UPDATE SET due_at = least(deadlines.due_at, excluded.due_at)"""
+ON CONFLICT (key, name) DO UPDATE
+SET due_at = CASE excluded.name WHEN 'look causes' THEN excluded.due_at ELSE least(deadlines.due_at, excluded.due_at) END"""
 LOOK_LATER: Final = """
 INSERT INTO deadlines (key, name, due_at)
 SELECT subject, 'look ' || service, due
@@ -50,8 +62,14 @@ WHERE key = subject AND name = 'look ' || service"""
 LOOK_AGAIN: Final = """
 INSERT INTO deadlines (key, name, due_at)
 SELECT DISTINCT subject, 'look ' || service, now() FROM escalations WHERE status <> 'cleared'
+UNION SELECT DISTINCT subject, 'look causes', now() FROM measured WHERE measure = 'cause_found'
 UNION SELECT key, name, now() FROM deadlines WHERE name LIKE 'look %'
 ON CONFLICT (key, name) DO UPDATE SET due_at = least(deadlines.due_at, excluded.due_at)"""
+# Of two facts with one sequence the one with the smaller id counts, as in the fold.
+FACT_IDS: Final = """
+SELECT DISTINCT ON (subject, service, sequence) subject, service, sequence, id
+FROM unnest($1::text[], $2::text[], $3::bigint[]) AS f (subject, service, sequence)
+JOIN timeline USING (subject, service, sequence) ORDER BY subject, service, sequence, id"""
 RAISED: Final = """
 SELECT DISTINCT subject, service FROM escalations JOIN unnest($1::text[], $2::text[]) AS k (subject, service)
     USING (subject, service)
@@ -92,12 +110,14 @@ def _read(model: type[M], document: str) -> M:
 
 async def in_force(db: Db) -> Policies:
     found = {id: (version, document) for id, version, document in await db.fetch(IN_FORCE)}
-    (version, cases), (other, escalations) = found[CASES], found[ESCALATIONS]
+    (version, cases), (other, escalations), (third, causes) = found[CASES], found[ESCALATIONS], found[CAUSES]
     return Policies(
         cases=_read(CasePolicy, cases),
         cases_ref=PolicyRef(policy_id=CASES, version=version),
         escalations=_read(EscalationPolicy, escalations),
         escalations_ref=PolicyRef(policy_id=ESCALATIONS, version=other),
+        causes=_read(CausePolicy, causes),
+        causes_ref=PolicyRef(policy_id=CAUSES, version=third),
     )
 
 
@@ -106,12 +126,16 @@ async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Sup
     policies = await in_force(db)
     now: datetime = await db.fetchval("SELECT now()")
     looks = sorted({(t.key, t.command.service) for t in told if isinstance(t.command, LookAt)})
-    if not looks:
+    orders = sorted({t.key for t in told if isinstance(t.command, FindCauses)})
+    if not looks and not orders:
         return Around(policies, now)
-    seen: dict[Key, Any] = {(key, HERE): states[key] for key, service in looks if service == HERE and key in states}
-    if others := [(key, service) for key, service in looks if service != HERE]:
-        for row in await db.fetch(LOOKED_AT, *columns(others)):
-            seen[row["subject"], row["service"]] = DOMAINS[row["service"]].state.validate_json(row["state"])
+    # All of them by one statement, since it locks them in order.
+    others = sorted({look for look in looks if look[1] != HERE} | {(key, of) for key in orders for of in SERVICES})
+    seen: dict[Key, Any] = {}
+    for row in await db.fetch(LOOKED_AT, *columns(others)):
+        seen[row["subject"], row["service"]] = DOMAINS[row["service"]].state.validate_json(row["state"])
+    causes = await _borne(db, seen, orders)
+    seen |= {(key, HERE): states[key] for key, service in looks if service == HERE and key in states}
     policy = policies.escalations
     concerns = {look: tuple(CONCERNS[look[1]](seen[look], policy)) if look in seen else () for look in looks}
     later = []
@@ -121,24 +145,49 @@ async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Sup
             later.append((*look, min(due)))
     if later:
         await db.execute(LOOK_LATER, *zip(*later, strict=True))
-    return Around(policies, now, concerns)
+    return Around(policies, now, concerns, causes)
+
+
+async def _borne(db: Db, seen: Mapping[Key, Any], orders: Sequence[str]) -> dict[str, dict[RootCauseTag, Borne]]:
+    """The causes of these orders by the rules, with the ids of the facts that bear them out."""
+    found = {key: find({of: seen[key, of].signs for of in SERVICES if (key, of) in seen}) for key in orders}
+    places = sorted(
+        {(key, *place) for key, causes in found.items() for cause in causes.values() for place in cause.evidence}
+    )
+    ids: dict[tuple[str, str, int], str] = {}
+    if places:
+        for row in await db.fetch(FACT_IDS, *map(list, zip(*places, strict=True))):
+            ids[row["subject"], row["service"], row["sequence"]] = str(row["id"])
+    return {
+        key: {
+            tag: Borne(tuple(ids[(key, *place)] for place in cause.evidence), cause.since, cause.about)
+            for tag, cause in causes.items()
+        }
+        for key, causes in found.items()
+    }
 
 
 HERE: Final = "support"
 """What is looked at is the aggregate itself, not a section of the view."""
 
+WHY: Final = FIND_CAUSES.removeprefix("look ")
+"""What is looked at are all sections of an order, for causes."""
+
 
 async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:
-    """Set when to look at sections whose concerns changed; nothing is raised here, so that nothing is while facts are
-    only caught up with: timers look, once what was on the topics has been taken."""
-    changed = [key for key, section in after.items() if key[1] != HERE and before[key].state != section.state]
-    if not changed:
-        return
-    policy = (await in_force(db)).escalations
+    """Set when to look at sections whose concerns changed, and at orders whose signs did; nothing is raised or found here,
+    so that nothing is while facts are only caught up with: timers look, once what was on the topics has been taken."""
+    policy: EscalationPolicy | None = None
+    changed = [key for key, section in after.items() if before[key].state is not section.state]
     look: dict[Key, datetime | None] = {}
     touched: list[Key] = []
     gone: set[Key] = set()
     for key in changed:
+        if before[key].state.signs != after[key].state.signs:
+            look[key[0], WHY] = None
+        if key[1] == HERE:
+            continue
+        policy = policy or (await in_force(db)).escalations
         was, now = (dues(key[1], sections[key].state, policy) for sections in (before, after))
         if was == now:
             continue
@@ -147,10 +196,9 @@ async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, 
             gone.add(key)
         elif new := [due for place, due in now.items() if place not in was or due < was[place]]:
             look[key] = min(new)
-    if not touched:
-        return
-    for row in await db.fetch(RAISED, *columns(touched)):
-        look[row["subject"], row["service"]] = None
+    if touched:
+        for row in await db.fetch(RAISED, *columns(touched)):
+            look[row["subject"], row["service"]] = None
     if look:
         await db.execute(LOOK, *columns([*look]), list(look.values()))
     if gone := gone - look.keys():

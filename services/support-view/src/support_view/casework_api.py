@@ -14,12 +14,12 @@ from uuid_utils.compat import uuid7
 from shared.auth import Caller, Role
 from shared.card_numbers import NoCardNumber
 from shared.contracts.base import FACTS, Fact, Id, Input, Model, Name, Text
-from shared.contracts.support import CUSTOMER, Channel, Clocks, Direction
+from shared.contracts.support import CUSTOMER, Channel, Clocks, Direction, RootCauseOverridden, RootCauseTag
 from shared.http import Asking, AtDesk, OccurredAt, SignedBody, asks, business_time, needs, signed, webhook_cause
 from shared.machine import Invalid
 from shared.shell import Db, Told
-from support_view import casebook
-from support_view.api import READERS, OrderId, snapshot
+from support_view import casebook, store
+from support_view.api import READERS, NotSeen, OrderId, snapshot
 from support_view.domain.cases import CASE, CaseStatus, Support
 from support_view.domain.casework import (
     Acknowledge,
@@ -34,8 +34,17 @@ from support_view.domain.casework import (
     ResumeCase,
     WaitFor,
 )
+from support_view.domain.causes import OverrideCause, WithdrawOverride
 from support_view.domain.escalations import EscalationStatus
-from support_view.domain.policies import CASES, ESCALATIONS, CasePolicy, EscalationPolicy, RuleName
+from support_view.domain.policies import (
+    CASES,
+    CAUSES,
+    ESCALATIONS,
+    CasePolicy,
+    CausePolicy,
+    EscalationPolicy,
+    RuleName,
+)
 from support_view.domain.support import DETAILS, SENTENCES
 from support_view.domain.timeline import Words
 from support_view.settings import SupportViewSettings
@@ -440,6 +449,54 @@ def _may_assign(asking: Asking, assignee: str) -> None:
         raise HTTPException(403, "needs the role supervisor to give it to somebody else")
 
 
+class OverrideIn(Input):
+    """`tag` is no cause of the order; `replaced_by` is one. At least one of them."""
+
+    tag: RootCauseTag | None = Field(default=None, description="a cause that stands; none where rules missed one")
+    replaced_by: RootCauseTag | None = Field(default=None, description="a cause that does not stand yet")
+    reason: Reason
+
+
+class WithdrawIn(Input):
+    reason: Reason
+
+
+class CausesStep(Model):
+    order_id: str
+    causes: tuple[RootCauseTag, ...] = Field(description="those that stand now")
+    override_id: str | None = Field(description="of what was said now; by it, it can be withdrawn")
+
+
+async def _on_causes(asking: Asking, order_id: str, command: OverrideCause | WithdrawOverride, reason: str) -> Response:
+    if not await store.facts_seen(asking.desk.pool, order_id):
+        raise NotSeen(order_id)
+
+    def answer(state: Support, facts: Sequence[Fact]) -> tuple[int, Model]:
+        said = next((fact.override_id for fact in facts if isinstance(fact, RootCauseOverridden)), None)
+        return 200, CausesStep(order_id=order_id, causes=tuple(state.causes.standing), override_id=said)
+
+    return await asking.tell(casebook.ORDERS, order_id, command, answer, reason=reason)
+
+
+@router.post("/api/orders/{order_id}/causes/override", response_model=CausesStep, tags=["causes"])
+async def override_cause(order_id: OrderId, body: OverrideIn, asking: Worker) -> Response:
+    """Say that a cause is none, is another, or was missed. It goes before what rules find, until it is withdrawn."""
+    return await _on_causes(asking, order_id, OverrideCause(body.tag, body.replaced_by, body.reason), body.reason)
+
+
+@router.post(
+    "/api/orders/{order_id}/causes/overrides/{override_id}/withdraw", response_model=CausesStep, tags=["causes"]
+)
+async def withdraw_override(
+    order_id: OrderId,
+    override_id: Annotated[Id, Path(description="as the order's causes name it")],
+    body: WithdrawIn,
+    asking: Worker,
+) -> Response:
+    """The rules' word counts again."""
+    return await _on_causes(asking, order_id, WithdrawOverride(override_id, body.reason), body.reason)
+
+
 class PolicyOut(Model):
     policy_id: str
     version: int
@@ -457,6 +514,11 @@ class CasesIn(Input):
 class EscalationsIn(Input):
     reason: Reason
     policy: EscalationPolicy
+
+
+class CausesIn(Input):
+    reason: Reason
+    policy: CausePolicy
 
 
 class Published(Model):
@@ -492,6 +554,13 @@ async def publish_escalations(request: Request, body: EscalationsIn, who: Superv
     """The next version of when somebody must look, in force at once. A rule that is switched off clears what it raised;
     one that is switched on sees what happens from then on."""
     return await _published(request, ESCALATIONS, body.policy, who, body.reason)
+
+
+@router.post("/api/support-policies/root-causes", tags=["policies"], status_code=201)
+async def publish_causes(request: Request, body: CausesIn, who: Supervisor) -> Published:
+    """The next version of the rules that find causes, in force at once. A rule that is switched off refutes what it found; one
+    that is switched on sees what happens from then on."""
+    return await _published(request, CAUSES, body.policy, who, body.reason)
 
 
 def _unknown(case_id: str) -> HTTPException:

@@ -28,6 +28,7 @@ from support_view.api import (
     OrderId,
     find,
     news,
+    read_entries,
     read_fact,
     read_story,
     read_timeline,
@@ -207,14 +208,14 @@ async def order_page(
         async with snapshot(request) as db:
             story = await read_story(db, order_id)
             timeline = await read_timeline(db, story, domains, after, PAGE_LENGTH, quiet=every, about=about)
+            view = view_of(story, revealed=revealed)
+            evidence = await read_entries(db, story, {id for cause in view.causes for id in cause.evidence})
     except NotSeen as error:
         return not_seen(caller, order_id, error)
     except Invalid:
         return no_order(caller, "This part of the timeline does not exist any more")
     except OUTAGES:
         return away(caller)
-
-    view = view_of(story, revealed=revealed)
 
     def address(**changes: Any) -> str:
         """This page with another filter: every filter is in the address."""
@@ -231,6 +232,7 @@ async def order_page(
         told=told,
         offers=offered(view, caller, services, told.form if told else {}),
         order=view,
+        evidence=evidence,
         timeline=timeline,
         domains=domains,
         every=every,

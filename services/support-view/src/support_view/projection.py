@@ -14,7 +14,10 @@ from pydantic import TypeAdapter
 
 from shared.contracts import Fact
 from shared.contracts.orders import OrderPlaced
+from shared.machine import replace
 from support_view.domain import fulfillment, notifications, orders, payments, returns, support
+from support_view.domain.showing import SHOWING, Showing
+from support_view.domain.signs import noted
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences
 
 log = structlog.get_logger()
@@ -35,17 +38,26 @@ class Domain(Generic[S]):
     quiet: Quiet
 
 
-def _domain(name: str, initial: S, fold: Callable[[S, Entry], S], telling: Any) -> Domain[S]:
+def _domain(name: str, initial: Any, telling: Any, showing: Showing) -> Domain[Any]:
+    fold_alone = telling.fold
+
+    def fold(state: Any, entry: Entry) -> Any:
+        state = fold_alone(state, entry)
+        shown = showing.get(type(entry.fact))
+        if shown is None:
+            return state
+        return replace(state, signs=noted(state.signs, shown(state, entry.fact, entry)))
+
     return Domain(name, initial, TypeAdapter(type(initial)), fold, telling.SENTENCES, telling.DETAILS, telling.QUIET)
 
 
 DOMAINS: Final[Mapping[str, Domain[Any]]] = {
-    "orders": _domain("order", orders.Orders(), orders.fold, orders),
-    "payments": _domain("payment", payments.Payments(), payments.fold, payments),
-    "fulfillment": _domain("fulfillment", fulfillment.Fulfillment(), fulfillment.fold, fulfillment),
-    "returns": _domain("return", returns.Returns(), returns.fold, returns),
-    "notifications": _domain("notification", notifications.Notifications(), notifications.fold, notifications),
-    "support": _domain("support", support.Support(), support.fold, support),
+    "orders": _domain("order", orders.Orders(), orders, SHOWING["orders"]),
+    "payments": _domain("payment", payments.Payments(), payments, SHOWING["payments"]),
+    "fulfillment": _domain("fulfillment", fulfillment.Fulfillment(), fulfillment, SHOWING["fulfillment"]),
+    "returns": _domain("return", returns.Returns(), returns, SHOWING["returns"]),
+    "notifications": _domain("notification", notifications.Notifications(), notifications, SHOWING["notifications"]),
+    "support": _domain("support", support.Support(), support, SHOWING["support"]),
 }
 """By the service that tells the facts."""
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -191,8 +191,11 @@ class RootCauseTag(StrEnum):
     CUSTOMER_REMORSE = "customer_remorse"
 
 
+Label = Annotated[str, Field(max_length=100, pattern=r"^[a-z]+:[A-Za-z0-9][A-Za-z0-9 ._:@-]*$")]
+
+
 class RootCauseTagged(SupportFact, type="root_cause.tagged"):
-    """Rules found a cause. `evidence` are ids of the facts it rests on; found again with more of them, it is told again."""
+    """Rules found a cause. `evidence` are ids of the facts it rests on; where they become others, it is told again."""
 
     cause_id: Id
     tag: RootCauseTag
@@ -200,12 +203,37 @@ class RootCauseTagged(SupportFact, type="root_cause.tagged"):
     confidence_percent: int = Field(ge=1, le=100)
     evidence: tuple[Id, ...] = Field(min_length=1, max_length=200)
     policy: PolicyRef
+    since: datetime | None = Field(default=None, description="when the first fact it rests on happened")
+    about: tuple[Label, ...] = Field(
+        default=(), max_length=40, description="carriers, locations, skus and policies concerned: `carrier:dhl`"
+    )
+
+
+class RootCauseRefuted(SupportFact, type="root_cause.refuted"):
+    """By later facts it is no cause after all, or its rule was switched off. The record stays."""
+
+    cause_id: Id
+    tag: RootCauseTag
+    is_switched_off: bool = False
+    detail: Text
 
 
 class RootCauseOverridden(SupportFact, type="root_cause.overridden"):
-    """A person knows better. `replaced_by` None: it was no cause; `cause_id` None: rules had missed it."""
+    """A person knows better, whatever rules find until it is withdrawn.
+
+    `replaced_by` None: it was no cause; `cause_id` None: rules had missed it. `policy` is that by which rules had found it.
+    """
 
     cause_id: Id | None
     tag: RootCauseTag | None
     replaced_by: RootCauseTag | None
+    detail: Text
+    override_id: Id | None = None
+    policy: PolicyRef | None = None
+
+
+class RootCauseOverrideWithdrawn(SupportFact, type="root_cause.override_withdrawn"):
+    """The rules' word counts again."""
+
+    override_id: Id
     detail: Text

@@ -24,9 +24,14 @@ from shared.contracts.support import (
     ContactReceived,
     Direction,
     EscalationFact,
+    RootCauseOverridden,
+    RootCauseOverrideWithdrawn,
+    RootCauseRefuted,
+    RootCauseTagged,
 )
 from shared.machine import Machine, replace
-from support_view.domain import escalations
+from support_view.domain import causes, escalations
+from support_view.domain.causes import Causes
 from support_view.domain.escalations import Escalation
 from support_view.domain.policies import RuleName
 
@@ -120,6 +125,7 @@ class Support:
     contacts: Mapping[str, Contact] = field(default_factory=dict)
     cases: Mapping[str, Case] = field(default_factory=dict)
     escalations: Mapping[str, Escalation] = field(default_factory=dict)
+    causes: Causes = field(default_factory=Causes)
 
 
 def words_of(text: str) -> str:
@@ -138,6 +144,8 @@ def evolve(state: Support, fact: Fact) -> Support:
             return replace(state, cases={**state.cases, fact.case_id: opened})
         case EscalationFact():
             return replace(state, escalations=escalations.evolve(state.escalations, fact))
+        case RootCauseTagged() | RootCauseRefuted() | RootCauseOverridden() | RootCauseOverrideWithdrawn():
+            return replace(state, causes=causes.evolve(state.causes, fact))
         case CaseFact():
             after = _moved(state.cases[fact.case_id], fact)
             return replace(state, cases={**state.cases, fact.case_id: after})
@@ -229,4 +237,4 @@ def laws(state: Support) -> list[str]:
     broken += [
         f"{rule} is raised twice for {item}" for rule, item in sorted(set(is_open)) if is_open.count((rule, item)) > 1
     ]
-    return broken
+    return broken + causes.laws(state.causes)

@@ -23,10 +23,13 @@ from shared.contracts.support import (
     EscalationAcknowledged,
     EscalationAssigned,
     EscalationCleared,
+    RootCauseTag,
 )
 from shared.machine import Invalid, NotAllowed
+from support_view.domain import causes
 from support_view.domain.business import after, between
 from support_view.domain.cases import CASE, Case, CaseStatus, Contact, Support, evolve, words_of
+from support_view.domain.causes import Borne, OverrideCause, WithdrawOverride
 from support_view.domain.concerns import of_support, rules_of
 from support_view.domain.escalations import UNTIL_SEEN, Concern, EscalationStatus, Look, about, settle
 from support_view.domain.policies import CasePolicy, Policies
@@ -109,6 +112,11 @@ class LookAt:
 
 
 @dataclass(frozen=True, slots=True)
+class FindCauses:
+    """See what all services' facts show, and what causes that makes."""
+
+
+@dataclass(frozen=True, slots=True)
 class Acknowledge:
     escalation_id: str
     note: str
@@ -140,6 +148,9 @@ Command: TypeAlias = (
     | LookAt
     | Acknowledge
     | AssignEscalation
+    | FindCauses
+    | OverrideCause
+    | WithdrawOverride
 )
 
 
@@ -151,7 +162,12 @@ class Around:
     now: datetime
     concerns: Mapping[tuple[str, str], tuple[Concern, ...]] = field(default_factory=dict)
     """By subject and service."""
+    causes: Mapping[str, Mapping[RootCauseTag, Borne]] = field(default_factory=dict)
+    """By subject, for each that causes are to be found of."""
 
+
+FIND_CAUSES: Final = "look causes"
+"""The deadline by which causes are found."""
 
 NOBODY_CAME: Final = "nobody came back to it"
 
@@ -166,6 +182,11 @@ def decide(state: Support, command: Command, around: Around) -> Sequence[Fact]:
             return _looked(state, Look(rules_of(service), concerns, around.now), around.policies)
         case Acknowledge() | AssignEscalation():
             return _attended(state, command)
+        case FindCauses():
+            found, policies = around.causes[state.subject], around.policies
+            return causes.settle(state.subject, state.causes, found, policies.causes, policies.causes_ref)
+        case OverrideCause() | WithdrawOverride():
+            return causes.decide(state.subject, state.causes, command, around.policies.causes_ref)
         case _:
             return _worked(state, command, around.policies)
 
@@ -240,6 +261,7 @@ def _case(state: Support, case_id: str) -> Case:
 
 def _case_work(state: Support, command: Command, policies: Policies) -> Sequence[Fact]:
     assert not isinstance(command, ReceiveContact | AnswerCustomer | LookAt | Acknowledge | AssignEscalation)
+    assert not isinstance(command, FindCauses | OverrideCause | WithdrawOverride)
     case = _case(state, command.case_id)
     of = about(state.subject, case.customer) | {"case_id": command.case_id}
     policy = policies.cases
@@ -432,4 +454,6 @@ def _moved_by(case: Case, said: ReceiveContact, clocks: Clocks, policy: CasePoli
 def due_command(key: str, name: str, due: datetime) -> Command:
     """What a deadline of this state means."""
     what, _, which = name.partition(" ")
+    if name == FIND_CAUSES:
+        return FindCauses()
     return LookAt(which) if what == "look" else CloseCase(which)

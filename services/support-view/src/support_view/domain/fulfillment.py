@@ -58,6 +58,7 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import BackorderChoice
 from shared.machine import replace
+from support_view.domain.signs import Sign
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 
 
@@ -175,6 +176,9 @@ class Fulfillment:
     backorders: Mapping[str, Backorder] = field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     """Why the units are split as they are, by the last plan."""
+    skus: Mapping[str, str] = field(default_factory=dict)
+    """By line."""
+    signs: tuple[Sign, ...] = ()
 
 
 def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
@@ -183,6 +187,8 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
     if units := _moved(fulfillment, fact):
         fulfillment = replace(fulfillment, units=units)
     match fact:
+        case FulfillmentOpened(lines=lines):
+            return replace(fulfillment, skus={line.line_id: line.sku for line in lines})
         case FulfillmentPlanned(reasons=reasons) | FulfillmentReplanned(reasons=reasons):
             return replace(fulfillment, reasons=reasons)
         case ShipmentFact():
@@ -192,8 +198,7 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
             backorder = _wait(fulfillment.backorders.get(fact.backorder_id), fact, entry.occurred_at)
             return replace(fulfillment, backorders=put(fulfillment.backorders, fact.backorder_id, backorder))
         case (
-            FulfillmentOpened()
-            | FulfillmentWithdrawn()
+            FulfillmentWithdrawn()
             | FulfillmentLinesCancelled()
             | FulfillmentLinesShortShipped()
             | ReplacementCreated()

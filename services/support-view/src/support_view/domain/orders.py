@@ -29,6 +29,7 @@ from shared.contracts.orders import (
     TenderSpec,
 )
 from shared.machine import replace
+from support_view.domain.signs import Sign
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, plain, plural, put
 
 
@@ -124,6 +125,7 @@ class Orders:
     confirmed_at: datetime | None = None
     completed_at: datetime | None = None
     closed_at: datetime | None = None
+    signs: tuple[Sign, ...] = ()
 
     @property
     def pending(self) -> Mapping[str, Cancellation]:

@@ -55,6 +55,7 @@ from shared.contracts.payments import (
     TenderFact,
 )
 from shared.machine import replace
+from support_view.domain.signs import Sign
 from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, day, plain, put
 
 
@@ -253,6 +254,7 @@ class Payments:
     store_credit_minor: int = 0
     """Issued for this order, less what was clawed back."""
     anomalies: tuple[Anomaly, ...] = ()
+    signs: tuple[Sign, ...] = ()
 
 
 def fold(payments: Payments, entry: Entry) -> Payments:

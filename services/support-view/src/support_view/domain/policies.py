@@ -8,6 +8,7 @@ from typing import Annotated, Final
 from pydantic import Field, model_validator
 
 from shared.contracts.base import Input, PolicyRef, Text
+from shared.contracts.support import RootCauseTag
 from support_view.domain.business import Calendar, Patience
 
 Span = Annotated[timedelta, Field(ge=timedelta(), le=timedelta(days=365))]
@@ -68,8 +69,26 @@ class EscalationPolicy(Input):
         return self
 
 
+class CauseRule(Input):
+    """`confidence_percent`: how often it is right, as far as is known; precision is measured from what people override."""
+
+    is_on: bool = True
+    confidence_percent: int = Field(ge=1, le=100)
+
+
+class CausePolicy(Input):
+    rules: dict[RootCauseTag, CauseRule]
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> "CausePolicy":
+        if missing := sorted(set(RootCauseTag) - set(self.rules)):
+            raise ValueError(f"must have a rule for {', '.join(missing)}")
+        return self
+
+
 CASES: Final = "cases"
 ESCALATIONS: Final = "escalations"
+CAUSES: Final = "root-causes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +99,5 @@ class Policies:
     cases_ref: PolicyRef
     escalations: EscalationPolicy
     escalations_ref: PolicyRef
+    causes: CausePolicy
+    causes_ref: PolicyRef

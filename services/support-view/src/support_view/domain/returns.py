@@ -47,6 +47,7 @@ from shared.contracts.returns import (
     Verdict,
 )
 from shared.machine import replace
+from support_view.domain.signs import Sign
 from support_view.domain.timeline import (
     Details,
     Entry,
@@ -220,6 +221,9 @@ class Returns:
     """The return policy that binds the order since its purchase."""
     returns: Mapping[str, Return] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
+    skus: Mapping[str, str] = field(default_factory=dict)
+    """By line."""
+    signs: tuple[Sign, ...] = ()
 
 
 def fold(returns: Returns, entry: Entry) -> Returns:
@@ -233,7 +237,9 @@ def fold(returns: Returns, entry: Entry) -> Returns:
         case ClaimResolved(claim_id=id, outcome=outcome):
             claim = returns.claims.get(id) or Claim({}, "", entry.occurred_at)
             return replace(returns, claims=put(returns.claims, id, replace(claim, outcome=outcome)))
-        case ReturnPurchaseRecorded() | ReturnUnitsRecorded() | ReturnDisputeRecorded():
+        case ReturnPurchaseRecorded(lines=lines):
+            return replace(returns, skus={line.line_id: line.sku for line in lines})
+        case ReturnUnitsRecorded() | ReturnDisputeRecorded():
             return returns  # what other services told; their own sections carry it
         case ReturnFact(return_id=id) as fact if id in returns.claims:
             # What is due for a claim is told as for a return, under the claim's id.

@@ -24,11 +24,16 @@ from shared.contracts.support import (
     EscalationFact,
     EscalationRaised,
     RootCauseOverridden,
+    RootCauseOverrideWithdrawn,
+    RootCauseRefuted,
     RootCauseTag,
     RootCauseTagged,
 )
 from shared.machine import replace
+from support_view.domain import causes
 from support_view.domain.cases import CaseStatus
+from support_view.domain.causes import Causes, override_id
+from support_view.domain.signs import Sign
 from support_view.domain.timeline import (
     Details,
     Entry,
@@ -83,14 +88,34 @@ class Escalation:
 
 
 @dataclass(frozen=True, slots=True)
+class Tagged:
+    """When which rule said that something is a cause, and at which version."""
+
+    mark: Mark
+    rule: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Who said otherwise than rules, and when."""
+
+    mark: Mark
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
 class Support:
-    """What the page says of it. `causes` are those that stand: by their id, the tag and how sure it is in percent."""
+    """What the page says of it. `words` are of `causes.overrides`, by their id."""
 
     contacts: int = 0
     contacted: Mapping[str, Contact] = field(default_factory=dict)
     cases: Mapping[str, Case] = field(default_factory=dict)
     escalations: Mapping[str, Escalation] = field(default_factory=dict)
-    causes: Mapping[str, tuple[RootCauseTag, int]] = field(default_factory=dict)
+    causes: Causes = field(default_factory=Causes)
+    tagged: Mapping[RootCauseTag, tuple[Tagged, ...]] = field(default_factory=dict)
+    words: Mapping[str, Word] = field(default_factory=dict)
+    signs: tuple[Sign, ...] = ()
 
 
 def fold(support: Support, entry: Entry) -> Support:
@@ -108,17 +133,23 @@ def fold(support: Support, entry: Entry) -> Support:
             after = _escalation(support.escalations.get(id, Escalation()), fact, entry.occurred_at)
             after = replace(after, facts=(*after.facts, entry.sequence))
             return replace(support, escalations=put(support.escalations, id, after))
-        case RootCauseTagged(cause_id=id, tag=tag, confidence_percent=sure):
-            return replace(support, causes=put(support.causes, id, (tag, sure)))
-        case RootCauseOverridden(cause_id=id, replaced_by=tag):
-            causes = {known: cause for known, cause in support.causes.items() if known != id}
-            return replace(support, causes=causes if tag is None else put(causes, id or entry.id, (tag, CERTAIN)))
+        case RootCauseTagged() | RootCauseRefuted() | RootCauseOverridden() | RootCauseOverrideWithdrawn() as fact:
+            return replace(_said(support, fact, entry), causes=causes.evolve(support.causes, fact))
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of support")
 
 
-CERTAIN: Final = 100
-"""Percent: a person said so."""
+def _said(support: Support, fact: causes.CauseFact, entry: Entry) -> Support:
+    mark = Mark(entry.sequence, entry.occurred_at)
+    match fact:
+        case RootCauseTagged(tag=tag):
+            told = (*support.tagged.get(tag, ()), Tagged(mark, fact.rule, fact.policy.version))
+            return replace(support, tagged=put(support.tagged, tag, told))
+        case RootCauseOverridden():
+            words = put(support.words, override_id(fact, support.causes), Word(mark, entry.actor))
+            return replace(support, words=words)
+        case _:
+            return support
 
 
 def _left_out(contact: ContactReceived) -> str | None:
@@ -207,7 +238,11 @@ SENTENCES: Final[Sentences] = {
     EscalationAcknowledged: lambda f, w: "Somebody is looking at what needed attention",
     EscalationAssigned: lambda f, w: f"What needs attention was given to {f.assignee}",
     RootCauseTagged: lambda f, w: f"Likely cause ({f.confidence_percent} %): {plain(f.tag)}",
+    RootCauseRefuted: lambda f, w: f"Not a cause after all: {plain(f.tag)}",
     RootCauseOverridden: lambda f, w: _overridden(f),
+    RootCauseOverrideWithdrawn: lambda f, w: (
+        "What a person said of a cause was withdrawn: the rules' word counts again"
+    ),
 }
 
 DETAILS: Final[Details] = {
@@ -221,8 +256,13 @@ DETAILS: Final[Details] = {
     EscalationRaised: lambda f, w: [f.to_do],
     EscalationCleared: lambda f, w: [f.detail],
     EscalationAcknowledged: lambda f, w: [f.note],
-    RootCauseTagged: lambda f, w: [f"rule {f.rule}, from {plural(len(f.evidence), 'fact')}"],
+    RootCauseTagged: lambda f, w: [
+        f"rule {f.rule}, version {f.policy.version}, from {plural(len(f.evidence), 'fact')}",
+        ", ".join(f.about),
+    ],
+    RootCauseRefuted: lambda f, w: [f.detail],
     RootCauseOverridden: lambda f, w: [f.detail],
+    RootCauseOverrideWithdrawn: lambda f, w: [f.detail],
 }
 
 QUIET: Final[Quiet] = frozenset()

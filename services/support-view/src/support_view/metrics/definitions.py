@@ -11,11 +11,13 @@ from typing import Final
 
 
 class Kind(StrEnum):
-    """A duration is told by p50 and p90, and by the age of what is open; a share by part and whole; an amount by its sum."""
+    """A duration is told by p50 and p90, and by the age of what is open; a share by part and whole; an amount by its sum; a
+    count by itself, and where it is split, by how it went from period to period."""
 
     DURATION = "duration"
     SHARE = "share"
     AMOUNT = "amount"
+    COUNT = "count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,35 @@ _FIGURES: Final = (
         left_out="Those cleared because their rule was switched off.",
         dimensions={"rule": "escalation"},
         patience=NEVER,
+    ),
+    Figure(
+        key="root-causes",
+        version=1,
+        title="Root causes",
+        kind=Kind.COUNT,
+        measure="cause",
+        meaning="What goes wrong with orders, how often, and whether it keeps coming back with the same carrier, place, goods or "
+        "policy.",
+        counts="Causes that stand, each once an order, by the day of the first fact that bears it out: those that rules found "
+        "(`root_cause.tagged`) and later facts did not refute, less those that a person said were none, and with those that a "
+        "person named (`root_cause.overridden`), unless that was withdrawn. A cause that is about several carriers, locations, "
+        "skus or policies counts under each of them.",
+        left_out="Causes that later facts or people refuted, and those of rules that were switched off.",
+        dimensions=dict.fromkeys(("cause", "carrier", "location", "sku", "policy", "by"), "cause"),
+    ),
+    Figure(
+        key="root-cause-precision",
+        version=1,
+        title="Precision of root causes",
+        kind=Kind.SHARE,
+        measure="cause_found",
+        meaning="How many of the causes that rules found people let stand.",
+        counts="Each cause that a rule found, once an order, rule and version, by the day it was first told "
+        "(`root_cause.tagged`). It is right unless a person said that it was none, or another (`root_cause.overridden` naming "
+        "that version), and did not withdraw it; one that nobody looked at counts as right.",
+        left_out="Causes that later facts refuted, that were found again after a person had set them aside, or whose rule was "
+        "switched off.",
+        dimensions=dict.fromkeys(("rule", "cause"), "cause_found"),
     ),
     Figure(
         key="drift",

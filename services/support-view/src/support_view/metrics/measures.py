@@ -7,12 +7,14 @@ from typing import Any, Final, Generic, TypeVar
 
 from shared.contracts.notifications import NotificationKind
 from shared.contracts.payments import RefundChannel
+from shared.contracts.support import RootCauseTag
+from support_view.domain.causes import Cause, Override
 from support_view.domain.notifications import Notification
 from support_view.domain.notifications import Status as MessageStatus
 from support_view.domain.payments import Anomaly, Leg, LegStatus, Payments, Refund, RefundStatus
 from support_view.domain.returns import Return, Stage
 from support_view.domain.returns import Status as ReturnStatus
-from support_view.domain.support import Case, Contact, Escalation, Support
+from support_view.domain.support import Case, Contact, Escalation, Support, Tagged, Word
 from support_view.domain.timeline import Resolved
 
 S = TypeVar("S")
@@ -185,7 +187,7 @@ class Asked:
 
 def _contacts(state: Support) -> Mapping[str, Asked]:
     """Those that count by time; what does not count is repeated by nothing, and repeats nothing."""
-    causes = tuple(sorted({tag.value for tag, _ in state.causes.values()})) or ("none",)
+    causes = tuple(sorted(state.causes.standing)) or ("none",)
     last: dict[str | None, Contact] = {}
     asked = {}
     for id, contact in sorted(state.contacted.items(), key=lambda one: (one[1].mark.at, one[1].mark.sequence)):
@@ -218,6 +220,84 @@ def of_contact(id: str, asked: Asked) -> Iterator[Measured]:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Attributed:
+    """A tag of an order: what rules said of it last and when they did, and what a person says, `instead` of which cause."""
+
+    tag: RootCauseTag
+    cause: Cause | None
+    told: tuple[Tagged, ...]
+    override: Override | None
+    word: Word | None
+    instead: Cause | None
+
+    @property
+    def is_said(self) -> bool:
+        """A person says that it is a cause."""
+        return self.override is not None and self.override.replaced_by is self.tag
+
+
+def _attributed(state: Support) -> Mapping[str, Attributed]:
+    """Every tag that rules or people speak of."""
+    found, said = state.causes.found, state.causes.said
+    attributed: dict[str, Attributed] = {}
+    for tag in sorted({*found, *said}):
+        id = said.get(tag, "")
+        override = state.causes.overrides.get(id)
+        instead = found.get(override.tag) if override is not None and override.tag is not None else None
+        told = state.tagged.get(tag, ())
+        attributed[tag] = Attributed(tag, found.get(tag), told, override, state.words.get(id), instead)
+    return attributed
+
+
+def of_cause(id: str, of: Attributed) -> Iterator[Measured]:
+    """The cause, where it stands; and for each version of its rule that found it, whether people let it stand."""
+    borne = next((cause.borne for cause in (of.cause, of.instead) if cause is not None), None)
+    marks = [*(told.mark for told in of.told), *([of.word.mark] if of.word is not None else ())]
+    left_out = None
+    if of.override is not None and not of.is_said:
+        left_out = "a person said otherwise"
+    elif of.cause is not None and of.cause.is_refuted and not of.is_said:
+        left_out = OFF if of.cause.was_switched_off else "refuted by later facts"
+    yield Measured(
+        "cause",
+        id,
+        (borne.since if borne is not None else None) or marks[0].at,
+        labels=(
+            f"cause:{id}",
+            f"by:{'person' if of.is_said else 'rules'}",
+            *(borne.about if borne is not None else ()),
+        ),
+        left_out=left_out,
+        facts=tuple(mark.sequence for mark in marks),
+    )
+    for version in sorted({told.version for told in of.told}):
+        yield _judged(id, of, version)
+
+
+def _judged(id: str, of: Attributed, version: int) -> Measured:
+    told = [one for one in of.told if one.version == version]
+    is_set_aside = of.override is not None and of.override.tag is of.tag
+    is_wrong = is_set_aside and of.override is not None and of.override.version == version
+    left_out = None
+    if is_set_aside and not is_wrong and of.word is not None and of.word.mark.sequence < told[0].mark.sequence:
+        left_out = "set aside before"
+    elif not is_wrong and of.cause is not None and of.cause.is_refuted and of.cause.version == version:
+        left_out = OFF if of.cause.was_switched_off else "refuted by later facts"
+    facts = (
+        *(one.mark.sequence for one in told),
+        *([of.word.mark.sequence] if is_wrong and of.word is not None else ()),
+    )
+    labels = (f"rule:{told[-1].rule} v{version}", f"cause:{id}")
+    place = f"{id}/{version}"
+    return Measured(
+        "cause_found", place, told[0].mark.at, part=int(not is_wrong), labels=labels, left_out=left_out, facts=facts
+    )
+
+
+OFF: Final = "rule switched off"
+
+
 def of_case(id: str, case: Case) -> Iterator[Measured]:
     yield from of_resolutions(id, case.resolutions, "case")
 
@@ -234,7 +314,7 @@ def of_escalation(id: str, escalation: Escalation) -> Iterator[Measured]:
         escalation.taken_at or escalation.cleared_at,
         part=int(is_taken),
         labels=(f"rule:{escalation.rule}",),
-        left_out="rule switched off" if escalation.is_switched_off and not is_taken else None,
+        left_out=OFF if escalation.is_switched_off and not is_taken else None,
         facts=escalation.facts,
     )
 
@@ -246,6 +326,7 @@ SOURCES: Final[Mapping[str, tuple[Source[Any, Any], ...]]] = {
         Source(_contacts, of_contact),
         Source(lambda state: state.cases, of_case),
         Source(lambda state: state.escalations, of_escalation),
+        Source(_attributed, of_cause),
     ),
     "notifications": (Source(lambda state: state.notifications, of_message),),
 }

@@ -120,7 +120,7 @@ def _series(view: FigureView) -> list[dict[str, Any]]:
             ]
         case Kind.SHARE:
             return [{"name": "share", "field": "share", "label": "share", "divisor": 0.01, "unit": " %", "least": 100}]
-        case Kind.AMOUNT:
+        case Kind.AMOUNT | Kind.COUNT:
             return [{"name": "n", "field": "count", "label": "times", "divisor": 1, "unit": "", "least": 1}]
 
 

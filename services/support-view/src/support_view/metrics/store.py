@@ -129,6 +129,8 @@ def _value(figure: Figure, row: Row) -> Value:
             return Value(row["things"], part=row["right_things"], whole=row["things"])
         case Kind.AMOUNT:
             return Value(row["things"], amount=row["right_units"] or 0)
+        case Kind.COUNT:
+            return Value(row["things"])
 
 
 @dataclass(frozen=True, slots=True)

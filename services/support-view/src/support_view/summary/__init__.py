@@ -11,6 +11,7 @@ from support_view.domain.orders import Orders
 from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.timeline import SERVICES, Words
 from support_view.projection import Section
+from support_view.summary.causes import CauseState, causes
 from support_view.summary.dependencies import Dependencies, dependencies
 from support_view.summary.explanation import Explanation, explanations
 from support_view.summary.goods import BackorderState, ShipmentState, backorders, shipments
@@ -95,6 +96,7 @@ class Summary(Model):
     refunds: tuple[RefundState, ...]
     told: tuple[MessageState, ...]
     next_steps: tuple[Step, ...]
+    causes: tuple[CauseState, ...]
     explanations: tuple[Explanation, ...]
     dependencies: Dependencies
 
@@ -184,6 +186,7 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
         refunds=tuple(refunds(s)),
         told=tuple(told(s)),
         next_steps=tuple(next_steps(s, goods)),
+        causes=tuple(causes(s)),
         explanations=tuple(explanations(s, lines, totals, goods)),
         dependencies=dependencies(s, goods),
     )
