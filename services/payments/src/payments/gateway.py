@@ -222,7 +222,11 @@ class Notice(Model):
 
 
 class Wire(httpx.AsyncBaseTransport):
-    """httpx on connections of aiohttp: a call takes a quarter of the CPU time that it takes on httpx's own."""
+    """httpx on connections of aiohttp: a call takes a quarter of the CPU time that it takes on httpx's own.
+
+    Not the published transport (httpx-aiohttp 0.2): to it a refused connection and one that broke after the request was
+    sent are one error, and only the first may be tried again at once.
+    """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
