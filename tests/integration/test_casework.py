@@ -1,10 +1,11 @@
 """Contacts and cases over HTTP, on a real PostgreSQL: who may do what, what the CRM's webhook does once, what is kept."""
 
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta, timezone
-from html import escape
+from html import escape, unescape
 from typing import Any
 from uuid import uuid4
 
@@ -468,7 +469,12 @@ async def test_the_queue_is_read_and_attended_to_on_its_page(client: httpx.Async
         assert (done.status_code, done.headers["location"]) == (303, f"/queue?done={name}")
     assert "It is yours." in (await client.get("/queue?done=take")).text
     mine = (await client.get("/queue?mine=true")).text
-    assert escape(why[1:]) in mine and "supervisor:sue" in mine and f"{path}/" not in mine
+    assert escape(why[1:]) in mine and "supervisor:sue" in mine and f"{path}/take" not in mine
+    nobody = await client.post(f"{path}/give", data={"key": uuid4().hex})
+    assert nobody.status_code == 422 and "Say to whom, as agent:anna." in nobody.text
+    given = await client.post(f"{path}/give", data={"key": uuid4().hex, "assignee": "agent:bob"})
+    assert given.status_code == 303 and "Nothing is yours" in (await client.get("/queue?mine=true")).text
+    assert "agent:bob" in (await client.get("/orders/ORD-1")).text
     assert (await told(pool)).count("escalation.acknowledged") == 1
     for odd, status in (("/queue/no/take", 404), (f"{path}/burn", 404)):
         assert (await client.post(odd, data=form)).status_code == status
@@ -665,3 +671,66 @@ async def test_what_went_wrong_is_read_and_put_right_on_the_orders_page(
     assert (await client.post("/orders/ORD-1/actions/name-cause", data=named)).status_code == 303
     standing = {tag for tag, cause in (await causes_of(ann, pool)).items() if cause["stands"]}
     assert standing == {"stock_out", "carrier_delay", "split_confusion"}
+
+
+async def test_a_case_is_opened_worked_on_and_resolved_from_the_order_and_its_own_page(
+    client: httpx.AsyncClient, pool: Pool
+) -> None:
+    await deliver(pool, confirmed_order("ORD-1").entries)
+
+    def come(name: str, role: Role) -> None:
+        client.cookies.set(SESSION, issue(AUTH_KEY, subject=name, roles=[role]))
+
+    async def send_form(path: str, status: int = 303, **form: str) -> str:
+        answer = await client.post(path, data={"key": uuid4().hex} | form)
+        assert answer.status_code == status, answer.text
+        return answer.headers.get("location") or answer.text
+
+    come("ann", Role.AGENT)
+    page = (await client.get("/orders/ORD-1")).text
+    [customer] = re.findall(r'/actions/contact" method="post">\s*<input type="hidden" name="id" value="([^"]+)"', page)
+    contact = {"id": customer, "direction": "inbound", "channel": "phone", "topic": "where_is_it"}
+    acts = "/orders/ORD-1/actions"
+    wordless = await send_form(f"{acts}/contact", 422, **contact)
+    assert "Say what was said." in wordless and '<option value="phone" selected>' in wordless
+    assert await send_form(f"{acts}/contact", text=HOSTILE[0], **contact) == "/orders/ORD-1?done=contact"
+    for note in HOSTILE[1:]:
+        await send_form(f"{acts}/note-case", id="ORD-1-C1", note=note)
+    card = await send_form(f"{acts}/note-case", 422, id="ORD-1-C1", note="4111 1111 1111 1111")
+    assert "must not hold a card number" in card
+    for path in ("/orders/ORD-1", "/cases/ORD-1-C1"):
+        shown = (await client.get(path)).text
+        assert "<script>alert" not in shown
+        assert all(words in unescape(shown) for words in HOSTILE)
+
+    case = "/cases/ORD-1-C1"
+    assert "ORD-1-C1" in (await client.get("/cases?of=unassigned")).text
+    assert "No case is yours just now" in (await client.get("/cases?of=mine")).text
+    assert await send_form(f"{case}/take-case") == f"{case}?done=take-case"
+    assert "The case is yours." in (await client.get(f"{case}?done=take-case")).text
+    assert "ORD-1-C1" in (await client.get("/cases?of=mine")).text
+    assert f"{case}/give-case" not in (await client.get(case)).text
+    assert "support-view refused: needs the role supervisor" in await send_form(
+        f"{case}/give-case", 403, assignee="agent:bob"
+    )
+    come("sue", Role.SUPERVISOR)
+    await send_form(f"{case}/give-case", assignee="agent:bob")
+    await send_form(f"{case}/answer-case", channel="phone", text="It is on its way.")
+    await send_form(f"{case}/wait-case", waits_for="customer", reason="a photograph")
+    await send_form(f"{case}/resume-case", reason="it came")
+    await send_form(f"{case}/resolve-case", resolution="It arrived.")
+    late = await send_form(f"{case}/resume-case", 409, reason="again")
+    assert "support-view refused:" in late and "now resolved" in late
+    await send_form(f"{case}/reopen-case", reason="It was another lamp.")
+    await send_form(f"{case}/resolve-case", resolution="Now it is right.")
+    assert "ORD-1-C1" not in (await client.get("/cases")).text
+    assert "ORD-1-C1" in (await client.get("/cases?over=true")).text
+    evil = await client.post(f"{case}/note-case", data={"note": "x"}, headers={"Origin": "https://evil.example"})
+    assert evil.status_code == 403
+    for odd in (f"{case}/burn", "/cases/ORD-9-C1/note-case"):
+        assert (await client.post(odd, data={"key": "k", "note": "x"})).status_code == 404
+    assert (await client.get("/cases/ORD-9-C1")).status_code == 404
+    assert (await client.get("/cases?after=nonsense")).status_code == 404
+    come("max", Role.AUDITOR)
+    assert 'method="post"' not in (await client.get(case)).text.partition("</header>")[2]
+    assert await is_what_the_journal_gives(pool)

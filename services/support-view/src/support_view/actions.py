@@ -1,9 +1,10 @@
-"""What people may do from an order's page. The service that owns the matter does it, with the person's own token and in
+"""What people may do from the pages. The service that owns the matter does it, with the person's own token and in
 its own transaction, or refuses it: its words are shown as they are."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
@@ -12,10 +13,11 @@ import httpx
 import structlog
 
 from shared.auth import Caller, Role
-from shared.contracts.support import RootCauseTag
+from shared.contracts.support import Channel, Direction, RootCauseTag
 from shared.http import trace
 from support_view.api import OrderView
-from support_view.casework_api import Queue
+from support_view.casework_api import CaseOut, EscalationOut
+from support_view.domain.cases import CaseStatus
 from support_view.domain.escalations import EscalationStatus
 from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.payments import RefundStatus
@@ -30,6 +32,27 @@ AGENTS: Final = frozenset({Role.AGENT, Role.SUPERVISOR})
 SUPERVISORS: Final = frozenset({Role.SUPERVISOR})
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What a form asks for; `ask` is told to who left it empty. With `choices`, one of them: its value and its words."""
+
+    name: str
+    label: str
+    ask: str = ""
+    choices: Sequence[tuple[str, str]] = ()
+    is_long: bool = False
+    is_number: bool = False
+    value: str = ""
+
+    @property
+    def is_required(self) -> bool:
+        return bool(self.ask)
+
+
+REASON: Final = Field("reason", "Why", "Say in a few words why: it stands in the record.")
+CHANNEL: Final = Field("channel", "By", "Say by which way.", [(channel, channel) for channel in Channel])
+
+
 def _reason(form: Form) -> dict[str, Any]:
     return {"reason": form.get("reason", "")}
 
@@ -38,11 +61,21 @@ def _detail(form: Form) -> dict[str, Any]:
     return {"detail": form.get("reason", "")}
 
 
+def _only(*names: str) -> Callable[[Form], dict[str, Any]]:
+    """These fields as they are; one that was left empty is left out."""
+    return lambda form: {name: form[name] for name in names if form.get(name)}
+
+
 def _cancellation(form: Form) -> dict[str, Any]:
     """Raises ValueError where the number of units is none."""
     if not form.get("line"):
         return _detail(form)
     return _detail(form) | {"lines": [{"line_id": form["line"], "quantity": int(form.get("quantity", ""))}]}
+
+
+def _contact(form: Form) -> dict[str, Any]:
+    said = _only("direction", "channel", "topic", "text")(form)
+    return {"order_id": form["order"], "customer": {"customer_id": form.get("id", "")}} | said
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +88,99 @@ class Action:
     path: str
     roles: frozenset[Role]
     body: Callable[[Form], dict[str, Any]] = _reason
-    wants_reason: bool = True
+    fields: Sequence[Field] = (REASON,)
 
 
 _REFUND: Final = "/orders/{order}/refunds/{id}"
 _RETURN: Final = "/orders/{order}/returns/{id}"
 _CAUSES: Final = "/api/orders/{order}/causes"
+_CASE: Final = "/api/cases/{id}"
+_ESCALATION: Final = "/api/escalations/{id}"
+
+_ASSIGNEE: Final = Field("assignee", "To whom", "Say to whom, as agent:anna.")
+
+
+def _given_to_me(form: Form) -> dict[str, Any]:
+    return {"assignee": form["actor"]}
+
+
+def _work(
+    label: str,
+    done: str,
+    path: str,
+    body: Callable[[Form], dict[str, Any]] = _reason,
+    fields: Sequence[Field] = (REASON,),
+    roles: frozenset[Role] = AGENTS,
+) -> Action:
+    """What this service does itself."""
+    return Action(label, done, "support-view", path, roles, body, fields)
+
+
+CASE_ACTIONS: Final[Mapping[str, Action]] = {
+    "answer-case": _work(
+        "Record an answer",
+        "The answer is on record.",
+        f"{_CASE}/answers",
+        _only("channel", "text"),
+        (CHANNEL, Field("text", "What the customer was answered", "Say what the customer was answered.", is_long=True)),
+    ),
+    "note-case": _work(
+        "Add a note",
+        "The note is kept.",
+        f"{_CASE}/notes",
+        _only("note"),
+        (Field("note", "Note, for colleagues only", "Say what is to be kept.", is_long=True),),
+    ),
+    "take-case": _work("Take it on", "The case is yours.", f"{_CASE}/assign", _given_to_me, ()),
+    "give-case": _work(
+        "Give it to somebody",
+        "The case is given to them.",
+        f"{_CASE}/assign",
+        _only("assignee"),
+        (_ASSIGNEE,),
+        SUPERVISORS,
+    ),
+    "wait-case": _work(
+        "Wait",
+        "The case waits.",
+        f"{_CASE}/wait",
+        _only("waits_for", "reason"),
+        (
+            Field(
+                "waits_for", "For", "Say for whom.", [("customer", "the customer"), ("internal", "somebody of ours")]
+            ),
+            REASON,
+        ),
+    ),
+    "resume-case": _work("Go on", "The case goes on.", f"{_CASE}/resume"),
+    "resolve-case": _work(
+        "Resolve",
+        "The case is resolved.",
+        f"{_CASE}/resolve",
+        _only("resolution"),
+        (Field("resolution", "How it was resolved", "Say how it was resolved.", is_long=True),),
+    ),
+    "reopen-case": _work("Reopen", "The case is open again.", f"{_CASE}/reopen"),
+}
+
+QUEUE_ACTIONS: Final[Mapping[str, Action]] = {
+    "acknowledge": _work(
+        "Acknowledge",
+        "It is acknowledged, and stays here until what it is about is over.",
+        f"{_ESCALATION}/acknowledge",
+        _only("note"),
+        (),
+    ),
+    "take": _work("Take it on", "It is yours.", f"{_ESCALATION}/assign", _given_to_me, ()),
+    "give": _work(
+        "Give it to somebody",
+        "It is given to them.",
+        f"{_ESCALATION}/assign",
+        _only("assignee"),
+        (_ASSIGNEE,),
+        SUPERVISORS,
+    ),
+}
 
 ACTIONS: Final[Mapping[str, Action]] = {
     "approve-refund": Action("Approve", "The refund is approved.", "payments", f"{_REFUND}/approve", SUPERVISORS),
@@ -104,64 +224,60 @@ ACTIONS: Final[Mapping[str, Action]] = {
         "/orders/{order}/cancellations",
         AGENTS,
         _cancellation,
+        (
+            Field("line", "What"),
+            Field("quantity", "How many of a line", is_number=True),
+            REASON,
+        ),
     ),
-    "set-aside-cause": Action(
+    "set-aside-cause": _work(
         "No, or another",
         "It is set aside.",
-        "support-view",
         f"{_CAUSES}/override",
-        AGENTS,
         lambda form: {"tag": form.get("id"), "replaced_by": form.get("choice") or None, **_reason(form)},
+        (Field("choice", "The cause"), REASON),
     ),
-    "name-cause": Action(
+    "name-cause": _work(
         "Name a cause",
         "The cause is named.",
-        "support-view",
         f"{_CAUSES}/override",
-        AGENTS,
         lambda form: {"replaced_by": form.get("choice"), **_reason(form)},
+        (Field("choice", "The cause", "Say which cause."), REASON),
     ),
-    "withdraw-word": Action(
-        "Withdraw it", "It is withdrawn.", "support-view", f"{_CAUSES}/overrides/{{id}}/withdraw", AGENTS
+    "withdraw-word": _work("Withdraw it", "It is withdrawn.", f"{_CAUSES}/overrides/{{id}}/withdraw"),
+    "contact": _work(
+        "Record a contact",
+        "The contact is on record.",
+        "/api/contacts",
+        _contact,
+        (
+            Field(
+                "direction",
+                "Who",
+                "Say who contacted whom.",
+                [(Direction.INBOUND, "the customer contacted us"), (Direction.OUTBOUND, "we contacted the customer")],
+            ),
+            CHANNEL,
+            Field("topic", "About, in a word: where_is_it"),
+            Field("text", "What was said", "Say what was said.", is_long=True),
+        ),
     ),
+    **CASE_ACTIONS,
+    **QUEUE_ACTIONS,
 }
-
-
-QUEUE_ACTIONS: Final[Mapping[str, Action]] = {
-    "acknowledge": Action(
-        "Acknowledge",
-        "It is acknowledged, and stays here until what it is about is over.",
-        "support-view",
-        "/api/escalations/{id}/acknowledge",
-        AGENTS,
-        lambda form: {"note": form.get("reason", "")},
-        wants_reason=False,
-    ),
-    "take": Action(
-        "Take it on",
-        "It is yours.",
-        "support-view",
-        "/api/escalations/{id}/assign",
-        AGENTS,
-        lambda form: {"assignee": form["actor"]},
-        wants_reason=False,
-    ),
-}
+"""From an order's page."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An action on one thing. `key` makes the form have one effect, however often it is sent."""
+    """An action on one thing. `key` makes the form have one effect, however often it is sent; `is_again` where it had none."""
 
     name: str
     label: str
     id: str
     key: str
-    reason: str
-    lines: Sequence[tuple[str, str]]
-    """To choose from, for cancellations: line ids and their titles."""
-    causes: Sequence[str] = ()
-    """To choose from, for causes."""
+    fields: Sequence[Field]
+    is_again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,36 +289,80 @@ class Told:
     form: Form = field(default_factory=dict)
 
 
-def offered(view: OrderView, caller: Caller, services: Mapping[str, str], again: Form) -> Mapping[str, Sequence[Offer]]:
-    """By the anchor of what it is about: what this person may do now, as far as was seen. `again`: a form that had no
-    effect, to be sent again under its key."""
+Choices = Mapping[str, Sequence[tuple[str, str]]]
+Offers = Mapping[str, Sequence[Offer]]
+"""By the anchor of what they are about."""
+
+
+def _offer(name: str, id: str, again: Form, label: str = "", choices: Choices | None = None) -> Offer:
+    """`again`: a form that had no effect, to be sent again under its key. `choices` that only this thing has, by field."""
+    action = ACTIONS[name]
+    is_again = (name, id) == (again.get("name"), again.get("id"))
+    kept = again if is_again else {}
+    fields = [
+        replace(f, value=kept.get(f.name, ""), choices=(choices or {}).get(f.name, f.choices)) for f in action.fields
+    ]
+    return Offer(name, label or action.label, id, kept.get("key") or str(uuid4()), fields, is_again)
+
+
+def offered(view: OrderView, caller: Caller, services: Mapping[str, str], again: Form) -> Offers:
+    """What this person may do about an order now, as far as was seen."""
     offers: dict[str, list[Offer]] = defaultdict(list)
     spoken_of = {cause.tag for cause in view.causes}
-    others = [tag for tag in RootCauseTag if tag not in spoken_of]
+    others = [(tag, plain(tag)) for tag in RootCauseTag if tag not in spoken_of]
     for anchor, name, id in _open(view):
         action = ACTIONS[name]
         if action.service in services and not caller.roles.isdisjoint(action.roles):
-            label = f"{action.label} “{plain(id)}”" if name == "release-hold" else action.label
-            lines = [(line.line_id, line.title) for line in view.lines] if name == "cancel-units" else []
-            kept = again if (name, id) == (again.get("name"), again.get("id")) else {}
-            key, reason = kept.get("key") or str(uuid4()), kept.get("reason", "")
-            causes = others if name in ("set-aside-cause", "name-cause") else []
-            offers[anchor].append(Offer(name, label, id, key, reason, lines, causes))
+            label = f"{action.label} “{plain(id)}”" if name == "release-hold" else ""
+            choices = {
+                "line": [("", "everything that has not arrived"), *((line.line_id, line.title) for line in view.lines)],
+                "choice": [*([("", "this was none")] if name == "set-aside-cause" else ()), *others],
+            }
+            offers[anchor].append(_offer(name, id, again, label, choices))
     return offers
 
 
-def attended(queue: Queue, caller: Caller, again: Form) -> Mapping[str, Sequence[Offer]]:
-    """By escalation: what this person may do about it."""
-    offers: dict[str, list[Offer]] = defaultdict(list)
-    for raised in queue.escalations:
-        for name, action in QUEUE_ACTIONS.items():
-            is_over = (
-                raised.status != EscalationStatus.RAISED if name == "acknowledge" else raised.assignee == caller.actor
-            )
-            if not is_over and not caller.roles.isdisjoint(action.roles):
-                id = raised.escalation_id
-                key = again.get("key", "") if again.get("id") == id else ""
-                offers[id].append(Offer(name, action.label, id, key or str(uuid4()), "", ()))
+def of_cases(cases: Sequence[CaseOut], caller: Caller, again: Form, now: datetime) -> Offers:
+    """What this person may do about cases."""
+    return {
+        f"case-{case.case_id}": [
+            _offer(name, case.case_id, again)
+            for name in _moves(case, caller, now)
+            if not caller.roles.isdisjoint(ACTIONS[name].roles)
+        ]
+        for case in cases
+    }
+
+
+def _moves(case: CaseOut, caller: Caller, now: datetime) -> Iterator[str]:
+    is_live = case.status not in (CaseStatus.RESOLVED, CaseStatus.CLOSED)
+    if is_live:
+        yield "answer-case"
+    yield "note-case"
+    if is_live:
+        if case.assignee != caller.actor:
+            yield "take-case"
+        yield "give-case"
+        yield "wait-case"
+    if case.status in (CaseStatus.WAITING_CUSTOMER, CaseStatus.WAITING_INTERNAL):
+        yield "resume-case"
+    if is_live:
+        yield "resolve-case"
+    if case.status is CaseStatus.RESOLVED and case.closes_at is not None and now <= case.closes_at:
+        yield "reopen-case"
+
+
+def attended(escalations: Sequence[EscalationOut], caller: Caller, again: Form) -> Offers:
+    """What this person may do about escalations."""
+    offers: dict[str, list[Offer]] = {}
+    for raised in escalations:
+        names = ["acknowledge"] if raised.status == EscalationStatus.RAISED else []
+        names += ["take"] if raised.assignee != caller.actor else []
+        offers[raised.escalation_id] = [
+            _offer(name, raised.escalation_id, again)
+            for name in (*names, "give")
+            if not caller.roles.isdisjoint(ACTIONS[name].roles)
+        ]
     return offers
 
 
@@ -229,6 +389,8 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
         if "manual" not in {hold.hold for hold in view.order.holds}:
             yield "order", "place-hold", "manual"
         yield "order", "cancel-units", "units"
+    if view.customer is not None:
+        yield "casework", "contact", view.customer.customer_id
     for cause in view.causes:
         if cause.override_id is not None:
             yield f"cause-{cause.tag}", "withdraw-word", cause.override_id
@@ -240,8 +402,9 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
 async def act(client: httpx.AsyncClient, services: Mapping[str, str], action: Action, form: Form, token: str) -> Told:
     """Have it done, by a service that is among `services`. What is not answered may have been done: the same form sent again
     has no second effect."""
-    if action.wants_reason and not form.get("reason"):
-        return Told(422, "Say in a few words why: it stands in the record.", form)
+    for asked in action.fields:
+        if asked.is_required and not form.get(asked.name):
+            return Told(422, asked.ask, form)
     try:
         body = action.body(form)
     except ValueError:

@@ -1,7 +1,7 @@
 """All SQL of support's own aggregate: contacts and cases of an order, or of a customer who named none."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, Final, TypeVar
@@ -298,13 +298,16 @@ SUBJECT_OF_CASE: Final = "SELECT subject FROM cases WHERE case_id = $1"
 SUBJECT_OF_CONTACT: Final = "SELECT subject FROM contacts WHERE contact_id = $1"
 CASE: Final = "SELECT * FROM cases WHERE case_id = $1"
 CASES_PAGE: Final = """
-SELECT * FROM cases
-WHERE (opened_at, case_id) > ($1, $2) AND ($3::text IS NULL OR status = $3) AND ($4::text IS NULL OR assignee = $4)
-    AND ($5::text IS NULL OR subject = $5)
-ORDER BY opened_at, case_id LIMIT $6"""
+SELECT * FROM cases WHERE (opened_at, case_id) > ($1, $2){conditions} ORDER BY opened_at, case_id LIMIT $3"""
 SAID: Final = """
 SELECT id, type, data, occurred_at, actor FROM events
 WHERE subject = $1 AND data ->> 'case_id' = $2 ORDER BY sequence DESC LIMIT $3"""
+CASES_OF: Final = "SELECT * FROM cases WHERE subject = $1 ORDER BY opened_at DESC, case_id DESC LIMIT $2"
+OPEN_OF: Final = """
+SELECT * FROM escalations WHERE subject = $1 AND status <> 'cleared' ORDER BY -level, raised_at, escalation_id LIMIT $2"""
+SAID_OF: Final = """
+SELECT id, type, data, data ->> 'case_id' AS case_id, occurred_at, actor FROM events
+WHERE subject = $1 AND type = ANY($2) ORDER BY sequence DESC LIMIT $3"""
 # By an order with this address, as far as it was seen: so that a customer is the same by whatever way they come.
 CUSTOMER_OF_EMAIL: Final = """
 SELECT state -> 'placed' ->> 'customer_id'
@@ -337,11 +340,45 @@ async def queue(db: Db, after: tuple[int, datetime, str], assignee: str | None, 
     return await db.fetch(QUEUE, *after, assignee, limit)
 
 
-async def cases(
-    db: Db, after: tuple[datetime, str], status: str | None, assignee: str | None, subject: str | None, limit: int
-) -> list[Row]:
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which cases; all where nothing is said. `is_live`: those that are not resolved or closed."""
+
+    status: str | None = None
+    assignee: str | None = None
+    subject: str | None = None
+    is_unassigned: bool = False
+    is_live: bool = False
+
+
+async def cases(db: Db, after: tuple[datetime, str], wanted: Wanted, limit: int) -> list[Row]:
     """Oldest first."""
-    return await db.fetch(CASES_PAGE, *after, status, assignee, subject, limit)
+    conditions, values = "", [*after, limit]
+    for column in ("status", "assignee", "subject"):
+        if (value := getattr(wanted, column)) is not None:
+            values.append(value)
+            conditions += f" AND {column} = ${len(values)}"
+    conditions += " AND assignee IS NULL" if wanted.is_unassigned else ""
+    conditions += " AND status NOT IN ('resolved', 'closed')" if wanted.is_live else ""
+    return await db.fetch(CASES_PAGE.format(conditions=conditions), *values)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What support has with an order: what is open in the queue, its cases, and what was said, all newest first."""
+
+    escalations: Sequence[Row]
+    cases: Sequence[Row]
+    said: Sequence[Row]
+
+
+async def work_on(db: Db, subject: str, types: Sequence[str], limit: int) -> Work:
+    """No more than `limit` of each; `types` of facts are those that say something."""
+    return Work(
+        escalations=await db.fetch(OPEN_OF, subject, limit),
+        cases=await db.fetch(CASES_OF, subject, limit),
+        said=await db.fetch(SAID_OF, subject, types, limit),
+    )
 
 
 async def case(db: Db, case_id: str) -> Row | None:

@@ -2,7 +2,9 @@
 
 import hmac
 import json
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import sha256
 from typing import Annotated, Any, Final, Literal
@@ -14,7 +16,21 @@ from uuid_utils.compat import uuid7
 from shared.auth import Caller, Role
 from shared.card_numbers import NoCardNumber
 from shared.contracts.base import FACTS, Fact, Id, Input, Model, Name, Text
-from shared.contracts.support import CUSTOMER, Channel, Clocks, Direction, RootCauseOverridden, RootCauseTag
+from shared.contracts.support import (
+    CUSTOMER,
+    CaseClosed,
+    CaseNoted,
+    CaseReopened,
+    CaseResolved,
+    CaseResumed,
+    CaseWaiting,
+    Channel,
+    Clocks,
+    ContactReceived,
+    Direction,
+    RootCauseOverridden,
+    RootCauseTag,
+)
 from shared.http import Asking, AtDesk, OccurredAt, SignedBody, asks, business_time, needs, signed, webhook_cause
 from shared.machine import Invalid
 from shared.shell import Db, Told
@@ -306,6 +322,14 @@ After = Annotated[str | None, Query(max_length=120, description="`next` of the p
 Limit = Annotated[int, Query(ge=1, le=500)]
 
 
+async def read_cases(db: Db, wanted: casebook.Wanted, after: str | None, limit: int) -> Cases:
+    """Raises Invalid where `after` is no place in them."""
+    rows = await casebook.cases(db, place_of(after, "after"), wanted, limit + 1)
+    shown = rows[:limit]
+    following = f"{shown[-1]['opened_at'].isoformat()} {shown[-1]['case_id']}" if len(rows) > limit else None
+    return Cases(cases=tuple(case_of(row) for row in shown), next=following)
+
+
 @router.get("/api/cases")
 async def cases(
     request: Request,
@@ -313,27 +337,31 @@ async def cases(
     status: CaseStatus | None = None,
     assignee: Annotated[str | None, Query(max_length=200)] = None,
     subject: Annotated[str | None, Query(max_length=64, description="of this order, or `customer:<hash>`")] = None,
+    unassigned: Annotated[bool, Query(description="only those that nobody has taken on")] = False,
+    live: Annotated[bool, Query(description="only those that are not resolved or closed")] = False,
     after: After = None,
     limit: Limit = 50,
 ) -> Cases:
     """Cases by age, oldest first."""
-    place = place_of(after, "after")
+    wanted = casebook.Wanted(status, assignee, subject, unassigned, live)
     async with snapshot(request) as db:
-        rows = await casebook.cases(db, place, status, assignee, subject, limit + 1)
-    shown = rows[:limit]
-    following = f"{shown[-1]['opened_at'].isoformat()} {shown[-1]['case_id']}" if len(rows) > limit else None
-    return Cases(cases=tuple(case_of(row) for row in shown), next=following)
+        return await read_cases(db, wanted, after, limit)
+
+
+async def read_case(db: Db, case_id: str) -> CaseStory:
+    """Raises HTTPException 404."""
+    row = await casebook.case(db, case_id)
+    if row is None:
+        raise _unknown(case_id)
+    said = await casebook.said(db, row["subject"], case_id, 200)
+    return CaseStory(**dict(case_of(row)), entries=tuple(entry_of(one) for one in said))
 
 
 @router.get("/api/cases/{case_id}")
 async def case(request: Request, case_id: CaseId, _: Reader) -> CaseStory:
     """A case with its contacts, notes and steps."""
     async with snapshot(request) as db:
-        row = await casebook.case(db, case_id)
-        if row is None:
-            raise _unknown(case_id)
-        said = await casebook.said(db, row["subject"], case_id, 200)
-    return CaseStory(**dict(case_of(row)), entries=tuple(entry_of(one) for one in said))
+        return await read_case(db, case_id)
 
 
 class EscalationOut(Model):
@@ -406,6 +434,29 @@ async def escalation(request: Request, escalation_id: EscalationId, _: Reader) -
     if row is None:
         raise HTTPException(404, f"there is no escalation {escalation_id}")
     return escalation_of(row)
+
+
+SAYING: Final = tuple(
+    fact.type for fact in (ContactReceived, CaseNoted, CaseWaiting, CaseResumed, CaseResolved, CaseReopened, CaseClosed)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What support has with an order. `said` is what people said, by case, newest first; under None of no case."""
+
+    escalations: Sequence[EscalationOut]
+    cases: Sequence[CaseOut]
+    said: Mapping[str | None, Sequence[CaseEntry]]
+
+
+async def read_work(db: Db, order_id: str) -> Work:
+    """The newest hundred of each."""
+    found = await casebook.work_on(db, order_id, SAYING, 100)
+    said = defaultdict(list)
+    for row in found.said:
+        said[row["case_id"]].append(entry_of(row))
+    return Work([escalation_of(row) for row in found.escalations], [case_of(row) for row in found.cases], said)
 
 
 class AcknowledgeIn(Input):

@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 from shared.auth import Caller
 from shared.database import OUTAGES
 from shared.machine import Invalid
-from support_view.actions import ACTIONS, QUEUE_ACTIONS, Told, act, attended, offered
+from support_view.actions import ACTIONS, CASE_ACTIONS, QUEUE_ACTIONS, Told, act, attended, of_cases, offered
 from support_view.api import (
     REVEALERS,
     DomainName,
@@ -36,7 +36,8 @@ from support_view.api import (
     snapshot,
     view_of,
 )
-from support_view.casework_api import read_queue
+from support_view.casebook import Wanted
+from support_view.casework_api import read_case, read_cases, read_queue, read_work
 from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.privacy import EMAIL
 from support_view.rendering import HEADERS, POLICY, page
@@ -142,7 +143,7 @@ async def queue_page(
         queue=found,
         mine=mine,
         after=after,
-        offers=attended(found, caller, told.form if told else {}),
+        offers=attended(found.escalations, caller, told.form if told else {}),
         now=datetime.now(timezone.utc),
     )
 
@@ -153,7 +154,7 @@ async def attend(request: Request, escalation_id: str, name: str) -> Response:
     caller = await visitor(request)
     if caller is None:
         return to_sign_in(request)
-    form = {**await form_of(request), "id": escalation_id, "actor": caller.actor}
+    form = {**await form_of(request), "name": name, "id": escalation_id, "actor": caller.actor}
     if name not in QUEUE_ACTIONS:
         return no_order(caller, "That cannot be done here")
     told = await act(
@@ -162,6 +163,73 @@ async def attend(request: Request, escalation_id: str, name: str) -> Response:
     if told.status != HTTPStatus.OK:
         return await queue_page(request, told=told)
     return RedirectResponse(f"/queue?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
+
+
+@router.get("/cases")
+async def cases(
+    request: Request,
+    of: Annotated[str, Query(max_length=20)] = "",
+    over: Annotated[bool, Query()] = False,
+    after: Annotated[str | None, Query(max_length=120)] = None,
+) -> Response:
+    """Cases by age: all, one's own (`mine`), or nobody's (`unassigned`); those that are over only where asked for."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    wanted = Wanted(assignee=caller.actor if of == "mine" else None, is_unassigned=of == "unassigned", is_live=not over)
+    try:
+        async with snapshot(request) as db:
+            found = await read_cases(db, wanted, after, QUEUE_LENGTH)
+    except Invalid:
+        return no_order(caller, "This part of the cases does not exist any more")
+    except OUTAGES:
+        return away(caller)
+
+    def address(**changes: Any) -> str:
+        chosen = {"of": of, "over": "true" if over else ""} | changes
+        query = urlencode({name: value for name, value in chosen.items() if value})
+        return f"/cases?{query}" if query else "/cases"
+
+    now = datetime.now(timezone.utc)
+    return page("cases.html", caller=caller, cases=found, of=of, over=over, after=after, address=address, now=now)
+
+
+@router.get("/cases/{case_id}")
+async def case_of(request: Request, case_id: str, done: Annotated[str, Query(max_length=50)] = "") -> Response:
+    return await case_page(request, case_id, Told(200, CASE_ACTIONS[done].done) if done in CASE_ACTIONS else None)
+
+
+async def case_page(request: Request, case_id: str, told: Told | None = None) -> Response:
+    """A case: who owes what by when, what was said, and what may be done."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    try:
+        async with snapshot(request) as db:
+            found = await read_case(db, case_id)
+    except HTTPException as error:
+        return no_order(caller, f"{error.detail}")
+    except OUTAGES:
+        return away(caller)
+    now = datetime.now(timezone.utc)
+    offers = of_cases([found], caller, told.form if told else {}, now)
+    return page("case.html", told.status if told else 200, caller=caller, told=told, case=found, offers=offers, now=now)
+
+
+@router.post("/cases/{case_id}/{name}")
+async def work_on_case(request: Request, case_id: str, name: str) -> Response:
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    form = {**await form_of(request), "name": name, "id": case_id, "actor": caller.actor}
+    if name not in CASE_ACTIONS:
+        return no_order(caller, "That cannot be done here")
+    told = await act(
+        request.app.state.client, request.app.state.services, CASE_ACTIONS[name], form, request.cookies[SESSION]
+    )
+    if told.status != HTTPStatus.OK:
+        return await case_page(request, case_id, told)
+    return RedirectResponse(f"/cases/{quote(case_id, safe='')}?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
 
 
 def not_seen(caller: Caller, order_id: str, error: NotSeen) -> HTMLResponse:
@@ -210,6 +278,7 @@ async def order_page(
             timeline = await read_timeline(db, story, domains, after, PAGE_LENGTH, quiet=every, about=about)
             view = view_of(story, revealed=revealed)
             evidence = await read_entries(db, story, {id for cause in view.causes for id in cause.evidence})
+            work = await read_work(db, order_id)
     except NotSeen as error:
         return not_seen(caller, order_id, error)
     except Invalid:
@@ -224,15 +293,20 @@ async def order_page(
         path = f"/orders/{quote(order_id, safe='')}"
         return path + (f"?{urlencode(chosen, doseq=True)}" if chosen else "") + "#timeline"
 
-    services = request.app.state.services
+    services, again, now = request.app.state.services, told.form if told else {}, datetime.now(timezone.utc)
     return page(
         "order.html",
         told.status if told else 200,
         caller=caller,
         told=told,
-        offers=offered(view, caller, services, told.form if told else {}),
+        offers={
+            **offered(view, caller, services, again),
+            **of_cases(work.cases, caller, again, now),
+            **attended(work.escalations, caller, again),
+        },
         order=view,
         evidence=evidence,
+        work=work,
         timeline=timeline,
         domains=domains,
         every=every,
@@ -249,7 +323,7 @@ async def order_page(
         used={
             bucket for line in view.lines for units in (line.forward, line.reverse) for bucket, n in units.items() if n
         },
-        now=datetime.now(timezone.utc),
+        now=now,
     )
 
 
@@ -263,7 +337,7 @@ async def order_action(request: Request, order_id: str, name: str) -> Response:
     services = request.app.state.services
     if not ORDER_ID.fullmatch(order_id) or name not in ACTIONS or ACTIONS[name].service not in services:
         return no_order(caller, "That cannot be done here")
-    form |= {"name": name, "order": order_id}
+    form |= {"name": name, "order": order_id, "actor": caller.actor}
     told = await act(request.app.state.client, services, ACTIONS[name], form, request.cookies[SESSION])
     if told.status != HTTPStatus.OK:
         return await order_page(request, order_id, told=told)

@@ -27,7 +27,7 @@ for (const fold of document.querySelectorAll("details.raw"))
   fold.addEventListener("toggle", () => fold.open && !fold.dataset.state && load(fold));
 
 const keys = document.getElementById("keys");
-const places = Array.from(document.querySelectorAll(".entry, .found > li"));
+const places = Array.from(document.querySelectorAll(".entry, .found > li, .raised > li"));
 let at = -1;
 
 function go(step) {
