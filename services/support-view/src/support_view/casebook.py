@@ -1,5 +1,6 @@
 """All SQL of support's own aggregate: contacts and cases of an order, or of a customer who named none."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -302,12 +303,14 @@ SELECT * FROM cases WHERE (opened_at, case_id) > ($1, $2){conditions} ORDER BY o
 SAID: Final = """
 SELECT id, type, data, occurred_at, actor FROM events
 WHERE subject = $1 AND data ->> 'case_id' = $2 ORDER BY sequence DESC LIMIT $3"""
-CASES_OF: Final = "SELECT * FROM cases WHERE subject = $1 ORDER BY opened_at DESC, case_id DESC LIMIT $2"
-OPEN_OF: Final = """
-SELECT * FROM escalations WHERE subject = $1 AND status <> 'cleared' ORDER BY -level, raised_at, escalation_id LIMIT $2"""
-SAID_OF: Final = """
-SELECT id, type, data, data ->> 'case_id' AS case_id, occurred_at, actor FROM events
-WHERE subject = $1 AND type = ANY($2) ORDER BY sequence DESC LIMIT $3"""
+WORK: Final = """
+SELECT
+    (SELECT json_agg(e) FROM (SELECT * FROM escalations WHERE subject = $1 AND status <> 'cleared'
+        ORDER BY -level, raised_at, escalation_id LIMIT $3) AS e) AS escalations,
+    (SELECT json_agg(c) FROM (SELECT * FROM cases WHERE subject = $1
+        ORDER BY opened_at DESC, case_id DESC LIMIT $3) AS c) AS cases,
+    (SELECT json_agg(s) FROM (SELECT id, type, data::text, data ->> 'case_id' AS case_id, occurred_at, actor FROM events
+        WHERE subject = $1 AND type = ANY($2) ORDER BY sequence DESC LIMIT $3) AS s) AS said"""
 # By an order with this address, as far as it was seen: so that a customer is the same by whatever way they come.
 CUSTOMER_OF_EMAIL: Final = """
 SELECT state -> 'placed' ->> 'customer_id'
@@ -363,22 +366,12 @@ async def cases(db: Db, after: tuple[datetime, str], wanted: Wanted, limit: int)
     return await db.fetch(CASES_PAGE.format(conditions=conditions), *values)
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What support has with an order: what is open in the queue, its cases, and what was said, all newest first."""
-
-    escalations: Sequence[Row]
-    cases: Sequence[Row]
-    said: Sequence[Row]
-
-
-async def work_on(db: Db, subject: str, types: Sequence[str], limit: int) -> Work:
-    """No more than `limit` of each; `types` of facts are those that say something."""
-    return Work(
-        escalations=await db.fetch(OPEN_OF, subject, limit),
-        cases=await db.fetch(CASES_OF, subject, limit),
-        said=await db.fetch(SAID_OF, subject, types, limit),
-    )
+async def work_on(db: Db, subject: str, types: Sequence[str], limit: int) -> tuple[list[Any], list[Any], list[Any]]:
+    """What support has with an order, no more than `limit` of each: what is open in the queue, worst first; its cases, and
+    facts of these types, newest first."""
+    [found] = await db.fetch(WORK, subject, types, limit)
+    escalations, cases, said = (json.loads(rows) if rows else [] for rows in found)
+    return escalations, cases, said
 
 
 async def case(db: Db, case_id: str) -> Row | None:

@@ -452,11 +452,11 @@ class Work:
 
 async def read_work(db: Db, order_id: str) -> Work:
     """The newest hundred of each."""
-    found = await casebook.work_on(db, order_id, SAYING, 100)
+    escalations, cases, facts = await casebook.work_on(db, order_id, SAYING, 100)
     said = defaultdict(list)
-    for row in found.said:
+    for row in facts:
         said[row["case_id"]].append(entry_of(row))
-    return Work([escalation_of(row) for row in found.escalations], [case_of(row) for row in found.cases], said)
+    return Work([escalation_of(row) for row in escalations], [case_of(row) for row in cases], said)
 
 
 class AcknowledgeIn(Input):
