@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,18 @@ Quantity = Annotated[int, Field(gt=0, le=100_000, strict=True, description="whol
 Count = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
 
 
-class Model(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass as _Kind
+else:
+
+    class _Kind(type(BaseModel)):
+        """Facts are told apart by `match` all day. pydantic's classes are abstract base classes, with which anything may be
+        registered, so that each question is answered in Python; nothing is registered with these."""
+
+        __instancecheck__ = type.__instancecheck__
+
+
+class Model(BaseModel, metaclass=_Kind):
     """A frozen value inside a fact. Readers are tolerant: a field they do not know is ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
