@@ -86,8 +86,8 @@ class Place:
         finally:
             await db.close()
 
-    def settings(self, dsn: str) -> Settings:
-        return Settings.model_validate({"database_url": dsn, "kafka": self.kafka, "auth_key": AUTH_KEY})
+    def settings(self, dsn: str, **more: Any) -> Settings:
+        return Settings.model_validate({"database_url": dsn, "kafka": self.kafka, "auth_key": AUTH_KEY, **more})
 
     async def clear(self) -> None:
         """Drop what is left of it; a server of one's own is thrown away whole anyway."""

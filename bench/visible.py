@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest, percentile, settle
 from bench.figures import Figure, Scale, Side, compared
-from bench.load import placement
+from bench.load import VIEW_BATCH, placement
 from orders.domain.decide import Command
 from orders.domain.decide import Place as PlaceCommand
 from orders.store import ORDERS
@@ -86,7 +86,7 @@ async def view_at(place: Place, topic: str, dsn: str) -> AsyncIterator[Any]:
         await asyncio.to_thread(process.join)
 
 
-def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int = 1000) -> None:
+def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int = VIEW_BATCH) -> None:
     """A process that is support-view's consumer until it is terminated."""
     asyncio.run(_consume(place, dsn, topics, group, batch))
 
@@ -94,7 +94,7 @@ def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: in
 async def _consume(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    settings = place.settings(dsn).model_copy(update={"batch_records": batch})
+    settings = place.settings(dsn, batch_records=batch)
     async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
         broker = KafkaBroker(place.kafka, logger=None)
         Consumer(pool, take, settings, group, lambda: None).subscribe(broker, topics)

@@ -6,7 +6,6 @@ import os
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal
@@ -495,7 +494,7 @@ def earlier(story: Telling, days: int, slower: int) -> Telling:
         return fact.model_copy(update=times)
 
     story.entries = [
-        replace(entry, occurred_at=at(entry.occurred_at, entry.fact.type), fact=moved(entry.fact))
+        entry._replace(occurred_at=at(entry.occurred_at, entry.fact.type), fact=moved(entry.fact))
         for entry in story.entries
     ]
     return story

@@ -366,7 +366,7 @@ async def test_clocks_minutes_apart_make_no_negative_time_and_the_coverage_says_
     story = whole_story("ORD-1")
     trigger = next(e.fact.trigger_at for e in story.entries if isinstance(e.fact, RefundRequested))
     early = {"return.approved": START, "refund.leg_succeeded": trigger - timedelta(minutes=5)}
-    await tell(pool, [replace(e, occurred_at=early.get(e.fact.type, e.occurred_at)) for e in story.entries])
+    await tell(pool, [e._replace(occurred_at=early.get(e.fact.type, e.occurred_at)) for e in story.entries])
     end = story.now + timedelta(days=1)
     view = await see(pool, "return-cycle-time", START, end, dimension="stage")
     assert next((g.count, g.p50_seconds, g.p90_seconds) for g in view.groups if g.value == "decided") == (1, 0.0, 0.0)
@@ -545,7 +545,7 @@ async def test_what_the_provider_says_otherwise_is_added_up_within_its_currency(
 async def test_the_lag_of_the_view_is_from_a_facts_being_written_to_its_being_seen(pool: Pool) -> None:
     """An id of ours tells when it was made; what happened long ago and was told just now is not late."""
     story = confirmed_order("ORD-1")
-    await tell(pool, [replace(entry, id=str(uuid7())) for entry in story.entries])
+    await tell(pool, [entry._replace(id=str(uuid7())) for entry in story.entries])
     seen = sorted(
         (row["seen_at"] - datetime.fromtimestamp((row["id"].int >> 80) / 1000, timezone.utc)).total_seconds()
         for row in await pool.fetch("SELECT id, seen_at FROM timeline")

@@ -16,7 +16,8 @@ import pytest
 from shared.auth import issue
 from shared.contracts.fulfillment import StockReceived
 from shared.parking import Record
-from support_view import api
+from shared.shell import Remembered
+from support_view import api, store
 from support_view.app import built
 from support_view.handlers import take
 from support_view.sign_in import SESSION
@@ -126,6 +127,29 @@ async def test_several_consumers_told_the_same_facts_at_once_leave_the_same_rows
                     continue  # a deadlock's victim: the consumer gives its batch back and reads it again
 
     await asyncio.gather(*(consumer(seed) for seed in range(6)))
+    assert await rows(pool) == told_straight
+
+
+async def test_a_remembered_section_counts_only_while_its_row_is_the_one_that_was_written(
+    pool: "asyncpg.Pool[asyncpg.Record]", new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight = records_of(whole_story("ORD-1"), split_order("ORD-2"))
+    async with asyncpg.create_pool(await new_database("support_view"), min_size=0) as other:
+        await deliver(other, straight)
+        told_straight = await rows(other)
+    chance = random.Random(7)
+    processes: list[Remembered[Any]] = [Remembered(), Remembered(), Remembered()]
+    while straight:
+        monkeypatch.setattr(store, "REMEMBERED", chance.choice(processes))
+        async with pool.acquire() as db:
+            transaction = db.transaction()
+            await transaction.start()
+            await take(db, straight[:5])
+            if chance.random() < 0.4:
+                await transaction.rollback()
+                continue
+            await transaction.commit()
+        straight = straight[5:]
     assert await rows(pool) == told_straight
 
 

@@ -533,7 +533,7 @@ def test_a_hole_is_named_and_what_follows_it_waits() -> None:
 def test_a_fact_that_cannot_be_folded_stops_its_own_section_and_says_so() -> None:
     t = confirmed_order("o")
     broken = [
-        replace(entry, fact=StockReceived(sku="s", location="l", quantity=1, receipt_id="r"))
+        entry._replace(fact=StockReceived(sku="s", location="l", quantity=1, receipt_id="r"))
         if entry.service == "payments" and entry.sequence == 3
         else entry
         for entry in t.entries

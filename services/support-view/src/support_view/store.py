@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from asyncpg import Record as Row
@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 from shared.contracts import FACTS
 from shared.database import Pool
 from shared.metrics import Gauge
-from shared.shell import Db
+from shared.shell import Db, Remembered
 from support_view.domain.timeline import Entry, Place
 from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
@@ -25,24 +25,29 @@ Find = tuple[str, str, str]
 """Kind, value and the order it leads to."""
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """An entry and its data as it travelled."""
 
     entry: Entry
     data: str
 
 
-# In the order of ids, so that two processes that are told the same facts cannot wait for each other in a circle.
+# In the order of ids, so that two processes that are told the same facts cannot wait for each other in a circle. It
+# answers with the repeats, most often none.
 KEEP = """
-INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id,
-    trace_id)
-SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::json[], $7::timestamptz[],
-    $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
-ON CONFLICT (id) DO NOTHING RETURNING id"""
+WITH told AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::json[],
+        $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+    AS t (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id, trace_id)),
+kept AS (INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id,
+        causation_id, trace_id)
+    SELECT * FROM told ON CONFLICT (id) DO NOTHING RETURNING id)
+SELECT id FROM told WHERE NOT EXISTS (SELECT FROM kept WHERE kept.id = told.id)"""
+# A version of a row is named by the transaction that wrote it: the state of one that is remembered is not read again.
 LOCK = """
-SELECT subject, service, next, waiting, state FROM sections JOIN unnest($1::text[], $2::text[]) AS k (subject, service)
-    USING (subject, service) ORDER BY subject, service FOR UPDATE OF sections"""
+SELECT subject, service, next, waiting, CASE WHEN sections.xmin::text IS DISTINCT FROM known THEN state END AS state,
+    pg_current_xact_id()::xid::text AS writer
+FROM sections JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (subject, service, known) USING (subject, service)
+ORDER BY subject, service FOR UPDATE OF sections"""
 MAKE = """
 INSERT INTO sections (subject, service) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING"""
 READ_SPANS = """
@@ -96,28 +101,40 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
         [e.causation_id for e in entries],
         [e.trace_id for e in entries],
     )
-    fresh = {str(row["id"]) for row in rows}
+    repeats = {str(row["id"]) for row in rows}
     by_section: dict[Key, list[Entry]] = defaultdict(list)
     for entry in entries:
-        if entry.id in fresh and OF_NO_ORDER not in entry.subject:
+        if entry.id not in repeats and OF_NO_ORDER not in entry.subject:
             by_section[entry.subject, entry.service].append(entry)
     if not by_section:
         return {}, {}
-    made, before = await _lock(db, sorted(by_section))
+    made, before, writer = await _lock(db, sorted(by_section))
     after = await _fold(db, before, by_section)
+    for key, section in after.items():
+        REMEMBERED.keep(" ".join(key), writer, section)
     if finds := _finds(made, by_section):
         await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
     return before, after
 
 
-async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Section[Any]]]:
-    """The sections, locked in key order, and which of them are new."""
-    rows = await db.fetch(LOCK, *columns(keys))
+REMEMBERED: Final = Remembered[Section[Any]]()
+"""By the transaction that wrote them: one that was not committed wrote no row that is found."""
+
+
+async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Section[Any]], bytes]:
+    """The sections, locked in key order; which of them are new; and by what name what is written now is known."""
+    known = {key: held for key in keys if (held := REMEMBERED.find(" ".join(key)))}
+    versions = [known[key][0].decode() if key in known else None for key in keys]
+    rows = await db.fetch(LOCK, *columns(keys), versions)
     missing = sorted(set(keys) - {(row["subject"], row["service"]) for row in rows})
     if missing:
         await db.execute(MAKE, *columns(missing))
-        rows += await db.fetch(LOCK, *columns(missing))
-    return missing, {(row["subject"], row["service"]): _section(row) for row in rows}
+        rows += await db.fetch(LOCK, *columns(missing), [None] * len(missing))
+    sections = {}
+    for row in rows:
+        key = row["subject"], row["service"]
+        sections[key] = known[key][1] if row["state"] is None else _section(row)
+    return missing, sections, rows[0]["writer"].encode()
 
 
 def columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:

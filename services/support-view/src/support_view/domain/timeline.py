@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from heapq import heapify, heappop, heappush
 from itertools import groupby
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from shared.contracts import Fact
 from shared.contracts.base import PolicyRef
@@ -15,9 +15,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A fact with its context. `id` is its UUID as text; `sequence` rises by one per subject and service, from 1."""
+class Entry(NamedTuple):
+    """A fact with its context, of which many are made: hence a tuple. `id` is its UUID as text; `sequence` rises by one per
+    subject and service, from 1."""
 
     id: str
     service: str

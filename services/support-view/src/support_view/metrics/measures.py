@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from shared.contracts.notifications import NotificationKind
 from shared.contracts.payments import RefundChannel
@@ -21,8 +21,7 @@ S = TypeVar("S")
 I = TypeVar("I")  # noqa: E741
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """One return, payout, message … of an order, as figures count it.
 
     A duration runs from `began_at` to `ended_at`, None while it is open. Of `whole` things, `part` are what a share asks
