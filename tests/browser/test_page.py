@@ -25,7 +25,7 @@ from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.chromium import chromium, needs_chromium
 from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
-from tests.integration.test_casework import look, until_unknown
+from tests.integration.test_casework import hear, look, until_unknown
 from tests.telling import Telling, record_of, split_order, whole_story
 from tests.unit.sandbox_world import sandbox
 
@@ -453,6 +453,39 @@ async def test_every_number_of_a_figure_leads_to_the_facts_behind_it(
         await page.get_by_text("8 facts").click()
         await page.get_by_role("link", name="return.resolved").click()
         await expect(page.locator("pre")).to_contain_text('"resolution": "refund"')
+
+
+@pytest.mark.parametrize("scripts", [False, True], ids=["plain", "scripts"])
+async def test_what_keeps_going_wrong_is_seen_by_week_and_leads_to_the_facts_that_bear_it_out(
+    browser: Browser, site: str, tell: Tell, dsn: str, scripts: bool
+) -> None:
+    await tell(split_order("ORD-77"))
+    async with asyncpg.create_pool(dsn, min_size=0) as pool:
+        await hear(pool, "ORD-77")
+    axe = pytest.importorskip("axe_playwright_python.async_playwright", reason="axe is not installed: NOT tested")
+    async with supervised(browser, site, scripts=scripts) as page:
+        await page.goto("/orders/ORD-77")
+        assert not scripts or (await axe.Axe().run(page)).response["violations"] == []
+        cause = page.locator("#cause-stock_out")
+        await expect(cause).to_contain_text("backordered v1 · 95 % sure")
+        await cause.get_by_text("1 fact behind it").click()
+        await expect(cause.get_by_role("link").first).to_contain_text("chair")
+        await page.goto(f"/figures/root-causes?{DAYS}&dimension=cause")
+        assert not scripts or (await axe.Axe().run(page)).response["violations"] == []
+        await expect(page.locator("#chart canvas")).to_have_count(1 if scripts else 0)
+        causes = page.get_by_role("region", name="Table by cause")
+        row = causes.get_by_role("row").filter(has=page.get_by_role("rowheader", name="carrier delay"))
+        await row.get_by_role("link", name="only these").click()
+        await expect(page.locator(".about")).to_contain_text("Only cause carrier delay")
+        await page.get_by_label("Split by").select_option("carrier")
+        await page.get_by_role("button", name="Show").click()
+        carriers = page.get_by_role("region", name="Table by carrier")
+        await expect(carriers.get_by_role("rowheader")).to_have_text(["DHL"])
+        await carriers.get_by_role("link", name="1", exact=True).last.click()
+        await expect(page.get_by_role("rowheader", name="ORD-77")).to_be_visible()
+        await page.get_by_text("2 facts").click()
+        await page.get_by_role("link", name="shipment.tracking_updated").click()
+        await expect(page.locator("pre")).to_contain_text('"customs"')
 
 
 async def test_a_figure_is_not_for_everybody_and_a_bad_question_is_answered_in_words(

@@ -11,7 +11,7 @@ from playwright.async_api import Page
 from ops.demo import play, supervised
 from ops.keys import kept_keys
 from ops.people import People, View
-from ops.stories import STORIES, Story
+from ops.stories import STORIES, Story, is_because_of
 from ops.system import System
 from ops.verify import check
 from support_view.domain.timeline import SERVICES
@@ -33,6 +33,7 @@ async def test_the_story_reaches_its_end(people: People, name: str, story: Story
         for order in ("unknown", "unknown-refund"):
             types = [entry["type"] for entry in await people.timeline(f"{order}-{people.run}")]
             assert {"payment.operation_unknown", "payment.operation_reconciled"} <= set(types)
+            await is_because_of(people, f"{order}-{people.run}", "system_fault")
 
 
 @needs_chromium

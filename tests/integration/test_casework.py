@@ -486,9 +486,9 @@ async def test_the_queue_is_read_and_attended_to_on_its_page(client: httpx.Async
     assert late.status_code == 409 and "support-view refused:" in late.text
 
 
-async def hear(pool: Pool) -> None:
-    """What support told comes back to its view, as all facts do."""
-    rows = await pool.fetch("SELECT * FROM events ORDER BY id")
+async def hear(pool: Pool, order_id: str) -> None:
+    """What support told of it comes back to its view, as all facts do."""
+    rows = await pool.fetch("SELECT * FROM events WHERE subject = $1 ORDER BY id", order_id)
     entries = [
         Entry(
             id=str(row["id"]),
@@ -509,7 +509,7 @@ async def hear(pool: Pool) -> None:
 async def causes_of(ann: Desk, pool: Pool, order_id: str = "ORD-1") -> dict[str, Any]:
     """By tag, once all was looked at and heard."""
     await look(pool)
-    await hear(pool)
+    await hear(pool, order_id)
     return {cause["tag"]: cause for cause in (await ann.get(f"/orders/{order_id}"))["causes"]}
 
 

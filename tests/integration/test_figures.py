@@ -71,14 +71,14 @@ from support_view.domain import causes
 from support_view.domain.causes import Borne, Causes, OverrideCause, WithdrawOverride
 from support_view.domain.policies import CausePolicy, CauseRule
 from support_view.domain.timeline import Entry
-from support_view.metrics.api import CountedRow, asked, neutral, read_rows
+from support_view.metrics.api import CountedRow, asked, neutral, read_figure, read_rows
 from support_view.metrics.definitions import FIGURES, LAG, Kind
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.oracle import Oracle, agree, see
 from tests.properties.test_system import KINDS, begin
 from tests.properties.world import NOON, World
-from tests.telling import START, Telling, confirmed_order, whole_story
+from tests.telling import START, Telling, confirmed_order, split_order, whole_story
 from tests.unit.test_notifications import POLICY
 
 NewDatabase = Callable[[str], Awaitable[str]]
@@ -497,22 +497,35 @@ async def test_contacts_are_split_by_the_causes_that_stand_for_their_order(pool:
 async def test_causes_are_counted_by_whom_they_are_about_and_as_precise_as_people_let_them_stand(
     pool: Pool, oracle: Oracle
 ) -> None:
-    story = Telling("ORD-1")
+    story = split_order("ORD-1")
+    backorder = next(entry for entry in story.entries if entry.fact.type == "backorder.created")
     of = Attributing(story)
-    lost = Borne(("f-2",), START + timedelta(days=8), ("carrier:ups",))
-    of.find({RootCauseTag.STOCK_OUT: BORNE, RootCauseTag.CARRIER_LOSS: lost})
+    short = Borne((backorder.id,), START, ("sku:A", "sku:B"))
+    lost = Borne(("f-2",), START + timedelta(days=8), ("carrier:ups", "sku:A"))
+    of.find({RootCauseTag.STOCK_OUT: short, RootCauseTag.CARRIER_LOSS: lost})
     of.say(OverrideCause(RootCauseTag.CARRIER_LOSS, RootCauseTag.ADDRESS, "nobody lives there"))
     await tell(pool, story.entries)
     await oracle.write(story.entries)
     end = START + timedelta(days=20)
     await agree(pool, oracle, START, end)
-    by_cause, by_sku, by_carrier = [
-        await see(pool, "root-causes", START, end, dimension=name) for name in ("cause", "sku", "carrier")
+
+    async def split(dimension: str, within: str | None = None) -> dict[str, tuple[int, ...]]:
+        async with pool.acquire() as db:
+            days = asked(START.date(), end.date(), end)
+            view = await read_figure(db, FIGURES["root-causes"], days, "week", dimension, within)
+        assert view.coverage.left_out == ({} if within == "cause:stock_out" else {"a person said otherwise": 1})
+        return {group.value: group.counts for group in view.groups}
+
+    assert await split("cause") == {"address": (0, 1, 0, 0), "stock_out": (1, 0, 0, 0)}
+    assert await split("sku") == {"A": (1, 1, 0, 0), "B": (1, 0, 0, 0)}
+    assert await split("carrier") == {"ups": (0, 1, 0, 0)}
+    assert await split("sku", "cause:stock_out") == {"A": (1, 0, 0, 0), "B": (1, 0, 0, 0)}
+    assert await split("by", "sku:A") == {"person": (0, 1, 0, 0), "rules": (1, 0, 0, 0)}
+    rows = await behind(pool, "root-causes", START, end, "counted")
+    assert [(row.id, [fact.type for fact in row.facts]) for row in rows] == [
+        ("stock_out", ["backorder.created", "root_cause.tagged"]),
+        ("address", ["root_cause.overridden"]),
     ]
-    assert by_cause.coverage.left_out == {"a person said otherwise": 1}
-    assert {group.value: group.count for group in by_cause.groups} == {"address": 1, "stock_out": 1}
-    assert {group.value: group.count for group in by_sku.groups} == {"A": 1, "B": 1}
-    assert {group.value: group.count for group in by_carrier.groups} == {"dhl": 1, "ups": 1}
     precision = await see(pool, "root-cause-precision", START, end, dimension="rule")
     assert (precision.total.part, precision.total.whole) == (1, 2)
     assert {group.value: group.share for group in precision.groups} == {
@@ -521,6 +534,37 @@ async def test_causes_are_counted_by_whom_they_are_about_and_as_precise_as_peopl
     }
     (wrong,) = await behind(pool, "root-cause-precision", START, end, "rest")
     assert [fact.type for fact in wrong.facts] == ["root_cause.tagged", "root_cause.overridden"]
+
+
+async def test_incidents_that_repeat_are_read_by_api_page_and_csv(pool: Pool, client: httpx.AsyncClient) -> None:
+    told: list[Entry] = []
+    for week in range(3):
+        story = split_order(f"ORD-{week}")
+        about = (f"sku:S-{week}", "carrier:dhl", "location:BER")[: 2 if week else 3]
+        Attributing(story).find({RootCauseTag.STOCK_OUT: Borne(("f",), START + timedelta(days=7 * week), about)})
+        told += story.entries
+    await tell(pool, told)
+    days = {"from": "2026-10-01", "to": "2026-10-31", "by": "week"}
+    path = "/api/figures/root-causes"
+    answer = await client.get(path, params=days | {"dimension": "carrier"}, headers=bearer())
+    (group,) = answer.json()["groups"]
+    assert (group["value"], group["count"], group["counts"]) == ("dhl", 3, [1, 1, 1, 0, 0])
+    within = days | {"dimension": "sku", "within": "carrier:dhl"}
+    answer = await client.get(path, params=within, headers=bearer())
+    assert {group["value"] for group in answer.json()["groups"]} == {"S-0", "S-1", "S-2"}
+    rows = days | {"dimension": "sku", "value": "S-1", "within": "carrier:dhl"}
+    (row,) = (await client.get(f"{path}/rows", params=rows, headers=bearer())).json()["rows"]
+    assert (row["order_id"], row["id"], row["labels"][-2:]) == ("ORD-1", "stock_out", ["sku:S-1", "carrier:dhl"])
+    text = (await client.get(f"{path}.csv", params=days | {"dimension": "location"}, headers=bearer())).text
+    lines = list(csv.reader(io.StringIO(text)))
+    assert lines[0][-5:] == ["2026-09-28", "2026-10-05", "2026-10-12", "2026-10-19", "2026-10-26"]
+    assert lines[1][:2] == ["BER", "1"] and lines[1][-5:] == ["1", "0", "0", "0", "0"]
+    for odd, field in (("stock_out", "within"), ("mood:bad", "within"), ("cause:", "within")):
+        refused = await client.get(path, params=days | {"within": odd}, headers=bearer())
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
+    lasting = await client.get("/api/figures/refund-latency", params={"within": "kind:return"}, headers=bearer())
+    assert lasting.json()["errors"][0]["field"] == "within"
+    assert (await client.get(path, headers=bearer("agent"))).status_code == 403
 
 
 async def test_what_the_provider_says_otherwise_is_added_up_within_its_currency(pool: Pool, oracle: Oracle) -> None:

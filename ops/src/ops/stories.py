@@ -60,6 +60,18 @@ def units(view: View, line_id: str, bucket: str, kind: str = "forward") -> int:
     return count
 
 
+async def is_because_of(people: People, order_id: str, *tags: str) -> None:
+    """These are among the causes that stand for the order, each borne out by facts of its timeline."""
+    view = await people.sees(
+        order_id,
+        f"why: {', '.join(tags)}",
+        lambda v: set(tags) <= {cause["tag"] for cause in v["causes"] if cause["stands"]},
+    )
+    told = {entry["id"] for entry in await people.timeline(order_id)}
+    for cause in view["causes"]:
+        assert cause["evidence"] and told.issuperset(cause["evidence"]), cause
+
+
 async def policy(people: People, policy_id: str, version: int, days: int, from_days_ago: float, **more: object) -> None:
     """Publish a return policy; one that is there already stays as it is."""
     body = {
@@ -201,6 +213,7 @@ async def split_and_backorder(people: People) -> str:
     assert not view["rollups"]["has_backorder"]
     assert {s["title"] for s in view["shipments"]} == {"Shipment 1 of 3", "Shipment 2 of 3", "Shipment 3 of 3"}
     await books_agree(people, order_id, captured=total, refunded=0)
+    await is_because_of(people, order_id, "stock_out")
     return order_id
 
 
@@ -222,6 +235,7 @@ async def declined(people: People) -> str:
     stock = await people.get("fulfillment", f"/stock?sku={vase}")
     assert '"allocated":0' in _flat(stock), f"nothing may be allocated: {stock}"
     await books_agree(people, order_id, captured=0, refunded=0)
+    await is_because_of(people, order_id, "payment_decline")
     return order_id
 
 
@@ -280,6 +294,7 @@ async def cancel_in_the_middle(people: People) -> str:
     await people.delivers(gone, people.ago(minutes=10))
     await people.sees(order_id, "completed with what was left", lambda v: v["order"]["status"] == "completed")
     await books_agree(people, order_id, captured=1690, refunded=0)
+    await is_because_of(people, order_id, "stock_out")
     return order_id
 
 
@@ -376,6 +391,7 @@ async def return_under_policy(people: People) -> str:
     )
     assert '"allocated":0' in _flat(stock)
     await books_agree(people, order_id, captured=11491, refunded=due)
+    await is_because_of(people, order_id, "customer_remorse")
     return order_id
 
 
@@ -419,6 +435,7 @@ async def exception_to_policy(people: People) -> str:
     entries_ = await people.timeline(order_id)
     [granted] = [e for e in entries_ if e["type"] == "return.exception_granted"]
     assert granted["actor"] == "supervisor:demo-supervisor" and granted["policy"], granted
+    await is_because_of(people, order_id, "policy_exception", "customer_remorse")
     return order_id
 
 
@@ -466,6 +483,7 @@ async def unknown_outcome(people: People) -> str:
     )
     types = [e["type"] for e in await people.timeline(bounce_id)]
     assert "refund.leg_succeeded" in types and "refund.leg_reversed" in types, types
+    await is_because_of(people, bounce_id, "refund_failed", "policy_exception")
     return order_id
 
 
@@ -546,6 +564,7 @@ async def asked_three_times(people: People) -> str:
         f"{', '.join(sorted(expected))} of {order_id}",
         lambda q: expected <= {raised["rule"] for raised in q["escalations"] if raised["order_id"] == order_id},
     )
+    await is_because_of(people, order_id, "carrier_delay")
     return order_id
 
 

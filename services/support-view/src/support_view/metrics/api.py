@@ -26,6 +26,8 @@ READERS: Final = (Role.SUPERVISOR, Role.AUDITOR)
 DAYS: Final = 28
 LONGEST: Final = 400
 ROWS_AT_MOST: Final = 1000
+GROUPS_AT_MOST: Final = 200
+COUNTED_PERIODS_AT_MOST: Final = 60
 
 Day = Annotated[date, Field(ge=date(2000, 1, 1), le=date(2199, 12, 31))]
 Which = Literal["counted", "part", "rest", "open", "left_out"]
@@ -63,6 +65,9 @@ class Period(Amounts):
 
 class Group(Amounts):
     value: str
+    counts: tuple[int, ...] = Field(
+        default=(), description="of a count, by period, in their order; none where there are more than 60 periods"
+    )
 
 
 class Age(Model):
@@ -97,8 +102,10 @@ class FigureView(Model):
     by: By
     total: Amounts
     periods: tuple[Period, ...]
+    within: str | None = Field(description="only what has this value of this dimension: `cause:stock_out`")
     dimension: str | None
-    groups: tuple[Group, ...]
+    groups: tuple[Group, ...] = Field(description="those with the most things, 200 at most")
+    groups_are_cut: bool = Field(description="there are more; ask for fewer days, or within a value")
     ages: tuple[Age, ...]
     coverage: Coverage
 
@@ -178,6 +185,20 @@ def dimension_of(figure: Figure, dimension: str | None) -> str | None:
     return dimension or None
 
 
+def within_of(figure: Figure, within: str | None) -> str | None:
+    """Raises Invalid."""
+    if not within:
+        return None
+    dimension, _, value = within.partition(":")
+    if figure.kind is Kind.DURATION:
+        raise Invalid("within", "is for shares, counts and amounts; split a duration instead")
+    if dimension not in figure.dimensions or not value:
+        raise Invalid(
+            "within", f"must be a dimension and its value, as `cause:stock_out`: {', '.join(figure.dimensions)}"
+        )
+    return within
+
+
 def definition_of(figure: Figure) -> Definition:
     return Definition(
         key=figure.key,
@@ -211,10 +232,16 @@ def starts(asked: Asked, by: By) -> Iterable[date]:
         day += timedelta(days=1 if by == "day" else 7)
 
 
-async def read_figure(db: Db, figure: Figure, asked: Asked, by: By, dimension: str | None) -> FigureView:
-    reading = await store.reading(db, figure, asked.window)
+async def read_figure(
+    db: Db, figure: Figure, asked: Asked, by: By, dimension: str | None, within: str | None = None
+) -> FigureView:
+    reading = await store.reading(db, figure, asked.window, within)
     found, whole = await reading.periods(by)
-    groups = await reading.groups(dimension) if dimension else {}
+    days = list(starts(asked, by))
+    split = await reading.groups(dimension, GROUPS_AT_MOST + 1) if dimension else {}
+    groups = dict(list(split.items())[:GROUPS_AT_MOST])
+    is_counted = figure.kind is Kind.COUNT and len(days) <= COUNTED_PERIODS_AT_MOST
+    counts = await reading.counts(dimension, by, list(groups)) if dimension and is_counted else {}
     aged = await reading.ages() if figure.kind is Kind.DURATION else {}
     left_out = await reading.left_out()
     undecided = left_out.pop("", 0)
@@ -227,11 +254,21 @@ async def read_figure(db: Db, figure: Figure, asked: Asked, by: By, dimension: s
         by=by,
         total=Amounts.model_validate(_amounts(whole)),
         periods=tuple(
-            Period.model_validate({"starts_on": day, **_amounts(found.get(_midnight(day), Value()))})
-            for day in starts(asked, by)
+            Period.model_validate({"starts_on": day, **_amounts(found.get(_midnight(day), Value()))}) for day in days
         ),
+        within=within,
         dimension=dimension,
-        groups=tuple(Group.model_validate({"value": value, **_amounts(of)}) for value, of in groups.items()),
+        groups=tuple(
+            Group.model_validate(
+                {
+                    "value": value,
+                    "counts": tuple(counts.get((value, _midnight(day)), 0) for day in days) if is_counted else (),
+                    **_amounts(of),
+                }
+            )
+            for value, of in groups.items()
+        ),
+        groups_are_cut=len(split) > len(groups),
         ages=tuple(
             Age(
                 from_days=start,
@@ -287,12 +324,13 @@ async def read_rows(
     value: str | None,
     after: str | None,
     limit: int,
+    within: str | None = None,
 ) -> Rows:
     """Raises Invalid when `after` is no cursor, or a value is named without its dimension."""
     if value is not None and dimension is None:
         raise Invalid("value", "needs the dimension it is of")
     label = f"{dimension}:{value}" if value is not None else None
-    reading = await store.reading(db, figure, asked.window)
+    reading = await store.reading(db, figure, asked.window, within)
     try:
         found = await reading.behind(which, dimension, label, _after(after), limit + 1)
     except KeyError:
@@ -342,10 +380,13 @@ def figure_csv(view: FigureView) -> Response:
             *(getattr(part, column) for column in columns),
             definition.key,
             definition.version,
+            *(part.counts if isinstance(part, Group) else ()),
         ]
         for part in parts
     )
-    return as_csv(definition.key, [view.dimension or f"{view.by} from", *columns, "figure", "version"], lines)
+    head = [view.dimension or f"{view.by} from", *columns, "figure", "version"]
+    counted = [p.starts_on.isoformat() for p in view.periods] if any(group.counts for group in view.groups) else []
+    return as_csv(definition.key, [*head, *counted], lines)
 
 
 def rows_csv(figure: Figure, rows: Rows) -> Response:
@@ -380,6 +421,9 @@ From = Annotated[Day | None, Query(alias="from", description="first day (UTC); f
 To = Annotated[Day | None, Query(description="last day (UTC), included; today when absent")]
 Dimension = Annotated[str | None, Query(max_length=32, description="also split by this; see the definition")]
 OfValue = Annotated[str | None, Query(max_length=200, description="only of this value of the dimension")]
+Within = Annotated[
+    str | None, Query(max_length=200, description="only what has this value of a dimension: `cause:stock_out`")
+]
 Cursor = Annotated[str | None, Query(max_length=300, description="`next` of the page before")]
 Limit = Annotated[int, Query(ge=1, le=ROWS_AT_MOST)]
 
@@ -394,24 +438,41 @@ async def figures() -> Definitions:
     return Definitions(figures=tuple(definition_of(figure) for figure in FIGURES.values()))
 
 
+async def _read(db: Db, figure: Figure, asked: Asked, by: By, dimension: str | None, within: str | None) -> FigureView:
+    """Raises Invalid."""
+    return await read_figure(db, figure, asked, by, dimension_of(figure, dimension), within_of(figure, within))
+
+
 @router.get("/{key}.csv", dependencies=[needs(*READERS)], response_class=Response)
 async def one_as_csv(
-    request: Request, key: FigureKey, since: From = None, to: To = None, by: By = "week", dimension: Dimension = None
+    request: Request,
+    key: FigureKey,
+    since: From = None,
+    to: To = None,
+    by: By = "week",
+    dimension: Dimension = None,
+    within: Within = None,
 ) -> Response:
     """The same as CSV: by period, or by value where it is split."""
     figure = figure_of(key)
     async with snapshot(request) as db:
-        return figure_csv(await read_figure(db, figure, asked(since, to, now()), by, dimension_of(figure, dimension)))
+        return figure_csv(await _read(db, figure, asked(since, to, now()), by, dimension, within))
 
 
 @router.get("/{key}", dependencies=[needs(*READERS)])
 async def one(
-    request: Request, key: FigureKey, since: From = None, to: To = None, by: By = "week", dimension: Dimension = None
+    request: Request,
+    key: FigureKey,
+    since: From = None,
+    to: To = None,
+    by: By = "week",
+    dimension: Dimension = None,
+    within: Within = None,
 ) -> FigureView:
     """A figure by day or week, what is open by age, and what it rests on."""
     figure = figure_of(key)
     async with snapshot(request) as db:
-        return await read_figure(db, figure, asked(since, to, now()), by, dimension_of(figure, dimension))
+        return await _read(db, figure, asked(since, to, now()), by, dimension, within)
 
 
 @router.get("/{key}/rows.csv", dependencies=[needs(*READERS)], response_class=Response)
@@ -423,14 +484,15 @@ async def rows_as_csv(
     which: Which = "counted",
     dimension: Dimension = None,
     value: OfValue = None,
+    within: Within = None,
     after: Cursor = None,
     limit: Limit = ROWS_AT_MOST,
 ) -> Response:
     """The same as CSV; the header X-Next is `after` of the next page."""
     figure = figure_of(key)
     async with snapshot(request) as db:
-        chosen = dimension_of(figure, dimension)
-        found = await read_rows(db, figure, asked(since, to, now()), which, chosen, value, after, limit)
+        chosen, only = dimension_of(figure, dimension), within_of(figure, within)
+        found = await read_rows(db, figure, asked(since, to, now()), which, chosen, value, after, limit, only)
         return rows_csv(figure, found)
 
 
@@ -443,11 +505,12 @@ async def rows(
     which: Which = "counted",
     dimension: Dimension = None,
     value: OfValue = None,
+    within: Within = None,
     after: Cursor = None,
     limit: Limit = 100,
 ) -> Rows:
     """What was counted, open or left out, with the ids of the facts behind each."""
     figure = figure_of(key)
     async with snapshot(request) as db:
-        chosen = dimension_of(figure, dimension)
-        return await read_rows(db, figure, asked(since, to, now()), which, chosen, value, after, limit)
+        chosen, only = dimension_of(figure, dimension), within_of(figure, within)
+        return await read_rows(db, figure, asked(since, to, now()), which, chosen, value, after, limit, only)

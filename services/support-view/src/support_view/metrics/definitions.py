@@ -39,6 +39,7 @@ class Figure:
     counts_units: bool = False
     patience: timedelta = timedelta()
     is_of_contacts: bool = False
+    is_of_causes: bool = False
 
     def measure_of(self, dimension: str | None) -> str:
         return self.dimensions[dimension] if dimension else self.measure
@@ -194,6 +195,7 @@ _FIGURES: Final = (
         "skus or policies counts under each of them.",
         left_out="Causes that later facts or people refuted, and those of rules that were switched off.",
         dimensions=dict.fromkeys(("cause", "carrier", "location", "sku", "policy", "by"), "cause"),
+        is_of_causes=True,
     ),
     Figure(
         key="root-cause-precision",
@@ -208,6 +210,7 @@ _FIGURES: Final = (
         left_out="Causes that later facts refuted, that were found again after a person had set them aside, or whose rule was "
         "switched off.",
         dimensions=dict.fromkeys(("rule", "cause"), "cause_found"),
+        is_of_causes=True,
     ),
     Figure(
         key="drift",

@@ -1,6 +1,6 @@
 """The pages of figures: a table of each, drawn too where there are scripts; every number leads to the facts behind it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date, datetime, time, timezone
 from http import HTTPStatus
 from typing import Annotated, Any, Final, get_args
@@ -13,6 +13,7 @@ from shared.auth import Caller
 from shared.database import OUTAGES
 from shared.machine import Invalid
 from support_view.api import snapshot
+from support_view.domain.timeline import plain
 from support_view.metrics.api import (
     READERS,
     ROWS_AT_MOST,
@@ -28,6 +29,7 @@ from support_view.metrics.api import (
     read_figure,
     read_rows,
     rows_csv,
+    within_of,
 )
 from support_view.metrics.definitions import FIGURES, Kind
 from support_view.metrics.store import By
@@ -104,8 +106,11 @@ def _which(text: str) -> Which:
     return found
 
 
+DRAWN_AT_MOST: Final = 5
+
+
 def _series(view: FigureView) -> list[dict[str, Any]]:
-    """What is drawn of the periods: by which numbers of theirs, in which unit."""
+    """What is drawn of the periods, and in which unit; of a count that is split, the greatest of its parts."""
     match view.definition.kind:
         case Kind.DURATION:
             longest = max((period.p90_seconds or 0 for period in view.periods), default=0)
@@ -115,13 +120,23 @@ def _series(view: FigureView) -> list[dict[str, Any]]:
                 if longest >= 2 * s or s == 1
             )
             return [
-                {"name": name, "field": f"{name}_seconds", "label": name, "divisor": size, "unit": unit, "least": 1}
+                _drawn(name, [getattr(period, f"{name}_seconds") for period in view.periods], unit, size)
                 for name in ("p50", "p90")
             ]
         case Kind.SHARE:
-            return [{"name": "share", "field": "share", "label": "share", "divisor": 0.01, "unit": " %", "least": 100}]
+            return [_drawn("share", [period.share for period in view.periods], " %", 0.01, least=100)]
+        case Kind.COUNT if any(group.counts for group in view.groups):
+            return [_drawn(plain(group.value), group.counts) for group in view.groups[:DRAWN_AT_MOST]]
         case Kind.AMOUNT | Kind.COUNT:
-            return [{"name": "n", "field": "count", "label": "times", "divisor": 1, "unit": "", "least": 1}]
+            return [_drawn("times", [period.count for period in view.periods])]
+
+
+def _drawn(
+    label: str, values: Sequence[float | None], unit: str = "", size: float = 1, *, least: int = 1
+) -> dict[str, Any]:
+    """`least`: up to where the axis goes at least."""
+    scaled = [None if value is None else value / size for value in values]
+    return {"label": label, "values": scaled, "unit": unit, "least": least}
 
 
 async def _reader(request: Request) -> Caller | Response:
@@ -176,6 +191,7 @@ async def figure(
     to: Text = "",
     by: Text = "week",
     dimension: Text = "",
+    within: Text = "",
 ) -> Response:
     caller = await _reader(request)
     if isinstance(caller, Response):
@@ -183,23 +199,25 @@ async def figure(
     try:
         found = figure_of(key)
         chosen, period = asked(_day(since, "from"), _day(to, "to"), now()), _by(by)
+        split, only = dimension_of(found, dimension), within_of(found, within)
         async with snapshot(request) as db:
-            view = await read_figure(db, found, chosen, period, dimension_of(found, dimension))
+            view = await read_figure(db, found, chosen, period, split, only)
     except (Invalid, HTTPException) as error:
         return _refused(caller, error)
     except OUTAGES:
         return away(caller)
     if request.url.path.endswith(".csv"):
         return _taken_along(figure_csv(view))
+    kept = {"within": only} if only else {}
 
     def query(**more: str) -> str:
-        return urlencode(_days(chosen) | more)
+        return urlencode(_days(chosen) | kept | more)
 
     def behind(which: str = "counted", period: date | None = None, value: str | None = None) -> str:
         """The rows behind a number: of the whole window, of a period of it, or of a value of the dimension."""
         days = _days(_within(chosen, period, view.by)) if period else _days(chosen)
         split = {"dimension": view.dimension, "value": value} if value is not None and view.dimension else {}
-        return f"/figures/{key}/facts?{urlencode(days | {'which': which} | split)}"
+        return f"/figures/{key}/facts?{urlencode(days | {'which': which} | split | kept)}"
 
     return page(
         "figure.html",
@@ -235,6 +253,7 @@ async def facts(
     which: Text = "counted",
     dimension: Text = "",
     value: Annotated[str | None, Query(max_length=200)] = None,
+    within: Text = "",
     after: Annotated[str | None, Query(max_length=300)] = None,
 ) -> Response:
     caller = await _reader(request)
@@ -244,19 +263,20 @@ async def facts(
     try:
         found = figure_of(key)
         chosen, kind = asked(_day(since, "from"), _day(to, "to"), now()), _which(which)
-        split = dimension_of(found, dimension)
+        split, only = dimension_of(found, dimension), within_of(found, within)
         limit = ROWS_AT_MOST if is_csv else ROWS_SHOWN
         async with snapshot(request) as db:
-            rows = await read_rows(db, found, chosen, kind, split, value, after, limit)
+            rows = await read_rows(db, found, chosen, kind, split, value, after, limit, only)
     except (Invalid, HTTPException) as error:
         return _refused(caller, error)
     except OUTAGES:
         return away(caller)
     if is_csv:
         return _taken_along(rows_csv(found, rows))
+    kept = {"within": only} if only else {}
 
     def query(**more: str) -> str:
-        return urlencode(_days(chosen) | more)
+        return urlencode(_days(chosen) | kept | more)
 
     def again(after: str | None = None, csv: bool = False) -> str:
         """The same, further on or to be taken along."""
@@ -273,6 +293,7 @@ async def facts(
         words=WORDS[which],
         dimension=split,
         value=value,
+        within=only,
         asked=chosen,
         query=query,
         again=again,

@@ -26,7 +26,7 @@ SELECT substr(label, length($4) + 2) AS value, count(*) AS n,
     count(*) FILTER (WHERE ended_at < began_at) AS before_begun
 FROM {rows}, unnest(labels) AS label
 WHERE measure = $1 AND ended_at >= $2 AND ended_at < $3 AND left_out IS NULL AND starts_with(label, $4 || ':')
-GROUP BY label ORDER BY n DESC, label"""
+GROUP BY label ORDER BY n DESC, label LIMIT $5"""
 OPEN = """
 SELECT width_bucket($2 - began_at, $3::interval[]) AS class, count(*) AS n, max($2 - began_at) AS oldest
 FROM {rows}
@@ -41,19 +41,26 @@ SHARES = """
 SELECT date_trunc($4, began_at, 'UTC') AS period, count(*) AS things, count(*) FILTER (WHERE part = whole) AS right_things,
     sum(whole)::bigint AS units, sum(part)::bigint AS right_units
 FROM {rows} WHERE measure = $1 AND began_at >= $2 AND began_at < $3 AND left_out IS NULL
-    AND (ended_at IS NOT NULL OR began_at < $5)
+    AND (ended_at IS NOT NULL OR began_at < $5) AND ($6::text IS NULL OR $6 = ANY(labels))
 GROUP BY GROUPING SETS ((date_trunc($4, began_at, 'UTC')), ()) ORDER BY period NULLS LAST"""
 SHARES_BY = """
 SELECT substr(label, length($4) + 2) AS value, count(*) AS things, count(*) FILTER (WHERE part = whole) AS right_things,
     sum(whole)::bigint AS units, sum(part)::bigint AS right_units
 FROM {rows}, unnest(labels) AS label
 WHERE measure = $1 AND began_at >= $2 AND began_at < $3 AND left_out IS NULL AND starts_with(label, $4 || ':')
-    AND (ended_at IS NOT NULL OR began_at < $5)
-GROUP BY label ORDER BY things DESC, label"""
+    AND (ended_at IS NOT NULL OR began_at < $5) AND ($6::text IS NULL OR $6 = ANY(labels))
+GROUP BY label ORDER BY things DESC, label LIMIT $7"""
+COUNTS_BY = """
+SELECT substr(label, length($4) + 2) AS value, date_trunc($5, began_at, 'UTC') AS period, count(*) AS n
+FROM {rows}, unnest(labels) AS label
+WHERE measure = $1 AND began_at >= $2 AND began_at < $3 AND left_out IS NULL AND starts_with(label, $4 || ':')
+    AND substr(label, length($4) + 2) = ANY($7) AND ($6::text IS NULL OR $6 = ANY(labels))
+GROUP BY label, period"""
 UNDECIDED = """
 SELECT coalesce(left_out, '') AS why, count(*) AS n FROM {rows}
 WHERE measure = $1 AND began_at >= $2 AND began_at < $3
-    AND (left_out IS NOT NULL OR (ended_at IS NULL AND began_at >= $4)) GROUP BY why ORDER BY n DESC, why"""
+    AND (left_out IS NOT NULL OR (ended_at IS NULL AND began_at >= $4)) AND ($5::text IS NULL OR $5 = ANY(labels))
+GROUP BY why ORDER BY n DESC, why"""
 
 # A table of any length is sampled to some twenty thousand facts by its pages, the same ones each time; a short one is read whole.
 # An id that tells no time is not one of ours: then what the fact says of itself has to do.
@@ -87,13 +94,22 @@ HAPPENING: Final = {
 }
 ROWS = """
 SELECT subject, service, id, began_at, ended_at, part, whole, labels, left_out, facts FROM {rows}
-WHERE measure = $1 AND {chosen} AND ($4::text IS NULL OR $4 = ANY(labels)) AND ({at}, subject, id) > ($5, $6, $7)
+WHERE measure = $1 AND {chosen} AND labels @> $4::text[] AND ({at}, subject, id) > ($5, $6, $7)
 ORDER BY {at}, subject, id LIMIT $8"""
 # Of two facts with one sequence the one with the smaller id counts, as in the fold.
 FACTS = """
 SELECT DISTINCT ON (t.subject, t.service, t.sequence) t.subject, t.service, t.sequence, t.id, t.type, t.occurred_at
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS f (subject, service, sequence)
 JOIN timeline AS t USING (subject, service, sequence) ORDER BY t.subject, t.service, t.sequence, t.id"""
+
+
+# Of causes, the facts that bear them out stand in the facts that tell them.
+EVIDENCE = """
+SELECT told.id AS told, borne.id, borne.type, borne.occurred_at
+FROM timeline AS told, json_array_elements_text(told.data -> 'evidence') AS one, timeline AS borne
+WHERE told.id = ANY($1::uuid[]) AND told.type = 'root_cause.tagged'
+    AND borne.id = CASE WHEN pg_input_is_valid(one, 'uuid') THEN one::uuid END
+ORDER BY borne.occurred_at, borne.id"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +192,8 @@ class Reading:
     window: Window
     rows: str = "measured"
     percent: float = 100.0
+    within: str | None = None
+    """Only what has this label, `dimension:value`; not of a duration."""
 
     @property
     def _is_lasting(self) -> bool:
@@ -193,16 +211,23 @@ class Reading:
         if self._is_lasting:
             *parts, whole = await self._fetch(DURATIONS, self.figure.measure, by)
         else:
-            *parts, whole = await self._fetch(SHARES, self.figure.measure, by, self._decided_before)
+            *parts, whole = await self._fetch(SHARES, self.figure.measure, by, self._decided_before, self.within)
         return {row["period"]: _value(self.figure, row) for row in parts}, _value(self.figure, whole)
 
-    async def groups(self, dimension: str) -> dict[str, Value]:
+    async def groups(self, dimension: str, limit: int) -> dict[str, Value]:
+        """Those with the most things first, at most so many."""
         measure = self.figure.measure_of(dimension)
         if self._is_lasting:
-            found = await self._fetch(DURATIONS_BY, measure, dimension)
+            found = await self._fetch(DURATIONS_BY, measure, dimension, limit)
         else:
-            found = await self._fetch(SHARES_BY, measure, dimension, self._decided_before)
+            found = await self._fetch(SHARES_BY, measure, dimension, self._decided_before, self.within, limit)
         return {row["value"]: _value(self.figure, row) for row in found}
+
+    async def counts(self, dimension: str, by: By, values: Sequence[str]) -> dict[tuple[str, datetime], int]:
+        """How many things there are, by value and period, those with none aside."""
+        measure = self.figure.measure_of(dimension)
+        found = await self._fetch(COUNTS_BY, measure, dimension, by, self.within, values)
+        return {(row["value"], row["period"]): row["n"] for row in found}
 
     async def ages(self) -> dict[int, Aged]:
         """What was open at the end of the window, by class of age."""
@@ -214,7 +239,7 @@ class Reading:
         if self._is_lasting:
             found = await self._fetch(LEFT_OUT, self.figure.measure)
         else:
-            found = await self._fetch(UNDECIDED, self.figure.measure, self._decided_before)
+            found = await self._fetch(UNDECIDED, self.figure.measure, self._decided_before, self.within)
         return {row["why"]: row["n"] for row in found}
 
     async def of_no_order(self) -> int:
@@ -241,7 +266,7 @@ class Reading:
             self.figure.measure_of(dimension),
             self.window.start,
             self.window.end,
-            label,
+            [one for one in (label, self.within) if one is not None],
             since,
             subject,
             id,
@@ -249,6 +274,12 @@ class Reading:
             self._decided_before,
         )
         facts = await _facts(self.db, found)
+        evidence = await _borne_out(self.db, list(facts.values())) if self.figure.is_of_causes else {}
+
+        def behind(row: Row) -> tuple[Behind, ...]:
+            told = [facts[row["subject"], row["service"], sequence] for sequence in row["facts"]]
+            return tuple(dict.fromkeys([*(fact for one in told for fact in evidence.get(one.id, ())), *told]))
+
         return [
             Counted(
                 row["subject"],
@@ -259,7 +290,7 @@ class Reading:
                 row["whole"],
                 tuple(row["labels"]),
                 row["left_out"],
-                tuple(facts[row["subject"], row["service"], sequence] for sequence in row["facts"]),
+                behind(row),
             )
             for row in found
         ]
@@ -274,9 +305,17 @@ async def _facts(db: Db, rows: Sequence[Row]) -> dict[tuple[str, str, int], Behi
     }
 
 
-async def reading(db: Db, figure: Figure, window: Window) -> Reading:
+async def _borne_out(db: Db, told: Sequence[Behind]) -> dict[UUID, list[Behind]]:
+    """By the fact that tells of a cause, those that bear it out."""
+    evidence: dict[UUID, list[Behind]] = {}
+    for row in await db.fetch(EVIDENCE, [fact.id for fact in told if fact.type == "root_cause.tagged"]):
+        evidence.setdefault(row["told"], []).append(Behind(row["id"], row["type"], row["occurred_at"]))
+    return evidence
+
+
+async def reading(db: Db, figure: Figure, window: Window, within: str | None = None) -> Reading:
     if figure.measure != LAG:
-        return Reading(db, figure, window)
+        return Reading(db, figure, window, within=within)
     length = await db.fetchval(LENGTH)
     percent = min(100.0, 100.0 * SAMPLED / max(1.0, length))
     return Reading(db, figure, window, LAGS.format(percent=percent), percent)

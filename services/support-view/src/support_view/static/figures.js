@@ -7,12 +7,7 @@ const series = JSON.parse(chart.dataset.series);
 const style = getComputedStyle(document.documentElement);
 const ink = style.getPropertyValue("--soft").trim();
 const line = style.getPropertyValue("--line").trim();
-const colours = ["--accent", "--fulfillment"].map((name) => style.getPropertyValue(name).trim());
-
-function number(row, name) {
-  const text = row.dataset[name];
-  return text === "" ? null : Number(text);
-}
+const colours = ["--accent", "--fulfillment", "--payment", "--return", "--notification"].map((name) => style.getPropertyValue(name).trim());
 
 function day(seconds) {
   return new Date(seconds * 1000).toLocaleDateString("en-GB", { day: "numeric", month: "short", timeZone: "UTC" });
@@ -41,10 +36,7 @@ function drawn(width) {
   };
 }
 
-const data = [rows.map((row) => number(row, "at")), ...series.map(({ name, divisor }) => rows.map((row) => {
-  const value = number(row, name);
-  return value === null ? null : value / divisor;
-}))];
+const data = [rows.map((row) => Number(row.dataset.at)), ...series.map(({ values }) => values)];
 chart.hidden = false;
 const plot = new uPlot(drawn(chart.clientWidth), data, chart);
 new ResizeObserver(() => plot.setSize({ width: chart.clientWidth, height: 260 })).observe(chart);
