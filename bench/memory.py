@@ -22,7 +22,8 @@ WARM_UP: Final = 200
 """Stories that say what the system can do."""
 REST_S: Final = 5
 
-DEAD: Final = "SELECT relname, n_dead_tup, n_live_tup FROM pg_stat_user_tables WHERE n_dead_tup > 1000"
+DEAD: Final = """
+SELECT relname, n_dead_tup, n_live_tup, pg_table_size(relid) / 1024 FROM pg_stat_user_tables WHERE n_dead_tup > 1000"""
 
 
 async def soak(
@@ -62,8 +63,9 @@ async def _bloat(endpoints: Endpoints) -> tuple[float, str]:
     worst = (0.0, "none with a thousand")
     for name, service in endpoints.services.items():
         db = await asyncpg.connect(service.database)
-        for table, dead, live in await db.fetch(DEAD):
-            worst = max(worst, (100 * dead / (dead + live), f"{name}, {table}: {dead:,} beside {live:,}"))
+        for table, dead, live, size in await db.fetch(DEAD):
+            share = 100 * dead / (dead + live)
+            worst = max(worst, (share, f"{name}, {table}: {dead:,} beside {live:,} that live, {size:,} kB"))
         await db.close()
     return worst
 

@@ -175,9 +175,12 @@ class Words:
         return f"{', '.join(head)} and {tail}" if head else tail
 
 
+MONTHS: Final = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
 def day(at: datetime | None) -> str:
     """`24 Nov 2026`, or that no date is known."""
-    return f"{at.day} {at:%b %Y}" if at else "a date not known yet"
+    return f"{at.day} {MONTHS[at.month]} {at.year}" if at else "a date not known yet"
 
 
 def plain(code: str) -> str:
