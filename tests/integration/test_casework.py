@@ -33,7 +33,7 @@ from support_view.rebuild import Rebuild
 from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, CRM_SECRET, SUPPORT_SETTINGS
-from tests.telling import confirmed_order, record_of, split_order, units, whole_story
+from tests.telling import Telling, confirmed_order, record_of, split_order, units, whole_story
 
 NewDatabase = Callable[[str], Awaitable[str]]
 LONG_AGO = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
@@ -641,6 +641,33 @@ async def test_a_look_for_causes_that_goes_on_just_now_does_not_remove_what_is_t
     read = await due()
     await deliver(pool, [entry for entry in story if entry.service == "returns"])
     assert await due() > read
+
+
+async def test_an_order_in_parts_is_looked_at_for_causes_once_its_customer_has_asked_whichever_comes_first(
+    ann: Desk, pool: Pool
+) -> None:
+    async def is_due(order_id: str) -> bool:
+        sql = "SELECT EXISTS (SELECT FROM deadlines WHERE key = $1 AND name = 'look causes')"
+        return bool(await pool.fetchval(sql, order_id))
+
+    for order_id, is_asked_first in (("ORD-1", False), ("ORD-2", True)):
+        story = Telling(order_id)
+        for entry in split_order(order_id).entries:
+            if not entry.fact.type.startswith("backorder.") and entry.fact.type != "shipment.tracking_updated":
+                story.now = entry.occurred_at
+                story.tell(entry.fact)
+        parts = story.entries
+        if not is_asked_first:
+            await deliver(pool, parts)
+            assert not await is_due(order_id), "nobody has asked"
+        await ann.contact(story.now, order_id=order_id)
+        await hear(pool, order_id)
+        assert await is_due(order_id)
+        if is_asked_first:
+            await look(pool)
+            assert not await is_due(order_id)
+            await deliver(pool, parts)
+        assert set(await causes_of(ann, pool, order_id)) == {"split_confusion"}
 
 
 async def test_what_went_wrong_is_read_and_put_right_on_the_orders_page(

@@ -6,6 +6,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from shared.contracts.base import Fact, PolicyRef, TenderKind
@@ -72,7 +74,8 @@ from support_view.domain.cases import Support, evolve, laws
 from support_view.domain.casework import Around, Command, FindCauses, decide
 from support_view.domain.causes import RULES, Borne, Found, OverrideCause, WithdrawOverride, find
 from support_view.domain.policies import CausePolicy, CauseRule
-from support_view.domain.timeline import Entry
+from support_view.domain.signs import ASKED_ABOUT, Sign, SignKind
+from support_view.domain.timeline import Entry, Mark
 from support_view.projection import DOMAINS
 from tests.telling import POLICY, START, Telling, confirmed_order, split_order, units, whole_story
 from tests.unit.test_casework import MONDAY
@@ -160,6 +163,14 @@ def test_every_tag_has_a_rule_that_says_why() -> None:
     assert set(RULES) == set(RootCauseTag)
     assert len({rule.name for rule in RULES.values()}) == len(RULES)
     assert all(rule.because for rule in RULES.values())
+
+
+@given(st.sets(st.sampled_from(sorted(ASKED_ABOUT)), min_size=1))
+def test_what_is_only_asked_about_is_no_cause_without_a_question(kinds: set[SignKind]) -> None:
+    signs = {"fulfillment": [Sign(kind, f"{kind}-{n}", Mark(n, START)) for n in (1, 2) for kind in sorted(kinds)]}
+    assert find(signs) == {}
+    asked = Sign(SignKind.ASKED, "C1", Mark(1, START))
+    assert find(signs | {"support": [asked]}) or SignKind.PART_DELIVERED in kinds
 
 
 def test_an_order_that_goes_well_has_no_cause() -> None:

@@ -28,6 +28,7 @@ from support_view.domain.policies import (
     EscalationPolicy,
     Policies,
 )
+from support_view.domain.signs import ASKED_ABOUT
 from support_view.domain.timeline import SERVICES
 from support_view.projection import DOMAINS, Section
 from support_view.store import Key, columns
@@ -45,11 +46,14 @@ SELECT sections.subject, sections.service, state
 FROM sections JOIN unnest($1::text[], $2::text[]) AS k (subject, service) USING (subject, service)
 ORDER BY sections.subject, sections.service FOR SHARE OF sections"""
 # Never later than it was to be: looking too early finds out when to look again. A look for causes is always moved: one that
-# goes on just now may not see a section that is made meanwhile, and removes the deadline only as it had read it.
+# goes on just now may not see a section that is made meanwhile, and removes the deadline only as it had read it. What bears
+# out nothing without a question is not looked at where support has heard of no such order: its question is, once it comes.
 LOOK: Final = """
 INSERT INTO deadlines (key, name, due_at)
 SELECT subject, 'look ' || service, coalesce(due, now())
-FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS t (subject, service, due) ORDER BY 1, 2
+FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::bool[]) AS t (subject, service, due, is_to_be_asked)
+WHERE NOT is_to_be_asked OR EXISTS (SELECT FROM sections AS s WHERE s.subject = t.subject AND s.service = 'support')
+ORDER BY 1, 2
 ON CONFLICT (key, name) DO UPDATE
 SET due_at = CASE excluded.name WHEN 'look causes' THEN excluded.due_at ELSE least(deadlines.due_at, excluded.due_at) END"""
 LOOK_LATER: Final = """
@@ -183,9 +187,12 @@ async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, 
     look: dict[Key, datetime | None] = {}
     touched: list[Key] = []
     gone: set[Key] = set()
+    to_be_asked: dict[Key, bool] = {}
     for key in changed:
         if before[key].state.signs != after[key].state.signs:
-            look[key[0], WHY] = None
+            signs = set(before[key].state.signs) ^ set(after[key].state.signs)
+            look[why := (key[0], WHY)] = None
+            to_be_asked[why] = to_be_asked.get(why, True) and all(sign.kind in ASKED_ABOUT for sign in signs)
         if key[1] == HERE:
             continue
         policy = policy or (await in_force(db)).escalations
@@ -201,7 +208,7 @@ async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, 
         for row in await db.fetch(RAISED, *columns(touched)):
             look[row["subject"], row["service"]] = None
     if look:
-        await db.execute(LOOK, *columns([*look]), list(look.values()))
+        await db.execute(LOOK, *columns([*look]), list(look.values()), [to_be_asked.get(key, False) for key in look])
     if gone := gone - look.keys():
         await db.execute(LOOK_NO_MORE, *columns(sorted(gone)))
 

@@ -34,6 +34,10 @@ class SignKind(StrEnum):
     ASKED = "asked"
 
 
+ASKED_ABOUT: Final = frozenset({SignKind.PART_SHIPPED, SignKind.PART_DELIVERED, SignKind.REFUSED})
+"""They bear nothing out unless the customer asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sign:
     """`item` is what shows it: a shipment, a refund, a line of a return. `about`: `carrier:dhl`, `sku:LAMP`."""
