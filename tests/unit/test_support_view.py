@@ -385,8 +385,13 @@ def test_what_a_person_must_do_comes_before_what_happens_by_itself() -> None:
     t = split_order()
     about = {"order_id": t.order_id, "refund_id": "r1"}
     t.tell(
-        RefundApprovalRequired(**about, reasons=("above_threshold",), policy=PolicyRef(policy_id="refunds", version=1))
+        RefundApprovalRequired(
+            **about,
+            reasons=("kind_goodwill", "above_threshold"),
+            policy=PolicyRef(policy_id="refunds", version=1),
+        )
     )
+    assert seen(t).refunds[0].text == "waits for an approval: goodwill always needs one and above threshold"
     t.tell(DisputeOpened(order_id=t.order_id, dispute_id="d1", tender_id="card", amount_minor=100, currency="EUR"))
     order = seen(t)
     assert [step.urgent for step in order.next_steps] == sorted((s.urgent for s in order.next_steps), reverse=True)

@@ -10,7 +10,7 @@ from support_view.domain.escalations import Concern, due_at
 from support_view.domain.fulfillment import Fulfillment, ShipmentStatus
 from support_view.domain.notifications import Notifications
 from support_view.domain.orders import Orders, Status
-from support_view.domain.payments import DisputeStatus, LegStatus, Payments, RefundStatus
+from support_view.domain.payments import DisputeStatus, LegStatus, Payments, RefundStatus, approval_reason
 from support_view.domain.policies import EscalationPolicy, RuleName
 from support_view.domain.returns import Returns
 from support_view.domain.returns import Status as ReturnStatus
@@ -37,7 +37,7 @@ def of_payments(payments: Payments, _: EscalationPolicy) -> Concerns:
             why = f"a refund was promised for {day(refund.promised_at)}"
             yield Concern(RuleName.REFUND_LATE, id, refund.promised_at, why)
         if refund.status is RefundStatus.PENDING_APPROVAL and refund.requested_at is not None:
-            why = f"a refund needs an approver: {'; '.join(refund.reasons)}"
+            why = f"a refund needs an approver: {'; '.join(map(approval_reason, refund.reasons))}"
             yield Concern(RuleName.POLICY_EXCEPTION, id, refund.requested_at, why)
     for id, dispute in payments.disputes.items():
         if dispute.status is DisputeStatus.OPEN:

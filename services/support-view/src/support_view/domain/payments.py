@@ -577,6 +577,12 @@ def _to(leg: RefundLegFact, w: Words) -> str:
     return w.tender(leg.tender_id) if leg.channel == RefundChannel.ORIGINAL else CHANNELS[leg.channel]
 
 
+def approval_reason(code: str) -> str:
+    """Why a refund needs a second person."""
+    kind = code.removeprefix("kind_")
+    return plain(code) if kind == code else f"{plain(kind)} always needs one"
+
+
 CHANNELS: Final = {
     RefundChannel.ORIGINAL: "the tender it came from",
     RefundChannel.STORE_CREDIT: "store credit",
@@ -704,7 +710,7 @@ DETAILS: Final[Details] = {
         *([f"expected {w.money(f.expected_minor)}"] if f.expected_minor is not None else []),
         *([f"observed {w.money(f.observed_minor)}"] if f.observed_minor is not None else []),
     ],
-    RefundApprovalRequired: lambda f, w: [plain(reason) for reason in f.reasons],
+    RefundApprovalRequired: lambda f, w: [approval_reason(code) for code in f.reasons],
     RefundRejected: lambda f, w: [f.detail],
     RefundCancelled: lambda f, w: [f.detail],
     RefundRouted: lambda f, w: [

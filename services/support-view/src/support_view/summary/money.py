@@ -17,6 +17,7 @@ from support_view.domain.payments import (
     RefundStatus,
     Tender,
     TenderStatus,
+    approval_reason,
 )
 from support_view.domain.timeline import Words, day, plain
 from support_view.summary.sections import Amount, Sections
@@ -193,7 +194,7 @@ def _tender_words(tender: Tender, w: Words) -> str:
 def refund_words(refund: Refund, w: Words) -> str:
     match refund.status:
         case RefundStatus.PENDING_APPROVAL:
-            return "waits for an approval: " + Words.listed(plain(reason) for reason in refund.reasons)
+            return "waits for an approval: " + Words.listed(map(approval_reason, refund.reasons))
         case RefundStatus.ATTENTION | RefundStatus.FAILED | RefundStatus.PARTIALLY_SUCCEEDED:
             return f"{w.money(refund.outstanding_minor)} cannot be paid out by itself"
         case RefundStatus.REVERSED:
