@@ -1,7 +1,7 @@
-"""Kafka in: raw batches through FastStream, read record by record, told to flows in one transaction.
+"""Kafka in: raw batches through FastStream, read record by record, told to flows in one transaction, or by keys in two.
 
 An outage is waited out: the batch is given back and read again. A bad message is parked with its key and stops nobody
-else. Effects are once per message, since the claim commits with them, and so does the place where reading goes on.
+else. Effects are once per message, since the claim commits with them. The place where reading goes on never commits before.
 """
 
 import asyncio
