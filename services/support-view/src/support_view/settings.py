@@ -22,7 +22,7 @@ class SignIn:
 
 class SupportViewSettings(Settings):
     batch_records: int = Field(
-        default=4000,
+        default=2000,
         ge=1,
         le=10_000,
         description="more than others take: behind, it meets the same section less often the larger its batches are",

@@ -117,8 +117,8 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
     return before, after
 
 
-REMEMBERED: Final = Remembered[Section[Any]]()
-"""By the transaction that wrote them: one that was not committed wrote no row that is found."""
+REMEMBERED: Final = Remembered[Section[Any]](most=1024)
+"""By the transaction that wrote them: one that was not committed wrote no row that is found. Three to four kB each."""
 
 
 async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Section[Any]], bytes]:
