@@ -173,6 +173,15 @@ WITH told AS NOT MATERIALIZED (
         WHERE one ->> 'line_id' IS NOT NULL) AS n
     WHERE q.type = 'notification.queued'
         AND q.data ->> 'kind' IN ('shipment', 'backorder', 'backorder_revised', 'cancellation', 'delivery')
+    UNION ALL
+    SELECT f.subject, f.id::text, f.occurred_at, 0, coalesce((f.data ->> 'quantity')::int, n.units, 1), ARRAY[d.kind], NULL, true
+    FROM journal AS f JOIN (VALUES ('shipment.shipped', 'shipment'), ('shipment.delivered', 'delivery'),
+        ('backorder.created', 'backorder'), ('backorder.eta_revised', 'backorder_revised'),
+        ('backorder.consent_requested', 'backorder_revised'), ('fulfillment.lines_cancelled', 'cancellation')
+    ) AS d (type, kind) USING (type) LEFT JOIN told AS q ON q.type = 'notification.queued'
+        AND q.data ->> 'trigger_id' = f.id::text,
+        LATERAL (SELECT sum((one ->> 'quantity')::int) AS units FROM jsonb_array_elements(f.data -> 'lines') AS one) AS n
+    WHERE f.service = 'fulfillment' AND q.thing IS NULL
 )"""
 DECISIONS: Final = (
     RETURNS

@@ -414,9 +414,16 @@ def states(claim: Claim, line_id: str, quantity: int) -> Statement:
     return Statement(claim=claim, line_id=line_id, quantity=quantity, as_of_service="fulfillment", as_of_sequence=1)
 
 
-def message(story: Telling, n: int, kind: NotificationKind, *statements: Statement, is_sent: bool = True) -> None:
+def message(
+    story: Telling,
+    n: int,
+    kind: NotificationKind,
+    *statements: Statement,
+    is_sent: bool = True,
+    trigger_id: str | None = None,
+) -> None:
     about = {"order_id": story.order_id, "notification_id": f"{story.order_id}-N{n}", "kind": kind}
-    queued = {"audience": "customer", "dedupe_key": f"{n}", "trigger_id": f"{n}", "queued_at": story.now}
+    queued = {"audience": "customer", "dedupe_key": f"{n}", "trigger_id": trigger_id or f"{n}", "queued_at": story.now}
     story.tell(NotificationQueued(**about, **queued, statements=statements))
     if is_sent:
         story.tell(NotificationSent(**about, title="news", statements=statements), actor="service:notifications")
@@ -446,6 +453,37 @@ async def test_one_statement_that_became_untrue_is_one_of_all_due_and_a_mail_nev
     wrong = await behind(pool, "told-truly-messages", START, end, "rest")
     assert [row.id for row in wrong] == ["ORD-1-N1", "ORD-1-N3"]
     assert wrong[0].facts[-1].type == "notification.contradicted"
+
+
+async def test_what_no_message_was_ever_prepared_for_was_due_all_the_same_and_is_wrong(
+    pool: Pool, oracle: Oracle
+) -> None:
+    story = whole_story("ORD-1")
+    story.entries = [entry for entry in story.entries if entry.service != "notifications"]
+    shipped = [entry for entry in story.entries if entry.fact.type == "shipment.shipped"]
+    units = sum(line["quantity"] for entry in shipped for line in entry.fact.model_dump()["lines"])
+    await tell(pool, story.entries)
+    await oracle.write(story.entries)
+
+    async def shipments() -> tuple[int, int | None, int | None]:
+        view = await see(pool, "told-truly-units", START, story.now + timedelta(days=2), dimension="kind")
+        return next((group.count, group.part, group.whole) for group in view.groups if group.value == "shipment")
+
+    assert await shipments() == (len(shipped), 0, units)
+    assert len(shipped) > 1
+    soon = await see(pool, "told-truly-messages", START, shipped[0].occurred_at + timedelta(hours=20), dimension="kind")
+    assert "shipment" not in {group.value for group in soon.groups}, "it may still be prepared"
+    assert soon.coverage.open > 0
+    rows = await behind(pool, "told-truly-messages", START, story.now + timedelta(days=2), "rest")
+    assert {fact.id for row in rows for fact in row.facts} >= {entry.id for entry in shipped}
+
+    told = Telling("ORD-1", shipped[0].occurred_at)
+    message(told, 1, NotificationKind.SHIPMENT, states(Claim.SHIPPED, "lamp", 1), trigger_id=shipped[0].id)
+    await tell(pool, told.entries)
+    await oracle.write(told.entries)
+    count, part, _ = await shipments()
+    assert (count, part) == (len(shipped), 1)
+    await agree(pool, oracle, START, story.now + timedelta(days=2))
 
 
 async def test_repeat_contacts_are_what_the_definition_says_to_the_instant(pool: Pool, oracle: Oracle) -> None:

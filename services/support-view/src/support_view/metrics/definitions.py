@@ -51,14 +51,17 @@ AGES: Final = tuple(timedelta(days=days) for days in (1, 3, 7, 14, 30))
 NEVER: Final = timedelta(days=36_500)
 """Patience that no time is over: what is not decided stays so."""
 
+MESSAGE: Final = "message"
+"""Counted from sections, and from facts of the timeline that no message tells of."""
+
 LAG: Final = "lag"
 """Not counted from sections, but from the timeline itself."""
 
 _TOLD: Final = (
     "Messages about shipments, backorders, cancellations and deliveries, by the time of the fact they tell of. One is due as "
-    "soon as that fact leads to it (`notification.queued`); it is right when it was sent and nothing in it became untrue "
-    "(`notification.contradicted`) while it stood, that is, before a newer message said the same of the same. One that "
-    "bounced, failed, was held back as too old, or was not sent within a day, is wrong."
+    "soon as that fact is there; it is right when it was prepared (`notification.queued`) and sent, and nothing in it became "
+    "untrue (`notification.contradicted`) while it stood, that is, before a newer message said the same of the same. One "
+    "that bounced, failed, was held back as too old, or was not prepared and sent within a day, is wrong."
 )
 
 _FIGURES: Final = (
@@ -92,26 +95,28 @@ _FIGURES: Final = (
     ),
     Figure(
         key="told-truly-messages",
-        version=1,
+        version=2,
         title="Partial-shipment communication accuracy, by message",
         kind=Kind.SHARE,
-        measure="message",
+        measure=MESSAGE,
         meaning="How many of the messages due about what comes when were sent, and stayed true while they stood.",
         counts=_TOLD,
         left_out="Messages whose content went into another one, and those that a person held back.",
-        dimensions={"kind": "message"},
+        dimensions={"kind": MESSAGE},
         patience=timedelta(days=1),
     ),
     Figure(
         key="told-truly-units",
-        version=1,
+        version=2,
         title="Partial-shipment communication accuracy, by line quantity",
         kind=Kind.SHARE,
-        measure="message",
+        measure=MESSAGE,
         meaning="The same, by the units that the messages speak of, once for each statement.",
-        counts=_TOLD + " Of a message that was sent, the units of its untrue statements are wrong and no others.",
+        counts=_TOLD
+        + " Of a message that was sent, the units of its untrue statements are wrong and no others; one that was never prepared "
+        "has the units of its fact.",
         left_out="Messages whose content went into another one, and those that a person held back.",
-        dimensions={"kind": "message"},
+        dimensions={"kind": MESSAGE},
         counts_units=True,
         patience=timedelta(days=1),
     ),

@@ -16,6 +16,7 @@ from support_view.domain.returns import Return, Stage
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.support import Case, Contact, Escalation, Support, Tagged, Word
 from support_view.domain.timeline import Resolved
+from support_view.metrics.definitions import MESSAGE
 
 S = TypeVar("S")
 I = TypeVar("I")  # noqa: E741
@@ -151,7 +152,7 @@ def of_message(id: str, message: Notification) -> Iterator[Measured]:
     elif message.status is MessageStatus.SUPPRESSED and not message.is_stale:
         left_out = "held back by a person"
     yield Measured(
-        "message",
+        MESSAGE,
         id,
         message.queued_at,
         message.ended_at,

@@ -9,7 +9,7 @@ from uuid import UUID
 from asyncpg import Record as Row
 
 from shared.shell import Db
-from support_view.metrics.definitions import AGES, LAG, Figure, Kind
+from support_view.metrics.definitions import AGES, LAG, MESSAGE, Figure, Kind
 
 By = Literal["day", "week"]
 
@@ -69,6 +69,22 @@ LAGS = """(
         seen_at AS ended_at, 0::bigint AS part, 1::bigint AS whole, ARRAY['service:' || service] AS labels,
         NULL::text AS left_out, ARRAY[sequence] AS facts
     FROM timeline TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)) AS lags"""
+# A fact that leads to a message by itself, and to which there is none: who has not noticed it has not told it either.
+MESSAGES = """(
+    SELECT measure, subject, service, id, began_at, ended_at, part, whole, labels, left_out, facts
+    FROM measured WHERE measure = 'message'
+    UNION ALL
+    SELECT 'message', subject, service, id::text, occurred_at, NULL, 0, coalesce((data ->> 'quantity')::bigint,
+            (SELECT sum((line ->> 'quantity')::bigint) FROM json_array_elements(data -> 'lines') AS line), 1)::bigint,
+        ARRAY['kind:' || CASE type WHEN 'shipment.shipped' THEN 'shipment' WHEN 'shipment.delivered' THEN 'delivery'
+            WHEN 'backorder.created' THEN 'backorder' WHEN 'fulfillment.lines_cancelled' THEN 'cancellation'
+            ELSE 'backorder_revised' END],
+        NULL, ARRAY[sequence]
+    FROM timeline AS due
+    WHERE service = 'fulfillment' AND type IN ('shipment.shipped', 'shipment.delivered', 'backorder.created',
+        'backorder.eta_revised', 'backorder.consent_requested', 'fulfillment.lines_cancelled')
+        AND NOT EXISTS (SELECT FROM timeline AS told WHERE told.service = 'notifications'
+            AND told.type = 'notification.queued' AND told.data ->> 'trigger_id' = due.id::text)) AS messages"""
 OF_NO_ORDER = """
 SELECT count(*) FROM contacts WHERE strpos(subject, ':') > 0 AND received_at >= $1 AND received_at < $2
     AND direction = 'inbound' AND NOT is_automated AND duplicate_of IS NULL"""
@@ -315,7 +331,7 @@ async def _borne_out(db: Db, told: Sequence[Behind]) -> dict[UUID, list[Behind]]
 
 async def reading(db: Db, figure: Figure, window: Window, within: str | None = None) -> Reading:
     if figure.measure != LAG:
-        return Reading(db, figure, window, within=within)
+        return Reading(db, figure, window, MESSAGES if figure.measure == MESSAGE else "measured", within=within)
     length = await db.fetchval(LENGTH)
     percent = min(100.0, 100.0 * SAMPLED / max(1.0, length))
     return Reading(db, figure, window, LAGS.format(percent=percent), percent)
