@@ -127,6 +127,12 @@ async def test_a_case_from_the_first_contact_to_its_resolution(ann: Desk, sue: D
     assert (answered["status"], answered["assignee"]) == ("in_progress", ann.actor)
     await ann.post(f"/cases/{case_id}/assign", assignee="agent:bob", status=403)
     await sue.post(f"/cases/{case_id}/assign", assignee="agent:bob")
+    foreign = await ann.post(f"/cases/{case_id}/wait", waits_for="customer", reason="a photograph", status=409)
+    assert "is with agent:bob: they or a supervisor may do that" in foreign["detail"]
+    await ann.post(f"/cases/{case_id}/assign", assignee=ann.actor, status=409)
+    odd = await sue.post(f"/cases/{case_id}/assign", assignee="ann", status=422)
+    assert odd["errors"][0]["field"] == "assignee"
+    await sue.post(f"/cases/{case_id}/assign", assignee=ann.actor)
     await ann.post(f"/cases/{case_id}/wait", waits_for="customer", reason="a photograph")
     await ann.post(f"/cases/{case_id}/resume", reason="it came")
     refused = await ann.post(f"/cases/{case_id}/resume", reason="again", status=409)
@@ -139,7 +145,15 @@ async def test_a_case_from_the_first_contact_to_its_resolution(ann: Desk, sue: D
         "case.opened",
         "contact.received",
         "contact.received",
-        *("case.assigned", "case.assigned", "case.waiting", "case.resumed", "case.resolved", "case.reopened"),
+        *(
+            "case.assigned",
+            "case.assigned",
+            "case.assigned",
+            "case.waiting",
+            "case.resumed",
+            "case.resolved",
+            "case.reopened",
+        ),
     ]
     assert await is_what_the_journal_gives(pool)
     await ann.get("/cases/ORD-1-C9", expected=404)
@@ -742,6 +756,12 @@ async def test_a_case_is_opened_worked_on_and_resolved_from_the_order_and_its_ow
     )
     come("sue", Role.SUPERVISOR)
     await send_form(f"{case}/give-case", assignee="agent:bob")
+    come("ann", Role.AGENT)
+    theirs = (await client.get(case)).text
+    assert f"{case}/note-case" in theirs and f"{case}/resolve-case" not in theirs
+    foreign = await send_form(f"{case}/resolve-case", 409, resolution="mine")
+    assert "ORD-1-C1 is with agent:bob: they or a supervisor may do that" in unescape(foreign)
+    come("sue", Role.SUPERVISOR)
     await send_form(f"{case}/answer-case", channel="phone", text="It is on its way.")
     await send_form(f"{case}/wait-case", waits_for="customer", reason="a photograph")
     await send_form(f"{case}/resume-case", reason="it came")

@@ -13,6 +13,7 @@ from shared.contracts.support import (
     CaseAssigned,
     CaseClosed,
     CaseLinked,
+    CaseNoted,
     CaseOpened,
     CaseReopened,
     CaseResumed,
@@ -31,6 +32,7 @@ from support_view.domain.casework import (
     Acknowledge,
     AnswerCustomer,
     Around,
+    AsAgent,
     AssignCase,
     AssignEscalation,
     Command,
@@ -327,6 +329,27 @@ def test_a_contact_about_no_order_is_the_customers() -> None:
     assert (opened.order_id, opened.subject, opened.case_id) == (None, "customer:ada", "customer:ada-C1")
 
 
+def test_what_a_colleague_has_taken_on_is_added_to_and_not_moved_unless_by_a_supervisor() -> None:
+    desk = Desk()
+    desk.writes("c1", MONDAY)
+    desk.tell(AsAgent("agent:ann", AssignCase("o-1-C1", "agent:ann")))
+    for command in (
+        AssignCase("o-1-C1", "agent:bob"),
+        WaitFor("o-1-C1", "customer", "", MONDAY),
+        ResumeCase("o-1-C1", "", MONDAY),
+        ResolveCase("o-1-C1", "", MONDAY),
+        ReopenCase("o-1-C1", "", MONDAY),
+    ):
+        with pytest.raises(NotAllowed, match="o-1-C1 is with agent:ann: they or a supervisor"):
+            desk.tell(AsAgent("agent:bob", command))
+    assert types(desk.tell(AsAgent("agent:bob", NoteOnCase("o-1-C1", "they called again")))) == [CaseNoted]
+    said = AnswerCustomer("o-1-C1", "a1", MONDAY, Channel.PHONE, "tomorrow", "agent:bob")
+    assert types(desk.tell(AsAgent("agent:bob", said))) == [ContactReceived]
+    desk.tell(AssignCase("o-1-C1", "agent:bob"))
+    desk.tell(AsAgent("agent:bob", ResolveCase("o-1-C1", "done", MONDAY + HOUR)))
+    assert desk.case.status is CaseStatus.RESOLVED
+
+
 def test_a_closed_case_takes_notes_and_nothing_else() -> None:
     desk = Desk()
     desk.writes("c1", MONDAY)
@@ -407,7 +430,9 @@ def test_a_rule_that_is_switched_off_clears_what_it_raised_and_raises_it_again_w
 def test_people_acknowledge_and_assign_and_it_stays_open_until_it_is_over() -> None:
     desk = Desk()
     desk.look("payments", MONDAY + HOUR, UNKNOWN)
-    desk.tell(AssignEscalation("o-1-E1", "agent:ann"))
+    desk.tell(AsAgent("agent:ann", AssignEscalation("o-1-E1", "agent:ann")))
+    with pytest.raises(NotAllowed, match="o-1-E1 is with agent:ann"):
+        desk.tell(AsAgent("agent:bob", AssignEscalation("o-1-E1", "agent:bob")))
     assert types(desk.tell(Acknowledge("o-1-E1", "I ask the bank"))) == [EscalationAcknowledged]
     assert desk.tell(Acknowledge("o-1-E1", "again")) == []
     escalation = desk.state.escalations["o-1-E1"]

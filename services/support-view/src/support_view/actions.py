@@ -334,11 +334,17 @@ def of_cases(cases: Sequence[CaseOut], caller: Caller, again: Form, now: datetim
     }
 
 
+def _may_move(assignee: str | None, caller: Caller) -> bool:
+    return assignee in (None, caller.actor) or Role.SUPERVISOR in caller.roles
+
+
 def _moves(case: CaseOut, caller: Caller, now: datetime) -> Iterator[str]:
     is_live = case.status not in (CaseStatus.RESOLVED, CaseStatus.CLOSED)
     if is_live:
         yield "answer-case"
     yield "note-case"
+    if not _may_move(case.assignee, caller):
+        return
     if is_live:
         if case.assignee != caller.actor:
             yield "take-case"
@@ -357,7 +363,7 @@ def attended(escalations: Sequence[EscalationOut], caller: Caller, again: Form) 
     offers: dict[str, list[Offer]] = {}
     for raised in escalations:
         names = ["acknowledge"] if raised.status == EscalationStatus.RAISED else []
-        names += ["take"] if raised.assignee != caller.actor else []
+        names += ["take"] if raised.assignee != caller.actor and _may_move(raised.assignee, caller) else []
         offers[raised.escalation_id] = [
             _offer(name, raised.escalation_id, again)
             for name in (*names, "give")

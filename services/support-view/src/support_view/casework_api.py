@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 
 from shared.auth import Caller, Role
 from shared.card_numbers import NoCardNumber
-from shared.contracts.base import FACTS, Fact, Id, Input, Model, Name, Text
+from shared.contracts.base import FACTS, Fact, Id, Input, Model, Text
 from shared.contracts.support import (
     CUSTOMER,
     CaseClosed,
@@ -40,6 +40,7 @@ from support_view.domain.cases import CASE, CaseStatus, Support
 from support_view.domain.casework import (
     Acknowledge,
     AnswerCustomer,
+    AsAgent,
     AssignCase,
     AssignEscalation,
     Command,
@@ -130,7 +131,11 @@ class AnswerIn(Input):
 
 
 class AssignIn(Input):
-    assignee: Name = Field(description="who takes it on, as tokens name them: `agent:ann`")
+    assignee: str = Field(
+        max_length=200,
+        pattern=r"^(agent|supervisor):[^\x00-\x1f\x7f]+$",
+        description="who takes it on, as tokens name them: `agent:ann`",
+    )
 
 
 class WaitIn(Input):
@@ -478,6 +483,8 @@ async def _attend(asking: Asking, escalation_id: str, command: Command, reason: 
         after = state.escalations[escalation_id]
         return 200, EscalationStep(escalation_id=escalation_id, status=after.status, assignee=after.assignee)
 
+    if not _directs(asking):
+        command = AsAgent(asking.actor, command)
     return await asking.tell(casebook.flow_of(subject), subject, command, answer, reason=reason)
 
 
@@ -489,14 +496,18 @@ async def acknowledge(escalation_id: EscalationId, body: AcknowledgeIn, asking: 
 
 @router.post("/api/escalations/{escalation_id}/assign", response_model=EscalationStep)
 async def assign_escalation(escalation_id: EscalationId, body: AssignIn, asking: Worker) -> Response:
-    """Agents take escalations on themselves; a supervisor gives them to others."""
+    """Agents take on what nobody has; a supervisor gives escalations to others."""
     _may_assign(asking, body.assignee)
     command = AssignEscalation(escalation_id, body.assignee)
     return await _attend(asking, escalation_id, command, f"given to {body.assignee}")
 
 
+def _directs(asking: Asking) -> bool:
+    return Role.SUPERVISOR in asking.caller.roles
+
+
 def _may_assign(asking: Asking, assignee: str) -> None:
-    if Role.SUPERVISOR not in asking.caller.roles and assignee != asking.actor:
+    if not _directs(asking) and assignee != asking.actor:
         raise HTTPException(403, "needs the role supervisor to give it to somebody else")
 
 
@@ -641,6 +652,8 @@ async def _step(asking: Asking, case_id: str, command: Command, reason: str, at:
             allowed=CASE.allowed(case.status),
         )
 
+    if not _directs(asking):
+        command = AsAgent(asking.actor, command)
     return await asking.tell(casebook.flow_of(subject), subject, command, answer, reason=reason, at=at)
 
 
@@ -654,7 +667,8 @@ async def answer_customer(case_id: CaseId, body: AnswerIn, asking: Worker) -> Re
 
 @router.post("/api/cases/{case_id}/assign", response_model=CaseStep)
 async def assign(case_id: CaseId, body: AssignIn, asking: Worker) -> Response:
-    """Give a case to somebody. Agents take cases on themselves; a supervisor gives them to others."""
+    """Give a case to somebody. Agents take on what nobody has; a supervisor gives cases to others. Whose case it is moves it
+    on; others may add to it."""
     _may_assign(asking, body.assignee)
     return await _step(asking, case_id, AssignCase(case_id, body.assignee), f"given to {body.assignee}")
 

@@ -31,7 +31,7 @@ from support_view.domain.business import after, between
 from support_view.domain.cases import CASE, Case, CaseStatus, Contact, Support, evolve, words_of
 from support_view.domain.causes import Borne, OverrideCause, WithdrawOverride
 from support_view.domain.concerns import of_support, rules_of
-from support_view.domain.escalations import UNTIL_SEEN, Concern, EscalationStatus, Look, about, settle
+from support_view.domain.escalations import UNTIL_SEEN, Concern, Escalation, EscalationStatus, Look, about, settle
 from support_view.domain.policies import CasePolicy, Policies
 
 
@@ -135,6 +135,14 @@ class CloseCase:
     case_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class AsAgent:
+    """Asked by somebody who is no supervisor: what somebody else has taken on, they may add to and not move."""
+
+    actor: str
+    command: "Command"
+
+
 Command: TypeAlias = (
     ReceiveContact
     | AnswerCustomer
@@ -151,6 +159,7 @@ Command: TypeAlias = (
     | FindCauses
     | OverrideCause
     | WithdrawOverride
+    | AsAgent
 )
 
 
@@ -187,8 +196,33 @@ def decide(state: Support, command: Command, around: Around) -> Sequence[Fact]:
             return causes.settle(state.subject, state.causes, found, policies.causes, policies.causes_ref)
         case OverrideCause() | WithdrawOverride():
             return causes.decide(state.subject, state.causes, command, around.policies.causes_ref)
+        case AsAgent(actor=actor, command=asked):
+            _be_ones_own(state, asked, actor)
+            return decide(state, asked, around)
         case _:
             return _worked(state, command, around.policies)
+
+
+def _be_ones_own(state: Support, command: Command, actor: str) -> None:
+    """Raises NotAllowed for a move of what somebody else has."""
+    thing: Case | Escalation | None
+    match command:
+        case (
+            AssignCase(case_id=id)
+            | WaitFor(case_id=id)
+            | ResumeCase(case_id=id)
+            | ResolveCase(case_id=id)
+            | ReopenCase(case_id=id)
+        ):
+            thing = state.cases.get(id)
+        case AssignEscalation(escalation_id=id):
+            thing = state.escalations.get(id)
+        case _:
+            return
+    if thing is not None and thing.assignee not in (None, actor):
+        raise NotAllowed(
+            thing.status, "this", detail=f"{id} is with {thing.assignee}: they or a supervisor may do that"
+        )
 
 
 def _looked(state: Support, look: Look, policies: Policies) -> list[Fact]:
@@ -260,7 +294,7 @@ def _case(state: Support, case_id: str) -> Case:
 
 
 def _case_work(state: Support, command: Command, policies: Policies) -> Sequence[Fact]:
-    assert not isinstance(command, ReceiveContact | AnswerCustomer | LookAt | Acknowledge | AssignEscalation)
+    assert not isinstance(command, ReceiveContact | AnswerCustomer | LookAt | Acknowledge | AssignEscalation | AsAgent)
     assert not isinstance(command, FindCauses | OverrideCause | WithdrawOverride)
     case = _case(state, command.case_id)
     of = about(state.subject, case.customer) | {"case_id": command.case_id}
