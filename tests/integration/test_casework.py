@@ -714,6 +714,31 @@ async def test_what_went_wrong_is_read_and_put_right_on_the_orders_page(
     assert standing == {"stock_out", "carrier_delay", "split_confusion"}
 
 
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/cases?of=weather", 422),
+        ("/cases?over=perhaps", 422),
+        ("/cases?after=9999-12-31T23:59:59-23:59%20x", 404),
+        (f"/cases?after={'x' * 1000}", 422),
+        ("/cases/%00", 404),
+        ("/cases?after=2026-01-01T00:00:00Z%20%00", 404),
+        ("/queue?after=1%202026-01-01T00:00:00Z%20%00", 404),
+        ("/cases/%3Cscript%3E", 404),
+        (f"/cases/{'x' * 10_000}", 404),
+        (f"/queue?after={'x' * 1000}", 422),
+        (f"/?q={'x' * 10_000}", 422),
+        ("/?q=%00%1b%E2%80%AE", 200),
+    ],
+)
+async def test_what_cannot_be_asked_of_a_page_is_answered_clearly_and_runs_nothing(
+    client: httpx.AsyncClient, path: str, status: int
+) -> None:
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=[Role.AGENT]))
+    answer = await client.get(path)
+    assert (answer.status_code, "<script>" in answer.text) == (status, False), answer.text
+
+
 async def test_a_case_is_opened_worked_on_and_resolved_from_the_order_and_its_own_page(
     client: httpx.AsyncClient, pool: Pool
 ) -> None:

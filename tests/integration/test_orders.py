@@ -105,6 +105,29 @@ async def test_the_same_key_fifty_times_at_once_places_one_order(storefront: htt
     assert (other.status_code, other.json()["errors"][0]["field"]) == (422, "Idempotency-Key")
 
 
+@pytest.mark.parametrize(
+    ("role", "email", "street"),
+    [
+        ("storefront", "ada@example.org", "Main 1"),
+        ("warehouse", "a•••@example.org", "Main 1"),
+        *((role, "a•••@example.org", "•••") for role in ("agent", "supervisor", "operator", "auditor")),
+    ],
+)
+async def test_everybody_sees_of_the_customer_what_is_theirs_to_see(
+    storefront: httpx.AsyncClient, role: str, email: str, street: str
+) -> None:
+    placed = await storefront.post("/orders", json=body(), headers=keyed())
+    assert (placed.json()["customer"]["email"], placed.json()["ship_to"]["street"]) == ("ada@example.org", "Main 1")
+    token = {"Authorization": f"Bearer {issue(AUTH_KEY, subject='somebody', roles=[role])}"}
+    seen = [(await storefront.get("/orders/o1", headers=token)).json()]
+    if role in ("agent", "supervisor", "warehouse", "storefront"):
+        hold = {"hold": "manual", "detail": "wait"}
+        seen.append((await storefront.post("/orders/o1/holds", json=hold, headers=token | keyed())).json())
+    for order in seen:
+        assert (order["customer"]["email"], order["ship_to"]["street"]) == (email, street)
+        assert (order["customer"]["name"], order["ship_to"]["city"]) == ("Ada", "Bonn")
+
+
 async def test_an_order_is_made_an_id_where_the_storefront_has_none(storefront: httpx.AsyncClient) -> None:
     without = body()
     del without["order_id"], without["placed_at"]

@@ -34,6 +34,7 @@ from shared.contracts.base import (
     Text,
 )
 from shared.contracts.orders import (
+    HIDDEN,
     Address,
     BackorderChoice,
     Customer,
@@ -42,6 +43,7 @@ from shared.contracts.orders import (
     ReturnStep,
     ShippingPreference,
     TenderStep,
+    masked_email,
 )
 from shared.http import Asking, OccurredAt, asks, business_time, needs
 from shared.machine import Invalid
@@ -225,8 +227,8 @@ class OrderOut(BaseModel):
     status: Status
     version: int = Field(description="the sequence of its last fact; the ETag, and what If-Match compares")
     placed_at: datetime
-    customer: Customer
-    ship_to: Address
+    customer: Customer = Field(description="the e-mail is whole for the storefront alone")
+    ship_to: Address = Field(description="street and postal code are for the storefront and the warehouse")
     currency: str
     shipping_minor: int
     total_minor: int
@@ -248,14 +250,20 @@ class OrderOut(BaseModel):
     closes_at: datetime | None
 
 
-def shown(order: Order) -> OrderOut:
+def shown(order: Order, who: Caller) -> OrderOut:
+    """As far as it is this caller's to see: support reveals a contact in its own view, where that is kept with a reason."""
+    customer, ship_to = order.customer, order.ship_to
+    if Role.STOREFRONT not in who.roles:
+        customer = customer.model_copy(update={"email": masked_email(customer.email)})
+    if who.roles.isdisjoint({Role.STOREFRONT, Role.WAREHOUSE}):
+        ship_to = ship_to.model_copy(update={"street": HIDDEN, "postal_code": HIDDEN})
     return OrderOut(
         order_id=order.order_id,
         status=order.status,
         version=order.version,
         placed_at=order.placed_at,
-        customer=order.customer,
-        ship_to=order.ship_to,
+        customer=customer,
+        ship_to=ship_to,
         currency=order.currency,
         shipping_minor=order.shipping_minor,
         total_minor=order.total_minor,
@@ -307,10 +315,10 @@ def shown(order: Order) -> OrderOut:
     )
 
 
-def _answer(status: int) -> Any:
+def _answer(status: int, who: Caller) -> Any:
     def answer(order: Order | None, _: Any) -> tuple[int, OrderOut]:
         assert order is not None
-        return status, shown(order)
+        return status, shown(order, who)
 
     return answer
 
@@ -343,7 +351,7 @@ Reader = Annotated[Caller, needs(*Role)]
 
 
 async def _changed(by: Asking, order_id: str, command: Command, reason: str, status: int) -> Response:
-    return await by.tell(ORDERS, order_id, command, _answer(status), reason=reason, at=command.at)
+    return await by.tell(ORDERS, order_id, command, _answer(status, by.caller), reason=reason, at=command.at)
 
 
 @router.post("/orders", status_code=201, response_model=OrderOut)
@@ -368,11 +376,13 @@ async def place_order(body: PlaceOrder, by: Buyer) -> Response:
         terms=body.terms,
         return_policy=PolicyRef(**body.return_policy.model_dump()) if body.return_policy else None,
     )
-    return await by.tell(ORDERS, order_id, Place(order_id, wanted, at), _answer(201), reason="place order", at=at)
+    return await by.tell(
+        ORDERS, order_id, Place(order_id, wanted, at), _answer(201, by.caller), reason="place order", at=at
+    )
 
 
 @router.get("/orders/{order_id}", response_model=OrderOut)
-async def read_order(order_id: Annotated[OrderId, Path()], request: Request, _: Reader) -> Response:
+async def read_order(order_id: Annotated[OrderId, Path()], request: Request, who: Reader) -> Response:
     """The order as it is now. The ETag is its version."""
     order = await find(request.app.state.pool, order_id)
     if order is None:
@@ -380,7 +390,7 @@ async def read_order(order_id: Annotated[OrderId, Path()], request: Request, _: 
     etag = f'"{order.version}"'
     if request.headers.get("If-None-Match") == etag:
         return Response(status_code=304, headers={"ETag": etag})
-    return Response(shown(order).model_dump_json(), media_type="application/json", headers={"ETag": etag})
+    return Response(shown(order, who).model_dump_json(), media_type="application/json", headers={"ETag": etag})
 
 
 @router.post("/orders/{order_id}/cancellations", status_code=202, response_model=OrderOut)

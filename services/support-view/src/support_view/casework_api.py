@@ -318,6 +318,8 @@ def place_of(text: str | None, name: str) -> tuple[datetime, str]:
         return datetime.fromtimestamp(0, timezone.utc), ""
     at, _, id = text.partition(" ")
     try:
+        if not id.isprintable():
+            raise ValueError(id)
         return datetime.fromisoformat(at).astimezone(timezone.utc), id
     except (ValueError, OverflowError):
         raise Invalid(name, "must be `next` of the page before") from None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timezone
 from http import HTTPStatus
 from itertools import groupby
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 from urllib.parse import quote, urlencode
 from uuid import UUID
 
@@ -168,7 +168,7 @@ async def attend(request: Request, escalation_id: str, name: str) -> Response:
 @router.get("/cases")
 async def cases(
     request: Request,
-    of: Annotated[str, Query(max_length=20)] = "",
+    of: Literal["", "mine", "unassigned"] = "",
     over: Annotated[bool, Query()] = False,
     after: Annotated[str | None, Query(max_length=120)] = None,
 ) -> Response:
@@ -204,6 +204,8 @@ async def case_page(request: Request, case_id: str, told: Told | None = None) ->
     caller = await visitor(request)
     if caller is None:
         return to_sign_in(request)
+    if not ORDER_ID.fullmatch(case_id):
+        return no_order(caller, f"{case_id} is no case id")
     try:
         async with snapshot(request) as db:
             found = await read_case(db, case_id)

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from shared.contracts.orders import HIDDEN, masked_email
 from support_view.summary import Customer
 
 EMAIL: Final = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
-HIDDEN: Final = "•••"
 UNSEEN: Final = frozenset({"email", "street", "postal_code", "token"})
 """Fields of facts, at any depth, whose words are for nobody without a reason; a tender's token is for nobody at all."""
 
@@ -15,7 +15,7 @@ UNSEEN: Final = frozenset({"email", "street", "postal_code", "token"})
 def masked(customer: Customer) -> Customer:
     """The e-mail by its first letter and its domain, the address by its last lines: city and country."""
     address = (HIDDEN, *(re.sub(r"^\S+", HIDDEN, line) for line in customer.ship_to[-2:-1]), *customer.ship_to[-1:])
-    return customer.model_copy(update={"email": _masked(customer.email), "ship_to": address, "is_masked": True})
+    return customer.model_copy(update={"email": masked_email(customer.email), "ship_to": address, "is_masked": True})
 
 
 def redacted(data: Any, name: str = "") -> Any:
@@ -26,11 +26,6 @@ def redacted(data: Any, name: str = "") -> Any:
         case list():
             return [redacted(value, name) for value in data]
         case str() if name in UNSEEN:
-            return _masked(data) if name == "email" else HIDDEN
+            return masked_email(data) if name == "email" else HIDDEN
         case _:
             return data
-
-
-def _masked(email: str) -> str:
-    name, _, domain = email.rpartition("@")
-    return f"{name[:1]}{HIDDEN}@{domain}"

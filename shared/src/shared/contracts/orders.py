@@ -2,7 +2,7 @@
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -31,6 +31,15 @@ class Customer(Model):
     email: str = Field(min_length=3, max_length=320, description="checked where it came in")
     name: Name
     locale: str = Field(default="en", pattern=r"^[a-z]{2}(-[A-Z]{2})?$")
+
+
+HIDDEN: Final = "•••"
+
+
+def masked_email(email: str) -> str:
+    """Its first letter and its domain: what is shown of it where there is no reason to see more."""
+    name, _, domain = email.rpartition("@")
+    return f"{name[:1]}{HIDDEN}@{domain}"
 
 
 class Address(Model):
