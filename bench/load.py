@@ -32,10 +32,8 @@ from shared.envelope import Cause, source_of
 from shared.parking import Record
 from shared.shell import Told
 from support_view.domain.timeline import SERVICES
-from support_view.settings import SupportViewSettings
 
 BATCH = 1_000
-VIEW_BATCH: Final[int] = SupportViewSettings.model_fields["batch_records"].default
 AT = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 IN_FLIGHT = 300
 """Stories that go on at the same time."""

@@ -10,7 +10,7 @@ from faststream.kafka import KafkaBroker
 
 from bench.contest import Contender, Measured, Meter, Place, contest, until
 from bench.figures import CPU, RATE, Figure, Scale, Side, compared
-from bench.load import BATCH, INSERT, VIEW_BATCH, Topics, check_timeline, new_topics, row_of, tell_stories
+from bench.load import BATCH, INSERT, Topics, check_timeline, new_topics, row_of, tell_stories
 from bench.rivals import debezium, one_at_a_time, quix
 from shared.consumer import Consumer
 from support_view.handlers import take
@@ -25,7 +25,7 @@ async def ours(place: Place, topics: Topics) -> Measured:
         asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool,
     ):
         broker = KafkaBroker(place.kafka, logger=None)
-        consumer = Consumer(pool, take, place.settings(dsn, batch_records=VIEW_BATCH), f"view-{uuid4()}", lambda: None)
+        consumer = Consumer(pool, take, place.settings(dsn), f"view-{uuid4()}", lambda: None)
         consumer.subscribe(broker, list(topics.names.values()))
         async with Meter(place) as meter:
             await broker.start()

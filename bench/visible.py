@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest, percentile, settle
 from bench.figures import Figure, Scale, Side, compared
-from bench.load import VIEW_BATCH, placement
+from bench.load import placement
 from orders.domain.decide import Command
 from orders.domain.decide import Place as PlaceCommand
 from orders.store import ORDERS
@@ -86,7 +86,7 @@ async def view_at(place: Place, topic: str, dsn: str) -> AsyncIterator[Any]:
         await asyncio.to_thread(process.join)
 
 
-def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int = VIEW_BATCH) -> None:
+def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int = 1000) -> None:
     """A process that is support-view's consumer until it is terminated."""
     asyncio.run(_consume(place, dsn, topics, group, batch))
 

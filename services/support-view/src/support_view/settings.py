@@ -21,12 +21,6 @@ class SignIn:
 
 
 class SupportViewSettings(Settings):
-    batch_records: int = Field(
-        default=2000,
-        ge=1,
-        le=10_000,
-        description="more than others take: behind, it meets the same section less often the larger its batches are",
-    )
     crm_webhook_secret: SecretStr = Field(min_length=8, description="`whsec_…`, shared with the CRM")
     identity_key: SecretStr = Field(
         min_length=32, description="key of the hashes that stand for customers in facts; changed, nobody is known again"

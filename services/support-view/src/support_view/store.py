@@ -117,7 +117,7 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
     return before, after
 
 
-REMEMBERED: Final = Remembered[Section[Any]](most=1024)
+REMEMBERED: Final = Remembered[Section[Any]](most=512)
 """By the transaction that wrote them: one that was not committed wrote no row that is found. Three to four kB each."""
 
 
