@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
 from uuid import NAMESPACE_OID, uuid5
 
-from shared.contracts import Fact, schema_id
+import asyncpg
+
+from shared.contracts import FACTS, Fact, schema_id
 from shared.contracts.base import LineQuantity, PolicyRef, TenderKind
 from shared.contracts.fulfillment import (
     BackorderCreated,
@@ -110,6 +112,22 @@ class Telling:
         )
         self.entries.append(entry)
         return entry
+
+
+def entry_in(service: str, row: asyncpg.Record) -> Entry:
+    """The entry that a row of a service's journal becomes on the timeline."""
+    return Entry(
+        id=str(row["id"]),
+        service=service,
+        subject=row["subject"],
+        sequence=row["sequence"],
+        fact=FACTS[row["type"]].model_validate_json(row["data"]),
+        occurred_at=row["occurred_at"],
+        actor=row["actor"],
+        reason=row["reason"],
+        correlation_id=row["correlation_id"],
+        causation_id=row["causation_id"],
+    )
 
 
 def record_of(entry: Entry, position: int = 0) -> Record:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-import asyncpg
 import httpx
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -18,12 +17,12 @@ from ops.keys import kept_keys
 from ops.topics import PARTITIONS
 from ops.verify import Finding, Report, check
 from shared.auth import Role, issue
-from shared.contracts import FACTS
 from support_view.domain.timeline import Entry
 from support_view.projection import ALL, DOMAINS, advance, section_of
 from support_view.store import OF_NO_ORDER
 from tests.chaos.load import History
 from tests.chaos.stage import CONSUMING, DECIDING, Stage
+from tests.telling import entry_in
 
 STILL_S: Final = 3.0
 PAGE: Final = 2000
@@ -257,28 +256,13 @@ async def _folded(stage: Stage, asked: Asked, report: Report) -> None:
                     if row["subject"] != subject:
                         _compare(facts_of(service), subject, entries, kept, asked)
                         subject, entries = row["subject"], []
-                    entries.append(_entry(facts_of(service), row))
+                    entries.append(entry_in(facts_of(service), row))
                 _compare(facts_of(service), subject, entries, kept, asked)
         finally:
             await db.close()
         report(f"{service}: folded again", asked.counted["sections"])
     for subject, service in kept:
         asked.found("the view is a fold of the facts", f"{service} {subject}", "is a section of no facts")
-
-
-def _entry(service: str, row: asyncpg.Record) -> Entry:
-    return Entry(
-        id=str(row["id"]),
-        service=service,
-        subject=row["subject"],
-        sequence=row["sequence"],
-        fact=FACTS[row["type"]].model_validate_json(row["data"]),
-        occurred_at=row["occurred_at"],
-        actor=row["actor"],
-        reason=row["reason"],
-        correlation_id=row["correlation_id"],
-        causation_id=row["causation_id"],
-    )
 
 
 def _compare(

@@ -33,7 +33,7 @@ from support_view.rebuild import Rebuild
 from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, CRM_SECRET, SUPPORT_SETTINGS
-from tests.telling import Telling, confirmed_order, record_of, split_order, units, whole_story
+from tests.telling import Telling, confirmed_order, entry_in, record_of, split_order, units, whole_story
 
 NewDatabase = Callable[[str], Awaitable[str]]
 LONG_AGO = datetime(2026, 5, 4, 8, 0, tzinfo=timezone.utc)
@@ -503,21 +503,7 @@ async def test_the_queue_is_read_and_attended_to_on_its_page(client: httpx.Async
 async def hear(pool: Pool, order_id: str) -> None:
     """What support told of it comes back to its view, as all facts do."""
     rows = await pool.fetch("SELECT * FROM events WHERE subject = $1 ORDER BY id", order_id)
-    entries = [
-        Entry(
-            id=str(row["id"]),
-            service="support",
-            subject=row["subject"],
-            sequence=row["sequence"],
-            fact=FACTS[row["type"]].model_validate_json(row["data"]),
-            occurred_at=row["occurred_at"],
-            actor=row["actor"],
-            reason=row["reason"],
-            correlation_id=row["correlation_id"],
-        )
-        for row in rows
-    ]
-    await deliver(pool, entries)
+    await deliver(pool, [entry_in("support", row) for row in rows])
 
 
 async def causes_of(ann: Desk, pool: Pool, order_id: str = "ORD-1") -> dict[str, Any]:
