@@ -1,5 +1,6 @@
 """Whose tokens are taken: ours by our key, an identity provider's by the keys it publishes, and nobody else's."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -165,3 +166,33 @@ def test_a_provider_is_set_whole_or_not_at_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("OMS_AUTH_JWKS_URL", PROVIDER.jwks_url)
     with pytest.raises(ValidationError, match="OMS_AUTH_ISSUER"):
         Settings()
+
+
+async def test_a_token_that_was_taken_a_moment_ago_is_refused_once_it_has_expired(tokens: Tokens) -> None:
+    token = issue(KEY, subject="anna", roles=["agent"], ttl=timedelta(seconds=1 - auth.LEEWAY_SECONDS))
+    assert (await tokens.verify(token)).subject == "anna"
+    with pytest.raises(BadToken, match="expired"):
+        for _ in range(100):
+            await tokens.verify(token)
+            await asyncio.sleep(0.05)
+
+
+async def test_a_token_that_was_taken_a_moment_ago_is_refused_once_its_key_is_withdrawn(
+    tokens: Tokens, provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = provider.sign()
+    assert await tokens.verify(token) == await tokens.verify(token)
+    monkeypatch.setattr(auth, "KEYS_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(auth, "KEYS_LIVE_SECONDS", 0.0)
+    fresh = Tokens(KEY, PROVIDER, httpx.AsyncClient(transport=httpx.MockTransport(provider.publish)))
+    await fresh.verify(token)
+    provider.keys = {"k2": ec.generate_private_key(ec.SECP256R1())}
+    with pytest.raises(BadToken):
+        await fresh.verify(token)
+
+
+async def test_no_more_tokens_are_remembered_than_fit(tokens: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "KNOWN_TOKENS", 2)
+    for name in ("anna", "ben", "cleo"):
+        assert (await tokens.verify(issue(KEY, subject=name, roles=["agent"]))).subject == name
+    assert len(tokens._known) <= 2

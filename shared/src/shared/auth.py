@@ -4,6 +4,7 @@ Tokens are ours (HS256 by the configured key), or an OpenID Connect provider's (
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -25,6 +26,9 @@ KEYS_LIVE_SECONDS: Final = 600.0
 KEYS_PAUSE_SECONDS: Final = 30.0
 """A token with an unknown key is anybody's to send: it must not make us ask the provider each time."""
 KEYS_RETRY_SECONDS: Final = 2.0
+LEEWAY_SECONDS: Final = 5
+KNOWN_TOKENS: Final = 1_000
+"""As many people and programs as ask one process at a time; each shows the same token with every request."""
 
 
 class Role(StrEnum):
@@ -60,14 +64,18 @@ def issue(key: str, *, subject: str, roles: Sequence[str], ttl: timedelta = time
 
 def verify(key: str, token: str) -> Caller:
     """The caller of a token of our own making. Raises BadToken."""
-    return _caller(_claims(token, key, algorithms=["HS256"], issuer=ISSUER), "roles")
+    return _caller(_ours(key, token), "roles")
+
+
+def _ours(key: str, token: str) -> dict[str, Any]:
+    return _claims(token, key, algorithms=["HS256"], issuer=ISSUER)
 
 
 def _claims(token: str, key: str | jwt.PyJWK, **wanted: Any) -> dict[str, Any]:
     # When it was issued is for information (RFC 7519, 4.1.6): a clock that is behind refuses nobody for it.
     options: Options = {"require": ["exp", "sub", "iss"], "verify_iat": False}
     try:
-        claims: dict[str, Any] = jwt.decode(token, key, options=options, leeway=5, **wanted)
+        claims: dict[str, Any] = jwt.decode(token, key, options=options, leeway=LEEWAY_SECONDS, **wanted)
     except jwt.ExpiredSignatureError:
         raise BadToken("the token has expired") from None
     except jwt.InvalidTokenError:
@@ -125,13 +133,26 @@ class Tokens:
         self._fetched_at = -inf
         self._next_try_at = -inf
         self._lock = asyncio.Lock()
+        self._known: dict[str, tuple[Caller, float]] = {}
 
     async def verify(self, token: str) -> Caller:
-        """Raises BadToken, and KeysAway."""
+        """Raises BadToken, and KeysAway. A token that was found good is so until it expires, or until the provider's
+        keys are to be asked for again."""
+        caller, until = self._known.get(token, (None, -inf))
+        if caller is not None and time.time() < until:
+            return caller
+        self._known.pop(token, None)
         # Who made it picks the key before anything it says is believed; an HS256 token is never held against a public key.
         if self._provider is None or _header(token).get("alg") == "HS256":
-            return verify(self._key, token)
-        return _caller(await self._theirs(token, self._provider.audience), self._provider.roles_claim)
+            claims, path, keys_live = _ours(self._key, token), "roles", inf
+        else:
+            claims, path = await self._theirs(token, self._provider.audience), self._provider.roles_claim
+            keys_live = time.time() + self._fetched_at + KEYS_LIVE_SECONDS - asyncio.get_running_loop().time()
+        caller = _caller(claims, path)
+        if len(self._known) >= KNOWN_TOKENS:
+            self._known.clear()
+        self._known[token] = caller, min(int(claims["exp"]) + LEEWAY_SECONDS, keys_live)
+        return caller
 
     async def identify(self, token: str, client_id: str, nonce: str) -> str:
         """Whom the provider names in an ID token that it made for this client and this sign-in.
@@ -175,4 +196,5 @@ class Tokens:
             self._next_try_at = now + KEYS_RETRY_SECONDS
             return
         self._keys = {key.key_id: key for key in found if key.key_id}
+        self._known.clear()
         self._fetched_at, self._next_try_at = now, now + KEYS_PAUSE_SECONDS

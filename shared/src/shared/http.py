@@ -15,7 +15,8 @@ import structlog
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
+from fastapi.security.base import SecurityBase
 from prometheus_client import Histogram
 from pydantic import AwareDatetime, BaseModel, Field
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
@@ -210,10 +211,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refusal = problem(413, "Too large", f"body: must not be larger than {self.limit} bytes")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > self.limit:
-            await refusal(scope, receive, send)
+            await self._refusal()(scope, receive, send)
             return
         chunks: list[bytes] = []
         size, more = 0, True
@@ -225,7 +225,7 @@ class BodyLimit:
             size += len(chunks[-1])
             more = message.get("more_body", False)
             if size > self.limit:
-                await refusal(scope, receive, send)
+                await self._refusal()(scope, receive, send)
                 return
         body: Message | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
 
@@ -238,6 +238,9 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
+    def _refusal(self) -> Response:
+        return problem(413, "Too large", f"body: must not be larger than {self.limit} bytes")
+
 
 _bearer = HTTPBearer(auto_error=False, description="a token with a role; `oms token` makes one")
 
@@ -247,32 +250,33 @@ def tokens_of(request: Request) -> auth.Tokens:
     return found
 
 
-async def caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> Caller:
-    """Who asks. 401 without a valid bearer token."""
-    challenge = {"WWW-Authenticate": "Bearer"}
-    if credentials is None:
-        raise HTTPException(401, "a bearer token is required", challenge)
-    try:
-        who = await tokens_of(request).verify(credentials.credentials)
-    except auth.BadToken as error:
-        raise HTTPException(401, str(error), challenge) from None
-    except auth.KeysAway as error:
-        raise HTTPException(503, str(error), {"Retry-After": str(RETRY_AFTER)}) from None
-    structlog.contextvars.bind_contextvars(actor=who.actor)
-    return who
+class _Needs(SecurityBase):
+    """Who asks, by a bearer token; 401 without a valid one, 403 without one of the roles."""
+
+    def __init__(self, roles: Sequence[Role]) -> None:
+        self.model, self.scheme_name = _bearer.model, _bearer.scheme_name
+        self._roles = frozenset(roles)
+
+    async def __call__(self, request: Request) -> Caller:
+        credentials = await _bearer(request)
+        challenge = {"WWW-Authenticate": "Bearer"}
+        if credentials is None:
+            raise HTTPException(401, "a bearer token is required", challenge)
+        try:
+            who = await tokens_of(request).verify(credentials.credentials)
+        except auth.BadToken as error:
+            raise HTTPException(401, str(error), challenge) from None
+        except auth.KeysAway as error:
+            raise HTTPException(503, str(error), {"Retry-After": str(RETRY_AFTER)}) from None
+        structlog.contextvars.bind_contextvars(actor=who.actor)
+        if who.roles.isdisjoint(self._roles):
+            raise HTTPException(403, f"needs one of the roles {', '.join(sorted(self._roles))}")
+        return who
 
 
 def needs(*roles: Role) -> Any:
-    """A dependency: the caller, who has one of these roles. 403 otherwise."""
-
-    async def check(who: Annotated[Caller, Depends(caller)]) -> Caller:
-        if who.roles.isdisjoint(roles):
-            raise HTTPException(403, f"needs one of the roles {', '.join(sorted(roles))}")
-        return who
-
-    return Depends(check)
+    """A dependency: the caller, who has one of these roles."""
+    return Depends(_Needs(roles))
 
 
 IdempotencyKey = Annotated[

@@ -248,6 +248,8 @@ def build(
         lifespan=lifespan,
         responses=PROBLEMS,
         redoc_url=None,
+        # Spans are ours (`shared.tracing`), and so are the metrics; asking the framework's each time costs every request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     install_problems(app)
     document_problems(app)

@@ -104,6 +104,8 @@ class ReverseBucket(StrEnum):
     KEPT_BY_CUSTOMER = "kept_by_customer"
 
 
+NO_UNITS: Final[Mapping[ReverseBucket, int]] = dict.fromkeys(ReverseBucket, 0)
+
 ENDED: Final = frozenset({Status.DECLINED, Status.CLOSED, Status.EXPIRED, Status.CANCELLED, Status.RESOLVED})
 
 
@@ -189,7 +191,7 @@ class Return:
         """The units of a line that this return has a hold on, by bucket."""
         asked, approved = self.asked.get(line_id), self.approved.get(line_id, 0)
         received = self.received.get(line_id, 0)
-        units = dict.fromkeys(ReverseBucket, 0)
+        units = dict(NO_UNITS)
         if self.status in (Status.REQUESTED, Status.UNDER_REVIEW) and asked is not None:
             declined = sum(v.quantity for v in self.verdicts if v.line_id == line_id and v.outcome == "decline")
             units[ReverseBucket.RETURN_OPEN] = asked.quantity - (0 if self.exception else declined)

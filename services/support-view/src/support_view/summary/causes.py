@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Final
 
 from pydantic import Field
 
@@ -9,6 +10,8 @@ from shared.contracts.base import Model
 from shared.contracts.support import RootCauseTag
 from support_view.domain.causes import RULES
 from support_view.summary.sections import Sections
+
+_TAGS: Final = tuple(RootCauseTag)
 
 
 class CauseState(Model):
@@ -32,7 +35,7 @@ def causes(s: Sections) -> Iterator[CauseState]:
     """In the order of the tags."""
     known = s.support.causes
     standing, said = known.standing, known.said
-    for tag in RootCauseTag:
+    for tag in _TAGS:
         cause, id = known.found.get(tag), said.get(tag)
         if cause is not None and cause.is_refuted:
             cause = None

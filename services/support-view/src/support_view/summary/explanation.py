@@ -57,8 +57,9 @@ def explanations(
 
 def _explained(subject: str, clauses: Iterator[Clause]) -> Explanation:
     first, *rest = clauses
-    capital = first.text[:1].upper() + first.text[1:]
-    first = Clause(text=capital, domain=first.domain, about=first.about)
+    if first.text[:1].islower():
+        capital = first.text[:1].upper() + first.text[1:]
+        first = Clause(text=capital, domain=first.domain, about=first.about)
     return Explanation(subject=subject, clauses=(first, *rest))
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from datetime import date
+from typing import Final
 
 from pydantic import Field
 
 from shared.contracts.base import Bucket, Model
-from support_view.domain.returns import ReverseBucket
+from support_view.domain.returns import NO_UNITS, ReverseBucket
 from support_view.summary.sections import Amount, Sections
 
 
@@ -24,6 +25,9 @@ class LineQuantities(Model):
     reverse: dict[ReverseBucket, int]
 
 
+_NO_FORWARD: Final = dict.fromkeys(Bucket, 0)
+
+
 def _line_ids(s: Sections) -> list[str]:
     """As ordered; before the order was seen, as fulfillment names them."""
     placed = [line.line_id for line in s.orders.placed.lines] if s.orders.placed else []
@@ -33,11 +37,11 @@ def _line_ids(s: Sections) -> list[str]:
 def _forward(s: Sections, line_id: str, ordered: int) -> dict[Bucket, int]:
     """As fulfillment counts them; all are unallocated before it has told of any."""
     told = s.fulfillment.units.get(line_id, {Bucket.UNALLOCATED: ordered})
-    return {bucket: told.get(bucket, 0) for bucket in Bucket}
+    return {**_NO_FORWARD, **told}
 
 
 def _reverse(s: Sections, line_id: str, delivered: int) -> dict[ReverseBucket, int]:
-    units = dict.fromkeys(ReverseBucket, 0)
+    units = dict(NO_UNITS)
     for told in s.returns.returns.values():
         for bucket, quantity in told.units(line_id).items():
             if bucket != ReverseBucket.WITH_CUSTOMER:

@@ -75,6 +75,7 @@ class Rollups(Model):
 
 
 _IN_TROUBLE: Final = frozenset({ShipmentStatus.EXCEPTION, ShipmentStatus.RETURNING_TO_SENDER})
+_BUCKETS: Final = tuple(Bucket)
 _BY_WEIGHT: Final = (DisputeStatus.OPEN, DisputeStatus.LOST, DisputeStatus.WON)
 _UNDER_WAY: Final = frozenset(
     {
@@ -89,7 +90,7 @@ _UNDER_WAY: Final = frozenset(
 
 
 def roll_up(s: Sections, lines: Sequence[LineQuantities], totals: Totals) -> Rollups:
-    units = {bucket: sum(line.forward[bucket] for line in lines) for bucket in Bucket}
+    units = {bucket: sum(line.forward[bucket] for line in lines) for bucket in _BUCKETS}
     disputes = {dispute.status for dispute in s.payments.disputes.values()}
     parcels = {box.status for shipment in s.fulfillment.shipments.values() for box in shipment.boxes}
     return Rollups(

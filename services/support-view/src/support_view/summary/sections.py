@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from pydantic import Field
@@ -35,11 +36,16 @@ class Sections:
     words: Words
 
     def amount(self, minor: int) -> Amount:
-        return Amount(minor=minor, text=self.words.money(minor))
+        return _amount(minor, self.words.currency)
 
     def contents(self, units: Mapping[str, int]) -> str:
         """`2 × Desk lamp and 1 × Chair`."""
         return self.words.listed(self.words.some(n, line_id) for line_id, n in units.items()) or "nothing"
+
+
+@lru_cache(maxsize=1024)
+def _amount(minor: int, currency: str | None) -> Amount:
+    return Amount(minor=minor, text=Words(currency).money(minor))
 
 
 def side_by_side(sections: Mapping[str, Section[Any]]) -> Sections:
