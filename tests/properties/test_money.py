@@ -1,11 +1,13 @@
-"""Laws of splitting, for any amounts (I10)."""
+"""Laws of splitting, for any amounts (I10), and how any amount is written."""
 
+from decimal import Decimal
 from itertools import pairwise
 
+from babel.numbers import format_currency
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.money import MAX_MINOR, cumulative, largest_remainder
+from shared.money import MAX_MINOR, cumulative, exponent, format_minor, known_currencies, largest_remainder
 
 amounts = st.integers(min_value=0, max_value=MAX_MINOR)
 
@@ -26,3 +28,9 @@ def test_a_split_by_weights_sums_to_the_whole_and_is_off_by_less_than_one_each(t
     whole = sum(weights)
     if whole:
         assert all(abs(part * whole - total * weight) < whole for part, weight in zip(parts, weights, strict=True))
+
+
+@given(st.integers(-MAX_MINOR, MAX_MINOR), st.sampled_from(sorted(known_currencies())), st.sampled_from(["en", "de"]))
+def test_an_amount_is_written_as_the_locale_writes_it(minor: int, currency: str, locale: str) -> None:
+    major = Decimal(minor).scaleb(-exponent(currency))
+    assert format_minor(minor, currency, locale) == format_currency(major, currency, locale=locale)

@@ -50,8 +50,22 @@ class Money(BaseModel):
 @lru_cache(maxsize=8192)
 def format_minor(minor: int, currency: str, locale: str = "en") -> str:
     """`1999, "EUR"` -> `€19.99`, in the reader's locale. Kept: a page says the same few amounts again and again."""
-    amount = Decimal(minor).scaleb(-exponent(currency))
-    return str(format_currency(amount, currency, locale=locale))
+    digits = exponent(currency)
+    if locale != "en":
+        return str(format_currency(Decimal(minor).scaleb(-digits), currency, locale=locale))
+    # babel takes longer for one amount than all the rest of a sentence does, and most are new to a process.
+    before, after = _around(currency, minor < 0)
+    whole, part = divmod(abs(minor), 10**digits)
+    return f"{before}{whole:,}.{part:0{digits}}{after}" if digits else f"{before}{whole:,}{after}"
+
+
+@cache
+def _around(currency: str, is_negative: bool) -> tuple[str, str]:
+    """What stands around the digits of an amount, as babel writes it in English."""
+    one = format_currency(Decimal(-1 if is_negative else 1), currency, locale="en")
+    digits = exponent(currency)
+    before, _, after = one.partition(f"1.{'0' * digits}" if digits else "1")
+    return before, after
 
 
 def cumulative(total: int, part: int, whole: int) -> int:
