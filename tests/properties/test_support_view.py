@@ -20,7 +20,7 @@ from shared.contracts.payments import OperationKind, PaymentOperationUnknown, Re
 from shared.contracts.support import SupportFact
 from shared.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
-from support_view.domain.causes import find
+from support_view.domain.showing import causes_in
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
 from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, advance, section_of, span_to_read
@@ -104,9 +104,9 @@ def test_any_order_repetition_and_batching_of_the_facts_give_the_same_causes_fro
     batches: list[list[Entry]],
 ) -> None:
     sections = viewed(batches)
-    causes = find({service: section.state.signs for service, section in sections.items()})
+    causes = causes_in({service: section.state for service, section in sections.items()})
     straight = viewed([STORY])
-    assert causes == find({service: section.state.signs for service, section in straight.items()})
+    assert causes == causes_in({service: section.state for service, section in straight.items()})
     assert {cause.value for cause in causes} == {"stock_out", "carrier_delay", "system_fault", "customer_remorse"}
     told = {(entry.service, entry.sequence) for entry in STORY}
     assert all(told.issuperset(cause.evidence) for cause in causes.values())
@@ -124,7 +124,7 @@ def test_causes_of_facts_that_say_anything_rest_on_some_of_them(data: st.DataObj
         assert section.next == len(entries) + 1
         sections[service] = section
         told |= {(service, entry.sequence) for entry in entries}
-    for cause in find({service: section.state.signs for service, section in sections.items()}).values():
+    for cause in causes_in({service: section.state for service, section in sections.items()}).values():
         assert cause.evidence and told.issuperset(cause.evidence)
 
 

@@ -74,6 +74,7 @@ from support_view.domain.cases import Support, evolve, laws
 from support_view.domain.casework import Around, Command, FindCauses, decide
 from support_view.domain.causes import RULES, Borne, Found, OverrideCause, WithdrawOverride, find
 from support_view.domain.policies import CausePolicy, CauseRule
+from support_view.domain.showing import causes_in
 from support_view.domain.signs import ASKED_ABOUT, Sign, SignKind
 from support_view.domain.timeline import Entry, Mark
 from support_view.projection import DOMAINS
@@ -88,7 +89,7 @@ def causes(story: Telling) -> Mapping[RootCauseTag, Found]:
     states = {service: domain.initial for service, domain in DOMAINS.items()}
     for entry in story.entries:
         states[entry.service] = DOMAINS[entry.service].fold(states[entry.service], entry)
-    return find({service: state.signs for service, state in states.items()})
+    return causes_in(states)
 
 
 def evidence(story: Telling, tag: RootCauseTag) -> list[str]:
@@ -168,9 +169,9 @@ def test_every_tag_has_a_rule_that_says_why() -> None:
 @given(st.sets(st.sampled_from(sorted(ASKED_ABOUT)), min_size=1))
 def test_what_is_only_asked_about_is_no_cause_without_a_question(kinds: set[SignKind]) -> None:
     signs = {"fulfillment": [Sign(kind, f"{kind}-{n}", Mark(n, START)) for n in (1, 2) for kind in sorted(kinds)]}
-    assert find(signs) == {}
+    assert find(signs, lambda _: ()) == {}
     asked = Sign(SignKind.ASKED, "C1", Mark(1, START))
-    assert find(signs | {"support": [asked]}) or SignKind.PART_DELIVERED in kinds
+    assert find(signs | {"support": [asked]}, lambda _: ()) or SignKind.PART_DELIVERED in kinds
 
 
 def test_an_order_that_goes_well_has_no_cause() -> None:
@@ -212,12 +213,13 @@ def test_what_a_carrier_holds_up_is_its_delay(told: str) -> None:
     assert ("location:BER" in found.about) == (told == "shipment.delayed")
 
 
-def test_a_carrier_that_is_silent_for_too_long_is_late() -> None:
-    story = order()
+def test_a_carrier_that_is_silent_for_too_long_is_late_and_named() -> None:
+    story = told_again(split_order("ORD-1"), lambda entry: entry.fact.type not in LATER)
     raised = {"escalation_id": "E1", "rule": "shipment_silent", "item": "ORD-1-S1", "since": START, "due_at": START}
     words = {"level": 1, "episode": 1, "why": "silence", "to_do": "ask", "policy": POLICY}
     story.tell(EscalationRaised(**about(customer=None), **raised, **words))
     assert evidence(story, Tag.CARRIER_DELAY) == ["escalation.raised"]
+    assert {"carrier:DHL", "location:BER"} < {*causes(story)[Tag.CARRIER_DELAY].about}
 
 
 def test_a_parcel_that_is_lost_is_the_carriers_loss_until_it_is_found_and_was_only_late() -> None:

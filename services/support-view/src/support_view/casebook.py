@@ -16,7 +16,7 @@ from shared.database import Pool
 from shared.shell import Db, Flow, Held, Remembered, Told
 from support_view.domain.cases import Support, deadlines, evolve, laws
 from support_view.domain.casework import FIND_CAUSES, Around, Command, FindCauses, LookAt, decide
-from support_view.domain.causes import Borne, find
+from support_view.domain.causes import Borne
 from support_view.domain.concerns import CONCERNS, SERVICE, dues
 from support_view.domain.escalations import due_at
 from support_view.domain.policies import (
@@ -28,6 +28,7 @@ from support_view.domain.policies import (
     EscalationPolicy,
     Policies,
 )
+from support_view.domain.showing import causes_in
 from support_view.domain.signs import ASKED_ABOUT
 from support_view.domain.timeline import SERVICES
 from support_view.projection import DOMAINS, Section
@@ -155,7 +156,7 @@ async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Sup
 
 async def _borne(db: Db, seen: Mapping[Key, Any], orders: Sequence[str]) -> dict[str, dict[RootCauseTag, Borne]]:
     """The causes of these orders by the rules, with the ids of the facts that bear them out."""
-    found = {key: find({of: seen[key, of].signs for of in SERVICES if (key, of) in seen}) for key in orders}
+    found = {key: causes_in({of: seen[key, of] for of in SERVICES if (key, of) in seen}) for key in orders}
     places = sorted(
         {(key, *place) for key, causes in found.items() for cause in causes.values() for place in cause.evidence}
     )

@@ -167,14 +167,18 @@ class Found:
     about: tuple[str, ...]
 
 
-def find(signs: Mapping[str, Iterable[Sign]]) -> dict[RootCauseTag, Found]:
-    """The causes that all rules find, by the signs of each service."""
+def find(
+    signs: Mapping[str, Iterable[Sign]], about_item: Callable[[str], tuple[str, ...]]
+) -> dict[RootCauseTag, Found]:
+    """The causes that all rules find, by the signs of each service. `about_item` says what an item is about whose sign does
+    not: who saw it knows no more of it than its id."""
     grounds = Grounds(signs)
     found = {}
     for tag, rule in RULES.items():
         if bearing := rule.finds(grounds):
             places = dict.fromkeys((ground.service, ground.sign.mark.sequence) for ground in bearing)
-            labels = sorted({label for ground in bearing for label in ground.sign.about})
+            said = (ground.sign.about or about_item(ground.sign.item) for ground in bearing)
+            labels = sorted({label for labels in said for label in labels})
             since = min(ground.sign.mark.at for ground in bearing)
             found[tag] = Found(tuple(places)[:EVIDENCE_AT_MOST], since, tuple(labels[:ABOUT_AT_MOST]))
     return found

@@ -1,6 +1,7 @@
 """What facts show of trouble, by the service that tells them. Pure: from the fact and its section's state with it."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 from shared.contracts.base import Fact, PolicyRef
@@ -50,7 +51,8 @@ from shared.contracts.returns import (
     ReturnRequested,
     ReturnSentToReview,
 )
-from shared.contracts.support import ContactReceived, EscalationRaised
+from shared.contracts.support import ContactReceived, EscalationRaised, RootCauseTag
+from support_view.domain.causes import Found, find
 from support_view.domain.fulfillment import Fulfillment
 from support_view.domain.notifications import Notifications
 from support_view.domain.orders import Orders
@@ -98,12 +100,17 @@ def _backordered(_: Fulfillment, fact: BackorderCreated, entry: Entry) -> Iterat
     yield Sign(SignKind.BACKORDERED, fact.backorder_id, _mark(entry), (f"sku:{fact.sku}",))
 
 
-def _on_the_way(kind: SignKind, state: Fulfillment, shipment_id: str, entry: Entry) -> Sign:
-    """What a shipment shows, with who carries it, from where, and what is in it."""
-    shipment = state.shipments[shipment_id]
+def about_shipment(state: Fulfillment, shipment_id: str) -> tuple[str, ...]:
+    """Who carries it, from where, and what is in it; nothing of what is no shipment."""
+    if (shipment := state.shipments.get(shipment_id)) is None:
+        return ()
     about = [f"carrier:{shipment.carrier}"] if shipment.carrier else []
     about += [f"location:{shipment.location}"] if shipment.location else []
-    return Sign(kind, shipment_id, _mark(entry), (*about, *_skus(state.skus, shipment.lines)))
+    return (*about, *_skus(state.skus, shipment.lines))
+
+
+def _on_the_way(kind: SignKind, state: Fulfillment, shipment_id: str, entry: Entry) -> Sign:
+    return Sign(kind, shipment_id, _mark(entry), about_shipment(state, shipment_id))
 
 
 def _part_shipped(state: Fulfillment, fact: ShipmentShipped, entry: Entry) -> Iterator[Sign]:
@@ -335,3 +342,9 @@ SHOWING: Final[Mapping[str, Showing]] = {
     "support": SUPPORT,
 }
 """By the service that tells the facts."""
+
+
+def causes_in(states: Mapping[str, Any]) -> dict[RootCauseTag, Found]:
+    """The causes that the rules find in the states of an order's sections, by service, as far as they were seen."""
+    fulfillment = states.get("fulfillment", Fulfillment())
+    return find({of: state.signs for of, state in states.items()}, partial(about_shipment, fulfillment))
