@@ -536,7 +536,22 @@ def earlier(story: Telling, days: int, slower: int) -> Telling:
 @pytest.mark.skipif("OMS_PICTURES" not in os.environ, reason="the pictures in docs/ are made by `make pictures`")
 async def test_pictures_of_the_page_for_the_documents(browser: Browser, site: str, tell: Tell) -> None:
     async with opened(browser, site, width=1280) as page:
-        for name, path in {"page": "/orders/ORD-1", "queue": "/queue", "search": "/?q=ORD"}.items():
+        await page.goto("/orders/ORD-6")
+        support = page.locator("#casework")
+        await support.get_by_text("Record a contact").first.click()
+        await support.get_by_label("By").select_option("phone")
+        await support.get_by_label("What was said").fill("My refund was promised for Tuesday. Where is it?")
+        await support.get_by_role("button", name="Record a contact").click()
+        await page.goto("/cases/ORD-6-C1")
+        await page.get_by_role("button", name="Take it on").click()
+        await page.get_by_text("Add a note").first.click()
+        await page.get_by_label("Note, for colleagues only").fill(
+            "The processor has not answered; asked them by phone."
+        )
+        await page.get_by_role("button", name="Add a note").click()
+        await expect(page.locator(".quoted").first).to_contain_text("asked them by phone")
+        shown = {"page": "/orders/ORD-1", "queue": "/queue", "search": "/?q=ORD", "case": "/cases/ORD-6-C1"}
+        for name, path in shown.items():
             await page.goto(path)
             await page.screenshot(path=Path(os.environ["OMS_PICTURES"]) / f"{name}.png")
     for n in range(24):
