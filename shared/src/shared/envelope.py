@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from typing import Any, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from asyncpg.pgproto.pgproto import UUID as DriversUUID
 from pydantic import BaseModel, ValidationError
 
 from shared.contracts.base import FACTS, Fact
@@ -19,6 +20,7 @@ SOURCES = "urn:order-workflows:"
 DEPTH = 64
 """No fact nests deeper; a value that does is refused before a parser recurses into it."""
 
+REQUIRED = ("ce_id", "ce_source", "ce_type", "ce_time")
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -111,12 +113,13 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
     except UnicodeDecodeError:
         name = next(name for name, value in headers if value is not None and not _is_utf8(value))
         raise Undecodable("bad_header", f"header {name}: must be UTF-8") from None
-    for name in ("ce_id", "ce_source", "ce_type", "ce_time"):
-        if not text.get(name):
-            raise Undecodable("bad_header", f"header {name}: is required")
+    id, source, type, instant = map(text.get, REQUIRED)
+    if not (id and source and type and instant):
+        name = next(name for name in REQUIRED if not text.get(name))
+        raise Undecodable("bad_header", f"header {name}: is required")
     try:
-        time = datetime.fromisoformat(text["ce_time"])
-        utc = time.astimezone(timezone.utc)
+        time = datetime.fromisoformat(instant)
+        utc = time if time.tzinfo is timezone.utc else time.astimezone(timezone.utc)
     except (ValueError, OverflowError):
         raise Undecodable("bad_header", "header ce_time: must be an RFC 3339 instant") from None
     if time.tzinfo is None:
@@ -126,26 +129,33 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
         sequence = int(text["ce_sequence"]) if text.get("ce_sequence") else None
     except ValueError:
         raise Undecodable("bad_header", "header ce_sequence: must be a number, and the key UTF-8") from None
-    id, source = text["ce_id"], text["ce_source"]
     try:
-        message_id = UUID(id) if source.startswith(SOURCES) else uuid5(NAMESPACE_URL, f"{source}|{id}")
+        message_id = _uuid(id) if source.startswith(SOURCES) else uuid5(NAMESPACE_URL, f"{source}|{id}")
     except ValueError:
         raise Undecodable("bad_header", "header ce_id: must be a UUID from our own sources") from None
     return Context(
-        message_id=message_id,
-        id=id,
-        source=source,
-        type=text["ce_type"],
-        subject=subject,
-        time=utc,
-        sequence=sequence,
-        dataschema=text.get("ce_dataschema"),
-        correlation_id=text.get("ce_correlationid") or id,
-        causation_id=text.get("ce_causationid"),
-        traceparent=traceparent_in(text.get("traceparent")),
-        actor=text.get("ce_actor") or f"partner:{source}",
-        reason=text.get("ce_reason", ""),
+        message_id,
+        id,
+        source,
+        type,
+        subject,
+        utc,
+        sequence,
+        text.get("ce_dataschema"),
+        text.get("ce_correlationid") or id,
+        text.get("ce_causationid"),
+        traceparent_in(text.get("traceparent")),
+        text.get("ce_actor") or f"partner:{source}",
+        text.get("ce_reason", ""),
     )
+
+
+def _uuid(text: str) -> UUID:
+    """As `UUID(text)`: the driver's own reads the usual ways to write one, and is written back, in a tenth of the time."""
+    try:
+        return DriversUUID(text)
+    except ValueError:
+        return UUID(text)
 
 
 def _check_depth(value: bytes) -> None:
@@ -165,7 +175,7 @@ def _check_json(value: bytes, data: BaseModel) -> None:
 
     What reads as `data` and is what we would write for it says each name once: our own facts are not parsed again.
     """
-    if data.model_dump_json().encode() != value:
+    if data.__pydantic_serializer__.to_json(data) != value:
         _strict.decode(value.decode())
 
 

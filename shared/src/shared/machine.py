@@ -16,20 +16,23 @@ else:
 
     def replace(state, /, **changes):
         """`dataclasses.replace` for a frozen slotted state without `__post_init__`. A fold does little else, and states
-        are wide: the standard one costs four times as much, since it names every field to `__init__` again."""
-        after = _copier(type(state))(state)
+        are wide: the standard one costs many times as much, since it names every field to `__init__` again."""
+        kind = type(state)
+        after = _copier(kind)(state)
         for name, value in changes.items():
-            object.__setattr__(after, name, value)
+            setattr(after, name, value)
+        after.__class__ = kind
         return after
 
 
 @cache
 def _copier(kind: type[Any]) -> Callable[[Any], Any]:
-    """Copies slot by slot, in code made once a class, as dataclasses make `__init__`."""
-    names = [field.name for field in fields(kind)]
-    code = ["def copy(before):", "    after = new(kind)", *(f"    set_{name}(after, before.{name})" for name in names)]
-    scope: dict[str, Any] = {f"set_{name}": getattr(kind, name).__set__ for name in names}
-    scope |= {"new": object.__new__, "kind": kind}
+    """Copies field by field into an object that is laid out the same and not frozen yet, in code made once a class, as
+    dataclasses make `__init__`."""
+    thawed = type(kind.__name__, kind.__bases__, {"__slots__": kind.__slots__, "__setattr__": object.__setattr__})
+    code = ["def copy(before):", "    after = new(thawed)"]
+    code += [f"    after.{field.name} = before.{field.name}" for field in fields(kind)]
+    scope: dict[str, Any] = {"new": object.__new__, "thawed": thawed}
     exec("\n".join([*code, "    return after"]), scope)  # noqa: S102  # nothing in it comes from outside
     copy: Callable[[Any], Any] = scope["copy"]
     return copy

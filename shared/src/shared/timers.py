@@ -19,7 +19,8 @@ log = structlog.get_logger()
 Fire = Callable[[str, str, datetime], Any]
 """(key, name, due) -> the command to tell."""
 
-DUE = "SELECT key, name, due_at FROM deadlines WHERE due_at <= now() ORDER BY due_at LIMIT 500"
+# So few at a time that what they load fits beside everything else: the next are asked for at once.
+DUE = "SELECT key, name, due_at FROM deadlines WHERE due_at <= now() ORDER BY due_at LIMIT 100"
 # Only as it was read: a deadline that the state has moved meanwhile stays.
 FIRED = """
 DELETE FROM deadlines USING unnest($1::text[], $2::text[], $3::timestamptz[]) AS fired (key, name, due_at)

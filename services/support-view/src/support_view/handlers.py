@@ -23,28 +23,31 @@ def read(record: Record) -> store.Told:
     """Raises Undecodable, naming the header or field."""
     context = context_of(record.key, record.headers)
     fact = fact_of(context, record.value)
-    if context.source != source_of(fact.service):
+    subject, service, sequence = fact.subject, fact.service, context.sequence
+    if context.source != source_of(service):
         raise Undecodable("bad_header", f"header ce_source: {context.source} does not tell {fact.type}")
-    if context.subject != fact.subject:
-        raise Undecodable("bad_header", f"header ce_subject: must be {fact.subject}, as in the data")
-    if context.sequence is None or not 0 < context.sequence <= HIGHEST:
+    if context.subject != subject:
+        raise Undecodable("bad_header", f"header ce_subject: must be {subject}, as in the data")
+    if sequence is None or not 0 < sequence <= HIGHEST:
         raise Undecodable("bad_header", "header ce_sequence: is required, and from 1 on")
-    for name in ("actor", "reason", "correlation_id", "causation_id"):
-        if "\x00" in (getattr(context, name) or ""):
-            raise Undecodable("bad_header", f"header of {name}: must not contain NUL")
+    if "\x00" in f"{context.actor}{context.reason}{context.correlation_id}{context.causation_id}":
+        said = context._asdict()
+        names = ("actor", "reason", "correlation_id", "causation_id")
+        name = next(name for name in names if "\x00" in (said[name] or ""))
+        raise Undecodable("bad_header", f"header of {name}: must not contain NUL")
     assert record.value is not None
     entry = Entry(
-        id=str(context.message_id),
-        service=fact.service,
-        subject=fact.subject,
-        sequence=context.sequence,
-        fact=fact,
-        occurred_at=context.time,
-        actor=context.actor,
-        reason=context.reason,
-        correlation_id=context.correlation_id,
-        causation_id=context.causation_id,
-        trace_id=context.traceparent and context.traceparent.split("-")[1],
+        str(context.message_id),
+        service,
+        subject,
+        sequence,
+        fact,
+        context.time,
+        context.actor,
+        context.reason,
+        context.correlation_id,
+        context.causation_id,
+        context.traceparent and context.traceparent.split("-")[1],
     )
     return store.Told(entry, record.value.decode())
 

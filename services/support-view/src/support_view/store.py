@@ -1,13 +1,14 @@
 """All SQL of the view: a batch costs a fixed number of statements, and every read of an order is one snapshot."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from asyncpg import Record as Row
+from asyncpg import UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from shared.contracts import FACTS
@@ -86,22 +87,7 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
         return {}, {}
     told = sorted(told, key=lambda t: t.entry.id)
     entries = [t.entry for t in told]
-    rows = await db.fetch(
-        KEEP,
-        [e.id for e in entries],
-        [e.subject for e in entries],
-        [e.service for e in entries],
-        [e.sequence for e in entries],
-        [e.fact.type for e in entries],
-        [t.data for t in told],
-        [e.occurred_at for e in entries],
-        [e.actor for e in entries],
-        [e.reason for e in entries],
-        [e.correlation_id for e in entries],
-        [e.causation_id for e in entries],
-        [e.trace_id for e in entries],
-    )
-    repeats = {str(row["id"]) for row in rows}
+    repeats = await _keep(db, told)
     by_section: dict[Key, list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.id not in repeats and OF_NO_ORDER not in entry.subject:
@@ -115,6 +101,33 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
     if finds := _finds(made, by_section):
         await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
     return before, after
+
+
+COLUMNS: Final = (
+    *("id", "subject", "service", "sequence", "type", "data", "occurred_at"),
+    *("actor", "reason", "correlation_id", "causation_id", "trace_id"),
+)
+WORTH_COPYING: Final = 100
+"""Facts; below it, what COPY has around it costs more than it saves."""
+
+
+async def _keep(db: Db, told: Sequence[Told]) -> Set[str]:
+    """Put facts on the timeline; the ids of those that stood there before."""
+    rows = [
+        (
+            *(e.id, e.subject, e.service, e.sequence, e.fact.type, data, e.occurred_at),
+            *(e.actor, e.reason, e.correlation_id, e.causation_id, e.trace_id),
+        )
+        for e, data in told
+    ]
+    if len(rows) >= WORTH_COPYING:
+        try:
+            async with db.transaction():
+                await db.copy_records_to_table("timeline", records=rows, columns=COLUMNS)
+            return frozenset()
+        except UniqueViolationError:
+            pass
+    return {str(row["id"]) for row in await db.fetch(KEEP, *map(list, zip(*rows, strict=True)))}
 
 
 REMEMBERED: Final = Remembered[Section[Any]](most=512)
