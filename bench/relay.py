@@ -35,6 +35,7 @@ async def outbox_of(place: Place, orders: int) -> str:
             for id, facts in stories[start : start + BATCH]:
                 entries += journal.entries([facts[n]], id, n, b"", cause())
             await journal.append(db, entries)
+            await db.execute(PUBLISH, [entry.id for entry in entries])
     await db.close()
     return name
 
@@ -54,6 +55,7 @@ async def ours(place: Place, outbox: str, count: int) -> Measured:
     return meter.measured(count)
 
 
+PUBLISH: Final = "INSERT INTO outbox (event_id) SELECT * FROM unnest($1::uuid[])"
 NEXT: Final = """
 SELECT position, subject, id::text, type, data::text, occurred_at, sequence, actor, reason, correlation_id
 FROM outbox JOIN events ON id = event_id ORDER BY position LIMIT $1"""

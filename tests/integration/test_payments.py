@@ -231,14 +231,9 @@ async def payments(new_database: NewDatabase, backends: Backends, tmp_path: Path
     async with (
         asyncpg.create_pool(await new_database("payments"), min_size=0, max_size=20) as pool,
         sandbox(tmp_path) as there,
-        httpx.AsyncClient(
-            transport=httpx.ASGITransport(there.app),
-            base_url="http://sandbox/processor",
-            headers={"Authorization": f"Bearer {KEY}"},
-        ) as wire,
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://payments") as http,
     ):
-        processor = SandboxProcessor(wire)
+        processor = SandboxProcessor(httpx.ASGITransport(there.app), "http://sandbox/processor", KEY)
         app.state.settings, app.state.pool, app.state.desk = settings, pool, Desk(pool, lambda: None)
         app.state.processor, app.state.tokens = processor, Tokens(AUTH_KEY)
         consumer = Consumer(pool, Router([ROUTE]).take, settings, "payments", lambda: None)

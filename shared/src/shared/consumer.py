@@ -260,6 +260,13 @@ def _lanes(records: Sequence[Record]) -> list[Sequence[Record]]:
     return [lane for lane in lanes if lane]
 
 
+GATHERED: Final = range(32, 256)
+"""Records of a batch after which more are let come: with fewer, nobody else is in a hurry; with more, round trips weigh
+little, or there is a backlog to work off."""
+GATHERS_FOR: Final = 0.1
+"""Seconds at most, and no longer than the batch took: only where the machine is short of time, all are."""
+
+
 class Consumer:
     """One subscription of one group: batches in, each committed as a whole or given back."""
 
@@ -336,8 +343,9 @@ class Consumer:
             correlation_id="batch",
         )
 
-    async def _decode(self, _: Any) -> bytes:
-        return b""
+    async def _decode(self, message: KafkaMessage) -> KafkaMessage:
+        """What a handler gets where the broker injects nothing."""
+        return message
 
     async def rest(self) -> None:
         """Nothing is under way, and where to go on is known: the group is about to be shared out anew."""
@@ -403,7 +411,8 @@ class Consumer:
         self.progress.failing_since = None
         self.progress.records += len(records)
         self.progress.batches += 1
-        self._batch_seconds.observe(time.perf_counter() - began)
+        took = time.perf_counter() - began
+        self._batch_seconds.observe(took)
         self._age_seconds.observe(max(0.0, time.time() - min(r.timestamp_ms for r in records) / 1000))
         for record in records:
             self.progress.done[TopicPartition(record.topic, record.partition)] = (
@@ -413,6 +422,8 @@ class Consumer:
         self._untold = True
         if time.monotonic() - self._told_at > TOLD_EVERY_SECONDS:
             await self.tell_broker()
+        if len(records) in GATHERED:
+            await asyncio.sleep(min(took, GATHERS_FOR))
 
     async def tell_broker(self) -> None:
         """Commit to the broker, for others to look at, how far the effects have come: `positions` decide, so once in a

@@ -1,4 +1,4 @@
-"""The journal: every fact, for ever, in order per subject and chained by hash; and the outbox of those not yet published."""
+"""The journal: every fact, for ever, in order per subject and chained by hash."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -6,7 +6,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
+from asyncpg.pgproto.pgproto import UUID as DriversUUID
+from uuid_utils import uuid7
 
 from shared.contracts.base import Fact, PolicyRef
 from shared.envelope import Cause
@@ -54,7 +55,7 @@ def entries(facts: Sequence[Fact], subject: str, sequence: int, before: bytes, c
     """Give facts their ids and places after `sequence`. Raises Invalid for one too large for the broker to take."""
     added: list[Entry] = []
     for fact in facts:
-        id = uuid7()
+        id = DriversUUID(uuid7().bytes)  # made, written and sent at a fifth of what the standard one takes
         data = fact.model_dump_json()
         if len(data) > LARGEST // 4 and len(data.encode()) > LARGEST:
             raise Invalid(fact.type, f"must not be larger than {LARGEST} bytes")
@@ -84,12 +85,6 @@ def entries(facts: Sequence[Fact], subject: str, sequence: int, before: bytes, c
     return added
 
 
-PUBLISH = "INSERT INTO outbox (event_id) SELECT * FROM unnest($1::uuid[])"
-
-
 async def append(db: "Db", entries: Sequence[Entry]) -> None:
-    """The rows, and their places in the outbox in the order they were decided. COPY: of what a batch writes, the journal
-    is most."""
-    if entries:
-        await db.copy_records_to_table("events", records=entries, columns=Entry._fields)
-        await db.execute(PUBLISH, [entry.id for entry in entries])
+    """The rows, by COPY: of what a batch writes, the journal is most. Their places in the outbox are the caller's to make."""
+    await db.copy_records_to_table("events", records=entries, columns=Entry._fields)

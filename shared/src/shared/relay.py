@@ -53,6 +53,9 @@ ON CONFLICT (subject) WHERE released_at IS NULL DO NOTHING"""
 
 BATCH: Final = 1000
 BATCH_BYTES: Final = 256 * 1024
+POLL_SECONDS: Final = (0.02, 0.1)
+"""How soon after something was published it looks again without being woken, and how rarely in the end: each look that
+finds nothing is a round trip."""
 ROUND_SECONDS: Final = 20.0
 """How long a round's acknowledgements are waited for; then another producer tries. Shorter than the lease."""
 
@@ -184,7 +187,7 @@ class Relay:
             self.progress.is_leader = True
             log.info("relay.leads", topic=self._topic)
         partitions = 0
-        idle = 0.005
+        idle, longest = POLL_SECONDS
         while not stop.is_set():
             self._woken.clear()
             if (count := len(await producer.partitions_for(self._topic))) != partitions:
@@ -194,9 +197,9 @@ class Relay:
             if not rows:
                 self.progress.failing_since = None
                 await self._wait(stop, idle)
-                idle = min(0.1, idle * 2)
+                idle = min(longest, idle * 2)
                 continue
-            idle = 0.005
+            idle = POLL_SECONDS[0]
             done = await self._publish(producer, rows, partitions)
             await db.execute(DELETE, done.acknowledged)
             self.progress.published += len(done.acknowledged)

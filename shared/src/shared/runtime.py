@@ -196,6 +196,7 @@ def build(
                 log_level=logging.DEBUG,
                 middlewares=[KafkaPrometheusMiddleware(registry=registry, app_name=name)],
                 allow_auto_create_topics=False,
+                apply_types=False,  # to inject one argument takes half a millisecond of CPU time a batch
             )
             consumer = Consumer(pool, take or Router(routes).take, chosen, name, running.woken, registry, tracing)
             consumer.subscribe(broker, topics)

@@ -144,10 +144,13 @@ MAKE = """
 INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
 ON CONFLICT DO NOTHING"""
 UNMAKE = "DELETE FROM states WHERE key = ANY($1::text[]) AND sequence = 0"
+# With the places of their facts in the outbox, in the order they were decided: a round trip less.
 SAVE = """
-UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now()
-FROM unnest($1::text[], $2::json[], $3::bigint[], $4::bytea[]) AS new (key, state, sequence, chain)
-WHERE states.key = new.key"""
+WITH saved AS (
+    UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now()
+    FROM unnest($1::text[], $2::json[], $3::bigint[], $4::bytea[]) AS new (key, state, sequence, chain)
+    WHERE states.key = new.key)
+INSERT INTO outbox (event_id) SELECT * FROM unnest($5::uuid[])"""
 BLOCKED = "SELECT DISTINCT key FROM parked WHERE key = ANY($1::text[]) AND status = 'open'"
 SET_DEADLINES = """
 INSERT INTO deadlines (key, name, due_at) SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[])
@@ -258,6 +261,7 @@ async def apply(
             [flow.state.dump_json(h.state).decode() for h in touched],
             [h.sequence for h in touched],
             [h.chain for h in touched],
+            [entry.id for entry in entries],
         )
         await flow.keep(db, touched, surroundings)
         await journal.append(db, entries)

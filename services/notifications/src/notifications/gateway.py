@@ -13,6 +13,9 @@ import aiosmtplib
 
 from notifications.mails import Mail
 
+_BOUNDARY: Final = "=_part"
+"""In quoted-printable text, nothing but hexadecimal digits or the end of a line follows an equals sign."""
+
 _CLOSING: Final = 421
 """The server ends the connection."""
 
@@ -44,17 +47,17 @@ def message(notification_id: str, mail: Mail, sender: str) -> Message:
     built["Subject"] = mail.title
     built["Auto-Submitted"] = "auto-generated"
     built["MIME-Version"] = "1.0"
-    built["Content-Type"] = "multipart/alternative"
-    built.set_payload([_part("plain", mail.text), _part("html", mail.html)])
+    built["Content-Type"] = f'multipart/alternative; boundary="{_BOUNDARY}"'
+    # Written out: parts that are messages themselves took half of the CPU time of a mail.
+    built.set_payload(f"{_part('plain', mail.text)}{_part('html', mail.html)}--{_BOUNDARY}--\n")
     return built
 
 
-def _part(form: str, text: str) -> Message:
-    part = Message()
-    part["Content-Type"] = f'text/{form}; charset="utf-8"'
-    part["Content-Transfer-Encoding"] = "quoted-printable"
-    part.set_payload(b2a_qp(text.encode(), istext=True).decode("ascii"))
-    return part
+def _part(form: str, text: str) -> str:
+    return (
+        f'--{_BOUNDARY}\nContent-Type: text/{form}; charset="utf-8"\n'
+        f"Content-Transfer-Encoding: quoted-printable\n\n{b2a_qp(text.encode(), istext=True).decode('ascii')}\n"
+    )
 
 
 class MailServer:

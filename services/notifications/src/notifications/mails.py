@@ -122,6 +122,7 @@ def _environment(form: str) -> Environment:
         autoescape=form == "html",  # noqa: S701  # plain text is never shown as HTML
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,
     )
     environment.filters |= {"line": _line, "paragraph": _paragraph}
     environment.globals["m"] = environment.get_template(f"parts.{form}").module

@@ -1,6 +1,6 @@
 """The provider: one port, whatever processor is behind it, and the sandbox's adapter to it. A call unanswered is unknown."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol, TypeVar
@@ -92,10 +92,13 @@ class _Books(Model):
 
 
 class SandboxProcessor:
-    """The card processor of the sandbox, over HTTP."""
+    """The card processor of the sandbox, over HTTP. The transport is asked without a client around it: what that adds
+    (redirects, cookies, addresses merged) takes longer than the call, and nothing of it is wanted."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
+    def __init__(self, transport: httpx.AsyncBaseTransport, url: str, key: str) -> None:
+        self._transport = transport
+        self._url = url.removesuffix("/")
+        self._headers = {"Authorization": f"Bearer {key}"}
 
     async def perform(self, call: Call) -> Verdict:
         path, body = _request(call)
@@ -116,13 +119,18 @@ class SandboxProcessor:
             for o in _read(response, _Books).operations
         ]
 
-    async def _sent(self, method: str, path: str, **what: Any) -> httpx.Response:
+    async def _sent(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None, **what: Any
+    ) -> httpx.Response:
+        request = httpx.Request(method, f"{self._url}/{path}", headers={**self._headers, **(headers or {})}, **what)
         try:
             async for attempt in stamina.retry_context(
                 on=NEVER_SENT, attempts=3, wait_initial=0.05, wait_max=0.3, timeout=None
             ):
                 with attempt:
-                    return await self._client.request(method, path, **what)
+                    response = await self._transport.handle_async_request(request)
+                    await response.aread()
+                    return response
         except httpx.HTTPError as error:
             raise Unanswered(repr(error)) from error
         raise AssertionError("a retry context ends by an answer or an error")
@@ -252,17 +260,11 @@ async def sandbox_processor(settings: PaymentsSettings) -> AsyncIterator[Sandbox
     connector = aiohttp.TCPConnector(
         limit=settings.processor_calls, ssl=httpx.create_ssl_context(trust_env=False), keepalive_timeout=5
     )
-    async with (
-        aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=settings.processor_timeout_seconds),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-        ) as session,
-        httpx.AsyncClient(
-            transport=Wire(session),
-            base_url=str(settings.processor_url),
-            headers={"Authorization": f"Bearer {settings.processor_key.get_secret_value()}"},
-        ) as client,
-    ):
-        yield SandboxProcessor(client)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=aiohttp.ClientTimeout(total=settings.processor_timeout_seconds),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+    ) as session:
+        key = settings.processor_key.get_secret_value()
+        yield SandboxProcessor(Wire(session), str(settings.processor_url), key)

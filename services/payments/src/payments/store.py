@@ -1,6 +1,6 @@
 """All SQL of payments: rows that carry the laws, the operations that workers poll, policies, and reads for the API."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -160,27 +160,17 @@ async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
     operations: list[tuple[Any, ...]] = []
     refunds: list[tuple[Any, ...]] = []
     for held in touched:
-        order, now, before = held.key, held.state, held.before
+        now, before = held.state, held.before
         refunds += _refunds(now, before)
         if not now.is_open:
             continue
         moved = now.operations is not before.operations or now.tenders is not before.tenders
-        accounts.append(
-            (
-                order,
-                now.currency,
-                now.total_minor,
-                now.worth_minor,
-                now.captured_minor,
-                now.refunded_minor(),
-                now.refunding_minor(),
-            )
-        )
+        accounts += _changed(_accounts, now, before)
         if moved:
-            tenders += _tenders(now)
+            tenders += _changed(_tenders, now, before)
             operations += _operations(held)
         if now.units is not before.units or now.refunds is not before.refunds or not before.is_open:
-            lines += _lines(now)
+            lines += _changed(_lines, now, before)
     for statement, rows in (
         (KEEP_TENDERS, tenders),
         (KEEP_ACCOUNTS, accounts),
@@ -190,6 +180,26 @@ async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
     ):
         if rows:
             await db.execute(statement, *zip(*rows, strict=True))
+
+
+def _changed(rows: Callable[[Account], list[tuple[Any, ...]]], now: Account, before: Account) -> list[tuple[Any, ...]]:
+    """Those that are not there as they are now."""
+    there = rows(before) if before.is_open else ()
+    return [row for row in rows(now) if row not in there]
+
+
+def _accounts(now: Account) -> list[tuple[Any, ...]]:
+    return [
+        (
+            now.order_id,
+            now.currency,
+            now.total_minor,
+            now.worth_minor,
+            now.captured_minor,
+            now.refunded_minor(),
+            now.refunding_minor(),
+        )
+    ]
 
 
 def _tenders(now: Account) -> list[tuple[Any, ...]]:
