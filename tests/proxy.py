@@ -5,11 +5,13 @@ import contextlib
 import struct
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
 Change = Callable[[bytes], bytes]
+HERE: Final = "127.0.0.1"
 
 
 class Proxy:
@@ -25,8 +27,20 @@ class Proxy:
         self.delay_s = 0.0
         """How much later everything comes through."""
 
+    @classmethod
+    def to_database(cls, dsn: str, *, answers: Change = lambda data: data) -> "Proxy":
+        where = urlsplit(dsn)
+        assert where.hostname and where.port
+        return cls(where.hostname, where.port, answers=answers)
+
+    def by_way_of(self, dsn: str) -> str:
+        """The same database, from here."""
+        where = urlsplit(dsn)
+        user, at, _ = where.netloc.rpartition("@")
+        return urlunsplit(where._replace(netloc=f"{user}{at}{HERE}:{self.port}"))
+
     async def __aenter__(self) -> "Proxy":
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, HERE, 0)
         self.port: int = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -60,8 +74,9 @@ class Proxy:
         connect = loop.create_connection
 
         async def through(protocol: Any, host: Any = None, port: Any = None, **more: Any) -> Any:
-            here = asyncio.current_task() in self._open
-            return await connect(protocol, host, self.port if port == self._target[1] and not here else port, **more)
+            if port == self._target[1] and asyncio.current_task() not in self._open:
+                host, port = HERE, self.port
+            return await connect(protocol, host, port, **more)
 
         monkeypatch.setattr(loop, "create_connection", through)
 

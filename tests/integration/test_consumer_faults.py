@@ -5,7 +5,6 @@ import json
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -276,10 +275,8 @@ async def test_replicas_that_come_and_go_lose_and_double_nothing(bench: Bench, t
 async def test_a_database_that_goes_silent_is_left_and_found_again(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    where = urlsplit(bench.dsn)
-    assert where.hostname and where.port
-    async with Proxy(where.hostname, where.port) as cable:
-        through = urlunsplit(where._replace(netloc=where.netloc.replace(f":{where.port}", f":{cable.port}")))
+    async with Proxy.to_database(bench.dsn) as cable:
+        through = cable.by_way_of(bench.dsn)
         app = bench.consuming(monkeypatch, database_url=through, statement_seconds=2)
         async with app.router.lifespan_context(app):
             await bench.produce(*[(f"o{n % 10}", 1) for n in range(100)])

@@ -6,7 +6,6 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 from aiokafka.admin import NewPartitions
@@ -175,10 +174,8 @@ async def test_killed_between_acknowledgement_and_delete_it_publishes_again_and_
 
 
 async def test_a_pooler_in_front_of_it_is_refused_in_words(bench: Bench) -> None:
-    where = urlsplit(bench.dsn)
-    assert where.hostname and where.port
-    async with Proxy(where.hostname, where.port, answers=as_a_pooler) as pooler:
-        pooled = urlunsplit(where._replace(netloc=where.netloc.replace(f":{where.port}", f":{pooler.port}")))
+    async with Proxy.to_database(bench.dsn, answers=as_a_pooler) as pooler:
+        pooled = pooler.by_way_of(bench.dsn)
         with pytest.raises(Pooled, match="OMS_DATABASE_DIRECT_URL"):
             await asyncio.wait_for(bench.relay(database_url=pooled).run(asyncio.Event()), 30)
         # Only the relay needs a connection of its own.
@@ -203,10 +200,8 @@ async def test_another_number_of_partitions_stops_it_before_a_key_moves(bench: B
 
 
 async def test_a_database_that_goes_silent_is_left_and_found_again(bench: Bench) -> None:
-    where = urlsplit(bench.dsn)
-    assert where.hostname and where.port
-    async with Proxy(where.hostname, where.port) as cable, AsyncExitStack() as stack:
-        through = urlunsplit(where._replace(netloc=where.netloc.replace(f":{where.port}", f":{cable.port}")))
+    async with Proxy.to_database(bench.dsn) as cable, AsyncExitStack() as stack:
+        through = cable.by_way_of(bench.dsn)
         await run(stack, bench.relay(database_url=through))
         await bench.commit(add("a", 1))
         await until(bench.is_published)
