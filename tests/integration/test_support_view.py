@@ -5,7 +5,6 @@ import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -169,11 +168,11 @@ async def test_a_fact_about_no_order_is_on_the_timeline_and_nowhere_else(pool: "
 async def test_what_cannot_be_read_is_parked_and_delays_nothing_else(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
     good = records_of(confirmed_order("ORD-1"))
     bad = [
-        replace(good[3], value=b""),
-        replace(good[3], value=b"{"),
-        replace(good[3], value=b"null"),
-        replace(good[3], headers=[]),
-        replace(good[3], headers=[(n, b"\xff" if n == "ce_actor" else v) for n, v in good[3].headers]),
+        good[3]._replace(value=b""),
+        good[3]._replace(value=b"{"),
+        good[3]._replace(value=b"null"),
+        good[3]._replace(headers=[]),
+        good[3]._replace(headers=[(n, b"\xff" if n == "ce_actor" else v) for n, v in good[3].headers]),
     ]
     assert await deliver(pool, [*bad, *good[:3], *good[4:]]) == [
         "empty",

@@ -1,7 +1,6 @@
 """What a person reads off an order: four states side by side, quantities, money, what is awaited, why, and what is missing."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -614,7 +613,7 @@ def test_a_record_that_is_no_fact_of_its_service_is_refused_with_its_reason(
 ) -> None:
     [entry] = [e for e in confirmed_order("o").entries if e.fact.type == "payment.captured"]
     record = record_of(entry)
-    record = replace(record, headers=[(name, value if name == header else was) for name, was in record.headers])
+    record = record._replace(headers=[(name, value if name == header else was) for name, was in record.headers])
     with pytest.raises(Undecodable) as refusal:
         read(record)
     assert refusal.value.reason == reason

@@ -414,11 +414,9 @@ class Consumer:
         took = time.perf_counter() - began
         self._batch_seconds.observe(took)
         self._age_seconds.observe(max(0.0, time.time() - min(r.timestamp_ms for r in records) / 1000))
-        for record in records:
-            self.progress.done[TopicPartition(record.topic, record.partition)] = (
-                record.position + 1,
-                record.timestamp_ms,
-            )
+        last = {(record.topic, record.partition): record for record in records}
+        for place, record in last.items():
+            self.progress.done[TopicPartition(*place)] = (record.position + 1, record.timestamp_ms)
         self._untold = True
         if time.monotonic() - self._told_at > TOLD_EVERY_SECONDS:
             await self.tell_broker()

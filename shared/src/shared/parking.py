@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
 from shared.envelope import Headers
 from shared.shell import Db
@@ -16,9 +16,8 @@ LONGEST: Final = 200
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A record as it came from a topic; `timestamp_ms` is the broker's."""
+class Record(NamedTuple):
+    """A record as it came from a topic; `timestamp_ms` is the broker's. A tuple, since there is one of each record."""
 
     topic: str
     partition: int

@@ -212,6 +212,8 @@ class Relay:
             self.progress.failing_since = None
             if done.too_large or done.too_many:
                 return done
+            if len(rows) < BATCH:
+                await self._wait(stop, idle)
         return None
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record], partitions: int) -> _Round:

@@ -6,7 +6,6 @@ request still travels on. Per message there is a span only where its trace is sa
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 import asyncpg
 from opentelemetry.context import Context
@@ -118,7 +117,7 @@ class Tracing:
         )
         spans.append(span)
         others = [(name, value) for name, value in record.headers if name != "traceparent"]
-        return replace(record, headers=[*others, ("traceparent", traceparent_of(span).encode())])
+        return record._replace(headers=[*others, ("traceparent", traceparent_of(span).encode())])
 
     @contextmanager
     def publishing(self, topic: str, rows: Sequence[asyncpg.Record]) -> Iterator[Mapping[str, str]]:

@@ -109,7 +109,7 @@ class MailServer:
         try:
             if not client.is_connected:
                 await client.connect()
-            await client.send_message(built)
+            await client.send_message(built, sender=str(built["From"]))
         except BaseException:
             client.close()
             raise

@@ -44,7 +44,7 @@ async def keep(db: Db, touched: Sequence[Held[Order | None]], _: Sequence[OrderP
         assert held.state is not None
         before = held.before.lines if held.before is not None else {}
         for line_id, line in held.state.lines.items():
-            if before.get(line_id) != line:
+            if before.get(line_id) is not line:  # a fold copies what it changes, and only that
                 units = [line.units.get(bucket, 0) for bucket in BUCKETS]
                 rows.append((held.key, line_id, line.placed.quantity, line.owed, *units))
     if rows:

@@ -26,6 +26,8 @@ from shared.shell import Told
 log = structlog.get_logger()
 
 POLL_SECONDS: Final = 0.1
+ASKS_SECONDS: Final = 0.5
+"""Between two looks for operations whose answer is missing: none is missed sooner than that."""
 PAUSE_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 15.0
 """From taking an operation up to telling that it is submitted; whoever takes longer is taken for dead."""
@@ -142,7 +144,7 @@ class Reconciler:
 
 async def keep_submitting(submitter: Submitter, stop: asyncio.Event) -> None:
     """Until stopped, and what is under way then is waited for."""
-    await _keep_at(submitter.step, stop)
+    await _keep_at(submitter.step, POLL_SECONDS, stop)
     while not submitter.is_idle:
         try:
             await submitter.step(takes_up=False)
@@ -152,13 +154,13 @@ async def keep_submitting(submitter: Submitter, stop: asyncio.Event) -> None:
 
 
 async def keep_reconciling(reconciler: Reconciler, stop: asyncio.Event) -> None:
-    await _keep_at(reconciler.step, stop)
+    await _keep_at(reconciler.step, ASKS_SECONDS, stop)
 
 
-async def _keep_at(step: Callable[[], Awaitable[bool]], stop: asyncio.Event) -> None:
+async def _keep_at(step: Callable[[], Awaitable[bool]], seconds: float, stop: asyncio.Event) -> None:
     """An outage is waited out."""
     while not stop.is_set():
-        pause = POLL_SECONDS
+        pause = seconds
         try:
             if await step():
                 continue

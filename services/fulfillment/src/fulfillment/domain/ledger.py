@@ -46,7 +46,7 @@ from shared.contracts.fulfillment import (
     StockWithdrawn,
 )
 from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
-from shared.machine import Machine, replace
+from shared.machine import Machine, knowing, replace
 
 
 class FulfillmentStatus(StrEnum):
@@ -202,6 +202,7 @@ def _of_backorder(lines: Lines, fact: BackorderFact) -> Lines:
             return lines
 
 
+@knowing
 def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
     match fact:
         case ShipmentCreated(shipment_id=shipment_id, location=location, again=again):

@@ -37,7 +37,7 @@ from shared.contracts.notifications import (
     UnitsBasis,
     WaitingBasis,
 )
-from shared.machine import Machine, replace
+from shared.machine import Machine, knowing, replace
 
 Basis: TypeAlias = (
     RecipientBasis
@@ -149,6 +149,7 @@ class OrderNotifications:
         return self.recipient.titles.get(line_id, line_id) if self.recipient is not None else line_id
 
 
+@knowing
 def evolve(state: OrderNotifications, fact: Fact) -> OrderNotifications:
     """The notifications after one of their own facts. Raises NotAllowed where the machine does."""
     match fact:

@@ -58,7 +58,7 @@ from shared.contracts.orders import (
     UnitsStep,
     WrittenOffStep,
 )
-from shared.machine import Machine, replace
+from shared.machine import Machine, knowing, replace
 
 
 class Status(StrEnum):
@@ -260,6 +260,7 @@ def laws(order: Order | None) -> list[str]:
     return broken
 
 
+@knowing
 def evolve(order: Order | None, fact: Fact) -> Order:
     """The order after one of its own facts; None before it was placed. Raises NotAllowed where its machine does."""
     if isinstance(fact, OrderPlaced):

@@ -57,7 +57,7 @@ from shared.contracts.payments import (
     TenderFact,
     UnitsChange,
 )
-from shared.machine import replace
+from shared.machine import knowing, replace
 from shared.money import cumulative
 
 EXPIRED_AUTHORIZATION: Final = "authorization_expired"
@@ -306,6 +306,7 @@ def laws(state: Account) -> list[str]:
     ]
 
 
+@knowing
 def evolve(state: Account, fact: Fact) -> Account:
     """The account after the fact. Raises NotAllowed where a machine does not list it, TypeError for a fact of others."""
     match fact:

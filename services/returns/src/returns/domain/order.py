@@ -37,7 +37,7 @@ from shared.contracts.returns import (
     ReturnRequested,
     ReturnUnitsRecorded,
 )
-from shared.machine import replace
+from shared.machine import knowing, replace
 from shared.money import cumulative
 
 
@@ -59,6 +59,7 @@ def initial(order_id: str) -> OrderReturns:
     return OrderReturns(order_id=order_id)
 
 
+@knowing
 def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
     match fact:
         case ReturnUnitsRecorded():
