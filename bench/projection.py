@@ -14,8 +14,10 @@ from bench.load import BATCH, INSERT, Topics, check_timeline, new_topics, row_of
 from bench.rivals import debezium, one_at_a_time, quix
 from shared.consumer import Consumer
 from support_view.handlers import take
+from support_view.settings import SupportViewSettings
 
 TITLE: Final = "support-view: topics to timeline, sections and finds"
+RECORDS: Final = SupportViewSettings.model_fields["batch_records"].default
 
 
 async def ours(place: Place, topics: Topics) -> Measured:
@@ -25,7 +27,7 @@ async def ours(place: Place, topics: Topics) -> Measured:
         asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool,
     ):
         broker = KafkaBroker(place.kafka, logger=None)
-        consumer = Consumer(pool, take, place.settings(dsn), f"view-{uuid4()}", lambda: None)
+        consumer = Consumer(pool, take, place.settings(dsn, batch_records=RECORDS), f"view-{uuid4()}", lambda: None)
         consumer.subscribe(broker, list(topics.names.values()))
         async with Meter(place) as meter:
             await broker.start()

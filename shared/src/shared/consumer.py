@@ -267,6 +267,11 @@ GATHERS_FOR: Final = 0.1
 """Seconds at most, and no longer than the batch took: only where the machine is short of time, all are."""
 
 
+def _last(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
+    """Of each partition, by topic and number: they come in order."""
+    return {(record.topic, record.partition): record for record in records}
+
+
 class Consumer:
     """One subscription of one group: batches in, each committed as a whole or given back."""
 
@@ -407,6 +412,8 @@ class Consumer:
             except KafkaError as lost:  # the partitions are somebody else's by now, and the records with them
                 log.warning("batch.lost", error=repr(lost), records=len(records))
             return
+        # What was begun meanwhile, a connection say, holds the message as its context for as long as it lives.
+        message.raw_message = ()
         self._failures = 0
         self.progress.failing_since = None
         self.progress.records += len(records)
@@ -414,9 +421,8 @@ class Consumer:
         took = time.perf_counter() - began
         self._batch_seconds.observe(took)
         self._age_seconds.observe(max(0.0, time.time() - min(r.timestamp_ms for r in records) / 1000))
-        last = {(record.topic, record.partition): record for record in records}
-        for place, record in last.items():
-            self.progress.done[TopicPartition(*place)] = (record.position + 1, record.timestamp_ms)
+        for (topic, partition), last in _last(records).items():
+            self.progress.done[TopicPartition(topic, partition)] = (last.position + 1, last.timestamp_ms)
         self._untold = True
         if time.monotonic() - self._told_at > TOLD_EVERY_SECONDS:
             await self.tell_broker()
@@ -497,11 +503,9 @@ class Consumer:
                 await self._take_apart(half, again)
 
     async def _advance(self, db: Db, records: Sequence[Record]) -> None:
-        ends: dict[tuple[str, int], int] = {}
-        for record in records:
-            place = record.topic, record.partition
-            ends[place] = max(ends.get(place, 0), record.position + 1)
-        await db.execute(ADVANCE, self.group, [t for t, _ in ends], [p for _, p in ends], list(ends.values()))
+        ends = _last(records)
+        next = [record.position + 1 for record in ends.values()]
+        await db.execute(ADVANCE, self.group, [t for t, _ in ends], [p for _, p in ends], next)
 
     async def redrive(self, key: str, actor: str, reason: str = "redrive") -> tuple[int, int]:
         """Tell a key's parked messages again, in order, until one is refused again: (done, still parked)."""

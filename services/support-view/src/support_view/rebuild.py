@@ -36,8 +36,8 @@ TOUCHED: Final = """
 SELECT DISTINCT subject, service FROM timeline WHERE seen_at >= $1 AND strpos(subject, $2) = 0 ORDER BY subject, service"""
 WRITE_SECTIONS: Final = """
 INSERT INTO sections_{which} (subject, service, next, waiting, state)
-SELECT subject, service, next, waiting::bigint[], state
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::json[]) AS new (subject, service, next, waiting, state)
+SELECT subject, service, next, waiting::bigint[], state::json
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[]) AS new (subject, service, next, waiting, state)
 ON CONFLICT (subject, service) DO UPDATE
 SET next = excluded.next, waiting = excluded.waiting, state = excluded.state"""
 WRITE_FINDS: Final = """

@@ -21,6 +21,12 @@ class SignIn:
 
 
 class SupportViewSettings(Settings):
+    batch_records: int = Field(
+        default=2000,
+        ge=1,
+        le=10_000,
+        description="it reads all topics: the more of a section at once, the less it costs",
+    )
     crm_webhook_secret: SecretStr = Field(min_length=8, description="`whsec_…`, shared with the CRM")
     identity_key: SecretStr = Field(
         min_length=32, description="key of the hashes that stand for customers in facts; changed, nobody is known again"

@@ -36,12 +36,13 @@ class Told(NamedTuple):
 # In the order of ids, so that two processes that are told the same facts cannot wait for each other in a circle. It
 # answers with the repeats, most often none.
 KEEP = """
-WITH told AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::json[],
+WITH told AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
         $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
     AS t (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id, trace_id)),
 kept AS (INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id,
         causation_id, trace_id)
-    SELECT * FROM told ON CONFLICT (id) DO NOTHING RETURNING id)
+    SELECT id, subject, service, sequence, type, data::json, occurred_at, actor, reason, correlation_id, causation_id, trace_id
+    FROM told ON CONFLICT (id) DO NOTHING RETURNING id)
 SELECT id FROM told WHERE NOT EXISTS (SELECT FROM kept WHERE kept.id = told.id)"""
 # A version of a row is named by the transaction that wrote it: the state of one that is remembered is not read again.
 LOCK = """
@@ -50,15 +51,16 @@ SELECT subject, service, next, waiting, CASE WHEN sections.xmin::text IS DISTINC
 FROM sections JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (subject, service, known) USING (subject, service)
 ORDER BY subject, service FOR UPDATE OF sections"""
 MAKE = """
-INSERT INTO sections (subject, service) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING"""
+INSERT INTO sections (subject, service) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING
+RETURNING subject, service, pg_current_xact_id()::xid::text AS writer"""
 READ_SPANS = """
 SELECT t.id, t.subject, t.service, t.sequence, t.type, t.data, t.occurred_at, t.actor, t.reason, t.correlation_id,
     t.causation_id, t.trace_id
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS s (subject, service, first, last)
 JOIN timeline AS t ON t.subject = s.subject AND t.service = s.service AND t.sequence BETWEEN s.first AND s.last"""
 SAVE = """
-UPDATE sections SET next = new.next, waiting = new.waiting::bigint[], state = new.state
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::json[]) AS new (subject, service, next, waiting, state)
+UPDATE sections SET next = new.next, waiting = new.waiting::bigint[], state = new.state::json
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[]) AS new (subject, service, next, waiting, state)
 WHERE sections.subject = new.subject AND sections.service = new.service"""
 # In the order of their key, as everything that two processes may write at once.
 MEASURE = """
@@ -140,14 +142,14 @@ async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Secti
     versions = [known[key][0].decode() if key in known else None for key in keys]
     rows = await db.fetch(LOCK, *columns(keys), versions)
     missing = sorted(set(keys) - {(row["subject"], row["service"]) for row in rows})
-    if missing:
-        await db.execute(MAKE, *columns(missing))
-        rows += await db.fetch(LOCK, *columns(missing), [None] * len(missing))
-    sections = {}
+    made = await db.fetch(MAKE, *columns(missing)) if missing else []
+    sections = {(row["subject"], row["service"]): section_of(row["service"]) for row in made}
+    if late := [key for key in missing if key not in sections]:
+        rows += await db.fetch(LOCK, *columns(late), [None] * len(late))
     for row in rows:
         key = row["subject"], row["service"]
         sections[key] = known[key][1] if row["state"] is None else _section(row)
-    return missing, sections, rows[0]["writer"].encode()
+    return missing, sections, (*made, *rows)[0]["writer"].encode()
 
 
 def columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:

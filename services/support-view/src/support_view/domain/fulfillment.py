@@ -192,7 +192,7 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
         case FulfillmentPlanned(reasons=reasons) | FulfillmentReplanned(reasons=reasons):
             return replace(fulfillment, reasons=reasons)
         case ShipmentFact():
-            shipment = _move(fulfillment.shipments.get(fact.shipment_id, Shipment()), fact, entry.occurred_at)
+            shipment = _move(fulfillment.shipments.get(fact.shipment_id) or Shipment(), fact, entry.occurred_at)
             return replace(fulfillment, shipments=put(fulfillment.shipments, fact.shipment_id, shipment))
         case BackorderFact():
             backorder = _wait(fulfillment.backorders.get(fact.backorder_id), fact, entry.occurred_at)

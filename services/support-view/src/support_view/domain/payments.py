@@ -265,7 +265,7 @@ def fold(payments: Payments, entry: Entry) -> Payments:
         case ChargeFact() as fact:
             return replace(payments, charges=put(payments.charges, fact.exchange_id, _charge(fact, entry)))
         case PaymentAuthorizationExpired(tender_id=id, final=final):
-            tender = payments.tenders.get(id, Tender())
+            tender = payments.tenders.get(id) or Tender()
             status = TenderStatus.AUTHORIZATION_EXPIRED
             if final:
                 status = TenderStatus.CAPTURED if tender.captured_minor else TenderStatus.EXPIRED_FINAL
@@ -292,7 +292,7 @@ def fold(payments: Payments, entry: Entry) -> Payments:
             | RefundPartiallyCompleted()
             | RefundAttentionNeeded() as fact
         ):
-            refund = _refund(payments.refunds.get(fact.refund_id, Refund()), entry)
+            refund = _refund(payments.refunds.get(fact.refund_id) or Refund(), entry)
             refund = replace(refund, facts=(*refund.facts, entry.sequence))
             return replace(payments, refunds=put(payments.refunds, fact.refund_id, refund))
         case StoreCreditIssued(amount_minor=amount):
@@ -363,7 +363,7 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
     """Authorizations, captures and voids of one tender."""
     at = entry.occurred_at
     id, amount = fact.tender_id, fact.amount_minor
-    tender = payments.tenders.get(id, Tender(exchange_id=fact.exchange_id))
+    tender = payments.tenders.get(id) or Tender(exchange_id=fact.exchange_id)
     match fact:
         case PaymentAuthorizationRequested(tender_kind=kind):
             tender = replace(tender, kind=kind, status=TenderStatus.AUTHORIZING)
@@ -521,7 +521,7 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
 
 
 def _pay_out(payments: Payments, fact: RefundLegFact, entry: Entry) -> Payments:
-    refund = payments.refunds.get(fact.refund_id, Refund())
+    refund = payments.refunds.get(fact.refund_id) or Refund()
     leg = refund.legs.get(fact.leg_id) or Leg(fact.tender_id, fact.channel, fact.amount_minor, LegStatus.REQUESTED)
     leg = replace(leg, operation_id=fact.operation_id)
     match fact:

@@ -251,7 +251,7 @@ def fold(returns: Returns, entry: Entry) -> Returns:
             claim = replace(claim, due_minor=claim.due_minor + fact.amount_minor)
             return replace(returns, claims=put(returns.claims, id, claim))
         case ReturnFact() as fact:
-            before = returns.returns.get(fact.return_id, Return())
+            before = returns.returns.get(fact.return_id) or Return()
             told = _noted(before, _move(before, fact, entry.occurred_at), fact, entry)
             return replace(returns, returns=put(returns.returns, fact.return_id, told))
         case _:
