@@ -10,7 +10,7 @@ from typing import Final
 import asyncpg
 
 from bench import projection
-from bench.contest import Contender, Measured, Meter, Place, contest
+from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest
 from bench.figures import TIME, Figure, Scale, Side, compared
 from bench.load import STORY_FACTS, new_topics, tell_stories
 from bench.reads import timeline_of
@@ -23,8 +23,22 @@ CALM_S: Final = 5
 
 
 async def rebuilding(place: Place, database: str, facts: int) -> Measured:
-    """`oms rebuild` in this process, beside the live consumer and the shell; compared, swapped in."""
+    """As `oms rebuild` does it, in a process of its own beside the live consumer and the shell; compared, swapped in."""
     return await _live(place, database, facts, is_rebuilt=True)
+
+
+def rebuilt(dsn: str) -> None:
+    """A process that rebuilds the view."""
+    asyncio.run(_rebuilt(dsn))
+
+
+async def _rebuilt(dsn: str) -> None:
+    db = await asyncpg.connect(dsn)
+    parity = await Rebuild(db).build()
+    await Rebuild(db).swap()
+    await db.close()
+    if not parity.holds:
+        raise AssertionError(f"the rebuilt view differs from the live one: {parity.differing[:3]}")
 
 
 async def calm(place: Place, database: str, facts: int) -> Measured:
@@ -41,13 +55,12 @@ async def _live(place: Place, database: str, facts: int, *, is_rebuilt: bool) ->
         meter = Meter(place)
 
         async def rebuild() -> None:
-            db = await asyncpg.connect(dsn)
             async with meter:
-                parity = await Rebuild(db).build()
-                await Rebuild(db).swap()
-            await db.close()
-            if not parity.holds:
-                raise AssertionError(f"the rebuilt view differs from the live one: {parity.differing[:3]}")
+                process = BESIDE.Process(target=rebuilt, args=(dsn,))
+                process.start()
+                await asyncio.to_thread(process.join)
+            if process.exitcode:
+                raise AssertionError(f"the rebuild ended with {process.exitcode}")
 
         during = rebuild() if is_rebuilt else asyncio.sleep(CALM_S)
         live = await open_loop(place, commit, view, SEEN, LIVE_PER_S, during)

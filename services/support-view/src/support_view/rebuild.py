@@ -4,7 +4,7 @@ Consumers go on meanwhile; they wait only while three tables change their names.
 a rebuild which was killed goes on where it was. Nothing but the view's own tables is written, so nothing is sent again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -12,14 +12,26 @@ from typing import Final, TypeAlias
 
 import asyncpg
 
-from support_view.store import MEASURE, OF_NO_ORDER, Key, columns, folded, measured_columns, measures_of, written
+from support_view.metrics.measures import Measured
+from support_view.store import (
+    MEASURE,
+    OF_NO_ORDER,
+    Find,
+    Key,
+    columns,
+    folded,
+    measured_columns,
+    measures_of,
+    written,
+)
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 LOCK: Final = "SELECT pg_try_advisory_lock(7236, 9)"
 STATE: Final = "SELECT state, after_subject, after_service, caught_up_to FROM generations"
 ALONE: Final = "another process is rebuilding this view"
-CHUNK: Final = 500
+CHUNK: Final = 200
+"""Sections of a transaction: what a live consumer waits for where it waits for the disk or a core."""
 SHOWN: Final = 20
 
 MAKE_BESIDE: Final = """
@@ -65,6 +77,8 @@ SELECT count(*), to_hex(coalesce(bit_xor(('x' || left(md5(concat_ws(' ', subject
 EXCLUDE: Final = "SET LOCAL lock_timeout = '2s'; LOCK TABLE sections, finds, measured IN ACCESS EXCLUSIVE MODE"
 
 
+KEY: Final = ("subject", "service")
+SECTION: Final = (*KEY, "next", "waiting", "state")
 TABLES: Final = ("sections", "finds", "measured")
 """What is derived: a generation is one of each."""
 
@@ -148,16 +162,31 @@ class Rebuild:
                 if not rows:
                     return
                 keys = [(r["subject"], r["service"]) for r in rows]
-                await self._write("next", keys)
+                await self._copy(keys)
                 after = keys[-1]
                 await self.db.execute(REMEMBER, State.BUILDING, *after, row["caught_up_to"])
             self.report("folding the timeline", len(keys))
 
+    async def _copy(self, keys: Sequence[Key]) -> None:
+        """Sections that the new generation does not have yet, by COPY."""
+        sections, finds = await folded(self.db, keys)
+        rows = [
+            (*key, section.next, sorted(section.waiting), state)
+            for (key, section), state in zip(sections.items(), written(sections)[-1], strict=True)
+        ]
+        await self.db.copy_records_to_table("sections_next", records=rows, columns=SECTION)
+        if counted := [(*key, *row) for key, row in measures_of(sections)]:
+            await self.db.copy_records_to_table("measured_next", records=counted, columns=(*KEY, *Measured._fields))
+        await self._find("next", finds)
+
+    async def _find(self, which: str, finds: Set[Find]) -> None:
+        if finds:
+            await self.db.execute(WRITE_FINDS.format(which=which), *map(list, zip(*sorted(finds), strict=True)))
+
     async def _write(self, which: str, keys: Sequence[Key]) -> None:
         sections, finds = await folded(self.db, keys)
         await self.db.execute(WRITE_SECTIONS.format(which=which), *written(sections))
-        if finds:
-            await self.db.execute(WRITE_FINDS.format(which=which), *map(list, zip(*sorted(finds), strict=True)))
+        await self._find(which, finds)
         await self.db.execute(CLEAR_MEASURED.format(which=which), *columns(keys))
         if rows := measures_of(sections):
             await self.db.execute(MEASURE.format(table=f"measured_{which}"), *measured_columns(rows))
