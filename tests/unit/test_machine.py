@@ -7,7 +7,7 @@ import pytest
 
 from ops.docs import machines
 from shared.contracts.orders import OrderClosed, OrderCompleted, OrderPlaced
-from shared.machine import Machine, NotAllowed, replace
+from shared.machine import Machine, NotAllowed, knowing, replace
 
 
 class Light(StrEnum):
@@ -81,3 +81,22 @@ def test_a_replaced_field_leaves_the_others_and_the_state_before_as_they_were() 
 def test_what_is_no_field_is_not_replaced() -> None:
     with pytest.raises(AttributeError, match="colour"):
         replace(Lit(1), colour="red")  # type: ignore[call-arg]
+
+
+def test_what_was_folded_is_known_for_that_very_state_and_fact_alone() -> None:
+    folded = []
+
+    @knowing
+    def evolve(state: Counted, fact: OrderCompleted) -> Counted:
+        folded.append(fact)
+        return replace(state, count=state.count + fact.delivered)
+
+    before, alike = Counted(1), Counted(1)
+    after = evolve(before, COMPLETED)
+    assert evolve(before, COMPLETED) is after
+    assert folded == [COMPLETED]
+    assert evolve(alike, COMPLETED) is not after
+    assert evolve(before, COMPLETED.model_copy()) == after
+    assert len(folded) == 3
+    for n in range(100):  # more than it remembers
+        assert evolve(before, COMPLETED.model_copy(update={"delivered": n})).count == 1 + n

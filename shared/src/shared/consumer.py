@@ -30,7 +30,7 @@ from shared.envelope import Cause, Undecodable, context_of, data_of, fact_of, ty
 from shared.machine import Invalid, NotAllowed
 from shared.parking import Parked, Record, park, settle, waiting
 from shared.settings import Settings
-from shared.shell import Db, Flow, Outcome, Told, apply
+from shared.shell import Db, Flow, Outcome, Told, apply, let_more_come
 from shared.topics import known_partitions, note_partitions
 
 if TYPE_CHECKING:
@@ -260,13 +260,6 @@ def _lanes(records: Sequence[Record]) -> list[Sequence[Record]]:
     return [lane for lane in lanes if lane]
 
 
-GATHERED: Final = range(32, 256)
-"""Records of a batch after which more are let come: with fewer, nobody else is in a hurry; with more, round trips weigh
-little, or there is a backlog to work off."""
-GATHERS_FOR: Final = 0.1
-"""Seconds at most, and no longer than the batch took: only where the machine is short of time, all are."""
-
-
 def _last(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
     """Of each partition, by topic and number: they come in order."""
     return {(record.topic, record.partition): record for record in records}
@@ -426,8 +419,7 @@ class Consumer:
         self._untold = True
         if time.monotonic() - self._told_at > TOLD_EVERY_SECONDS:
             await self.tell_broker()
-        if len(records) in GATHERED:
-            await asyncio.sleep(min(took, GATHERS_FOR))
+        await let_more_come(len(records), took)
 
     async def tell_broker(self) -> None:
         """Commit to the broker, for others to look at, how far the effects have come: `positions` decide, so once in a

@@ -24,7 +24,7 @@ from shared.contracts.base import FACTS, schema_id
 from shared.database import OUTAGES
 from shared.envelope import source_of
 from shared.settings import Settings
-from shared.shell import Db
+from shared.shell import Db, let_more_come
 from shared.topics import note_partitions
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Relay:
                 await self._wait(stop, idle)
                 idle = min(longest, idle * 2)
                 continue
-            idle = POLL_SECONDS[0]
+            idle, began = POLL_SECONDS[0], time.perf_counter()
             done = await self._publish(producer, rows, partitions)
             await db.execute(DELETE, done.acknowledged)
             self.progress.published += len(done.acknowledged)
@@ -213,6 +213,7 @@ class Relay:
             if done.too_large or done.too_many:
                 return done
             if len(rows) < BATCH:
+                await let_more_come(len(rows), time.perf_counter() - began)
                 await self._wait(stop, idle)
         return None
 

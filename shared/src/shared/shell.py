@@ -4,10 +4,11 @@ A batch costs a fixed number of statements whatever its size: claim, load with l
 states, save, append. A refused message takes nothing with it: its claim is given back and the others commit.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -287,6 +288,18 @@ async def _set_deadlines(db: Db, deadlines: Callable[[S], Mapping[str, datetime]
         await db.execute(SET_DEADLINES, *zip(*new, strict=True))
     if gone:
         await db.execute(DROP_DEADLINES, *zip(*gone, strict=True))
+
+
+GATHERED: Final = range(32, 256)
+"""Of a batch: with fewer, nobody else is in a hurry; with more, round trips weigh little, or a backlog is to be worked off."""
+GATHERS_FOR: Final = 0.1
+
+
+async def let_more_come(count: int, took: float) -> None:
+    """Wait after a batch of middling size, since the next one costs as many round trips whatever it holds: no longer than
+    this one took, which is long only where the machine is short of time."""
+    if count in GATHERED:
+        await asyncio.sleep(min(took, GATHERS_FOR))
 
 
 def is_refusal(error: Exception | None) -> bool:
