@@ -150,16 +150,19 @@ def advance(
 @cache
 def _named_in(kind: type[Fact]) -> frozenset[str]:
     """The fields of a class of facts that orders are found by; asked of every fact, so looked up once a class."""
-    return frozenset({"return_id", "tracking", "parcels"} & kind.model_fields.keys())
+    customer = {"customer"} if issubclass(kind, OrderPlaced) else set()
+    return frozenset({"return_id", "tracking", "parcels"} & kind.model_fields.keys() | customer)
 
 
-def findable(fact: Fact) -> Iterable[tuple[str, str]]:
+def findable(fact: Fact) -> list[tuple[str, str]]:
     """What an order can be found by: kind and value, folded to lower case."""
-    if isinstance(fact, OrderPlaced):
-        yield "email", fact.customer.email.lower()
+    found: list[tuple[str, str]] = []
     for name in _named_in(type(fact)):
         value = getattr(fact, name)
-        if name == "parcels":
-            yield from (("tracking", parcel.tracking.lower()) for parcel in value if parcel.tracking)
+        if name == "customer":
+            found.append(("email", value.email.lower()))
+        elif name == "parcels":
+            found += (("tracking", parcel.tracking.lower()) for parcel in value if parcel.tracking)
         elif value is not None:
-            yield ("return" if name == "return_id" else "tracking"), value.lower()
+            found.append(("return" if name == "return_id" else "tracking", value.lower()))
+    return found

@@ -38,7 +38,7 @@ class Told(NamedTuple):
 KEEP = """
 WITH told AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
         $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
-    AS t (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id, trace_id)),
+    AS t (id, service, subject, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id, trace_id)),
 kept AS (INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id,
         causation_id, trace_id)
     SELECT id, subject, service, sequence, type, data::json, occurred_at, actor, reason, correlation_id, causation_id, trace_id
@@ -106,22 +106,17 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
 
 
 COLUMNS: Final = (
-    *("id", "subject", "service", "sequence", "type", "data", "occurred_at"),
+    *("id", "service", "subject", "sequence", "type", "data", "occurred_at"),
     *("actor", "reason", "correlation_id", "causation_id", "trace_id"),
 )
+"""Of the timeline, in the order of an entry, with type and data for its fact."""
 WORTH_COPYING: Final = 100
 """Facts; below it, what COPY has around it costs more than it saves."""
 
 
 async def _keep(db: Db, told: Sequence[Told]) -> Set[str]:
     """Put facts on the timeline; the ids of those that stood there before."""
-    rows = [
-        (
-            *(e.id, e.subject, e.service, e.sequence, e.fact.type, data, e.occurred_at),
-            *(e.actor, e.reason, e.correlation_id, e.causation_id, e.trace_id),
-        )
-        for e, data in told
-    ]
+    rows = [(*entry[:4], entry.fact.type, data, *entry[5:]) for entry, data in told]
     if len(rows) >= WORTH_COPYING:
         try:
             async with db.transaction():
