@@ -1,6 +1,7 @@
 """The consumer under faults: what is read has its effect once, what cannot be read stops nobody, and a place that is
 lost stops the process."""
 
+import asyncio
 import json
 import signal
 from contextlib import AsyncExitStack
@@ -305,3 +306,28 @@ async def test_a_broker_that_goes_silent_is_left_and_found_again(bench: Bench, m
                 cable.silence(new_ones=False)
                 await bench.produce(*[(f"o{n % 10}", 1) for n in range(100)])
                 await bench.counts(once((f"o{n}" for n in range(10)), 20), 90)
+
+
+async def test_where_the_topics_end_is_not_known_before_a_slow_broker_has_let_the_consumer_begin(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    knows_the_topics, may_begin = asyncio.Event(), asyncio.Event()
+    wait_topics = AIOKafkaConsumer._wait_topics
+
+    async def slowly(client: AIOKafkaConsumer) -> None:
+        await wait_topics(client)
+        knows_the_topics.set()
+        await may_begin.wait()
+
+    monkeypatch.setattr(AIOKafkaConsumer, "_wait_topics", slowly)
+    app = bench.consuming(monkeypatch)
+    async with app.router.lifespan_context(app):
+        consumer = app.state.running.consumers[0]
+        await asyncio.wait_for(knows_the_topics.wait(), 30)
+        assert await consumer.ends() is None
+        may_begin.set()
+
+        async def are_known() -> bool:
+            return await consumer.ends() is not None
+
+        await until(are_known)

@@ -564,9 +564,10 @@ class Consumer:
         return lags
 
     async def ends(self) -> dict[TopicPartition, int] | None:
-        """Where each partition of the topics ends, those of other replicas too; None while they are not known."""
+        """Where each partition of the topics ends, those of other replicas too; None while they are not known, and while
+        this replica is no member of the group: its client cannot ask before."""
         consumer = self._subscriber.consumer if self._subscriber is not None else None
-        if consumer is None:
+        if consumer is None or not self.progress.is_assigned:
             return None
         found = {topic: consumer.partitions_for_topic(topic) for topic in self._topics}
         if not all(found.values()):
