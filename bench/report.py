@@ -95,7 +95,7 @@ def _misses(results: Results) -> str:
     if not missed:
         return "None.\n"
     return "".join(
-        f"- {f.number}, {f.what}"
+        f"- {f.number}, {f.what} ({f.size.split(', ')[0]})"
         + (f" beside {f.theirs.name}" if f.theirs else "")
         + (f": {number(f.score)}{f.unit}, must be {f.bound(f.must)}\n" if f.score is not None else f": {f.note}\n")
         for f in missed
