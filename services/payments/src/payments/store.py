@@ -184,7 +184,7 @@ async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
 
 def _changed(rows: Callable[[Account], list[tuple[Any, ...]]], now: Account, before: Account) -> list[tuple[Any, ...]]:
     """Those that are not there as they are now."""
-    there = rows(before) if before.is_open else ()
+    there = set(rows(before)) if before.is_open else set()
     return [row for row in rows(now) if row not in there]
 
 

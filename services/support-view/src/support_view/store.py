@@ -123,7 +123,7 @@ async def _keep(db: Db, told: Sequence[Told]) -> Set[str]:
                 await db.copy_records_to_table("timeline", records=rows, columns=COLUMNS)
             return frozenset()
         except UniqueViolationError:
-            pass
+            pass  # some stand there already: the statement that bears repeats says which
     return {str(row["id"]) for row in await db.fetch(KEEP, *map(list, zip(*rows, strict=True)))}
 
 
