@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import httpx
+from httpx_aiohttp import HttpxAiohttpClient
 from standardwebhooks import Webhook
 
 from ops.endpoints import Endpoints
@@ -66,7 +67,7 @@ class People:
         self.now = datetime.now(timezone.utc)
         self.step = "begins"
         self._report = report
-        self._client = httpx.AsyncClient(timeout=15)
+        self._client = HttpxAiohttpClient(timeout=15, trust_env=False)
         self._tokens = {role: issue(auth_key, subject=f"demo-{role}", roles=[role]) for role in Role}
 
     async def __aenter__(self) -> "People":

@@ -14,6 +14,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
+from httpx_aiohttp import HttpxAiohttpClient
 from standardwebhooks import Webhook
 
 from sandbox import books, identity, mailbox, notices, processor, streams, warehouse
@@ -52,7 +53,7 @@ async def running(
     async with AsyncExitStack() as stack:
         ledger = Ledger(settings.sandbox_data, SCHEMAS)
         stack.callback(ledger.close)
-        client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, transport=transport))
+        client = await stack.enter_async_context(HttpxAiohttpClient(trust_env=False, transport=transport))
         mail = await mailbox.listen(
             ledger, settings.sandbox_smtp_host, settings.sandbox_smtp_port, settings.sandbox_late_seconds
         )
