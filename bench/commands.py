@@ -1,5 +1,6 @@
 """Figure 1: commands committed in batches with journal and outbox, beside the very same rows written by hand."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -13,21 +14,27 @@ from orders.domain.decide import Command
 from orders.handlers import ROUTE
 from orders.store import ORDERS
 from shared.consumer import Consumer, Router
+from shared.database import connect
+from shared.http import Desk
 from shared.shell import Told, apply
 
 TITLE: Final = "commands committed with journal and outbox, in batches"
 
 
 async def ours(place: Place, orders: int) -> Measured:
-    """Commands told to the shell, a transaction per batch."""
+    """Commands told as a service's routes and workers tell them: a transaction per batch, two side by side."""
     told = list(batches(orders))
-    async with place.database(await place.template("orders")) as dsn:
-        db = await asyncpg.connect(dsn)
+    async with (
+        place.database(await place.template("orders")) as dsn,
+        await connect(place.settings(dsn)) as pool,
+    ):
+        desk = Desk(pool, lambda: None)
         async with Meter(place) as meter:
-            for batch in told:
-                await tell(db, batch)
-        await _check(db, orders)
-        await db.close()
+            for pair in zip(told[::2], told[1::2], strict=True):
+                for errors in await asyncio.gather(*(desk.take(ORDERS, batch) for batch in pair)):
+                    _none_refused(errors)
+        async with pool.acquire() as db:
+            await _check(db, orders)
     return meter.measured(orders * COMMANDS)
 
 
@@ -36,7 +43,7 @@ async def ours_from_messages(place: Place, orders: int) -> Measured:
     ids = [f"b-{n}" for n in range(orders)]
     async with (
         place.database(await place.template("orders")) as dsn,
-        asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool,
+        await connect(place.settings(dsn)) as pool,
     ):
         for start in range(0, orders, BATCH):
             async with pool.acquire() as db:
@@ -55,7 +62,11 @@ async def ours_from_messages(place: Place, orders: int) -> Measured:
 async def tell(db: Any, told: Sequence[Told[Command]]) -> None:
     async with db.transaction():
         outcomes, _ = await apply(db, ORDERS, told)
-    if refused := [outcome.error for outcome in outcomes if outcome.error]:
+    _none_refused([outcome.error for outcome in outcomes])
+
+
+def _none_refused(errors: Sequence[Exception | None]) -> None:
+    if refused := [error for error in errors if error]:
         raise AssertionError(f"a command was refused: {refused[0]!r}")
 
 
@@ -173,7 +184,7 @@ async def _check_same(one: Any, other: Any) -> None:
 
 
 async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> list[Figure]:
-    orders, told = scale.pick((10_000, 2_000), (1_000, 1_000))
+    orders, told = scale.pick((10_000, 2_000), (2_000, 1_000))
     contenders = (
         Contender("shell", ours, (orders,)),
         Contender("shell, from messages", ours_from_messages, (told,)),

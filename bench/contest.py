@@ -1,4 +1,5 @@
 """How anything is measured: contenders do the same work in turns, each run in a fresh process, with its CPU time beside.
+All run on the event loop that services run on.
 
 CPU seconds are those of the contender's process, of all it started and of PostgreSQL; not the broker's, and not those
 of what plays the outside world. What a contender wrote is checked before its time counts.
@@ -18,6 +19,7 @@ from uuid import uuid4
 
 import asyncpg
 import psutil
+import uvloop
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from ops.databases import database_url
@@ -200,7 +202,7 @@ def _in_fresh_process(run: Run, place: Place, with_: tuple[Any, ...]) -> Measure
         return await run(place, *with_)
 
     configure("bench", "error")
-    return asyncio.run(measure())
+    return uvloop.run(measure())
 
 
 async def contest(

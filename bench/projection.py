@@ -13,6 +13,7 @@ from bench.figures import CPU, RATE, Figure, Scale, Side, compared
 from bench.load import BATCH, INSERT, Topics, check_timeline, new_topics, row_of, tell_stories
 from bench.rivals import debezium, one_at_a_time, quix
 from shared.consumer import Consumer
+from shared.database import connect
 from support_view.handlers import take
 from support_view.settings import SupportViewSettings
 
@@ -24,7 +25,7 @@ async def ours(place: Place, topics: Topics) -> Measured:
     """The service's own consumer and projection: dedupe, timeline, folded sections, what orders are found by."""
     async with (
         place.database(await place.template("support_view")) as dsn,
-        asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool,
+        await connect(place.settings(dsn)) as pool,
     ):
         broker = KafkaBroker(place.kafka, logger=None)
         consumer = Consumer(pool, take, place.settings(dsn, batch_records=RECORDS), f"view-{uuid4()}", lambda: None)

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 import asyncpg
+import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from faststream.kafka import KafkaBroker
 from uuid_utils.compat import uuid7
@@ -22,9 +23,11 @@ from orders.domain.decide import Command
 from orders.domain.decide import Place as PlaceCommand
 from orders.store import ORDERS
 from shared.consumer import Consumer
+from shared.database import connect
 from shared.envelope import Cause
+from shared.http import Desk
 from shared.relay import Relay
-from shared.shell import Told, apply
+from shared.shell import Told
 from support_view.handlers import take
 
 TITLE: Final = "commit to visible, open loop"
@@ -47,23 +50,22 @@ async def ours(place: Place, rate: int, seconds: int) -> Measured:
 
 @asynccontextmanager
 async def shell_at(place: Place, topic: str | None) -> AsyncIterator[Commit]:
-    """What commits one order's placing by the shell; its relay tells the topic, where there is one to tell."""
+    """What commits one order's placing as the service's routes do; its relay tells the topic, where there is one to tell."""
     async with (
         place.database(await place.template("orders")) as dsn,
-        asyncpg.create_pool(dsn, min_size=8, max_size=8) as pool,
+        await connect(place.settings(dsn)) as pool,
     ):
         relay, stop = Relay(place.settings(dsn), "orders", topic), asyncio.Event()
         running = asyncio.create_task(relay.run(stop))
+        desk = Desk(pool, relay.wake)
 
         async def commit(id: str) -> None:
             now = datetime.now(timezone.utc)
             cause = Cause(uuid7(), now, "service:bench", "bench", "bench")
-            async with pool.acquire() as db, db.transaction():
-                told: Told[Command] = Told(id, PlaceCommand(id, placement(id), now), cause)
-                [outcome], _ = await apply(db, ORDERS, [told])
-            if outcome.error is not None:
-                raise outcome.error
-            relay.wake()
+            told: Told[Command] = Told(id, PlaceCommand(id, placement(id), now), cause)
+            [error] = await desk.take(ORDERS, [told])
+            if error is not None:
+                raise error
 
         try:
             yield commit
@@ -88,14 +90,14 @@ async def view_at(place: Place, topic: str, dsn: str) -> AsyncIterator[Any]:
 
 def project(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int = 1000) -> None:
     """A process that is support-view's consumer until it is terminated."""
-    asyncio.run(_consume(place, dsn, topics, group, batch))
+    uvloop.run(_consume(place, dsn, topics, group, batch))
 
 
 async def _consume(place: Place, dsn: str, topics: Sequence[str], group: str, batch: int) -> None:
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     settings = place.settings(dsn, batch_records=batch)
-    async with asyncpg.create_pool(dsn, min_size=1, max_size=4) as pool:
+    async with await connect(settings) as pool:
         broker = KafkaBroker(place.kafka, logger=None)
         Consumer(pool, take, settings, group, lambda: None).subscribe(broker, topics)
         settle()

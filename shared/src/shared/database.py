@@ -1,7 +1,9 @@
 """The pool, and what counts as an outage: something to wait out, never a bad message."""
 
 import asyncio
+from collections.abc import Iterable
 from typing import TypeAlias
+from uuid import UUID
 
 import asyncpg
 
@@ -34,6 +36,12 @@ LEASE = {
 }
 """How long the server keeps what a paused, killed or unplugged process had locked. A transaction pooler takes none of
 these; behind one, they belong to the settings of the database."""
+
+
+def array(values: Iterable[int | UUID]) -> str:
+    """Numbers or ids as an array is written, for a parameter cast as `$1::text::int[]`: of each element of a list the
+    driver asks whether it is a sequence itself, which costs more than all the rest of it."""
+    return f"{{{','.join(map(str, values))}}}"
 
 
 async def _nothing_to_undo(_: "asyncpg.Connection[asyncpg.Record]") -> None:

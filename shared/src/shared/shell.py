@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from shared import journal
 from shared.contracts.base import Fact
+from shared.database import array
 from shared.envelope import Cause, Undecodable
 from shared.machine import Invalid, NotAllowed
 
@@ -132,8 +133,8 @@ class Flow(Generic[S, C, X]):
 
 # Returns those that had been claimed before: most often none.
 CLAIM = """
-WITH claimed AS (INSERT INTO inbox (id) SELECT DISTINCT unnest($1::uuid[]) ON CONFLICT DO NOTHING RETURNING id)
-SELECT unnest($1::uuid[]) AS id EXCEPT SELECT id FROM claimed"""
+WITH claimed AS (INSERT INTO inbox (id) SELECT DISTINCT unnest($1::text::uuid[]) ON CONFLICT DO NOTHING RETURNING id)
+SELECT unnest($1::text::uuid[]) AS id EXCEPT SELECT id FROM claimed"""
 UNCLAIM = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 # The document is not sent where the state at this very chain is remembered here.
 READ = """
@@ -149,9 +150,9 @@ UNMAKE = "DELETE FROM states WHERE key = ANY($1::text[]) AND sequence = 0"
 SAVE = """
 WITH saved AS (
     UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now()
-    FROM unnest($1::text[], $2::json[], $3::bigint[], $4::bytea[]) AS new (key, state, sequence, chain)
+    FROM unnest($1::text[], $2::json[], $3::text::bigint[], $4::bytea[]) AS new (key, state, sequence, chain)
     WHERE states.key = new.key)
-INSERT INTO outbox (event_id) SELECT * FROM unnest($5::uuid[])"""
+INSERT INTO outbox (event_id) SELECT * FROM unnest($5::text::uuid[])"""
 BLOCKED = "SELECT DISTINCT key FROM parked WHERE key = ANY($1::text[]) AND status = 'open'"
 SET_DEADLINES = """
 INSERT INTO deadlines (key, name, due_at) SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[])
@@ -207,7 +208,7 @@ async def apply(
     With `queue_behind`, a key that has a parked message, or gets one here, decides nothing more: what follows is
     refused as `is_behind`, for the caller to park. Raises only what the database raises.
     """
-    seen: set[UUID] = {row["id"] for row in await db.fetch(CLAIM, [t.cause.id for t in told])}
+    seen: set[UUID] = {row["id"] for row in await db.fetch(CLAIM, array(t.cause.id for t in told))}
     keys = sorted({t.key for t in told if t.cause.id not in seen and not isinstance(t.command, Undecodable)})
     held = await load(db, flow, keys) if keys else {}
     blocked: set[str] = set()
@@ -260,9 +261,9 @@ async def apply(
             SAVE,
             [h.key for h in touched],
             [flow.state.dump_json(h.state).decode() for h in touched],
-            [h.sequence for h in touched],
+            array(h.sequence for h in touched),
             [h.chain for h in touched],
-            [entry.id for entry in entries],
+            array(entry.id for entry in entries),
         )
         await flow.keep(db, touched, surroundings)
         await journal.append(db, entries)

@@ -9,7 +9,7 @@ from orders.domain.decide import Command, decide
 from orders.domain.order import Order, deadlines, evolve, laws
 from orders.domain.policy import OrderPolicy
 from shared.contracts.base import Bucket
-from shared.database import Pool
+from shared.database import Pool, array
 from shared.shell import Db, Flow, Held, Told
 
 STATE: Final[TypeAdapter[Order | None]] = TypeAdapter(Order | None)
@@ -21,8 +21,9 @@ POLICIES = "SELECT policy_id, version, effective_from, close_after FROM policies
 KEEP_LINES = """
 INSERT INTO lines (order_id, line_id, ordered, owed, unallocated, allocated, backordered, packed, in_transit, delivered,
     lost, returned_to_sender, cancelled)
-SELECT * FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[],
-    $10::int[], $11::int[], $12::int[], $13::int[])
+SELECT * FROM unnest($1::text[], $2::text[], $3::text::int[], $4::text::int[], $5::text::int[], $6::text::int[],
+    $7::text::int[], $8::text::int[], $9::text::int[], $10::text::int[], $11::text::int[], $12::text::int[],
+    $13::text::int[])
 ON CONFLICT (order_id, line_id) DO UPDATE SET owed = excluded.owed, unallocated = excluded.unallocated,
     allocated = excluded.allocated, backordered = excluded.backordered, packed = excluded.packed,
     in_transit = excluded.in_transit, delivered = excluded.delivered, lost = excluded.lost,
@@ -48,7 +49,8 @@ async def keep(db: Db, touched: Sequence[Held[Order | None]], _: Sequence[OrderP
                 units = [line.units.get(bucket, 0) for bucket in BUCKETS]
                 rows.append((held.key, line_id, line.placed.quantity, line.owed, *units))
     if rows:
-        await db.execute(KEEP_LINES, *zip(*rows, strict=True))
+        orders, lines, *numbers = zip(*rows, strict=True)
+        await db.execute(KEEP_LINES, orders, lines, *map(array, numbers))
 
 
 async def find(pool: Pool, order_id: str) -> Order | None:

@@ -49,7 +49,7 @@ SELECT DISTINCT subject, service FROM timeline WHERE seen_at >= $1 AND strpos(su
 WRITE_SECTIONS: Final = """
 INSERT INTO sections_{which} (subject, service, next, waiting, state)
 SELECT subject, service, next, waiting::bigint[], state::json
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[]) AS new (subject, service, next, waiting, state)
+FROM unnest($1::text[], $2::text[], $3::text::bigint[], $4::text[], $5::text[]) AS new (subject, service, next, waiting, state)
 ON CONFLICT (subject, service) DO UPDATE
 SET next = excluded.next, waiting = excluded.waiting, state = excluded.state"""
 WRITE_FINDS: Final = """

@@ -12,7 +12,7 @@ from asyncpg import UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from shared.contracts import FACTS
-from shared.database import Pool
+from shared.database import Pool, array
 from shared.metrics import Gauge
 from shared.shell import Db, Remembered
 from support_view.domain.timeline import Entry, Place
@@ -60,14 +60,14 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS s (subject, s
 JOIN timeline AS t ON t.subject = s.subject AND t.service = s.service AND t.sequence BETWEEN s.first AND s.last"""
 SAVE = """
 UPDATE sections SET next = new.next, waiting = new.waiting::bigint[], state = new.state::json
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[]) AS new (subject, service, next, waiting, state)
+FROM unnest($1::text[], $2::text[], $3::text::bigint[], $4::text[], $5::text[]) AS new (subject, service, next, waiting, state)
 WHERE sections.subject = new.subject AND sections.service = new.service"""
 # In the order of their key, as everything that two processes may write at once.
 MEASURE = """
 INSERT INTO {table} (subject, service, measure, id, began_at, ended_at, part, whole, labels, left_out, facts)
 SELECT subject, service, measure, id, began_at, ended_at, part, whole, labels::text[], left_out, facts::bigint[]
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::bigint[], $8::bigint[],
-    $9::text[], $10::text[], $11::text[])
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::text::bigint[],
+    $8::text::bigint[], $9::text[], $10::text[], $11::text[])
     AS new (subject, service, measure, id, began_at, ended_at, part, whole, labels, left_out, facts)
 ORDER BY subject, service, measure, id
 ON CONFLICT (subject, service, measure, id) DO UPDATE SET (began_at, ended_at, part, whole, labels, left_out, facts) =
@@ -183,7 +183,7 @@ async def _measure(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Ke
         await db.execute(MEASURE.format(table="measured"), *measured_columns(changed))
 
 
-def measured_columns(rows: Sequence[tuple[Key, Measured]]) -> tuple[list[Any], ...]:
+def measured_columns(rows: Sequence[tuple[Key, Measured]]) -> tuple[Any, ...]:
     """The columns of their rows. Labels hold no character that an array quotes but spaces, so all are quoted."""
     keys = columns([key for key, _ in rows])
     found = [row for _, row in rows]
@@ -193,11 +193,11 @@ def measured_columns(rows: Sequence[tuple[Key, Measured]]) -> tuple[list[Any], .
         [row.id for row in found],
         [row.began_at for row in found],
         [row.ended_at for row in found],
-        [row.part for row in found],
-        [row.whole for row in found],
+        array(row.part for row in found),
+        array(row.whole for row in found),
         ["{" + ",".join(f'"{label}"' for label in row.labels) + "}" for row in found],
         [row.left_out for row in found],
-        [f"{{{','.join(map(str, row.facts))}}}" for row in found],
+        [array(row.facts) for row in found],
     )
 
 
@@ -211,12 +211,12 @@ async def _read_spans(db: Db, spans: Mapping[Key, Span]) -> Mapping[Key, Sequenc
     return entries
 
 
-def written(sections: Mapping[Key, Section[Any]]) -> tuple[list[Any], ...]:
+def written(sections: Mapping[Key, Section[Any]]) -> tuple[Any, ...]:
     """The columns of their rows."""
     return (
         *columns([*sections]),
-        [section.next for section in sections.values()],
-        [f"{{{','.join(map(str, sorted(section.waiting)))}}}" for section in sections.values()],
+        array(section.next for section in sections.values()),
+        [array(sorted(section.waiting)) for section in sections.values()],
         [DOMAINS[service].state.dump_json(s.state).decode() for (_, service), s in sections.items()],
     )
 
