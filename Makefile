@@ -59,7 +59,7 @@ clean: down ## End the system and remove its state
 
 sync: $(filter .tools/%,$(UV))
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed, python3 here is: $$(python3 -V 2>&1)" >&2; exit 1; }
-	@$(UV) sync $(if $(wildcard .venv),--quiet)
+	@$(UV) sync $(if $(wildcard .venv),--quiet,--compile-bytecode)
 
 .tools/bin/uv:
 	@test -n "$(PYTHON)" || { echo "error: Python 3.11 or newer is needed, python3 here is: $$(python3 -V 2>&1)" >&2; exit 1; }

@@ -76,10 +76,13 @@ FACT_IDS: Final = """
 SELECT DISTINCT ON (subject, service, sequence) subject, service, sequence, id
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS f (subject, service, sequence)
 JOIN timeline USING (subject, service, sequence) ORDER BY subject, service, sequence, id"""
-RAISED: Final = """
-SELECT DISTINCT subject, service FROM escalations JOIN unnest($1::text[], $2::text[]) AS k (subject, service)
-    USING (subject, service)
-WHERE status <> 'cleared'"""
+# With the policy in force, which says when what is not raised yet will be: nearly every batch asks for both.
+WATCHED: Final = """
+SELECT in_force.document::text, raised.subject, raised.service
+FROM (SELECT document FROM support_policies WHERE policy_id = $3 AND effective_from <= now()
+    ORDER BY effective_from DESC, version DESC LIMIT 1) AS in_force
+LEFT JOIN (SELECT DISTINCT subject, service FROM escalations JOIN unnest($1::text[], $2::text[]) AS k (subject, service)
+    USING (subject, service) WHERE status <> 'cleared') AS raised ON true"""
 KEEP_ESCALATIONS: Final = """
 INSERT INTO escalations (escalation_id, subject, service, customer, rule, item, since, due_at, level, episode, why, to_do,
     status, assignee, cleared_at)
@@ -183,34 +186,32 @@ WHY: Final = FIND_CAUSES.removeprefix("look ")
 async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:
     """Set when to look at sections whose concerns changed, and at orders whose signs did; nothing is raised or found here,
     so that nothing is while facts are only caught up with: timers look, once what was on the topics has been taken."""
-    policy: EscalationPolicy | None = None
     changed = [key for key, section in after.items() if before[key].state is not section.state]
     look: dict[Key, datetime | None] = {}
-    touched: list[Key] = []
-    gone: set[Key] = set()
+    gone: list[Key] = []
     to_be_asked: dict[Key, bool] = {}
     for key in changed:
         if before[key].state.signs != after[key].state.signs:
             signs = set(before[key].state.signs) ^ set(after[key].state.signs)
             look[why := (key[0], WHY)] = None
             to_be_asked[why] = to_be_asked.get(why, True) and all(sign.kind in ASKED_ABOUT for sign in signs)
-        if key[1] == HERE:
-            continue
-        policy = policy or (await in_force(db)).escalations
-        was, now = (dues(key[1], sections[key].state, policy) for sections in (before, after))
-        if was == now:
-            continue
-        touched.append(key)
-        if not now:
-            gone.add(key)
-        elif new := [due for place, due in now.items() if place not in was or due < was[place]]:
-            look[key] = min(new)
-    if touched:
-        for row in await db.fetch(RAISED, *columns(touched)):
-            look[row["subject"], row["service"]] = None
+    if theirs := [key for key in changed if key[1] != HERE]:
+        rows = await db.fetch(WATCHED, *columns(theirs), ESCALATIONS)
+        policy = _read(EscalationPolicy, rows[0]["document"])
+        raised = {(row["subject"], row["service"]) for row in rows}
+        for key in theirs:
+            was, now = (dues(key[1], sections[key].state, policy) for sections in (before, after))
+            if was == now:
+                continue
+            if key in raised:
+                look[key] = None
+            elif not now:
+                gone.append(key)
+            elif new := [due for place, due in now.items() if place not in was or due < was[place]]:
+                look[key] = min(new)
     if look:
         await db.execute(LOOK, *columns([*look]), list(look.values()), [to_be_asked.get(key, False) for key in look])
-    if gone := gone - look.keys():
+    if gone:
         await db.execute(LOOK_NO_MORE, *columns(sorted(gone)))
 
 
