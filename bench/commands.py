@@ -191,7 +191,7 @@ async def measure(place: Place, scale: Scale, report: Callable[[str], None]) -> 
         Contender("by hand", by_hand, (orders,)),
     )
     measured = await contest(place, contenders, scale.runs, report)
-    size = f"{orders * COMMANDS:,} commands in batches of {BATCH:,}"
+    size = f"{orders * COMMANDS:,} commands in batches of {BATCH:,}, two at a time; by hand one"
     floor = Side("the same rows by hand, unnest", measured["by hand"])
     return [
         compared(1, TITLE, Side("shell", measured["shell"]), floor, RATE, must=0.5, aim=0.7, size=size),

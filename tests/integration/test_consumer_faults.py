@@ -308,6 +308,29 @@ async def test_a_broker_that_goes_silent_is_left_and_found_again(bench: Bench, m
                 await bench.counts(once((f"o{n}" for n in range(10)), 20), 90)
 
 
+async def test_a_stop_while_the_broker_takes_no_offsets_ends_every_part_of_the_process(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    was_asked = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        was_asked.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(AIOKafkaConsumer, "commit", never)
+    monkeypatch.setattr("shared.consumer.TELLS_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr("shared.runtime.PARTS_STOP_WITHIN", 5.0)
+    app = bench.consuming(monkeypatch)
+    async with app.router.lifespan_context(app):
+        await bench.produce(("o1", 1))
+        await bench.counts({"o1": 1})
+        await asyncio.wait_for(was_asked.wait(), 30)
+    said = capsys.readouterr().out
+    assert "service.stopped" in said
+    assert "offset.not_committed" in said
+    assert "part.abandoned" not in said
+
+
 async def test_where_the_topics_end_is_not_known_before_a_slow_broker_has_let_the_consumer_begin(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

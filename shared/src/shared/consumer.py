@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from aiokafka import ConsumerRebalanceListener, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
@@ -240,6 +241,9 @@ ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next = greatest(pos
 
 
 TOLD_EVERY_SECONDS = 1.0
+TELLS_WITHIN_SECONDS = 5.0
+"""Kafka's client tries for as long as nobody answers, and goes on when it has been closed."""
+LISTENS_MS: Final = 200
 
 AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
@@ -317,8 +321,6 @@ class Consumer:
             group_instance_id=f"{self.group}-{self._settings.instance}" if self._settings.instance else None,
             auto_offset_reset="none",
             ack_policy=AckPolicy.MANUAL,
-            max_records=self._settings.batch_records,
-            batch_timeout_ms=10,  # FastStream sleeps as long again when there was nothing
             max_partition_fetch_bytes=4 * 1024 * 1024,
             parser=self._parse,
             decoder=self._decode,
@@ -327,8 +329,15 @@ class Consumer:
             no_reply=True,
         )
         assert isinstance(subscriber, BatchSubscriber)
+        # FastStream's own sleeps, deaf to what comes, as long as it listened before.
+        subscriber.get_msg = self._poll  # type: ignore[method-assign]
         self._subscriber = subscriber
         subscriber(self.on_batch)
+
+    async def _poll(self, consumer: AIOKafkaConsumer) -> tuple[Any, ...]:
+        """What is there as soon as anything is; nothing when that takes long."""
+        polled = await consumer.getmany(timeout_ms=LISTENS_MS, max_records=self._settings.batch_records)
+        return tuple(chain.from_iterable(polled.values()))
 
     async def _parse(self, records: tuple[Any, ...], _: Any) -> KafkaAckableMessage:
         """Headers and bodies are left raw: one that cannot be read must not lose its batch."""
@@ -429,8 +438,9 @@ class Consumer:
             return
         self._untold, self._told_at = False, time.monotonic()
         try:
-            await consumer.commit({place: position for place, (position, _) in self.progress.done.items()})
-        except KafkaError as error:
+            async with asyncio.timeout(TELLS_WITHIN_SECONDS):
+                await consumer.commit({place: position for place, (position, _) in self.progress.done.items()})
+        except (KafkaError, TimeoutError) as error:
             self._untold = True
             self.progress.commit_errors += 1
             log.warning("offset.not_committed", error=repr(error))
