@@ -309,13 +309,15 @@ async def sink(place: Place, few: Topics, many: Topics) -> Measured:
             "connection.username": str(given.username),
             "connection.password": unquote(given.password or ""),
         }
-        await connect.add("warm", configuration | {"topics": ",".join(few.names.values())})
-        await connect.until("warm", "RUNNING")
+        # A connector's name is its group's: one that was there before would go on where that ended.
+        warm, measured = f"warm-{uuid4()}", f"sink-{uuid4()}"
+        await connect.add(warm, configuration | {"topics": ",".join(few.names.values())})
+        await connect.until(warm, "RUNNING")
         await _sunk(db, few.facts)
-        await connect.remove("warm")
+        await connect.remove(warm)
         await db.execute("TRUNCATE sunk")
         async with Meter(place, (connect.pid,)) as meter:
-            await connect.add("sink", configuration | {"topics": ",".join(many.names.values())})
+            await connect.add(measured, configuration | {"topics": ",".join(many.names.values())})
             await _sunk(db, many.facts)
         rows = await db.fetch("SELECT id, subject, split_part(source, ':', 3), sequence::bigint, type, data FROM sunk")
         await db.close()
