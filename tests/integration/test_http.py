@@ -17,12 +17,12 @@ from standardwebhooks.webhooks import Webhook
 
 from shared.auth import Role, issue
 from shared.contracts.base import Input, Quantity
-from shared.http import Asking, AtDesk, SignedBody, asks, signed, webhook_cause
+from shared.http import TOGETHER, Asking, AtDesk, Desk, SignedBody, asks, signed, webhook_cause
 from shared.runtime import build
 from shared.shell import Told
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
-from tests.integration.tally import FLOW, Add
+from tests.integration.tally import FLOW, Add, cause
 
 NewDatabase = Callable[[str], Awaitable[str]]
 SECRET = "whsec_dGhlIHNlY3JldCBvZiBhIHRlc3QgcGFydG5lcg=="
@@ -138,6 +138,14 @@ async def test_what_is_asked_at_once_is_committed_together_and_answered_each_by_
     assert await db.fetchval("SELECT count(*) FROM events") == len(asked)
     assert await db.fetchval("SELECT count(DISTINCT xmin::text) FROM events") < len(asked) // 2
     await db.close()
+
+
+async def test_large_batches_told_at_once_are_committed_apart(dsn: str) -> None:
+    async with asyncpg.create_pool(dsn, min_size=0, max_size=4) as pool:
+        desk = Desk(pool, lambda: None)
+        batches = [[Told(f"{name}{n}", Add(1), cause()) for n in range(TOGETHER)] for name in "ab"]
+        assert await asyncio.gather(*(desk.take(FLOW, batch) for batch in batches)) == [[None] * TOGETHER] * 2
+        assert await pool.fetchval("SELECT count(DISTINCT xmin::text) FROM states") == 2
 
 
 async def test_what_is_refused_or_breaks_a_law_takes_nothing_with_it_that_was_asked_at_once(

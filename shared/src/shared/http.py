@@ -384,16 +384,18 @@ class _Queue:
         together: list[_Asked] = []
         later: list[_Asked] = []
         named: set[tuple[str, str]] = set()
+        commands = 0
         for asked in self.waiting:
-            is_free = len(together) < TOGETHER and named.isdisjoint(asked.names)
+            is_free = commands < TOGETHER and named.isdisjoint(asked.names)
             (together if is_free else later).append(asked)
+            commands += len(asked.told) if is_free else 0
             named |= asked.names
         self.waiting = later
         return together
 
 
 TOGETHER = 100
-"""Requests in one transaction, at most."""
+"""Commands of a transaction, from which on nobody else's are added to it."""
 BESIDE = 3
 """Transactions of a flow side by side: one that waits for a row does not hold the others."""
 
