@@ -8,6 +8,7 @@ Arguments: broker, DSN, how many records, topics. It says that it is ready, and 
 """
 
 import sys
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from psycopg2.extensions import parse_dsn
@@ -33,7 +34,7 @@ def row(value: bytes, key: str, timestamp: int, headers: list[tuple[str, bytes]]
     }
 
 
-def main(kafka: str, dsn: str, count: str, *topics: str) -> None:
+def main(state_dir: str, kafka: str, dsn: str, count: str, *topics: str) -> None:
     given = parse_dsn(dsn)
     app = Application(
         broker_address=kafka,
@@ -44,6 +45,7 @@ def main(kafka: str, dsn: str, count: str, *topics: str) -> None:
         consumer_poll_timeout=0.1,
         auto_create_topics=False,
         use_changelog_topics=False,
+        state_dir=state_dir,
         loglevel="WARNING",
     )
     sink = PostgreSQLSink(
@@ -65,4 +67,5 @@ def main(kafka: str, dsn: str, count: str, *topics: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with TemporaryDirectory() as state_dir:
+        main(state_dir, *sys.argv[1:])
