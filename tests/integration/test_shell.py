@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from uuid import uuid4
 
 import asyncpg
@@ -13,14 +15,14 @@ from shared.contracts.base import Fact
 from shared.contracts.orders import OrderHoldPlaced
 from shared.database import Pool
 from shared.envelope import Cause
-from shared.journal import link
+from shared.journal import WORTH_COPYING, link
 from shared.machine import Invalid, NotAllowed
 from shared.operations import Redrive
 from shared.parking import Parked, Record, Waiting, waiting, waiting_keys
-from shared.shell import Db, Told, apply
+from shared.shell import AT_A_STRETCH, Db, Told, apply
 from tests.backends import Backends
 from tests.databases import settings_for
-from tests.integration.tally import FLOW, Add, Tally, add, cause, raw, record
+from tests.integration.tally import FLOW, Add, Tally, add, cause, decide, raw, record
 
 NewDatabase = Callable[[str], Awaitable[str]]
 
@@ -78,12 +80,13 @@ async def test_a_message_delivered_again_has_no_second_effect(pool: Pool) -> Non
     assert (await tally(pool, "a")).total == 4
 
 
-async def test_every_fact_of_the_journal_is_chained_to_the_one_before(pool: Pool) -> None:
-    await tell(pool, add("a", 1), add("a", 2))
+@pytest.mark.parametrize("count", [2, WORTH_COPYING])
+async def test_every_fact_of_the_journal_is_chained_to_the_one_before(pool: Pool, count: int) -> None:
+    await tell(pool, *(add("a", 1) for _ in range(count)))
     await tell(pool, add("a", 3))
     before = b""
     rows = await pool.fetch("SELECT * FROM events ORDER BY sequence")
-    assert len(rows) == 3
+    assert len(rows) == count + 1
     for row in rows:
         before = link(
             before,
@@ -115,6 +118,28 @@ async def test_a_refused_message_takes_nothing_with_it_and_leaves_nothing_behind
     assert (await tally(pool, "a")).total == 3
     assert [r[0] for r in await pool.fetch("SELECT key FROM states")] == ["a"]
     assert await pool.fetchval("SELECT count(*) FROM inbox") == 2
+
+
+async def test_others_go_on_while_a_large_batch_is_decided(pool: Pool) -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    decided_at = []
+
+    def noting(state: Tally, command: Add, around: None) -> Sequence[Fact]:
+        decided_at.append(turns)
+        return decide(state, command, around)
+
+    going = asyncio.create_task(others())
+    async with pool.acquire() as db, db.transaction():
+        await apply(db, replace(FLOW, decide=noting), [add("a", 1) for _ in range(3 * AT_A_STRETCH)])
+    going.cancel()
+    assert sorted(Counter(decided_at).values()) == [AT_A_STRETCH] * 3
 
 
 async def test_fifty_writers_of_one_new_key_lose_no_update(pool: Pool) -> None:

@@ -1,8 +1,8 @@
 """The pool, and what counts as an outage: something to wait out, never a bad message."""
 
 import asyncio
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
 from uuid import UUID
 
 import asyncpg
@@ -42,6 +42,11 @@ def array(values: Iterable[int | UUID]) -> str:
     """Numbers or ids as an array is written, for a parameter cast as `$1::text::int[]`: of each element of a list the
     driver asks whether it is a sequence itself, which costs more than all the rest of it."""
     return f"{{{','.join(map(str, values))}}}"
+
+
+def transposed(rows: Iterable[Sequence[Any]], width: int) -> Sequence[tuple[Any, ...]]:
+    """Rows that wide as the columns that `unnest` takes; of no rows, empty ones."""
+    return [*zip(*rows, strict=True)] or [()] * width
 
 
 async def _nothing_to_undo(_: "asyncpg.Connection[asyncpg.Record]") -> None:

@@ -16,6 +16,8 @@ from shared.machine import Invalid
 if TYPE_CHECKING:
     from shared.shell import Db
 
+WORTH_COPYING = 32
+"""Rows; below it, the two round trips of a COPY cost more than it saves."""
 LARGEST = 700_000
 """Bytes of a fact's JSON. A broker with its defaults takes 1 MiB with headers; a fact it refused would block its outbox."""
 
@@ -86,5 +88,6 @@ def entries(facts: Sequence[Fact], subject: str, sequence: int, before: bytes, c
 
 
 async def append(db: "Db", entries: Sequence[Entry]) -> None:
-    """The rows, by COPY: of what a batch writes, the journal is most. Their places in the outbox are the caller's to make."""
+    """The rows, by COPY: of what a large batch writes, the journal is most. Their places in the outbox are the caller's to
+    make."""
     await db.copy_records_to_table("events", records=entries, columns=Entry._fields)

@@ -5,7 +5,7 @@ states, save, append. A refused message takes nothing with it: its claim is give
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeAlias, TypeVar
@@ -16,13 +16,14 @@ from pydantic import TypeAdapter
 
 from shared import journal
 from shared.contracts.base import Fact
-from shared.database import array
+from shared.database import array, transposed
 from shared.envelope import Cause, Undecodable
 from shared.machine import Invalid, NotAllowed
 
 S = TypeVar("S")
 C = TypeVar("C")
 X = TypeVar("X")
+T = TypeVar("T")
 
 Db: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
@@ -66,6 +67,19 @@ class Outcome:
     is_repeat: bool = False
     error: Exception | None = None
     is_behind: bool = False
+
+
+AT_A_STRETCH: Final = 64
+"""Things to decide, read or write out before whoever else is ready may go on: the other transaction of a batch, whose next
+statement the database works on meanwhile, and requests, which wait no longer than that."""
+
+
+async def by_stretches(things: Iterable[T]) -> AsyncIterator[T]:
+    """One after the other, letting others go on in between."""
+    for number, thing in enumerate(things, 1):
+        yield thing
+        if not number % AT_A_STRETCH:
+            await asyncio.sleep(0)
 
 
 async def _nothing(db: Db, told: Sequence[Told[Any]], states: Mapping[str, Any]) -> None:
@@ -144,22 +158,32 @@ LOAD = f"{READ} ORDER BY key FOR UPDATE OF states"
 # A first command needs its lock too: the row is made before it is locked, and removed again if nothing comes of it.
 MAKE = """
 INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
-ON CONFLICT DO NOTHING"""
+ON CONFLICT DO NOTHING RETURNING key"""
 UNMAKE = "DELETE FROM states WHERE key = ANY($1::text[]) AND sequence = 0"
-# With the places of their facts in the outbox, in the order they were decided: a round trip less.
+# All that a batch leaves, but what the flow keeps beside its states and a journal worth copying: a round trip for each is
+# most of the price of a small batch. The places in the outbox are in the order the facts were decided.
 SAVE = """
 WITH saved AS (
     UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now()
     FROM unnest($1::text[], $2::json[], $3::text::bigint[], $4::bytea[]) AS new (key, state, sequence, chain)
-    WHERE states.key = new.key)
+    WHERE states.key = new.key),
+due AS (
+    INSERT INTO deadlines (key, name, due_at) SELECT * FROM unnest($6::text[], $7::text[], $8::timestamptz[])
+    ON CONFLICT (key, name) DO UPDATE SET due_at = excluded.due_at),
+gone AS (
+    DELETE FROM deadlines USING unnest($9::text[], $10::text[]) AS gone (key, name)
+    WHERE deadlines.key = gone.key AND deadlines.name = gone.name),
+told AS (
+    INSERT INTO events (id, subject, sequence, type, schema_version, data, occurred_at, actor, reason, correlation_id,
+        causation_id, traceparent, policy_id, policy_version, chain)
+    SELECT id, subject, sequence, type, schema_version, data::json, occurred_at, actor, reason, correlation_id,
+        causation_id, traceparent, policy_id, policy_version, chain
+    FROM unnest($11::uuid[], $12::text[], $13::bigint[], $14::text[], $15::int[], $16::text[], $17::timestamptz[],
+        $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::int[], $25::bytea[])
+        AS new (id, subject, sequence, type, schema_version, data, occurred_at, actor, reason, correlation_id,
+            causation_id, traceparent, policy_id, policy_version, chain))
 INSERT INTO outbox (event_id) SELECT * FROM unnest($5::text::uuid[])"""
 BLOCKED = "SELECT DISTINCT key FROM parked WHERE key = ANY($1::text[]) AND status = 'open'"
-SET_DEADLINES = """
-INSERT INTO deadlines (key, name, due_at) SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[])
-ON CONFLICT (key, name) DO UPDATE SET due_at = excluded.due_at"""
-DROP_DEADLINES = """
-DELETE FROM deadlines USING unnest($1::text[], $2::text[]) AS gone (key, name)
-WHERE deadlines.key = gone.key AND deadlines.name = gone.name"""
 
 
 async def load(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, Held[S]]:
@@ -167,8 +191,9 @@ async def load(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str
     states = await _states(db, LOAD, flow, keys)
     if len(states) < len(keys):
         missing = sorted(set(keys) - states.keys())
-        await db.execute(MAKE, missing)
-        states |= await _states(db, LOAD, flow, missing)
+        states |= {row["key"]: (flow.initial(row["key"]), 0, b"") for row in await db.fetch(MAKE, missing)}
+        if late := [key for key in missing if key not in states]:
+            states |= await _states(db, LOAD, flow, late)
     return {
         key: Held(key, state, state, sequence, chain, is_new=not sequence)
         for key, (state, sequence, chain) in states.items()
@@ -219,7 +244,7 @@ async def apply(
     outcomes: list[Outcome] = []
     entries: list[journal.Entry] = []
     refused: list[UUID] = []
-    for t in told:
+    async for t in by_stretches(told):
         if t.cause.id in seen:
             outcomes.append(Outcome(is_repeat=True))
             continue
@@ -257,18 +282,22 @@ async def apply(
     for h in touched:
         flow.remembered.keep(h.key, h.chain, h.state)
     if touched:
+        is_copied = len(entries) >= journal.WORTH_COPYING
+        new, gone = _deadlines(flow.deadlines, touched) if flow.deadlines is not None else ((), ())
         await db.execute(
             SAVE,
             [h.key for h in touched],
-            [flow.state.dump_json(h.state).decode() for h in touched],
+            [flow.state.dump_json(h.state).decode() async for h in by_stretches(touched)],
             array(h.sequence for h in touched),
             [h.chain for h in touched],
             array(entry.id for entry in entries),
+            *transposed(new, 3),
+            *transposed(gone, 2),
+            *transposed(() if is_copied else entries, len(journal.Entry._fields)),
         )
         await flow.keep(db, touched, surroundings)
-        await journal.append(db, entries)
-        if flow.deadlines is not None:
-            await _set_deadlines(db, flow.deadlines, touched)
+        if is_copied:
+            await journal.append(db, entries)
     if refused:
         await db.execute(UNCLAIM, refused)
     if idle := [h.key for h in held.values() if h.is_new and not h.facts]:
@@ -276,8 +305,11 @@ async def apply(
     return outcomes, held
 
 
-async def _set_deadlines(db: Db, deadlines: Callable[[S], Mapping[str, datetime]], touched: Sequence[Held[S]]) -> None:
-    """Write only what changed: most facts move no deadline."""
+def _deadlines(
+    deadlines: Callable[[S], Mapping[str, datetime]], touched: Sequence[Held[S]]
+) -> tuple[Sequence[tuple[str, str, datetime]], Sequence[tuple[str, str]]]:
+    """Only what changed, since most facts move no deadline: keys, names and instants of those to be set, keys and names
+    of those that are gone."""
     new: list[tuple[str, str, datetime]] = []
     gone: list[tuple[str, str]] = []
     for h in touched:
@@ -285,10 +317,7 @@ async def _set_deadlines(db: Db, deadlines: Callable[[S], Mapping[str, datetime]
         after = deadlines(h.state)
         new += [(h.key, name, due) for name, due in after.items() if before.get(name) != due]
         gone += [(h.key, name) for name in before.keys() - after.keys()]
-    if new:
-        await db.execute(SET_DEADLINES, *zip(*new, strict=True))
-    if gone:
-        await db.execute(DROP_DEADLINES, *zip(*gone, strict=True))
+    return new, gone
 
 
 GATHERED: Final = range(32, 256)

@@ -35,7 +35,7 @@ from fulfillment.domain.shelf import Receipts, Receive, ShelfCommand, ShelfState
 from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
 from shared.contracts.base import Bucket
 from shared.contracts.fulfillment import ShelfFact, StockReceived, StockRestocked
-from shared.database import Pool
+from shared.database import Pool, transposed
 from shared.shell import Db, Flow, Held, Told
 
 TOUCH_STOCK: Final = (
@@ -142,7 +142,7 @@ async def surroundings(db: Db, told: Sequence[Told[Command]], states: Mapping[st
         if placed_at is not None:
             places[key] = (placed_at, key)
     asked = [(key, places[key][0], sku) for key in places for sku in skus[key]]
-    ahead = {(key, sku): units for key, sku, units in await db.fetch(AHEAD, *_columns(asked, 3))}
+    ahead = {(key, sku): units for key, sku, units in await db.fetch(AHEAD, *transposed(asked, 3))}
     return Stock(shelves, places, ahead, {}, await policies(db), told_at)
 
 
@@ -151,31 +151,22 @@ def _may_touch(command: Command) -> bool:
     return not isinstance(command, Track) or command.scan.code == "returned"
 
 
-def _columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:
-    """Rows as the columns that unnest takes."""
-    columns: list[list[object]] = [[] for _ in range(width)]
-    for row in rows:
-        for column, value in zip(columns, row, strict=True):
-            column.append(value)
-    return columns
-
-
 async def keep(db: Db, touched: Sequence[Held[OrderFulfillment]], stock: Stock) -> None:
     """What changed of lines, backorders, parcels and shelves: one statement per table."""
     if lines := [row for held in touched for row in _lines(held)]:
-        await db.execute(KEEP_LINES, *_columns(lines, 15))
+        await db.execute(KEEP_LINES, *transposed(lines, 15))
     if waiting := [(*row, stock.told_at[held.key]) for held in touched for row in _backorders(held)]:
-        await db.execute(KEEP_BACKORDERS, *_columns(waiting, 11))
+        await db.execute(KEEP_BACKORDERS, *transposed(waiting, 11))
     if parcels := [row for held in touched for row in _parcels(held)]:
-        await db.execute(KEEP_PARCELS, *_columns(parcels, 4))
+        await db.execute(KEEP_PARCELS, *transposed(parcels, 4))
     effects = shelf_effects(fact for held in touched for fact in held.facts)
     if effects:
         at = max(stock.told_at[held.key] for held in touched)
         # Only what comes back may come to where nothing ever lay.
         back = {(f.sku, f.location) for held in touched for f in held.facts if isinstance(f, StockRestocked)}
         if back:
-            await db.execute(MAKE_SHELVES, *_columns(((*shelf, at) for shelf in back), 3))
-        await db.execute(MOVE_STOCK, *_columns(((*shelf, *change, at) for shelf, change in effects.items()), 5))
+            await db.execute(MAKE_SHELVES, *transposed(((*shelf, at) for shelf in back), 3))
+        await db.execute(MOVE_STOCK, *transposed(((*shelf, *change, at) for shelf, change in effects.items()), 5))
 
 
 def _lines(held: Held[OrderFulfillment]) -> Iterable[tuple[object, ...]]:
@@ -210,7 +201,7 @@ def _parcels(held: Held[OrderFulfillment]) -> Iterable[tuple[str, str, str, str]
 
 async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, ShelfState]) -> Receipts:
     named = [(t.key, t.command.receipt_id) for t in told if isinstance(t.command, Receive)]
-    rows = await db.fetch(FIND_RECEIPTS, *_columns(named, 2)) if named else []
+    rows = await db.fetch(FIND_RECEIPTS, *transposed(named, 2)) if named else []
     told_at: dict[str, datetime] = {}
     for t in told:
         told_at[t.key] = max(t.cause.at, told_at.get(t.key, t.cause.at))
@@ -220,14 +211,14 @@ async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, S
 async def keep_shelves(db: Db, touched: Sequence[Held[ShelfState]], known: Receipts) -> None:
     received = [fact for held in touched for fact in held.facts if isinstance(fact, StockReceived)]
     if received:
-        await db.execute(KEEP_RECEIPTS, *_columns(((f.subject, f.receipt_id, f.quantity) for f in received), 3))
+        await db.execute(KEEP_RECEIPTS, *transposed(((f.subject, f.receipt_id, f.quantity) for f in received), 3))
     rows = []
     for held in touched:
         shelf = held.facts[0]
         assert isinstance(shelf, ShelfFact)
         more = held.state.received - held.before.received
         rows.append((shelf.sku, shelf.location, more, held.state.incoming, held.state.eta, known.told_at[held.key]))
-    await db.execute(KEEP_SHELVES, *_columns(rows, 6))
+    await db.execute(KEEP_SHELVES, *transposed(rows, 6))
 
 
 ORDERS: Final[Flow[OrderFulfillment, Command, Stock]] = Flow(
@@ -369,7 +360,7 @@ async def concerned(pool: Pool, skus: Sequence[str], after: Place, limit: int) -
 
 async def heed(pool: Pool, shelves: Sequence[tuple[str, str, int]]) -> None:
     async with pool.acquire(timeout=5) as db:
-        await db.execute(HEED, *_columns(shelves, 3))
+        await db.execute(HEED, *transposed(shelves, 3))
 
 
 async def find(pool: Pool, order_id: str) -> OrderFulfillment | None:

@@ -7,7 +7,7 @@ import structlog
 
 from shared.envelope import Undecodable, context_of, fact_of, source_of
 from shared.parking import Parked, Record
-from shared.shell import Db
+from shared.shell import Db, by_stretches
 from support_view import store
 from support_view.casebook import watch
 from support_view.domain.timeline import SERVICES, Entry
@@ -56,7 +56,7 @@ async def take(db: Db, records: Sequence[Record]) -> list[Parked]:
     """One transaction's worth. Nothing queues behind what is parked: a section waits for its hole by itself."""
     told: list[store.Told] = []
     parked: list[Parked] = []
-    for record in records:
+    async for record in by_stretches(records):
         try:
             told.append(read(record))
         except Undecodable as error:

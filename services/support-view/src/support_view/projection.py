@@ -46,7 +46,8 @@ def _domain(name: str, initial: Any, telling: Any, showing: Showing) -> Domain[A
         shown = showing.get(type(entry.fact))
         if shown is None:
             return state
-        return replace(state, signs=noted(state.signs, shown(state, entry.fact, entry)))
+        signs = noted(state.signs, shown(state, entry.fact, entry))
+        return state if signs is state.signs else replace(state, signs=signs)
 
     return Domain(name, initial, TypeAdapter(type(initial)), fold, telling.SENTENCES, telling.DETAILS, telling.QUIET)
 

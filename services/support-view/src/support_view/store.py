@@ -12,9 +12,9 @@ from asyncpg import UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from shared.contracts import FACTS
-from shared.database import Pool, array
+from shared.database import Pool, array, transposed
 from shared.metrics import Gauge
-from shared.shell import Db, Remembered
+from shared.shell import Db, Remembered, by_stretches
 from support_view.domain.timeline import Entry, Place
 from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
@@ -58,10 +58,6 @@ SELECT t.id, t.subject, t.service, t.sequence, t.type, t.data, t.occurred_at, t.
     t.causation_id, t.trace_id
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS s (subject, service, first, last)
 JOIN timeline AS t ON t.subject = s.subject AND t.service = s.service AND t.sequence BETWEEN s.first AND s.last"""
-SAVE = """
-UPDATE sections SET next = new.next, waiting = new.waiting::bigint[], state = new.state::json
-FROM unnest($1::text[], $2::text[], $3::text::bigint[], $4::text[], $5::text[]) AS new (subject, service, next, waiting, state)
-WHERE sections.subject = new.subject AND sections.service = new.service"""
 # In the order of their key, as everything that two processes may write at once.
 MEASURE = """
 INSERT INTO {table} (subject, service, measure, id, began_at, ended_at, part, whole, labels, left_out, facts)
@@ -75,8 +71,17 @@ ON CONFLICT (subject, service, measure, id) DO UPDATE SET (began_at, ended_at, p
 FORGET = """
 DELETE FROM measured USING unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS gone (subject, service, measure, id)
 WHERE (measured.subject, measured.service, measured.measure, measured.id) = (gone.subject, gone.service, gone.measure, gone.id)"""
-FINDABLE = """
-INSERT INTO finds (kind, value, subject) SELECT * FROM unnest($1::text[], $2::text[], $3::text[]) ON CONFLICT DO NOTHING"""
+# What was folded, what figures count of it and what it is found by; in one, since round trips are the price of a small batch.
+FOLDED = """
+WITH saved AS (
+    UPDATE sections SET next = new.next, waiting = new.waiting::bigint[], state = new.state::json
+    FROM unnest($12::text[], $13::text[], $14::text::bigint[], $15::text[], $16::text[])
+        AS new (subject, service, next, waiting, state)
+    WHERE sections.subject = new.subject AND sections.service = new.service),
+found AS (
+    INSERT INTO finds (kind, value, subject) SELECT * FROM unnest($17::text[], $18::text[], $19::text[])
+    ON CONFLICT DO NOTHING)"""
+SAVE: Final = FOLDED + MEASURE.format(table="measured")
 
 
 Sections: TypeAlias = Mapping[Key, Section[Any]]
@@ -100,8 +105,7 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
     after = await _fold(db, before, by_section)
     for key, section in after.items():
         REMEMBERED.keep(" ".join(key), writer, section)
-    if finds := _finds(made, by_section):
-        await db.execute(FINDABLE, *map(list, zip(*sorted(finds), strict=True)))
+    await _save(db, before, after, _finds(made, by_section))
     return before, after
 
 
@@ -160,27 +164,25 @@ async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key,
     sequences = {key: {entry.sequence for entry in entries} for key, entries in told.items()}
     spans = {key: span_to_read(section, sequences[key]) for key, section in sections.items()}
     read = await _read_spans(db, {key: span for key, span in spans.items() if span is not None})
-    after = {
+    return {
         key: advance(key[1], section, sequences[key], read[key] if spans[key] else told[key], spans[key])
-        for key, section in sections.items()
+        async for key, section in by_stretches(sections.items())
     }
-    await db.execute(SAVE, *written(after))
-    await _measure(db, sections, after)
-    return after
 
 
-async def _measure(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:
-    """Keep what figures count in step with the sections it is made from."""
+async def _save(
+    db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]], finds: Set[Find]
+) -> None:
+    """The sections, with what figures count kept in step with them."""
     changed: list[tuple[Key, Measured]] = []
     gone: list[tuple[str, ...]] = []
-    for key, section in after.items():
+    async for key, section in by_stretches(after.items()):
         rows, places = news(key[1], before[key].state, section.state)
         changed += [(key, row) for row in rows]
         gone += [(*key, *place) for place in places]
     if gone:
         await db.execute(FORGET, *map(list, zip(*gone, strict=True)))
-    if changed:
-        await db.execute(MEASURE.format(table="measured"), *measured_columns(changed))
+    await db.execute(SAVE, *measured_columns(changed), *written(after), *transposed(sorted(finds), 3))
 
 
 def measured_columns(rows: Sequence[tuple[Key, Measured]]) -> tuple[Any, ...]:
