@@ -71,7 +71,7 @@ class Outcome:
 
 AT_A_STRETCH: Final = 64
 """Things to decide, read or write out before whoever else is ready may go on: the other transaction of a batch, whose next
-statement the database works on meanwhile, and requests, which wait no longer than that."""
+statement the database works on meanwhile, and requests. What the driver writes out for a statement is not cut up."""
 
 
 async def by_stretches(things: Iterable[T]) -> AsyncIterator[T]:
