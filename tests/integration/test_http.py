@@ -15,6 +15,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from standardwebhooks.webhooks import Webhook
 
+import shared.http
 from shared.auth import Role, issue
 from shared.contracts.base import Input, Quantity
 from shared.http import TOGETHER, Asking, AtDesk, Desk, SignedBody, asks, signed, webhook_cause
@@ -146,6 +147,25 @@ async def test_large_batches_told_at_once_are_committed_apart(dsn: str) -> None:
         batches = [[Told(f"{name}{n}", Add(1), cause()) for n in range(TOGETHER)] for name in "ab"]
         assert await asyncio.gather(*(desk.take(FLOW, batch) for batch in batches)) == [[None] * TOGETHER] * 2
         assert await pool.fetchval("SELECT count(DISTINCT xmin::text) FROM states") == 2
+
+
+async def test_what_comes_while_another_is_committed_goes_together_and_waits_for_no_row_but_its_own(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared.http, "PATIENCE_S", 0.5)
+    async with asyncpg.create_pool(dsn, min_size=0, max_size=4) as pool:
+        desk = Desk(pool, lambda: None)
+        await desk.take(FLOW, [Told("held", Add(1), cause())])
+        asked = []
+        async with pool.acquire() as db, db.transaction():
+            await db.execute("SELECT FROM states WHERE key = 'held' FOR UPDATE")
+            for key in ("held", *map(str, range(8))):
+                asked.append(asyncio.create_task(desk.take(FLOW, [Told(key, Add(1), cause())])))
+                await asyncio.sleep(0)
+            assert await asyncio.gather(*asked[1:]) == [[None]] * 8
+            assert not asked[0].done()
+        assert await asked[0] == [None]
+        assert await pool.fetchval("SELECT count(DISTINCT xmin::text) FROM states WHERE key <> 'held'") == 1
 
 
 async def test_what_is_refused_or_breaks_a_law_takes_nothing_with_it_that_was_asked_at_once(
