@@ -322,7 +322,7 @@ async def release(db: Db, key: str, actor: str) -> bool:
     return bool(await db.fetchval(RELEASE, key, actor))
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)
 def _partition(subject: str, partitions: int) -> int:
     """Where every client of Kafka puts this key; computed here, since a batch is made for one partition."""
     chosen: int = _choose(subject.encode(), range(partitions), None)

@@ -15,7 +15,7 @@ from notifications.domain.telling import Command, Outbox, decide, follow
 from shared.contracts.notifications import NotificationCoalesced, NotificationKind
 from shared.database import Pool
 from shared.metrics import Gauge
-from shared.shell import Db, Flow, Held, Told
+from shared.shell import Db, Flow, Held, Remembered, Told
 
 STATE: Final = TypeAdapter(OrderNotifications)
 
@@ -136,6 +136,7 @@ NOTIFICATIONS: Final[Flow[OrderNotifications, Command, Outbox]] = Flow(
     follow=follow,
     keep=keep,
     laws=laws,
+    remembered=Remembered(most=512),  # 37 kB each: it knows all that was said to a customer
 )
 
 
