@@ -142,6 +142,31 @@ async def test_others_go_on_while_a_large_batch_is_decided(pool: Pool) -> None:
     assert sorted(Counter(decided_at).values()) == [AT_A_STRETCH] * 3
 
 
+async def test_of_two_large_batches_one_is_decided_before_the_other_while_a_small_one_waits_for_neither(
+    pool: Pool,
+) -> None:
+    decided: list[str] = []
+    has_begun = asyncio.Event()
+
+    def noting(state: Tally, command: Add, around: None) -> Sequence[Fact]:
+        decided.append(state.key)
+        has_begun.set()
+        return decide(state, command, around)
+
+    async def tell_of(key: str, count: int) -> None:
+        async with pool.acquire() as db, db.transaction():
+            await apply(db, replace(FLOW, decide=noting), [add(key, 1) for _ in range(count)])
+
+    large = 40 * AT_A_STRETCH
+    both = [asyncio.create_task(tell_of(key, large)) for key in ("a", "b")]
+    await has_begun.wait()
+    await tell_of("small", 1)
+    await asyncio.gather(*both)
+    assert decided[-1] != "small"
+    order = [key for key in decided if key != "small"]
+    assert order in (["a"] * large + ["b"] * large, ["b"] * large + ["a"] * large)
+
+
 async def test_fifty_writers_of_one_new_key_lose_no_update(pool: Pool) -> None:
     await asyncio.gather(*(tell(pool, add("a", 1)) for _ in range(50)))
     assert (await tally(pool, "a")).total == 50

@@ -31,7 +31,7 @@ from shared.envelope import Cause, Undecodable, context_of, data_of, fact_of, ty
 from shared.machine import Invalid, NotAllowed
 from shared.parking import Parked, Record, park, settle, waiting
 from shared.settings import Settings
-from shared.shell import Db, Flow, Outcome, Told, apply, by_stretches, let_more_come
+from shared.shell import Db, Flow, Outcome, Told, apply, by_stretches, in_turn, let_more_come
 from shared.topics import known_partitions, note_partitions
 
 if TYPE_CHECKING:
@@ -105,15 +105,16 @@ class Router:
         """One transaction's worth: what cannot be read or decided comes back to be parked, the rest is applied."""
         batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]], list[Record]]] = {}
         unread: list[tuple[Record, Undecodable]] = []
-        async for record in by_stretches(records):
-            told = self._told(record)
-            if isinstance(told, Undecodable):
-                unread.append((record, told))
-            elif told is not None:
-                flow, command = told
-                _, commands, sources = batches.setdefault(id(flow), (flow, [], []))
-                commands.append(command)
-                sources.append(record)
+        async with in_turn(len(records)):
+            async for record in by_stretches(records):
+                told = self._told(record)
+                if isinstance(told, Undecodable):
+                    unread.append((record, told))
+                elif told is not None:
+                    flow, command = told
+                    _, commands, sources = batches.setdefault(id(flow), (flow, [], []))
+                    commands.append(command)
+                    sources.append(record)
         parked = [Parked(record, record.parking_key(), error.reason, str(error)) for record, error in unread]
         if unread:
             parked += self._successors(batches, unread)

@@ -1,15 +1,17 @@
 """The batch shell: one batch, one transaction. The pure core decides, this commits, and nobody else does.
 
-A batch costs a fixed number of statements whatever its size: claim, load with locks, what the flow keeps beside its
+A batch costs a fixed number of statements whatever its size: claim and load with locks, what the flow keeps beside its
 states, save, append. A refused message takes nothing with it: its claim is given back and the others commit.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
+from weakref import WeakKeyDictionary
 
 import asyncpg
 from pydantic import TypeAdapter
@@ -70,8 +72,8 @@ class Outcome:
 
 
 AT_A_STRETCH: Final = 64
-"""Things to decide, read or write out before whoever else is ready may go on: the other transaction of a batch, whose next
-statement the database works on meanwhile, and requests. What the driver writes out for a statement is not cut up."""
+"""Things to decide, read or write out before whoever else is ready may go on: requests, and the other transaction of a batch,
+to be told its answer and give the database its next statement. What the driver writes out for a statement is not cut up."""
 
 
 async def by_stretches(things: Iterable[T]) -> AsyncIterator[T]:
@@ -80,6 +82,18 @@ async def by_stretches(things: Iterable[T]) -> AsyncIterator[T]:
         yield thing
         if not number % AT_A_STRETCH:
             await asyncio.sleep(0)
+
+
+_turns: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
+
+
+def in_turn(count: int) -> AbstractAsyncContextManager[object]:
+    """Between statements, to be worked on by this process: large batches one after the other, while the database has a
+    statement of the other one. Side by side they would get ready at the same time, and all wait for it. Nothing is awaited
+    meanwhile but stretches."""
+    if count <= AT_A_STRETCH:
+        return nullcontext()
+    return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
 async def _nothing(db: Db, told: Sequence[Told[Any]], states: Mapping[str, Any]) -> None:
@@ -145,27 +159,31 @@ class Flow(Generic[S, C, X]):
         return state
 
 
-# Returns those that had been claimed before: most often none.
-CLAIM = """
-WITH claimed AS (INSERT INTO inbox (id) SELECT DISTINCT unnest($1::text::uuid[]) ON CONFLICT DO NOTHING RETURNING id)
-SELECT unnest($1::text::uuid[]) AS id EXCEPT SELECT id FROM claimed"""
 UNCLAIM = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 # The document is not sent where the state at this very chain is remembered here.
 READ = """
-SELECT key, CASE WHEN states.chain IS DISTINCT FROM known.chain THEN state END, sequence, states.chain
+SELECT key, CASE WHEN states.chain IS DISTINCT FROM known.chain THEN state END AS state, sequence, states.chain
 FROM unnest($1::text[], $2::bytea[]) AS known (key, chain) JOIN states USING (key)"""
 LOAD = f"{READ} ORDER BY key FOR UPDATE OF states"
-# A first command needs its lock too: the row is made before it is locked, and removed again if nothing comes of it.
-MAKE = """
-INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
-ON CONFLICT DO NOTHING RETURNING key"""
+# Returns the ids that had been claimed before, most often none, and the states. A first command needs its lock too: the row
+# is made before it is locked, and removed again if nothing comes of it. All do it in this order: claim, make, lock.
+TAKE = """
+WITH claimed AS (INSERT INTO inbox (id) SELECT DISTINCT unnest($3::text::uuid[]) ON CONFLICT DO NOTHING RETURNING id),
+made AS (
+    INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
+    ON CONFLICT DO NOTHING RETURNING key),
+locked AS (
+    {load})
+SELECT id, NULL::text AS key, NULL::json AS state, NULL::bigint AS sequence, NULL::bytea AS chain
+FROM (SELECT unnest($3::text::uuid[]) EXCEPT SELECT id FROM claimed) AS repeats (id)
+UNION ALL SELECT NULL, key, NULL, 0, '' FROM made UNION ALL SELECT NULL, * FROM locked""".replace("{load}", LOAD)
 UNMAKE = "DELETE FROM states WHERE key = ANY($1::text[]) AND sequence = 0"
 # All that a batch leaves, but what the flow keeps beside its states and a journal worth copying: a round trip for each is
 # most of the price of a small batch. The places in the outbox are in the order the facts were decided.
 SAVE = """
 WITH saved AS (
     UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now()
-    FROM unnest($1::text[], $2::json[], $3::text::bigint[], $4::bytea[]) AS new (key, state, sequence, chain)
+    FROM unnest($2::text[], $3::json[], $4::text::bigint[], $5::bytea[]) AS new (key, state, sequence, chain)
     WHERE states.key = new.key),
 due AS (
     INSERT INTO deadlines (key, name, due_at) SELECT * FROM unnest($6::text[], $7::text[], $8::timestamptz[])
@@ -182,19 +200,29 @@ told AS (
         $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::int[], $25::bytea[])
         AS new (id, subject, sequence, type, schema_version, data, occurred_at, actor, reason, correlation_id,
             causation_id, traceparent, policy_id, policy_version, chain))
-INSERT INTO outbox (event_id) SELECT * FROM unnest($5::text::uuid[])"""
+INSERT INTO outbox (event_id) SELECT * FROM unnest($1::text::uuid[])"""
 BLOCKED = "SELECT DISTINCT key FROM parked WHERE key = ANY($1::text[]) AND status = 'open'"
 
 
-async def load(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, Held[S]]:
-    """Lock and read the aggregates, in key order; those that do not exist yet are locked in their initial state."""
-    states = await _states(db, LOAD, flow, keys)
-    if len(states) < len(keys):
-        missing = sorted(set(keys) - states.keys())
-        states |= {row["key"]: (flow.initial(row["key"]), 0, b"") for row in await db.fetch(MAKE, missing)}
-        if late := [key for key in missing if key not in states]:
-            states |= await _states(db, LOAD, flow, late)
-    return {
+async def _take(
+    db: Db, flow: Flow[S, Any, Any], ids: Iterable[UUID], keys: Sequence[str]
+) -> tuple[set[UUID], dict[str, Held[S]]]:
+    """The ids that had been claimed before; and the aggregates, locked in key order and read. Those that do not exist yet
+    are locked in their initial state."""
+    chains, remembered = _known(flow, keys)
+    seen: set[UUID] = set()
+    rows = []
+    for id, *row in await db.fetch(TAKE, keys, chains, array(ids)):
+        if id is None:
+            rows.append(row)
+        else:
+            seen.add(id)
+    states = _states(flow, rows, remembered)
+    # Made by somebody else since this statement began.
+    if late := [key for key in keys if key not in states]:
+        chains, remembered = _known(flow, late)
+        states |= _states(flow, await db.fetch(LOAD, late, chains), remembered)
+    return seen, {
         key: Held(key, state, state, sequence, chain, is_new=not sequence)
         for key, (state, sequence, chain) in states.items()
     }
@@ -202,19 +230,25 @@ async def load(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str
 
 async def read(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, S]:
     """The aggregates that exist, as they are just now; nothing is locked."""
-    states = await _states(db, READ, flow, keys)
+    chains, remembered = _known(flow, keys)
+    states = _states(flow, await db.fetch(READ, keys, chains), remembered)
     return {key: state for key, (state, sequence, _) in states.items() if sequence}
 
 
-async def _states(
-    db: Db, statement: str, flow: Flow[S, Any, Any], keys: Sequence[str]
-) -> dict[str, tuple[S, int, bytes]]:
-    """By key: the state, its sequence and its chain."""
-    # Taken out before waiting: another transaction of this process may remember something else meanwhile.
+def _known(flow: Flow[S, Any, Any], keys: Sequence[str]) -> tuple[list[bytes | None], dict[str, S]]:
+    """The chains of the states that are remembered, and those states: taken out before waiting, since another transaction
+    of this process may remember something else meanwhile."""
     known = [flow.remembered.find(key) for key in keys]
     remembered = {key: found[1] for key, found in zip(keys, known, strict=True) if found is not None}
+    return [found and found[0] for found in known], remembered
+
+
+def _states(
+    flow: Flow[S, Any, Any], rows: Iterable[Iterable[Any]], remembered: Mapping[str, S]
+) -> dict[str, tuple[S, int, bytes]]:
+    """By key: the state, its sequence and its chain."""
     states = {}
-    for key, document, sequence, chain in await db.fetch(statement, keys, [found and found[0] for found in known]):
+    for key, document, sequence, chain in rows:
         if not sequence:
             state = flow.initial(key)
         elif document is None:
@@ -233,9 +267,8 @@ async def apply(
     With `queue_behind`, a key that has a parked message, or gets one here, decides nothing more: what follows is
     refused as `is_behind`, for the caller to park. Raises only what the database raises.
     """
-    seen: set[UUID] = {row["id"] for row in await db.fetch(CLAIM, array(t.cause.id for t in told))}
-    keys = sorted({t.key for t in told if t.cause.id not in seen and not isinstance(t.command, Undecodable)})
-    held = await load(db, flow, keys) if keys else {}
+    keys = sorted({t.key for t in told if not isinstance(t.command, Undecodable)})
+    seen, held = await _take(db, flow, (t.cause.id for t in told), keys)
     blocked: set[str] = set()
     if queue_behind:
         blocked = {row["key"] for row in await db.fetch(BLOCKED, sorted({t.key for t in told}))}
@@ -244,57 +277,49 @@ async def apply(
     outcomes: list[Outcome] = []
     entries: list[journal.Entry] = []
     refused: list[UUID] = []
-    async for t in by_stretches(told):
-        if t.cause.id in seen:
-            outcomes.append(Outcome(is_repeat=True))
-            continue
-        if t.key in blocked:
-            refused.append(t.cause.id)
-            outcomes.append(Outcome(is_behind=True))
-            continue
-        seen.add(t.cause.id)
-        try:
-            if isinstance(t.command, Undecodable):
-                raise t.command
-            aggregate = held[t.key]
-            state, around = aggregate.state, surroundings
-            facts = flow.decide(state, t.command, around)
-            for fact in facts:
-                state = flow.evolve(state, fact)
-                if flow.follow is not None:
-                    around = flow.follow(around, fact)
-            added = journal.entries(facts, aggregate.key, aggregate.sequence, aggregate.chain, t.cause)
-        except Exception as error:  # noqa: BLE001  # a rule that fails on one message must not stop the others
-            refused.append(t.cause.id)
-            if queue_behind:
-                blocked.add(t.key)
-            outcomes.append(Outcome(error=error))
-            continue
-        aggregate.state, surroundings = state, around
-        if added:
-            aggregate.sequence, aggregate.chain = added[-1].sequence, added[-1].chain
-            aggregate.facts += facts
-            aggregate.causes += [t.cause] * len(facts)
-            entries += added
-        outcomes.append(Outcome(facts=facts))
+    async with in_turn(len(told)):
+        async for t in by_stretches(told):
+            if t.cause.id in seen:
+                outcomes.append(Outcome(is_repeat=True))
+                continue
+            if t.key in blocked:
+                refused.append(t.cause.id)
+                outcomes.append(Outcome(is_behind=True))
+                continue
+            seen.add(t.cause.id)
+            try:
+                if isinstance(t.command, Undecodable):
+                    raise t.command
+                aggregate = held[t.key]
+                state, around = aggregate.state, surroundings
+                facts = flow.decide(state, t.command, around)
+                for fact in facts:
+                    state = flow.evolve(state, fact)
+                    if flow.follow is not None:
+                        around = flow.follow(around, fact)
+                added = journal.entries(facts, aggregate.key, aggregate.sequence, aggregate.chain, t.cause)
+            except Exception as error:  # noqa: BLE001  # a rule that fails on one message must not stop the others
+                refused.append(t.cause.id)
+                if queue_behind:
+                    blocked.add(t.key)
+                outcomes.append(Outcome(error=error))
+                continue
+            aggregate.state, surroundings = state, around
+            if added:
+                aggregate.sequence, aggregate.chain = added[-1].sequence, added[-1].chain
+                aggregate.facts += facts
+                aggregate.causes += [t.cause] * len(facts)
+                entries += added
+            outcomes.append(Outcome(facts=facts))
 
-    touched = [h for h in held.values() if h.facts]
-    for h in touched:
-        flow.remembered.keep(h.key, h.chain, h.state)
-    if touched:
+        touched = [h for h in held.values() if h.facts]
+        for h in touched:
+            flow.remembered.keep(h.key, h.chain, h.state)
         is_copied = len(entries) >= journal.WORTH_COPYING
-        new, gone = _deadlines(flow.deadlines, touched) if flow.deadlines is not None else ((), ())
-        await db.execute(
-            SAVE,
-            [h.key for h in touched],
-            [flow.state.dump_json(h.state).decode() async for h in by_stretches(touched)],
-            array(h.sequence for h in touched),
-            [h.chain for h in touched],
-            array(entry.id for entry in entries),
-            *transposed(new, 3),
-            *transposed(gone, 2),
-            *transposed(() if is_copied else entries, len(journal.Entry._fields)),
-        )
+        saved = await _saved(flow, touched, () if is_copied else entries) if touched else ()
+
+    if touched:
+        await db.execute(SAVE, array(entry.id for entry in entries), *saved)
         await flow.keep(db, touched, surroundings)
         if is_copied:
             await journal.append(db, entries)
@@ -303,6 +328,22 @@ async def apply(
     if idle := [h.key for h in held.values() if h.is_new and not h.facts]:
         await db.execute(UNMAKE, idle)
     return outcomes, held
+
+
+async def _saved(
+    flow: Flow[S, Any, Any], touched: Sequence[Held[S]], entries: Sequence[journal.Entry]
+) -> tuple[Any, ...]:
+    """The columns of their states, deadlines and of these rows of the journal."""
+    new, gone = _deadlines(flow.deadlines, touched) if flow.deadlines is not None else ((), ())
+    return (
+        [h.key for h in touched],
+        [flow.state.dump_json(h.state).decode() async for h in by_stretches(touched)],
+        array(h.sequence for h in touched),
+        [h.chain for h in touched],
+        *transposed(new, 3),
+        *transposed(gone, 2),
+        *transposed(entries, len(journal.Entry._fields)),
+    )
 
 
 def _deadlines(

@@ -7,7 +7,7 @@ import structlog
 
 from shared.envelope import Undecodable, context_of, fact_of, source_of
 from shared.parking import Parked, Record
-from shared.shell import Db, by_stretches
+from shared.shell import Db, by_stretches, in_turn
 from support_view import store
 from support_view.casebook import watch
 from support_view.domain.timeline import SERVICES, Entry
@@ -56,11 +56,12 @@ async def take(db: Db, records: Sequence[Record]) -> list[Parked]:
     """One transaction's worth. Nothing queues behind what is parked: a section waits for its hole by itself."""
     told: list[store.Told] = []
     parked: list[Parked] = []
-    async for record in by_stretches(records):
-        try:
-            told.append(read(record))
-        except Undecodable as error:
-            log.error("message.parked", key=record.parking_key(), topic=record.topic, error=str(error))
-            parked.append(Parked(record, record.parking_key(), error.reason, str(error)))
+    async with in_turn(len(records)):
+        async for record in by_stretches(records):
+            try:
+                told.append(read(record))
+            except Undecodable as error:
+                log.error("message.parked", key=record.parking_key(), topic=record.topic, error=str(error))
+                parked.append(Parked(record, record.parking_key(), error.reason, str(error)))
     await watch(db, *await store.add(db, told))
     return parked

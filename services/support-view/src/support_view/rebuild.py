@@ -4,15 +4,18 @@ Consumers go on meanwhile; they wait only while three tables change their names.
 a rebuild which was killed goes on where it was. Nothing but the view's own tables is written, so nothing is sent again.
 """
 
-from collections.abc import Callable, Sequence, Set
+import asyncio
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import asyncpg
 
+from support_view.domain.timeline import Entry
 from support_view.metrics.measures import Measured
+from support_view.projection import Section
 from support_view.store import (
     MEASURE,
     OF_NO_ORDER,
@@ -22,6 +25,7 @@ from support_view.store import (
     folded,
     measured_columns,
     measures_of,
+    read_all,
     written,
 )
 
@@ -155,21 +159,24 @@ class Rebuild:
     async def _fill(self) -> None:
         row = await self.db.fetchrow(STATE)
         assert row is not None
-        after: Key = (row["after_subject"], row["after_service"])
-        while True:
+        read = await self._read((row["after_subject"], row["after_service"]))
+        while read:
+            after = [*read][-1]
             async with self.db.transaction():
-                rows = await self.db.fetch(KEYS, *after, OF_NO_ORDER, self.chunk)
-                if not rows:
-                    return
-                keys = [(r["subject"], r["service"]) for r in rows]
-                await self._copy(keys)
-                after = keys[-1]
+                # The database reads the next ones while these are folded here.
+                following, derived = await asyncio.gather(self._read(after), folded(read))
+                await self._copy(*derived)
                 await self.db.execute(REMEMBER, State.BUILDING, *after, row["caught_up_to"])
-            self.report("folding the timeline", len(keys))
+            self.report("folding the timeline", len(read))
+            read = following
 
-    async def _copy(self, keys: Sequence[Key]) -> None:
+    async def _read(self, after: Key) -> Mapping[Key, Sequence[Entry]]:
+        """The facts of the next sections."""
+        rows = await self.db.fetch(KEYS, *after, OF_NO_ORDER, self.chunk)
+        return await read_all(self.db, [(row["subject"], row["service"]) for row in rows])
+
+    async def _copy(self, sections: Mapping[Key, Section[Any]], finds: Set[Find]) -> None:
         """Sections that the new generation does not have yet, by COPY."""
-        sections, finds = await folded(self.db, keys)
         rows = [
             (*key, section.next, sorted(section.waiting), state)
             for (key, section), state in zip(sections.items(), written(sections)[-1], strict=True)
@@ -184,7 +191,7 @@ class Rebuild:
             await self.db.execute(WRITE_FINDS.format(which=which), *map(list, zip(*sorted(finds), strict=True)))
 
     async def _write(self, which: str, keys: Sequence[Key]) -> None:
-        sections, finds = await folded(self.db, keys)
+        sections, finds = await folded(await read_all(self.db, keys))
         await self.db.execute(WRITE_SECTIONS.format(which=which), *written(sections))
         await self._find(which, finds)
         await self.db.execute(CLEAR_MEASURED.format(which=which), *columns(keys))

@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 from shared.contracts import FACTS
 from shared.database import Pool, array, transposed
 from shared.metrics import Gauge
-from shared.shell import Db, Remembered, by_stretches
+from shared.shell import Db, Remembered, by_stretches, in_turn
 from support_view.domain.timeline import Entry, Place
 from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
@@ -33,26 +33,32 @@ class Told(NamedTuple):
     data: str
 
 
-# In the order of ids, so that two processes that are told the same facts cannot wait for each other in a circle. It
-# answers with the repeats, most often none.
-KEEP = """
-WITH told AS (SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[],
-        $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+# A version of a row is named by the transaction that wrote it: the state of one that is remembered is not read again.
+LOCK = """
+SELECT subject, service, next, waiting, CASE WHEN sections.xmin::text IS DISTINCT FROM known THEN state END AS state,
+    pg_current_xact_id()::xid::text AS writer, false AS is_new
+FROM sections JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (subject, service, known) USING (subject, service)
+ORDER BY subject, service FOR UPDATE OF sections"""
+# Returns the ids that stood on the timeline before, most often none, and the sections. All do it in this order, each in the
+# order of its key, so that two processes that are told the same facts cannot wait for each other in a circle: facts are
+# kept, sections that are new made, the others locked.
+TAKE = """
+WITH told AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[],
+        $10::timestamptz[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
     AS t (id, service, subject, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id, trace_id)),
 kept AS (INSERT INTO timeline (id, subject, service, sequence, type, data, occurred_at, actor, reason, correlation_id,
         causation_id, trace_id)
     SELECT id, subject, service, sequence, type, data::json, occurred_at, actor, reason, correlation_id, causation_id, trace_id
-    FROM told ON CONFLICT (id) DO NOTHING RETURNING id)
-SELECT id FROM told WHERE NOT EXISTS (SELECT FROM kept WHERE kept.id = told.id)"""
-# A version of a row is named by the transaction that wrote it: the state of one that is remembered is not read again.
-LOCK = """
-SELECT subject, service, next, waiting, CASE WHEN sections.xmin::text IS DISTINCT FROM known THEN state END AS state,
-    pg_current_xact_id()::xid::text AS writer
-FROM sections JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (subject, service, known) USING (subject, service)
-ORDER BY subject, service FOR UPDATE OF sections"""
-MAKE = """
-INSERT INTO sections (subject, service) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING
-RETURNING subject, service, pg_current_xact_id()::xid::text AS writer"""
+    FROM told ON CONFLICT (id) DO NOTHING RETURNING id),
+made AS (
+    INSERT INTO sections (subject, service) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING
+    RETURNING subject, service, next, waiting, state, pg_current_xact_id()::xid::text AS writer, true AS is_new),
+locked AS (
+    {lock})
+SELECT id, NULL::text AS subject, NULL::text AS service, NULL::bigint AS next, NULL::bigint[] AS waiting,
+    NULL::json AS state, NULL::text AS writer, NULL::bool AS is_new
+FROM told WHERE NOT EXISTS (SELECT FROM kept WHERE kept.id = told.id)
+UNION ALL SELECT NULL, * FROM made UNION ALL SELECT NULL, * FROM locked""".replace("{lock}", LOCK)
 READ_SPANS = """
 SELECT t.id, t.subject, t.service, t.sequence, t.type, t.data, t.occurred_at, t.actor, t.reason, t.correlation_id,
     t.causation_id, t.trace_id
@@ -93,19 +99,29 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
     if not told:
         return {}, {}
     told = sorted(told, key=lambda t: t.entry.id)
-    entries = [t.entry for t in told]
-    repeats = await _keep(db, told)
+    repeats, made, sections, writer = await _take(db, told)
     by_section: dict[Key, list[Entry]] = defaultdict(list)
-    for entry in entries:
+    for entry, _ in told:
         if entry.id not in repeats and OF_NO_ORDER not in entry.subject:
             by_section[entry.subject, entry.service].append(entry)
-    if not by_section:
+    before = {key: sections[key] for key in sorted(by_section)}
+    if not before:
         return {}, {}
-    made, before, writer = await _lock(db, sorted(by_section))
-    after = await _fold(db, before, by_section)
+    sequences = {key: {entry.sequence for entry in entries} for key, entries in by_section.items()}
+    spans = {key: span_to_read(section, sequences[key]) for key, section in before.items()}
+    read = await _read_spans(db, {key: span for key, span in spans.items() if span is not None})
+    async with in_turn(len(told)):
+        after = {
+            key: advance(key[1], section, sequences[key], read[key] if spans[key] else by_section[key], spans[key])
+            async for key, section in by_stretches(before.items())
+        }
+        changed, gone = await _news(before, after)
+        saved = (*measured_columns(changed), *written(after))
     for key, section in after.items():
         REMEMBERED.keep(" ".join(key), writer, section)
-    await _save(db, before, after, _finds(made, by_section))
+    if gone:
+        await db.execute(FORGET, *transposed(gone, 4))
+    await db.execute(SAVE, *saved, *transposed(sorted(_finds(made, by_section)), 3))
     return before, after
 
 
@@ -118,37 +134,44 @@ WORTH_COPYING: Final = 100
 """Facts; below it, what COPY has around it costs more than it saves."""
 
 
-async def _keep(db: Db, told: Sequence[Told]) -> Set[str]:
-    """Put facts on the timeline; the ids of those that stood there before."""
-    rows = [(*entry[:4], entry.fact.type, data, *entry[5:]) for entry, data in told]
-    if len(rows) >= WORTH_COPYING:
-        try:
-            async with db.transaction():
-                await db.copy_records_to_table("timeline", records=rows, columns=COLUMNS)
-            return frozenset()
-        except UniqueViolationError:
-            pass  # some stand there already: the statement that bears repeats says which
-    return {str(row["id"]) for row in await db.fetch(KEEP, *map(list, zip(*rows, strict=True)))}
-
-
 REMEMBERED: Final = Remembered[Section[Any]](most=512)
 """By the transaction that wrote them: one that was not committed wrote no row that is found. Three to four kB each."""
 
 
-async def _lock(db: Db, keys: Sequence[Key]) -> tuple[list[Key], dict[Key, Section[Any]], bytes]:
-    """The sections, locked in key order; which of them are new; and by what name what is written now is known."""
+async def _take(db: Db, told: Sequence[Told]) -> tuple[Set[str], list[Key], dict[Key, Section[Any]], bytes]:
+    """Put facts on the timeline and lock their sections: the ids of those that stood there before; which sections are new;
+    all of them; and by what name what is written now is known."""
+    facts = [(*entry[:4], entry.fact.type, data, *entry[5:]) for entry, data in told]
+    is_copied = len(facts) >= WORTH_COPYING and await _copied(db, facts)
+    keys = sorted({(entry.subject, entry.service) for entry, _ in told if OF_NO_ORDER not in entry.subject})
     known = {key: held for key in keys if (held := REMEMBERED.find(" ".join(key)))}
     versions = [known[key][0].decode() if key in known else None for key in keys]
-    rows = await db.fetch(LOCK, *columns(keys), versions)
-    missing = sorted(set(keys) - {(row["subject"], row["service"]) for row in rows})
-    made = await db.fetch(MAKE, *columns(missing)) if missing else []
-    sections = {(row["subject"], row["service"]): section_of(row["service"]) for row in made}
-    if late := [key for key in missing if key not in sections]:
-        rows += await db.fetch(LOCK, *columns(late), [None] * len(late))
-    for row in rows:
+    rows = await db.fetch(TAKE, *columns(keys), versions, *transposed(() if is_copied else facts, len(COLUMNS)))
+    repeats = {str(row["id"]) for row in rows if row["id"]}
+    found = [row for row in rows if not row["id"]]
+    if len(found) < len(keys):  # some were made by others since this statement began
+        late = sorted(set(keys) - {(row["subject"], row["service"]) for row in found})
+        found += await db.fetch(LOCK, *columns(late), [None] * len(late))
+    made: list[Key] = []
+    sections = {}
+    for row in found:
         key = row["subject"], row["service"]
-        sections[key] = known[key][1] if row["state"] is None else _section(row)
-    return missing, sections, (*made, *rows)[0]["writer"].encode()
+        if row["is_new"]:
+            made.append(key)
+            sections[key] = section_of(key[1])
+        else:
+            sections[key] = known[key][1] if row["state"] is None else _section(row)
+    return repeats, made, sections, found[0]["writer"].encode() if found else b""
+
+
+async def _copied(db: Db, facts: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether they stand on the timeline now; not where some did before: the statement that bears repeats says which."""
+    try:
+        async with db.transaction():
+            await db.copy_records_to_table("timeline", records=facts, columns=COLUMNS)
+    except UniqueViolationError:
+        return False
+    return True
 
 
 def columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:
@@ -159,30 +182,15 @@ def _section(row: Row) -> Section[Any]:
     return Section(DOMAINS[row["service"]].state.validate_json(row["state"]), row["next"], frozenset(row["waiting"]))
 
 
-async def _fold(db: Db, sections: Mapping[Key, Section[Any]], told: Mapping[Key, Sequence[Entry]]) -> Sections:
-    """Advance locked sections by what they were told, reading from the timeline where a hole closes."""
-    sequences = {key: {entry.sequence for entry in entries} for key, entries in told.items()}
-    spans = {key: span_to_read(section, sequences[key]) for key, section in sections.items()}
-    read = await _read_spans(db, {key: span for key, span in spans.items() if span is not None})
-    return {
-        key: advance(key[1], section, sequences[key], read[key] if spans[key] else told[key], spans[key])
-        async for key, section in by_stretches(sections.items())
-    }
-
-
-async def _save(
-    db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]], finds: Set[Find]
-) -> None:
-    """The sections, with what figures count kept in step with them."""
+async def _news(before: Sections, after: Sections) -> tuple[list[tuple[Key, Measured]], list[tuple[str, ...]]]:
+    """Of what figures count: the rows that are new or other than they were, and the keys of those that are gone."""
     changed: list[tuple[Key, Measured]] = []
     gone: list[tuple[str, ...]] = []
     async for key, section in by_stretches(after.items()):
         rows, places = news(key[1], before[key].state, section.state)
         changed += [(key, row) for row in rows]
         gone += [(*key, *place) for place in places]
-    if gone:
-        await db.execute(FORGET, *map(list, zip(*gone, strict=True)))
-    await db.execute(SAVE, *measured_columns(changed), *written(after), *transposed(sorted(finds), 3))
+    return changed, gone
 
 
 def measured_columns(rows: Sequence[tuple[Key, Measured]]) -> tuple[Any, ...]:
@@ -271,11 +279,19 @@ OF_NO_ORDER: Final = ":"
 """In the subjects of shelves, policies and customers, and in no order's id: those have no sections."""
 
 
-async def folded(db: Db, keys: Sequence[Key]) -> tuple[dict[Key, Section[Any]], set[Find]]:
-    """What these sections and finds are by the timeline alone, whatever is kept of them."""
+async def read_all(db: Db, keys: Sequence[Key]) -> Mapping[Key, Sequence[Entry]]:
+    """All that the timeline has of these sections."""
     read = await _read_spans(db, dict.fromkeys(keys, ALL))
-    sections = {key: advance(key[1], section_of(key[1]), set(), read[key], ALL) for key in keys}
-    return sections, _finds(keys, read)
+    return {key: read[key] for key in keys}
+
+
+async def folded(read: Mapping[Key, Sequence[Entry]]) -> tuple[dict[Key, Section[Any]], set[Find]]:
+    """What these sections and finds are by all that the timeline has of them, whatever is kept."""
+    sections = {
+        key: advance(key[1], section_of(key[1]), set(), entries, ALL)
+        async for key, entries in by_stretches(read.items())
+    }
+    return sections, _finds([*read], read)
 
 
 def measures_of(sections: Mapping[Key, Section[Any]]) -> list[tuple[Key, Measured]]:
