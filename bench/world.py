@@ -365,20 +365,24 @@ def _services(processor: int, mailbox: int) -> tuple[Service, ...]:
 
 
 async def all_seen(endpoints: Endpoints, within: float = 120) -> None:
-    """Nothing is on its way: every journal's facts are published, and on the timeline."""
+    """Nothing is on its way: every journal's facts are published, and on the timeline. Raises AssertionError saying what
+    still is, where that takes longer."""
     databases = {name: await asyncpg.connect(each.database) for name, each in endpoints.services.items()}
+    on_its_way = ""
     try:
         async with asyncio.timeout(within):
             while True:
-                told = unpublished = 0
-                for db in databases.values():
-                    told += await db.fetchval("SELECT count(*) FROM events")
-                    unpublished += await db.fetchval("SELECT count(*) FROM outbox")
-                if not unpublished and told == await databases["support-view"].fetchval(
-                    "SELECT count(*) FROM timeline"
-                ):
+                told, unpublished, parked = [
+                    {name: await db.fetchval(f"SELECT count(*) FROM {rows}") for name, db in databases.items()}
+                    for rows in ("events", "outbox", "parked WHERE status = 'open'")
+                ]
+                seen = await databases["support-view"].fetchval("SELECT count(*) FROM timeline")
+                if not any(unpublished.values()) and sum(told.values()) == seen:
                     return
+                on_its_way = f"told {told}, {seen} on the timeline; unpublished {unpublished}; parked {parked}"
                 await asyncio.sleep(0.2)
+    except TimeoutError as error:
+        raise AssertionError(f"not everything was seen within {within:g} s: {on_its_way}") from error
     finally:
         for db in databases.values():
             await db.close()
