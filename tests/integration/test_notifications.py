@@ -105,7 +105,7 @@ async def hear(pool: Pool, *facts: Fact) -> None:
     now = datetime.now(timezone.utc)
     told: list[Told[Command]] = [
         Told(
-            "o1",
+            fact.subject,
             Note(fact, str(uuid4()), n, now),
             Cause(id=uuid4(), at=now, actor="service:test", reason="test", correlation_id="test"),
         )
@@ -145,6 +145,21 @@ async def test_a_shipment_is_mailed_once_however_many_senders_there_are(
         assert "For this parcel we charged €20.00" in body.get_content()
     assert await status(pool) == "sent"
     assert await send_all(pool, settings) == 0
+
+
+async def test_a_backlog_goes_out_a_hundred_at_a_time_over_twenty_connections(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    for n in range(130):
+        names = {"order_id": f"b{n}", "shipment_id": f"b{n}-S1"}
+        facts = placed(), shipped(1, 2, ("1", 2)), captured(2000, "o1-S1")
+        await hear(
+            pool, *(fact.model_copy(update={k: v for k, v in names.items() if hasattr(fact, k)}) for fact in facts)
+        )
+    assert [await send_all(pool, settings) for _ in range(3)] == [100, 30, 0]
+    assert len({mail["Message-ID"] for mail in mailbox.took}) == len(mailbox.took) == 130
+    assert len({id(session) for session in mailbox.sessions[:100]}) <= 20
+    assert await pool.fetchval("SELECT count(*) FROM events WHERE type = 'notification.sent'") == 130
 
 
 async def test_a_message_the_server_puts_off_is_tried_again_with_the_same_words_and_then_given_up(

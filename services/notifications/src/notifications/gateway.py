@@ -19,6 +19,9 @@ _BOUNDARY: Final = "=_part"
 _CLOSING: Final = 421
 """The server ends the connection."""
 
+CONNECTIONS: Final = 20
+"""At once, from one process: mail servers turn away who opens many more."""
+
 
 class RefusedForGood(Exception):
     """The server will never take this message; the text says why."""
@@ -67,11 +70,12 @@ class MailServer:
         self._url = urlsplit(url)
         self._timeout = timeout
         self._kept: list[aiosmtplib.SMTP] = []
+        self._room = asyncio.Semaphore(CONNECTIONS)
 
     async def send(self, built: Message) -> None:
         """Raises RefusedForGood or NotNow; returns once the server has taken responsibility for the message."""
         try:
-            async with asyncio.timeout(self._timeout):
+            async with self._room, asyncio.timeout(self._timeout):
                 await self._send(built)
         except aiosmtplib.SMTPRecipientsRefused as error:
             text = "; ".join(f"{r.recipient}: {r.code} {r.message}" for r in error.recipients)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Sequence
 from datetime import datetime, timedelta, timezone
+from typing import Final
 from uuid import NAMESPACE_URL, uuid5
 
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from notifications import store
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.telling import Command, Outcome, RecordFailure, RecordSent, RecordStale
-from notifications.gateway import MailServer, NotNow, RefusedForGood, message, message_id
+from notifications.gateway import CONNECTIONS, MailServer, NotNow, RefusedForGood, message, message_id
 from notifications.mails import Mail, composed
 from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS, Due
@@ -19,11 +20,12 @@ from shared.database import OUTAGES, Pool
 from shared.envelope import Cause
 from shared.http import Desk
 from shared.runtime import Running
-from shared.shell import Db, Told, read
+from shared.shell import Db, Told, by_stretches, read
 
 log = structlog.get_logger()
 
-AT_ONCE = 20
+AT_ONCE: Final = 5 * CONNECTIONS
+"""Messages of a round: its transactions cost the same for one as for a hundred, and what waits must not grow under load."""
 POLL_SECONDS = 0.5
 RESTS_AFTER = 10
 """Polls with nothing to send, after which the mail server's connections are closed."""
@@ -52,7 +54,8 @@ async def sender(running: Running, stop: asyncio.Event) -> None:
 
 async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings, server: MailServer) -> int:
     """Take what is due, send it, record what became of it; returns how many were taken."""
-    lease = timedelta(seconds=settings.smtp_timeout_seconds * 3)
+    # Longer than a round may take, in which each connection carries one message after the other.
+    lease = timedelta(seconds=settings.smtp_timeout_seconds * (AT_ONCE / CONNECTIONS + 2))
     async with pool.acquire(timeout=5) as db, db.transaction():
         due = await store.take(db, AT_ONCE, lease)
         if not due:
@@ -83,7 +86,7 @@ async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
     """Composed at the first attempt and stored, so that every attempt says the same."""
     states = await read(db, NOTIFICATIONS, sorted({d.order_id for d in due if d.html is None}))
     mails, new = {}, []
-    for d in due:
+    async for d in by_stretches(due):
         if d.html is None:
             state = states[d.order_id]
             mail = composed(state, state.notifications[d.notification_id])
