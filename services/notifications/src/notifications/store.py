@@ -75,6 +75,12 @@ GAUGES: Final = (
         "messages that the mail server did not take yet, to be tried again",
         "SELECT count(*) FROM notifications WHERE status = 'queued' AND last_error IS NOT NULL",
     ),
+    Gauge(
+        "oms_mails_late_seconds",
+        "for how long the message that waits longest has been due, and no sender has taken it",
+        """SELECT coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0) FROM notifications
+        WHERE status = 'queued' AND next_attempt_at <= now()""",
+    ),
 )
 
 READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
