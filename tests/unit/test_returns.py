@@ -80,6 +80,7 @@ from shared.contracts.returns import (
     ReturnPolicy,
     ReturnReason,
     ReturnRefundDue,
+    ReturnRequested,
     ReturnResolved,
     ReturnSentToReview,
     ReturnUnexpectedItemReceived,
@@ -470,6 +471,14 @@ class TestRequest:
         ]
         assert only(facts, ReturnApproved).lines == of(mug=1)
         assert units(story, "mug") == {"declined": 2, "awaiting": 1}
+
+    def test_nobody_says_to_have_asked_before_the_order_but_a_clock_that_runs_behind_turns_nobody_away(self) -> None:
+        before = asking(day(-1), mug=1)
+        with pytest.raises(Invalid, match="occurred_at: must not lie before the order was placed"):
+            delivered().then(before)
+        facts = delivered().then(replace(before, is_by_clock=True))
+        assert only(facts, ReturnRequested).requested_at == day(2), "when they arrived"
+        assert only(facts, ReturnApproved).lines == of(mug=1)
 
     def test_the_unit_of_a_delivery_that_is_in_a_return_is_not_judged_again(self) -> None:
         story = delivered(mug=1)

@@ -532,6 +532,7 @@ async def request_return(order_id: OrderId, body: RequestReturnIn, by: Customer)
         at=at,
         membership=body.membership,
         abuse_score=body.abuse_score,
+        is_by_clock=body.occurred_at is None,
     )
     return await _tell(by, order_id, command, at, body.note or "request return", _newest_return)
 
