@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest
 from bench.figures import RATE, Figure, Scale, Side, alone, compared
@@ -58,10 +59,12 @@ async def _share(place: Place, group: str, count: int) -> None:
     try:
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                [answer] = await admin.describe_consumer_groups([group])
-                _, _, state, _, _, members, *_ = answer.groups[0]
-                if state == "Stable" and len(members) == count:
-                    return
+                # A broker's first group has no coordinator until the topic of its offsets is made.
+                with suppress(GroupCoordinatorNotAvailableError):
+                    [answer] = await admin.describe_consumer_groups([group])
+                    _, _, state, _, _, members, *_ = answer.groups[0]
+                    if state == "Stable" and len(members) == count:
+                        return
                 await asyncio.sleep(0.1)
     finally:
         await admin.close()

@@ -20,7 +20,7 @@ from standardwebhooks import Webhook
 
 from notifications.api import router
 from notifications.domain.telling import Command, Note
-from notifications.gateway import MailServer, RefusedForGood, message, message_id
+from notifications.gateway import CONNECTIONS, MailServer, RefusedForGood, message, message_id
 from notifications.mails import Mail
 from notifications.sender import send_due
 from notifications.settings import NotificationsSettings
@@ -114,10 +114,10 @@ async def hear(pool: Pool, *facts: Fact) -> None:
     assert await Desk(pool, lambda: None).take(NOTIFICATIONS, told) == [None] * len(facts)
 
 
-async def send_all(pool: Pool, settings: NotificationsSettings) -> int:
+async def send_all(pool: Pool, settings: NotificationsSettings, stop: asyncio.Event | None = None) -> int:
     server = MailServer(settings.smtp_url, settings.smtp_timeout_seconds)
     try:
-        return await send_due(pool, Desk(pool, lambda: None), settings, server)
+        return await send_due(pool, Desk(pool, lambda: None), settings, server, stop or asyncio.Event())
     finally:
         await server.rest()
 
@@ -147,19 +147,41 @@ async def test_a_shipment_is_mailed_once_however_many_senders_there_are(
     assert await send_all(pool, settings) == 0
 
 
-async def test_a_backlog_goes_out_a_hundred_at_a_time_over_twenty_connections(
-    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
-) -> None:
-    for n in range(130):
+async def parcels(pool: Pool, count: int) -> None:
+    """As many orders, each with a parcel to be mailed of."""
+    for n in range(count):
         names = {"order_id": f"b{n}", "shipment_id": f"b{n}-S1"}
         facts = placed(), shipped(1, 2, ("1", 2)), captured(2000, "o1-S1")
         await hear(
             pool, *(fact.model_copy(update={k: v for k, v in names.items() if hasattr(fact, k)}) for fact in facts)
         )
+
+
+async def test_a_backlog_goes_out_a_hundred_at_a_time_over_twenty_connections(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    await parcels(pool, 130)
     assert [await send_all(pool, settings) for _ in range(3)] == [100, 30, 0]
     assert len({mail["Message-ID"] for mail in mailbox.took}) == len(mailbox.took) == 130
     assert len({id(session) for session in mailbox.sessions[:100]}) <= 20
     assert await pool.fetchval("SELECT count(*) FROM events WHERE type = 'notification.sent'") == 130
+
+
+async def test_a_sender_that_is_stopped_ends_what_it_has_begun_and_leaves_the_rest_to_another(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    await parcels(pool, 30)
+    mailbox.goes_on.clear()
+    stop = asyncio.Event()
+    stopped = asyncio.create_task(send_all(pool, settings, stop))
+    await asyncio.to_thread(mailbox.asked.wait)
+    stop.set()
+    mailbox.goes_on.set()
+    assert await stopped == 30
+    ended = len(mailbox.took)
+    assert 0 < ended <= CONNECTIONS
+    assert await send_all(pool, settings) == 30 - ended
+    assert len({mail["Message-ID"] for mail in mailbox.took}) == len(mailbox.took) == 30
 
 
 async def test_a_message_the_server_puts_off_is_tried_again_with_the_same_words_and_then_given_up(

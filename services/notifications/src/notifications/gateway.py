@@ -70,12 +70,13 @@ class MailServer:
         self._url = urlsplit(url)
         self._timeout = timeout
         self._kept: list[aiosmtplib.SMTP] = []
-        self._room = asyncio.Semaphore(CONNECTIONS)
+        self.room = asyncio.Semaphore(CONNECTIONS)
+        """To be had by who sends."""
 
     async def send(self, built: Message) -> None:
         """Raises RefusedForGood or NotNow; returns once the server has taken responsibility for the message."""
         try:
-            async with self._room, asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout):
                 await self._send(built)
         except aiosmtplib.SMTPRecipientsRefused as error:
             text = "; ".join(f"{r.recipient}: {r.code} {r.message}" for r in error.recipients)

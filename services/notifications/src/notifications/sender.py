@@ -29,6 +29,7 @@ AT_ONCE: Final = 5 * CONNECTIONS
 POLL_SECONDS = 0.5
 RESTS_AFTER = 10
 """Polls with nothing to send, after which the mail server's connections are closed."""
+_STOPPED: Final = "the sender was stopped before its turn: another may take it at once"
 
 
 async def sender(running: Running, stop: asyncio.Event) -> None:
@@ -40,7 +41,7 @@ async def sender(running: Running, stop: asyncio.Event) -> None:
     while not stop.is_set():
         taken = 0
         try:
-            taken = await send_due(running.pool, running.desk, settings, server)
+            taken = await send_due(running.pool, running.desk, settings, server, stop)
         except OUTAGES as error:
             log.warning("notifications.deferred", error=repr(error))
         idle = 0 if taken else idle + 1
@@ -52,8 +53,10 @@ async def sender(running: Running, stop: asyncio.Event) -> None:
     await server.rest()
 
 
-async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings, server: MailServer) -> int:
-    """Take what is due, send it, record what became of it; returns how many were taken."""
+async def send_due(
+    pool: Pool, desk: Desk, settings: NotificationsSettings, server: MailServer, stop: asyncio.Event
+) -> int:
+    """Take what is due, send it, record what became of it; returns how many were taken. Stopped, it begins no other."""
     # Longer than a round may take, in which each connection carries one message after the other.
     lease = timedelta(seconds=settings.smtp_timeout_seconds * (AT_ONCE / CONNECTIONS + 2))
     async with pool.acquire(timeout=5) as db, db.transaction():
@@ -64,13 +67,14 @@ async def send_due(pool: Pool, desk: Desk, settings: NotificationsSettings, serv
         mails = await _words(db, due)
     now = datetime.now(timezone.utc)
     outcomes = await asyncio.gather(
-        *(_attempt(d, mails[d.notification_id], policy, settings, server, now) for d in due)
+        *(_attempt(d, mails[d.notification_id], policy, settings, server, now, stop) for d in due)
     )
     told: list[Told[Command]] = []
     postponed: list[tuple[str, timedelta, str]] = []
     for d, outcome in zip(due, outcomes, strict=True):
         if isinstance(outcome, str):
-            postponed.append((d.notification_id, policy.pause_after(d.attempts), outcome))
+            pause = timedelta(0) if outcome is _STOPPED else policy.pause_after(d.attempts)
+            postponed.append((d.notification_id, pause, outcome))
         else:
             told.append(Told(d.order_id, outcome, _cause(d, outcome)))
     for t, error in zip(told, await desk.take(NOTIFICATIONS, told), strict=True):
@@ -105,7 +109,13 @@ async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
 
 
 async def _attempt(
-    due: Due, mail: Mail, policy: SendingPolicy, settings: NotificationsSettings, server: MailServer, now: datetime
+    due: Due,
+    mail: Mail,
+    policy: SendingPolicy,
+    settings: NotificationsSettings,
+    server: MailServer,
+    now: datetime,
+    stop: asyncio.Event,
 ) -> Outcome | str:
     """What became of it; an error as text where it is to be tried again."""
     id = due.notification_id
@@ -115,7 +125,11 @@ async def _attempt(
         # Its last attempts were never recorded: it may have been sent, and must not be for ever.
         return RecordFailure(id, f"given up after {policy.max_attempts} attempts, of which some were not recorded")
     try:
-        await server.send(message(id, mail, settings.mail_from))
+        async with server.room:
+            if stop.is_set():
+                # All that a round holds may take longer than a process has to stop.
+                return _STOPPED
+            await server.send(message(id, mail, settings.mail_from))
     except RefusedForGood as error:
         log.warning("notification.refused", notification_id=id, error=str(error))
         return RecordFailure(id, str(error))
