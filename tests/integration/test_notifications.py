@@ -180,8 +180,11 @@ async def test_a_sender_that_is_stopped_ends_what_it_has_begun_and_leaves_the_re
     assert await stopped == 30
     ended = len(mailbox.took)
     assert 0 < ended <= CONNECTIONS
+    await pool.execute("UPDATE notifications SET title = 'what was true then' WHERE attempts = 0")
     assert await send_all(pool, settings) == 30 - ended
     assert len({mail["Message-ID"] for mail in mailbox.took}) == len(mailbox.took) == 30
+    assert "what was true then" not in {mail["Subject"] for mail in mailbox.took}, "nobody had read it: composed anew"
+    assert {row["attempts"] for row in await pool.fetch("SELECT attempts FROM notifications")} == {1}
 
 
 async def test_a_message_the_server_puts_off_is_tried_again_with_the_same_words_and_then_given_up(

@@ -29,7 +29,6 @@ AT_ONCE: Final = 5 * CONNECTIONS
 POLL_SECONDS = 0.5
 RESTS_AFTER = 10
 """Polls with nothing to send, after which the mail server's connections are closed."""
-_STOPPED: Final = "the sender was stopped before its turn: another may take it at once"
 
 
 async def sender(running: Running, stop: asyncio.Event) -> None:
@@ -71,10 +70,12 @@ async def send_due(
     )
     told: list[Told[Command]] = []
     postponed: list[tuple[str, timedelta, str]] = []
+    left: list[str] = []
     for d, outcome in zip(due, outcomes, strict=True):
-        if isinstance(outcome, str):
-            pause = timedelta(0) if outcome is _STOPPED else policy.pause_after(d.attempts)
-            postponed.append((d.notification_id, pause, outcome))
+        if outcome is None:
+            left.append(d.notification_id)
+        elif isinstance(outcome, str):
+            postponed.append((d.notification_id, policy.pause_after(d.attempts), outcome))
         else:
             told.append(Told(d.order_id, outcome, _cause(d, outcome)))
     for t, error in zip(told, await desk.take(NOTIFICATIONS, told), strict=True):
@@ -83,15 +84,18 @@ async def send_due(
     if postponed:
         async with pool.acquire(timeout=5) as db:
             await db.execute(store.POSTPONE, *zip(*postponed, strict=True))
+    if left:
+        async with pool.acquire(timeout=5) as db:
+            await db.execute(store.GIVE_BACK, left)
     return len(due)
 
 
 async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
     """Composed at the first attempt and stored, so that every attempt says the same."""
-    states = await read(db, NOTIFICATIONS, sorted({d.order_id for d in due if d.html is None}))
+    states = await read(db, NOTIFICATIONS, sorted({d.order_id for d in due if d.html is None or d.attempts == 1}))
     mails, new = {}, []
     async for d in by_stretches(due):
-        if d.html is None:
+        if d.html is None or d.attempts == 1:
             state = states[d.order_id]
             mail = composed(state, state.notifications[d.notification_id])
             id = d.notification_id
@@ -116,8 +120,8 @@ async def _attempt(
     server: MailServer,
     now: datetime,
     stop: asyncio.Event,
-) -> Outcome | str:
-    """What became of it; an error as text where it is to be tried again."""
+) -> Outcome | str | None:
+    """What became of it; an error as text where it is to be tried again; None where it was not tried."""
     id = due.notification_id
     if now - due.queued_at > policy.stale_after:
         return RecordStale(id, f"older than {policy.stale_after.days} days")
@@ -128,7 +132,7 @@ async def _attempt(
         async with server.room:
             if stop.is_set():
                 # All that a round holds may take longer than a process has to stop.
-                return _STOPPED
+                return None
             await server.send(message(id, mail, settings.mail_from))
     except RefusedForGood as error:
         log.warning("notification.refused", notification_id=id, error=str(error))

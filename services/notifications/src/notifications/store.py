@@ -64,6 +64,11 @@ UPDATE notifications SET next_attempt_at = now() + new.pause, last_error = new.e
 FROM unnest($1::text[], $2::interval[], $3::text[]) AS new (id, pause, error)
 WHERE notification_id = new.id AND status = 'queued'"""
 
+# Taken and not tried, so that what it tells may still change.
+GIVE_BACK = """
+UPDATE notifications SET attempts = attempts - 1, next_attempt_at = now(), is_taken = false
+WHERE notification_id = ANY($1::text[]) AND status = 'queued'"""
+
 _POLICY = """
 SELECT policy_id, version, effective_from, gather, first_pause, longest_pause, max_attempts, stale_after, windows FROM """
 POLICY = _POLICY + "sending_policy"
