@@ -6,12 +6,13 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from returns.domain import order
-from returns.domain.decisions import Command, RecordPurchase, RecordUnits, RequestReturn, decide
+from returns.domain.decisions import Command, RecordPurchase, RecordUnits, RequestReturn, SettleRefund, decide
 from returns.domain.inspections import InspectItems
 from returns.domain.order import OrderReturns
 from returns.domain.parcels import ReceiveParcel
 from returns.domain.policies import Policies
-from shared.contracts.base import Fact, LineQuantity
+from returns.domain.rma import ReturnStatus
+from shared.contracts.base import Fact, LineQuantity, PolicyRef
 from shared.contracts.orders import Address, Customer, OrderLine, OrderPlaced
 from shared.contracts.partners import InspectedUnits, WarehouseUnexpectedItem
 from shared.contracts.returns import (
@@ -24,9 +25,12 @@ from shared.contracts.returns import (
     ReturnLine,
     ReturnPolicy,
     ReturnReason,
+    ReturnRefundDue,
 )
 
 NOON = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
+RMA1 = "A1-RMA1"
+V1 = PolicyRef(policy_id="standard", version=1)
 """When everything was placed; a Monday."""
 
 
@@ -180,3 +184,21 @@ def delivered(*versions: ReturnPolicy, on: float = 2, **units: int) -> Story:
     )
     story.facts.clear()
     return story
+
+
+def only(facts: list[Any], kind: type[Any]) -> Any:
+    """The one fact of this kind."""
+    [fact] = [fact for fact in facts if isinstance(fact, kind)]
+    return fact
+
+
+def paid(due: ReturnRefundDue, at: datetime, refund_id: str = "A1-R1") -> SettleRefund:
+    return SettleRefund(due.due_id, refund_id, due.amount_minor, at)
+
+
+def units(story: Story, line_id: str, return_id: str = RMA1) -> dict[str, int]:
+    return {str(status): n for status, n in story.state.returns[return_id].lines[line_id].units.items()}
+
+
+def status(story: Story, return_id: str = RMA1) -> ReturnStatus:
+    return story.state.returns[return_id].status

@@ -79,7 +79,7 @@ from tests.oracle import Oracle, agree, see
 from tests.properties.test_system import KINDS, begin
 from tests.properties.world import NOON, World
 from tests.telling import START, Telling, confirmed_order, split_order, whole_story
-from tests.unit.test_notifications import POLICY
+from tests.unit.notifications_story import POLICY
 
 NewDatabase = Callable[[str], Awaitable[str]]
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"

@@ -33,7 +33,7 @@ from shared.http import Desk, install_problems
 from shared.shell import Told
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
-from tests.unit.test_notifications import LATER, PROMISED, backordered, captured, placed, shipped, slipped
+from tests.unit.notifications_story import LATER, PROMISED, backordered, captured, placed, shipped, slipped
 
 SECRET = "whsec_bWFpbC1zZWNyZXQtb2YtdGVzdHMtMDAwMDA="
 

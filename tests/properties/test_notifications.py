@@ -15,12 +15,8 @@ from shared.contracts import orders
 from shared.contracts import payments as p
 from shared.contracts import returns as r
 from shared.contracts.base import FACTS, Fact, TenderKind
-from shared.contracts.notifications import (
-    NotificationContradicted,
-    NotificationCorrectionSent,
-    NotificationQueued,
-)
-from tests.unit.test_notifications import (
+from shared.contracts.notifications import NotificationContradicted, NotificationCorrectionSent, NotificationQueued
+from tests.unit.notifications_story import (
     LATER,
     LEGS,
     NOON,

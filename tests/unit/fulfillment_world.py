@@ -129,3 +129,14 @@ def where(facts: Sequence[Fact]) -> dict[str, int]:
         if isinstance(fact, StockAllocated):
             sums[fact.location] = sums.get(fact.location, 0) + fact.quantity
     return sums
+
+
+def types(facts: list[Fact]) -> list[str]:
+    return [fact.type for fact in facts]
+
+
+def shipped(world: World, mug: int) -> World:
+    world.shelf("mug", "berlin", mug)
+    world.confirmed("o1", mug=mug)
+    world.shipped("o1-S1")
+    return world

@@ -3,19 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from typing import Any
+from uuid import UUID
 
 from payments.domain.account import Account, evolve, laws
-from payments.domain.decision import Command, Conclude, Confirm, NoteUnits, Open, Submit, decide
+from payments.domain.decision import Command, Conclude, Confirm, Dispute, NoteUnits, Open, Submit, decide
 from payments.domain.operation import Operation, OperationStatus, Result, Verdict
-from payments.domain.payout import Policies
+from payments.domain.payout import OweRefund, Policies, RequestRefund
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import Fallback, RoutingPolicy, Strategy
+from payments.domain.tender import TenderStatus
+from payments.handlers import claimed as open_claim
 from shared.contracts.base import Fact, LineQuantity, TenderKind
 from shared.contracts.orders import TenderSpec
 from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, UnitsChange
+from shared.contracts.returns import ClaimOpened, ReturnReason
+from shared.envelope import Cause, Undecodable
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+CARD = TenderKind.CARD
+GIFT = TenderKind.GIFT_CARD
 
 
 def routing(strategy: Strategy = Strategy.PRO_RATA, version: int = 1, since: datetime = EPOCH) -> RoutingPolicy:
@@ -140,3 +148,64 @@ def paid(
     story.tell(Confirm(NOON))
     story.all_succeed()
     return story
+
+
+def types(facts: list[Any]) -> list[str]:
+    return [fact.type for fact in facts]
+
+
+def refund(amount: int, kind: RefundKind = RefundKind.PRICE_ADJUSTMENT, **more: Any) -> RequestRefund:
+    fields = {"lines": (), "currency": "EUR", "requester": "agent:anna", "at": NOON}
+    return RequestRefund(kind=kind, amount_minor=amount, **{**fields, **more})
+
+
+def owed(amount: int, cause: str = "due-1", **more: Any) -> OweRefund:
+    fields = {
+        "kind": RefundKind.RETURN,
+        "return_id": "o1-RMA1",
+        "lines": (),
+        "currency": "EUR",
+        "trigger_at": NOON,
+        "channel": RefundChannel.ORIGINAL,
+        "requester": "partner:wms",
+        "at": NOON,
+    }
+    return OweRefund(cause_id=cause, amount_minor=amount, **{**fields, **more})
+
+
+def tender_status(story: Story, tender_id: str = "t1") -> TenderStatus:
+    return story.state.tenders[tender_id].status
+
+
+def shipped_card(amount: int = 10_000, **more: Any) -> Story:
+    """One line, one card, handed over and captured whole."""
+    story = paid(tender("t1", CARD, amount), lines=[line("a", 1, amount)], **more)
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    return story
+
+
+def shipped_two(**more: Any) -> Story:
+    """Half by gift card, half by card, all handed over and captured."""
+    story = paid(tender("t1", GIFT, 4_000), tender("t2", CARD, 6_000), lines=[line("a", 2, 10_000)], **more)
+    story.handed_over("S1", a=2)
+    story.all_succeed()
+    return story
+
+
+def claimed(story: Story, claim_id: str, n: int, reason: ReturnReason) -> None:
+    """As returns says it; what does not concern payments is not told."""
+    fact = ClaimOpened(order_id="o1", claim_id=claim_id, lines=units(a=n), reason=reason)
+    told = open_claim(fact, Cause(UUID(int=1), NOON, "service:returns", fact.type, "story"))
+    if told is not None:
+        assert not isinstance(told.command, Undecodable)
+        story.tell(told.command)
+
+
+def legs_of(story: Story, amount: int = 5_000, **more: Any) -> list[tuple[str, str, int]]:
+    story.tell(owed(amount, **more))
+    return [(o.tender_id, str(o.channel), o.amount_minor) for o in story.waiting()]
+
+
+def disputed(story: Story, change: Any, amount: int, id: str = "d1") -> list[Any]:
+    return story.tell(Dispute("ref-o1-P1", id, change, amount, NOON))

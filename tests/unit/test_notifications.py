@@ -1,278 +1,48 @@
-"""Notifications: what the customer is told of shipments and refunds, and in which words."""
+"""Notifications: what a customer is told of shipments, refunds and returns, and in which words."""
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
-from itertools import count, pairwise
+from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 
-from notifications.domain.messages import NOTIFICATION, OrderNotifications, Status, evolve, laws
-from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import (
-    NOTED,
-    Command,
-    Note,
-    Outbox,
-    RecordBounce,
-    RecordDelivery,
-    RecordFailure,
-    RecordSent,
-    RecordStale,
-    ResumeKind,
-    Suppress,
-    SuppressKind,
-    decide,
-    follow,
-)
-from notifications.gateway import message, message_id
-from notifications.mails import Mail, composed
+from notifications.domain.messages import Status
+from notifications.domain.telling import RecordBounce
 from shared.contracts import fulfillment as f
 from shared.contracts import orders
 from shared.contracts import payments as p
 from shared.contracts import returns as r
-from shared.contracts.base import Bucket, Fact, LineQuantity, PolicyRef, TenderKind
+from shared.contracts.base import TenderKind
 from shared.contracts.notifications import (
     Claim,
     NotificationCoalesced,
     NotificationContradicted,
     NotificationCorrectionSent,
-    NotificationFailed,
     NotificationKind,
-    NotificationQueued,
-    NotificationSent,
-    NotificationSuppressed,
 )
-from shared.contracts.orders import Address, Customer, OrderLine, OrderPlaced, TenderSpec
-from shared.machine import Invalid, NotAllowed
-
-NOON = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
-PROMISED = datetime(2026, 5, 9, 12, tzinfo=timezone.utc)
-LATER = datetime(2026, 5, 12, 12, tzinfo=timezone.utc)
-
-
-POLICY = SendingPolicy(
-    policy_id="sending",
-    version=1,
-    effective_from=NOON,
-    gather=timedelta(0),
-    first_pause=timedelta(seconds=2),
-    longest_pause=timedelta(seconds=60),
-    max_attempts=9,
-    stale_after=timedelta(days=1),
-    windows={},
+from shared.machine import Invalid
+from tests.unit.notifications_story import (
+    LATER,
+    LEGS,
+    POLICY,
+    PROMISED,
+    REF,
+    RETURN,
+    Story,
+    backordered,
+    cancelled,
+    captured,
+    completed,
+    consent_asked,
+    filled,
+    leg,
+    placed,
+    routed,
+    said,
+    scanned,
+    shipped,
+    slipped,
+    units,
 )
-
-
-class Story:
-    def __init__(self) -> None:
-        self.state = OrderNotifications("o1")
-        self.outbox = Outbox(POLICY)
-        self.told: list[Fact] = []
-        self._numbers = count(1)
-
-    def heard(self, *facts: Fact) -> list[NotificationQueued]:
-        """The messages that the facts led to."""
-        queued: list[NotificationQueued] = []
-        for fact in facts:
-            n = next(self._numbers)
-            told = self.when(Note(fact, f"fact-{n}", n, NOON))
-            queued += [t for t in told if isinstance(t, NotificationQueued)]
-        return queued
-
-    def when(self, command: Command) -> list[Fact]:
-        facts = decide(self.state, command, self.outbox)
-        for fact in facts:
-            self.state, self.outbox = evolve(self.state, fact), follow(self.outbox, fact)
-        self.told += facts
-        assert laws(self.state) == []
-        return facts
-
-    def taken(self) -> None:
-        """A sender is at everything that is queued."""
-        self.outbox = Outbox(POLICY)
-
-    def sent(self) -> None:
-        """Everything that is queued is sent."""
-        self.taken()
-        for id, n in self.state.notifications.items():
-            if n.status is Status.QUEUED:
-                self.when(RecordSent(id, self.mail(id).title))
-
-    def mail(self, notification_id: str | None = None) -> Mail:
-        """The newest, if not said otherwise."""
-        id = notification_id or list(self.state.notifications)[-1]
-        return composed(self.state, self.state.notifications[id])
-
-
-def units(*lines: tuple[str, int]) -> tuple[LineQuantity, ...]:
-    return tuple(LineQuantity(line_id=line_id, quantity=quantity) for line_id, quantity in lines)
-
-
-def placed(name: str = "Ada", locale: str = "en") -> OrderPlaced:
-    """Three mugs and two teas."""
-    lines = tuple(
-        OrderLine(
-            line_id=line_id,
-            sku=title,
-            title=title,
-            quantity=quantity,
-            unit_price_minor=1000,
-            discount_minor=0,
-            tax_minor=0,
-            shipping_minor=0,
-            goods_minor=quantity * 1000,
-        )
-        for line_id, title, quantity in (("1", "Mug", 3), ("2", "Tea", 2))
-    )
-    return OrderPlaced(
-        order_id="o1",
-        placed_at=NOON,
-        customer=Customer(customer_id="c1", email="ada@example.org", name=name, locale=locale),
-        ship_to=Address(name="Ada", street="Main 1", city="Bonn", postal_code="53111", country="DE"),
-        currency="EUR",
-        lines=lines,
-        goods_minor=5000,
-        shipping_minor=0,
-        total_minor=5000,
-        tenders=(TenderSpec(tender_id="t1", kind=TenderKind.CARD, token="tok_ok", amount_minor=5000),),
-    )
-
-
-def shipped(number: int, of: int, *lines: tuple[str, int]) -> f.ShipmentShipped:
-    id = f"o1-S{number}"
-    parcel = f.Parcel(parcel_id=f"{id}-P1", lines=units(*lines), carrier="dhl", tracking=f"T{number}")
-    return f.ShipmentShipped(
-        order_id="o1", shipment_id=id, carrier="dhl", parcels=(parcel,), lines=units(*lines), number=number, of=of
-    )
-
-
-def backordered(quantity: int, eta: datetime | None) -> f.BackorderCreated:
-    return f.BackorderCreated(order_id="o1", backorder_id="o1-B1", line_id="1", sku="mug", quantity=quantity, eta=eta)
-
-
-def slipped(before: datetime, after: datetime) -> f.BackorderEtaRevised:
-    return f.BackorderEtaRevised(
-        order_id="o1",
-        backorder_id="o1-B1",
-        line_id="1",
-        sku="mug",
-        quantity=1,
-        previous_eta=before,
-        eta=after,
-        revision=1,
-    )
-
-
-def consent_asked(eta: datetime) -> f.BackorderConsentRequested:
-    return f.BackorderConsentRequested(
-        order_id="o1",
-        backorder_id="o1-B1",
-        line_id="1",
-        sku="mug",
-        quantity=1,
-        eta=eta,
-        options=tuple(orders.BackorderChoice),
-        due_at=LATER,
-        silence=orders.BackorderChoice.WAIT,
-    )
-
-
-def filled(quantity: int, remaining: int, shipment_id: str) -> f.BackorderFilled:
-    return f.BackorderFilled(
-        order_id="o1",
-        backorder_id="o1-B1",
-        line_id="1",
-        sku="mug",
-        quantity=quantity,
-        remaining=remaining,
-        shipment_id=shipment_id,
-    )
-
-
-def cancelled(line_id: str, quantity: int, cancellation_id: str = "o1-C1") -> f.FulfillmentLinesCancelled:
-    gone = f.CancelledUnits(line_id=line_id, quantity=quantity, was=Bucket.ALLOCATED)
-    return f.FulfillmentLinesCancelled(order_id="o1", cancellation_id=cancellation_id, lines=(gone,))
-
-
-def scanned(fact: type[f.ShipmentFact], *lines: tuple[str, int]) -> f.ShipmentFact:
-    scan = {"carrier": "dhl", "tracking": "T1", "code": "c", "at": NOON}
-    return fact.model_validate({"order_id": "o1", "shipment_id": "o1-S1", "lines": units(*lines), "scan": scan})
-
-
-def captured(amount: int, shipment_id: str | None) -> p.PaymentCaptured:
-    return p.PaymentCaptured(
-        order_id="o1",
-        tender_id="t1",
-        operation_id="o1-P1",
-        amount_minor=amount,
-        currency="EUR",
-        shipment_id=shipment_id,
-        final=False,
-        reference="ref",
-        tender_captured_minor=amount,
-        order_captured_minor=amount,
-    )
-
-
-def routed(*legs: tuple[str, TenderKind, int], channel: p.RefundChannel = p.RefundChannel.ORIGINAL) -> p.RefundRouted:
-    return p.RefundRouted(
-        order_id="o1",
-        refund_id="o1-R1",
-        legs=tuple(
-            p.RefundLeg(
-                leg_id=leg_id,
-                tender_id="t1",
-                tender_kind=kind,
-                channel=channel,
-                amount_minor=amount,
-                reasons=(),
-                promised_at=PROMISED,
-            )
-            for leg_id, kind, amount in legs
-        ),
-        excluded=(),
-        policy=PolicyRef(policy_id="routing", version=1),
-        promised_at=PROMISED,
-        requested_at=NOON,
-    )
-
-
-def leg(fact: type[p.RefundLegFact], leg_id: str, amount: int) -> p.RefundLegFact:
-    more = {"reference": "r"} if fact is p.RefundLegSucceeded else {"code": "c"}
-    return fact.model_validate(
-        {
-            "order_id": "o1",
-            "refund_id": "o1-R1",
-            "leg_id": leg_id,
-            "operation_id": leg_id,
-            "tender_id": "t1",
-            "channel": "original",
-            "amount_minor": amount,
-            "currency": "EUR",
-        }
-        | more
-    )
-
-
-def completed(amount: int) -> p.RefundCompleted:
-    return p.RefundCompleted(
-        order_id="o1",
-        refund_id="o1-R1",
-        kind=p.RefundKind.RETURN,
-        cause_id="due",
-        return_id=None,
-        amount_minor=amount,
-        currency="EUR",
-        trigger_at=NOON,
-    )
-
-
-LEGS = (("L1", TenderKind.GIFT_CARD, 400), ("L2", TenderKind.CARD, 600))
-
-
-def said(queued: NotificationQueued) -> list[tuple[Claim, str | None, int]]:
-    return [(s.claim, s.line_id, s.quantity) for s in queued.statements]
-
 
 # Orders and shipments
 
@@ -707,10 +477,6 @@ def test_a_leg_nobody_routed_is_refused() -> None:
 # Returns
 
 
-RETURN = {"order_id": "o1", "return_id": "o1-R1"}
-REF = PolicyRef(policy_id="returns", version=1)
-
-
 def test_an_approved_return_says_what_to_send_back_by_when_and_why_the_rest_is_declined() -> None:
     story = Story()
     why = r.Why(code="final_sale", text="Tea is sold for good.")
@@ -765,153 +531,3 @@ def test_what_came_back_is_told_when_it_arrives_when_it_is_inspected_and_when_it
     assert "1 x Mug: opened; 100 % of its price is paid back, less a fee of 15 %" in story.mail().text
     [queued] = story.heard(r.ReturnExpired(**RETURN))
     assert (queued.kind, story.mail().title) == ("return_expired", "Your return o1-R1 has expired")
-
-
-# Sending
-
-
-def a_queued_one() -> Story:
-    story = Story()
-    story.heard(placed(), shipped(1, 1, ("1", 3)))
-    return story
-
-
-SENT, FAILED = RecordSent("o1-N1", "title"), RecordFailure("o1-N1", "550 no such user")
-STALE, SUPPRESSED = RecordStale("o1-N1", "too old"), Suppress("o1-N1", "held back")
-DELIVERED, BOUNCED = RecordDelivery("o1-N1"), RecordBounce("o1-N1", "mailbox full")
-
-
-@pytest.mark.parametrize(
-    ("commands", "status"),
-    [
-        ([SENT], Status.SENT),
-        ([SENT, DELIVERED], Status.DELIVERED),
-        ([SENT, BOUNCED], Status.BOUNCED),
-        ([FAILED], Status.FAILED),
-        ([STALE], Status.SUPPRESSED),
-        ([SUPPRESSED], Status.SUPPRESSED),
-    ],
-)
-def test_a_message_goes_its_way_once_and_told_again_nothing_happens(
-    commands: Sequence[Command], status: Status
-) -> None:
-    story = a_queued_one()
-    for command in commands:
-        assert len(story.when(command)) == 1
-        assert story.when(command) == []
-    assert story.state.notifications["o1-N1"].status is status
-
-
-@pytest.mark.parametrize(
-    ("first", "then"),
-    [(SENT, FAILED), (SENT, SUPPRESSED), (FAILED, SENT), (SUPPRESSED, SENT), (FAILED, DELIVERED)],
-)
-def test_what_was_sent_or_given_up_stays_so(first: Command, then: Command) -> None:
-    story = a_queued_one()
-    story.when(first)
-    with pytest.raises(NotAllowed):
-        story.when(then)
-
-
-def test_what_was_sent_carries_its_statements() -> None:
-    story = a_queued_one()
-    [fact] = story.when(SENT)
-    assert isinstance(fact, NotificationSent)
-    assert fact.statements == story.state.notifications["o1-N1"].statements
-
-
-def test_a_message_nobody_queued_is_refused() -> None:
-    with pytest.raises(Invalid):
-        Story().when(SENT)
-
-
-def test_every_status_is_reachable() -> None:
-    assert NOTIFICATION.broken_laws() == []
-
-
-def test_a_coalesced_message_is_suppressed_and_says_where_it_was_told() -> None:
-    state = evolve(a_queued_one().state, NotificationCoalesced(order_id="o1", notification_id="o1-N1", into_id="o1-N2"))
-    assert (state.notifications["o1-N1"].status, state.notifications["o1-N1"].detail) == (
-        Status.SUPPRESSED,
-        "told in o1-N2",
-    )
-
-
-def test_every_noted_fact_is_understood() -> None:
-    assert len(set(NOTED)) == len(NOTED)
-    with pytest.raises(TypeError, match="nothing to tell"):
-        Story().heard(f.ShipmentReleased(order_id="o1", shipment_id="o1-S1", packed=True))
-    for own in (NotificationFailed, NotificationSuppressed):
-        with pytest.raises(NotAllowed):
-            state = evolve(a_queued_one().state, own(order_id="o1", notification_id="o1-N1", detail=""))
-            evolve(state, own(order_id="o1", notification_id="o1-N1", detail=""))
-
-
-def test_every_attempt_has_the_same_message_id_and_a_name_cannot_add_a_header() -> None:
-    mail = Mail(
-        to="ada@example.org", name="Ada\nBcc: all@example.org", title="title", text="text\n", html="<p>text</p>"
-    )
-    first, second = (message("o1-N1", mail, "shop@example.org") for _ in range(2))
-    assert first["Message-ID"] == second["Message-ID"] == message_id("o1-N1") != message_id("o1-N2")
-    assert first["To"] == '"Ada Bcc: all@example.org" <ada@example.org>'
-    assert first["Bcc"] is None
-
-
-def test_markup_in_a_name_or_title_is_shown_as_it_is_and_never_run() -> None:
-    story = Story()
-    story.heard(placed(name="<script>alert(1)</script>{{ 7 * 7 }}"), shipped(1, 1, ("1", 3)))
-    mail = story.mail()
-    assert mail.text.startswith("Hello <script>alert(1)</script>{{ 7 * 7 }},\n")
-    assert "Hello &lt;script&gt;alert(1)&lt;/script&gt;{{ 7 * 7 }}," in mail.html
-    assert "<script" not in mail.html
-
-
-def test_reasons_a_person_wrote_are_literal_in_html() -> None:
-    story = Story()
-    text = "<img src=x onerror=alert(1)>\n'; DROP TABLE orders; -- =1+1 \u202eabc"
-    story.heard(placed(), r.ReturnDeclined(**RETURN, reasons=(r.Why(code="note", text=text),), policy=REF))
-    html = story.mail().html
-    assert "&lt;img src=x onerror=alert(1)&gt;" in html
-    assert "<img" not in html
-    assert "DROP TABLE orders; -- =1+1" in html
-
-
-# Held back by people
-
-
-def test_a_person_holds_back_what_is_not_being_sent() -> None:
-    story = a_queued_one()
-    story.taken()
-    with pytest.raises(NotAllowed, match="is being sent just now"):
-        story.when(SUPPRESSED)
-    story.outbox = Outbox(POLICY, idle=frozenset({"o1-N1"}))
-    [fact] = story.when(SUPPRESSED)
-    assert isinstance(fact, NotificationSuppressed)
-
-
-def test_a_kind_that_is_held_back_is_queued_and_not_sent_until_it_is_resumed() -> None:
-    story = Story()
-    mute = SuppressKind(NotificationKind.SHIPMENT, "held back by agent:anna: quarrel")
-    story.heard(placed())
-    assert len(story.when(mute)) == 1
-    assert story.when(mute) == []
-    [queued] = story.heard(shipped(1, 3, ("1", 1)))
-    held = story.state.notifications[queued.notification_id]
-    assert (held.status, held.detail) == (Status.SUPPRESSED, "held back by agent:anna: quarrel")
-    story.when(ResumeKind(NotificationKind.SHIPMENT, "settled"))
-    assert story.when(ResumeKind(NotificationKind.SHIPMENT, "settled")) == []
-    [queued] = story.heard(shipped(2, 3, ("1", 1)))
-    assert story.state.notifications[queued.notification_id].status is Status.QUEUED
-
-
-def test_a_correction_is_sent_even_where_its_kind_is_held_back() -> None:
-    story = Story()
-    story.heard(placed(), backordered(1, PROMISED))
-    story.sent()
-    story.when(SuppressKind(NotificationKind.BACKORDER_REVISED, "quarrel"))
-    [queued] = story.heard(slipped(PROMISED, LATER))
-    assert story.state.notifications[queued.notification_id].status is Status.QUEUED
-
-
-def test_pauses_between_attempts_double_up_to_the_longest() -> None:
-    assert [POLICY.pause_after(n).seconds for n in (1, 2, 3, 6, 1000)] == [2, 4, 8, 60, 60]

@@ -1,0 +1,88 @@
+"""Fulfillment: goods that arrive and goods that come back, told as stories of the business."""
+
+import pytest
+
+from fulfillment.domain import shelf as shelves
+from fulfillment.domain.order import Inspect, ReviseInspection
+from fulfillment.domain.shelf import Expect, Receipts, Receive, ShelfState
+from fulfillment.domain.stock import Shelf
+from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
+from shared.machine import Invalid
+from tests.unit.fulfillment_world import World, days, shipped, types
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+# Goods that came back
+
+
+def inspected(units: int, disposition: Disposition) -> InspectedLine:
+    return InspectedLine(
+        line_id="mug",
+        quantity=units,
+        outcome=InspectionOutcome.OPENED,
+        disposition=disposition,
+        refund_percent=100,
+        fee_percent=0,
+    )
+
+
+def test_inspected_units_go_where_the_inspection_says_once(world: World) -> None:
+    shipped(world, mug=4)
+    found = (inspected(2, Disposition.RESTOCK), inspected(1, Disposition.REGRADE), inspected(1, Disposition.SCRAP))
+    facts = world.when("o1", Inspect("i1", "hamburg", found))
+    assert types(facts) == ["stock.restocked", "stock.quarantined", "stock.scrapped"]
+    assert world.shelves["mug"]["hamburg"] == Shelf(2, 0)
+    assert world.when("o1", Inspect("i1", "hamburg", found)) == []
+    assert world.when("o1", Inspect("i2", "hamburg", (inspected(1, Disposition.SEND_BACK),))) == []
+
+
+def test_a_revised_inspection_takes_back_only_what_is_still_free(world: World) -> None:
+    shipped(world, mug=2)
+    before, after = (inspected(2, Disposition.RESTOCK),), (inspected(2, Disposition.SCRAP),)
+    world.when("o1", Inspect("i1", "hamburg", before))
+    world.confirmed("o2", mug=1)
+    facts = world.when("o1", ReviseInspection("i1", "hamburg", before, after))
+    assert [(fact.type, fact.quantity) for fact in facts] == [  # type: ignore[attr-defined]
+        ("stock.scrapped", 2),
+        ("stock.withdrawn", 1),
+    ]
+    assert world.shelves["mug"]["hamburg"] == Shelf(1, 1)
+
+
+# The shelf
+
+
+def received(units: int, receipt_id: str = "r1") -> Receive:
+    return Receive(receipt_id, "mug", "berlin", units)
+
+
+def test_a_receipt_counts_once_whatever_message_brings_it() -> None:
+    state = ShelfState(shelves.key_of("mug", "berlin"))
+    receipts = Receipts()
+    for command in (received(3), received(3), received(2, "r2")):
+        for fact in shelves.decide(state, command, receipts):
+            state, receipts = shelves.evolve(state, fact), shelves.follow(receipts, fact)
+    assert state.received == 5
+    with pytest.raises(Invalid, match="receipt_id"):
+        shelves.decide(state, received(4), receipts)
+
+
+def test_what_arrives_is_expected_no_longer() -> None:
+    state = ShelfState(shelves.key_of("mug", "berlin"))
+    [expected] = shelves.decide(state, Expect("mug", "berlin", 5, days(3)), Receipts())
+    state = shelves.evolve(state, expected)
+    assert shelves.decide(state, Expect("mug", "berlin", 5, days(3)), Receipts()) == []
+    [arrived] = shelves.decide(state, received(3), Receipts())
+    state = shelves.evolve(state, arrived)
+    assert (state.incoming, state.eta) == (2, days(3))
+    state = shelves.evolve(state, shelves.decide(state, received(3, "r2"), Receipts())[0])
+    assert (state.incoming, state.eta) == (0, None)
+
+
+def test_two_shelves_never_share_a_key() -> None:
+    with pytest.raises(Invalid, match="sku"):
+        shelves.decide(ShelfState("stock:a@b@c"), Expect("a@b", "c", 1, None), Receipts())

@@ -1,0 +1,471 @@
+"""Payments: what is given back, by which way, and what bounces or is disputed, told as stories of the business."""
+
+from datetime import timedelta
+
+import pytest
+
+from payments.domain.decision import Dispute, LoseSight, NoteUnits, RetryCaptures
+from payments.domain.operation import OperationStatus, Result
+from payments.domain.payout import ApproveRefund, Asked, CancelRefund, Policies, RequestRefund, RerouteRefund
+from payments.domain.refund import RefundStatus
+from payments.domain.routing import Strategy
+from payments.domain.tender import DisputeStatus
+from shared.contracts import payments as p
+from shared.contracts.base import TenderKind
+from shared.contracts.payments import RefundChannel, RefundKind, RefundLine, UnitsChange
+from shared.contracts.returns import ReturnReason
+from shared.machine import Invalid, NotAllowed
+from tests.unit.payments_story import (
+    CARD,
+    GIFT,
+    NOON,
+    Story,
+    approval,
+    claimed,
+    disputed,
+    legs_of,
+    line,
+    opening,
+    owed,
+    paid,
+    refund,
+    routing,
+    shipped_card,
+    shipped_two,
+    tender,
+    types,
+    units,
+)
+
+
+def status_of(story: Story, refund_id: str = "o1-R1") -> RefundStatus:
+    return story.state.refunds[refund_id].status
+
+
+# Refunds
+
+
+def test_a_small_refund_is_approved_by_policy_routed_and_paid_out() -> None:
+    story = shipped_card()
+    facts = story.tell(refund(1_500))
+    assert types(facts) == ["refund.requested", "refund.approved", "refund.routed"]
+    assert story.state.refundable_minor == 8_500
+    [leg] = story.waiting()
+    assert (leg.id, leg.authorization) == ("o1-R1L1", "ref-o1-P1")
+    story.submit(leg.id)
+    assert types(story.answer(leg.id)) == ["refund.leg_succeeded", "refund.completed"]
+    assert status_of(story) is RefundStatus.SUCCEEDED
+
+
+def test_a_refund_above_what_is_left_is_refused_and_nothing_is_stored() -> None:
+    story = shipped_card()
+    story.tell(refund(6_000))
+    with pytest.raises(Invalid, match=r"amount_minor.*40\.00"):
+        story.tell(refund(4_001))
+    story.tell(refund(4_000))
+    assert story.state.refundable_minor == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "field"),
+    [
+        (refund(100, currency="USD"), "currency"),
+        (refund(100, kind=RefundKind.RETURN), "kind"),
+        (refund(100, kind=RefundKind.LOST), "kind"),
+        (refund(0), "amount_minor"),
+        (refund(1, kind=RefundKind.OVERPAID), "amount_minor"),
+        (refund(1, kind=RefundKind.CANCELLATION), "amount_minor"),
+        (refund(5, lines=(Asked("9", 0, 5),)), "lines.0.line_id"),
+        (refund(5, lines=(Asked("a", 1, 5),)), "lines.0.quantity"),
+        (refund(7, lines=(Asked("a", 0, 5),)), "amount_minor"),
+        (refund(10_001, lines=(Asked("a", 0, 10_001),)), "lines.0.amount_minor"),
+        (refund(10_001, kind=RefundKind.GOODWILL, lines=(Asked("a", 1, 10_001),)), "lines.0.quantity"),
+    ],
+)
+def test_a_bad_request_names_its_field(asked: RequestRefund, field: str) -> None:
+    story = shipped_card()
+    with pytest.raises(Invalid) as error:
+        story.tell(asked)
+    assert error.value.field == field
+    assert story.state.refunds == {}
+
+
+def test_units_that_were_lost_are_not_refunded_by_a_persons_word() -> None:
+    story = shipped_card()
+    story.lost("S1", a=1)
+    for lines in ((), (Asked("a", 0, 10_000),), (Asked("a", 1, 10_000),)):
+        with pytest.raises(Invalid, match="stated by the return or the claim") as error:
+            story.tell(refund(10_000, kind=RefundKind.LOST, lines=lines))
+        assert error.value.field == "kind"
+    assert story.state.refunds == {}
+
+
+def test_above_the_threshold_another_person_approves_and_the_money_is_reserved_then() -> None:
+    story = shipped_card(60_000)
+    required = story.tell(refund(50_001))[1]
+    assert isinstance(required, p.RefundApprovalRequired)
+    assert required.reasons == ("above_threshold",)
+    assert story.state.refundable_minor == 60_000
+    with pytest.raises(NotAllowed, match="must not be who asked"):
+        story.tell(ApproveRefund("o1-R1", "supervisor:anna", NOON))
+    facts = story.tell(ApproveRefund("o1-R1", "supervisor:ben", NOON))
+    assert types(facts) == ["refund.approved", "refund.routed"]
+    assert story.state.refundable_minor == 9_999
+    assert story.tell(ApproveRefund("o1-R1", "supervisor:ben", NOON)) == []
+
+
+def test_an_approval_whose_money_has_gone_meanwhile_is_refused() -> None:
+    story = shipped_card(60_000)
+    story.tell(refund(50_001))
+    story.tell(refund(20_000))
+    with pytest.raises(NotAllowed, match=r"only €400\.00 is left"):
+        story.tell(ApproveRefund("o1-R1", "supervisor:ben", NOON))
+
+
+def test_goodwill_and_returns_by_exception_always_need_an_approval() -> None:
+    story = shipped_card()
+    assert story.tell(refund(100, kind=RefundKind.GOODWILL))[1].type == "refund.approval_required"
+    story.tell(NoteUnits(UnitsChange.EXCEPTIONAL, "o1-RMA1", units(a=1), NOON))
+    required = story.tell(owed(100))[-1]
+    assert isinstance(required, p.RefundApprovalRequired) and required.reasons == ("policy_exception",)
+
+
+def test_a_currency_without_a_threshold_needs_an_approval() -> None:
+    policies = Policies(routing=(routing(),), approval=(approval().model_copy(update={"threshold_minor": {}}),))
+    story = shipped_card(policies=policies)
+    required = story.tell(refund(1))[1]
+    assert isinstance(required, p.RefundApprovalRequired) and required.reasons == ("no_threshold_for_currency",)
+
+
+def test_a_refund_is_cancelled_only_before_its_money_may_be_on_its_way() -> None:
+    story = shipped_card()
+    story.tell(refund(1_000))
+    story.tell(CancelRefund("o1-R1", "asked twice"))
+    assert story.state.refundable_minor == 10_000
+    assert story.submit("o1-R1L1") == []
+    story.tell(refund(1_000))
+    story.submit("o1-R2L1")
+    with pytest.raises(NotAllowed, match="on its way"):
+        story.tell(CancelRefund("o1-R2", "too late"))
+
+
+def test_a_refund_a_return_states_is_paid_once_per_cause() -> None:
+    story = shipped_card()
+    story.tell(owed(900))
+    assert story.tell(owed(900)) == []
+    assert len(story.state.refunds) == 1
+
+
+def test_a_refund_stated_while_its_capture_is_unknown_waits_for_it() -> None:
+    story = paid(tender("t1", CARD, 1_000), lines=[line("a", 1, 1_000)])
+    story.handed_over("S1", a=1)
+    [capture] = story.waiting()
+    story.submit(capture.id)
+    story.tell(LoseSight(capture.id))
+    facts = story.tell(owed(1_000, lines=(RefundLine(line_id="a", quantity=1, amount_minor=1_000),)))
+    assert types(facts) == ["payment.units_noted", "refund.requested"]
+    assert types(story.answer(capture.id))[-2:] == ["refund.approved", "refund.routed"]
+
+
+def test_a_refund_stated_before_the_order_is_known_waits_for_it() -> None:
+    story = Story()
+    story.tell(owed(1_000, lines=(RefundLine(line_id="a", quantity=1, amount_minor=1_000),)))
+    story.tell(opening([line("a", 1, 1_000)], [tender("t1", CARD, 1_000)]))
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.REQUESTED
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.SUCCEEDED
+
+
+def test_a_refund_stated_while_its_tender_is_being_authorized_waits_and_ends_with_it() -> None:
+    story = Story()
+    story.handed_over("S1", a=1)
+    story.tell(opening([line("a", 1, 1_000)], [tender("t1", CARD, 1_000)]))
+    story.tell(owed(1_000, lines=(RefundLine(line_id="a", quantity=1, amount_minor=1_000),)))
+    assert status_of(story) is RefundStatus.REQUESTED
+    story.submit("o1-P1")
+    facts = story.answer("o1-P1", Result.FAILED, code="insufficient_funds")
+    assert types(facts) == ["payment.declined", "refund.attention_needed"]
+
+
+def test_what_was_never_captured_is_not_refunded_but_shown_to_a_person() -> None:
+    story = paid(tender("t1", CARD, 1_000), lines=[line("a", 1, 1_000)])
+    story.handed_over("S1", a=1)
+    [capture] = story.waiting()
+    story.submit(capture.id)
+    story.answer(capture.id, Result.FAILED, code="card_declined")
+    facts = story.tell(owed(1_000, lines=(RefundLine(line_id="a", quantity=1, amount_minor=1_000),)))
+    assert isinstance(facts[-1], p.RefundAttentionNeeded) and facts[-1].reason_code == "not_captured"
+    story.tell(RetryCaptures(NOON))
+    story.all_succeed()
+    story.tell(RerouteRefund("o1-R1", RefundChannel.ORIGINAL, NOON))
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.SUCCEEDED
+
+
+def test_a_unit_refunded_as_lost_is_not_refunded_again_as_returned() -> None:
+    story = shipped_card()
+    story.lost("S1", a=1)
+    one = (RefundLine(line_id="a", quantity=1, amount_minor=4_000),)
+    claimed(story, "o1-CL1", 1, ReturnReason.NOT_RECEIVED)
+    story.tell(owed(4_000, "o1-CL1-D1", return_id="o1-CL1", lines=one))
+    facts = story.tell(owed(4_000, "o1-RMA1-D1", lines=one))
+    assert isinstance(facts[-1], p.RefundAttentionNeeded) and facts[-1].reason_code == "units_refunded_already"
+
+
+def test_a_refund_of_nothing_is_complete_at_once() -> None:
+    story = shipped_card()
+    assert types(story.tell(owed(0)))[-1] == "refund.completed"
+    assert story.waiting() == []
+
+
+# Routing
+
+
+@pytest.mark.parametrize(
+    ("strategy", "expected"),
+    [
+        (Strategy.PRO_RATA, [("t1", "original", 2_000), ("t2", "original", 3_000)]),
+        (Strategy.STORE_CREDIT_FIRST, [("t1", "original", 4_000), ("t2", "original", 1_000)]),
+        (Strategy.CARD_FIRST, [("t2", "original", 5_000)]),
+        (Strategy.LAST_PAID_FIRST, [("t2", "original", 5_000)]),
+    ],
+)
+def test_the_strategy_says_which_tender_gives(strategy: Strategy, expected: list[tuple[str, str, int]]) -> None:
+    story = paid(
+        tender("t1", GIFT, 4_000),
+        tender("t2", CARD, 6_000),
+        lines=[line("a", 2, 10_000)],
+        policies=Policies(routing=(routing(strategy),), approval=(approval(),)),
+    )
+    story.handed_over("S1", NOON + timedelta(days=1), a=2)
+    story.all_succeed()
+    assert legs_of(story) == expected
+
+
+def test_the_routing_in_force_at_purchase_binds() -> None:
+    newer = routing(Strategy.CARD_FIRST, version=2, since=NOON + timedelta(days=1))
+    story = shipped_two(policies=Policies(routing=(routing(), newer), approval=(approval(),)))
+    story.tell(owed(5_000, at=NOON + timedelta(days=9)))
+    routed = next(f for f in story.facts if isinstance(f, p.RefundRouted))
+    assert routed.policy.version == 1
+    assert [leg.amount_minor for leg in routed.legs] == [2_000, 3_000]
+
+
+def test_promises_are_kept_from_the_trigger_by_the_slowest_channel() -> None:
+    story = shipped_two()
+    trigger = NOON + timedelta(days=3)
+    story.tell(owed(5_000, trigger_at=trigger, at=NOON + timedelta(days=4)))
+    routed = next(f for f in story.facts if isinstance(f, p.RefundRouted))
+    assert [leg.promised_at - trigger for leg in routed.legs] == [timedelta(days=1), timedelta(days=7)]
+    assert routed.promised_at == trigger + timedelta(days=7)
+    assert routed.requested_at == NOON + timedelta(days=4)
+
+
+@pytest.mark.parametrize(("days", "channel"), [(180, "original"), (181, None)])
+def test_a_card_older_than_its_schemes_limit_takes_no_refund(days: int, channel: str | None) -> None:
+    story = shipped_card()
+    facts = story.tell(owed(500, at=NOON + timedelta(days=days)))
+    if channel is None:
+        assert isinstance(facts[-1], p.RefundAttentionNeeded) and facts[-1].reason_code == "no_channel_with_consent"
+        assert story.state.refundable_minor == 10_000
+    else:
+        assert [str(o.channel) for o in story.waiting()] == [channel]
+
+
+def test_an_old_card_falls_back_to_what_the_customer_agreed_to() -> None:
+    story = shipped_card()
+    late = NOON + timedelta(days=200)
+    story.tell(refund(500, at=late, consents=(RefundChannel.STORE_CREDIT,)))
+    [leg] = story.waiting()
+    assert (leg.channel, leg.tender_id, leg.authorization) == (RefundChannel.STORE_CREDIT, "t1", None)
+    story.all_succeed()
+    [credit] = [f for f in story.facts if isinstance(f, p.StoreCreditIssued)]
+    assert (credit.credit_id, credit.amount_minor, credit.customer_id) == ("o1-R1L1", 500, "c1")
+
+
+def test_a_customer_who_wants_store_credit_gets_it_from_every_tender() -> None:
+    story = shipped_two()
+    assert legs_of(story, channel=RefundChannel.STORE_CREDIT) == [
+        ("t1", "store_credit", 2_000),
+        ("t2", "store_credit", 3_000),
+    ]
+
+
+def test_cash_paid_at_the_door_goes_by_bank_once_a_person_has_the_customers_word() -> None:
+    story = paid(tender("t1", TenderKind.CASH_ON_DELIVERY, 1_000), lines=[line("a", 1, 1_000)])
+    story.handed_over("S1", a=1)
+    story.tell(owed(400))
+    assert status_of(story) is RefundStatus.ATTENTION
+    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON))
+    assert [(o.channel, o.amount_minor) for o in story.waiting()] == [(RefundChannel.BANK_TRANSFER, 400)]
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.SUCCEEDED
+
+
+def test_store_credit_that_pays_an_order_is_spent_and_given_back_as_credit() -> None:
+    story = paid(tender("t1", TenderKind.STORE_CREDIT, 1_000), lines=[line("a", 1, 1_000)])
+    assert [f.amount_minor for f in story.facts if isinstance(f, p.StoreCreditSpent)] == [1_000]
+    story.handed_over("S1", a=1)
+    story.tell(owed(400))
+    story.all_succeed()
+    assert [f.amount_minor for f in story.facts if isinstance(f, p.StoreCreditIssued)] == [400]
+
+
+# Failures, fallbacks, reversals
+
+
+def test_a_leg_that_fails_goes_down_the_fallback_list_and_then_to_a_person() -> None:
+    story = shipped_card()
+    story.tell(refund(500, consents=(RefundChannel.BANK_TRANSFER,)))
+    story.submit("o1-R1L1")
+    facts = story.answer("o1-R1L1", Result.FAILED, code="account_closed")
+    assert types(facts) == ["refund.leg_failed", "refund.routed"]
+    story.submit("o1-R1L2")
+    facts = story.answer("o1-R1L2", Result.FAILED, code="iban_unknown")
+    assert types(facts) == ["refund.leg_failed", "refund.attention_needed"]
+    assert status_of(story) is RefundStatus.FAILED
+    assert story.state.refundable_minor == 10_000
+
+
+def test_a_refund_paid_in_part_says_what_failed_and_is_finished_another_way() -> None:
+    story = shipped_two()
+    story.tell(owed(5_000))
+    story.submit("o1-R1L1")
+    story.submit("o1-R1L2")
+    story.answer("o1-R1L1")
+    [_, partly] = story.answer("o1-R1L2", Result.FAILED, code="account_closed")
+    assert isinstance(partly, p.RefundPartiallyCompleted)
+    assert (partly.succeeded_minor, partly.failed_minor) == (2_000, 3_000)
+    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON))
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.SUCCEEDED
+    assert story.state.refunded_minor() == 5_000
+
+
+def test_money_the_provider_says_was_not_captured_is_not_paid_by_another_channel() -> None:
+    story = shipped_card()
+    story.tell(refund(500, consents=(RefundChannel.BANK_TRANSFER,)))
+    story.submit("o1-R1L1")
+    facts = story.answer("o1-R1L1", Result.FAILED, code="exceeds_captured")
+    assert types(facts) == ["payment.anomaly_detected", "refund.leg_failed", "refund.attention_needed"]
+
+
+def test_a_refund_that_bounces_days_later_is_reversed_and_its_balance_is_free_again() -> None:
+    story = shipped_card()
+    story.tell(refund(500))
+    story.all_succeed()
+    facts = story.answer("o1-R1L1", Result.REVERSED, code="returned_by_bank", at=NOON + timedelta(days=3))
+    assert types(facts) == ["refund.leg_reversed", "refund.attention_needed"]
+    assert story.state.refundable_minor == 10_000
+    assert story.answer("o1-R1L1", Result.REVERSED, code="returned_by_bank") == []
+    assert story.answer("o1-R1L1") == []
+    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON))
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.SUCCEEDED
+
+
+def test_a_bounce_goes_by_the_next_channel_the_customer_agreed_to() -> None:
+    story = shipped_card()
+    story.tell(refund(500, consents=(RefundChannel.STORE_CREDIT,)))
+    story.all_succeed()
+    facts = story.answer("o1-R1L1", Result.REVERSED, code="returned_by_bank")
+    assert types(facts) == ["refund.leg_reversed", "refund.routed"]
+    story.all_succeed()
+    facts = story.answer("o1-R1L2", Result.REVERSED, code="account_frozen")
+    assert types(facts) == ["refund.leg_reversed", "store_credit.clawed_back", "refund.attention_needed"]
+
+
+def test_a_bounce_told_before_its_success_comes_to_the_same() -> None:
+    story = shipped_card()
+    story.tell(refund(500))
+    story.submit("o1-R1L1")
+    facts = story.answer("o1-R1L1", Result.REVERSED, code="returned_by_bank")
+    assert types(facts) == [
+        "refund.leg_succeeded",
+        "refund.completed",
+        "refund.leg_reversed",
+        "refund.attention_needed",
+    ]
+
+
+def test_a_pending_refund_is_in_flight_until_its_notice() -> None:
+    story = shipped_card()
+    story.tell(refund(500))
+    story.submit("o1-R1L1")
+    assert story.answer("o1-R1L1", Result.PENDING) == []
+    assert story.state.refunding_minor() == 500
+    assert types(story.answer("o1-R1L1"))[-1] == "refund.completed"
+
+
+def test_a_leg_that_failed_and_was_paid_otherwise_cannot_succeed_after_all() -> None:
+    story = shipped_card()
+    story.tell(refund(500, consents=(RefundChannel.BANK_TRANSFER,)))
+    story.submit("o1-R1L1")
+    story.answer("o1-R1L1", Result.FAILED, code="account_closed")
+    assert types(story.answer("o1-R1L1")) == ["payment.anomaly_detected"]
+    assert story.state.refunding_minor() + story.state.refunded_minor() == 500
+
+
+def test_a_leg_that_failed_and_was_not_paid_otherwise_is_put_right() -> None:
+    story = shipped_card()
+    story.tell(refund(500))
+    story.submit("o1-R1L1")
+    story.answer("o1-R1L1", Result.FAILED, code="account_closed")
+    assert types(story.answer("o1-R1L1")) == ["refund.leg_succeeded", "refund.completed"]
+
+
+# Disputes
+
+
+def test_an_open_dispute_blocks_refunds_to_its_tender() -> None:
+    story = shipped_card()
+    disputed(story, "opened", 9_000)
+    assert story.state.tenders["t1"].dispute is DisputeStatus.OPEN
+    with pytest.raises(NotAllowed, match="dispute"):
+        story.tell(refund(500))
+    assert types(story.tell(owed(500)))[-1] == "refund.attention_needed"
+    disputed(story, "won", 9_000)
+    assert types(story.tell(refund(500)))[-1] == "refund.routed"
+
+
+def test_a_lost_dispute_keeps_its_money() -> None:
+    story = shipped_card()
+    disputed(story, "opened", 9_000)
+    disputed(story, "lost", 9_000)
+    assert disputed(story, "lost", 9_000) == []
+    assert story.state.held_minor(story.state.tenders["t1"]) == 9_000
+    assert story.state.refundable_minor == 0
+
+
+def test_a_dispute_drives_refunds_that_were_not_sent_to_the_other_tenders() -> None:
+    story = shipped_two()
+    story.tell(owed(3_000))
+    [gift, _] = story.waiting()
+    facts = disputed(story, "opened", 4_000)
+    assert types(facts)[:3] == ["dispute.opened", "refund.leg_failed", "refund.routed"]
+    assert story.state.operations[gift.id].status is OperationStatus.FAILED
+    assert [(o.tender_id, o.amount_minor) for o in story.waiting()] == [("t2", 1_800), ("t2", 1_200)]
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.SUCCEEDED
+
+
+def test_a_dispute_about_money_that_was_refunded_is_an_anomaly_and_breaks_no_law() -> None:
+    story = shipped_card()
+    story.tell(refund(8_000))
+    story.all_succeed()
+    assert types(disputed(story, "opened", 10_000)) == ["dispute.opened", "payment.anomaly_detected"]
+    assert story.state.held_minor(story.state.tenders["t1"]) == 2_000
+
+
+def test_the_end_of_a_dispute_told_before_its_opening_comes_to_the_same() -> None:
+    story = shipped_card()
+    assert types(disputed(story, "won", 500)) == ["dispute.opened", "dispute.won"]
+    assert disputed(story, "opened", 500) == []
+    assert types(disputed(story, "opened", 500, id="d2")) == ["payment.anomaly_detected"]
+
+
+def test_a_dispute_of_nothing_we_authorized_is_invalid() -> None:
+    with pytest.raises(Invalid, match="authorization_id"):
+        shipped_card().tell(Dispute("elsewhere", "d1", "opened", 1, NOON))
