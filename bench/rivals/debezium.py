@@ -36,6 +36,7 @@ CONNECT: Final = "org.apache.kafka:connect-runtime:4.3.1"
 SOURCE: Final = "io.debezium:debezium-connector-postgres:3.6.1.Final"
 SINK: Final = "io.debezium:debezium-connector-jdbc:3.5.0.Final"
 PATIENCE_S: Final = 120
+ENDS_WITHIN_S: Final = 10
 WARM_UP: Final = 10_000
 
 WORKER: Final = """
@@ -203,7 +204,12 @@ async def worker(place: Place, plugin: str) -> AsyncIterator[Worker]:
         finally:
             if child.returncode is None:
                 child.terminate()
-            await child.wait()
+            try:
+                async with asyncio.timeout(ENDS_WITHIN_S):
+                    await child.wait()
+            except TimeoutError:  # it may wait for its own tasks for ever; what it did is measured
+                child.kill()
+                await child.wait()
 
 
 @asynccontextmanager
