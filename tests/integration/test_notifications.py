@@ -187,6 +187,23 @@ async def test_a_sender_that_is_stopped_ends_what_it_has_begun_and_leaves_the_re
     assert {row["attempts"] for row in await pool.fetch("SELECT attempts FROM notifications")} == {1}
 
 
+async def test_a_sender_that_wakes_after_its_lease_leaves_messages_to_whoever_took_them_since(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
+) -> None:
+    await parcels(pool, 30)
+    mailbox.answer = "451 try later"
+    mailbox.goes_on.clear()
+    stop = asyncio.Event()
+    late = asyncio.create_task(send_all(pool, settings, stop))
+    await asyncio.to_thread(mailbox.asked.wait)
+    await pool.execute("UPDATE notifications SET attempts = attempts + 1")
+    stop.set()
+    mailbox.goes_on.set()
+    assert await late == 30
+    rows = await pool.fetch("SELECT DISTINCT attempts, is_taken FROM notifications")
+    assert [tuple(row) for row in rows] == [(2, True)]
+
+
 async def test_a_message_the_server_puts_off_is_tried_again_with_the_same_words_and_then_given_up(
     pool: Pool, settings: NotificationsSettings, mailbox: Mailbox
 ) -> None:

@@ -69,13 +69,13 @@ async def send_due(
         *(_attempt(d, mails[d.notification_id], policy, settings, server, now, stop) for d in due)
     )
     told: list[Told[Command]] = []
-    postponed: list[tuple[str, timedelta, str]] = []
-    left: list[str] = []
+    postponed: list[tuple[str, int, timedelta, str]] = []
+    untried: list[tuple[str, int]] = []
     for d, outcome in zip(due, outcomes, strict=True):
         if outcome is None:
-            left.append(d.notification_id)
+            untried.append((d.notification_id, d.attempts))
         elif isinstance(outcome, str):
-            postponed.append((d.notification_id, policy.pause_after(d.attempts), outcome))
+            postponed.append((d.notification_id, d.attempts, policy.pause_after(d.attempts), outcome))
         else:
             told.append(Told(d.order_id, outcome, _cause(d, outcome)))
     for t, error in zip(told, await desk.take(NOTIFICATIONS, told), strict=True):
@@ -84,9 +84,9 @@ async def send_due(
     if postponed:
         async with pool.acquire(timeout=5) as db:
             await db.execute(store.POSTPONE, *zip(*postponed, strict=True))
-    if left:
+    if untried:
         async with pool.acquire(timeout=5) as db:
-            await db.execute(store.GIVE_BACK, left)
+            await db.execute(store.GIVE_BACK, *zip(*untried, strict=True))
     return len(due)
 
 

@@ -59,15 +59,17 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
     AS new (id, recipient, name, title, body, html, message_id)
 WHERE notification_id = new.id"""
 
+# By whoever made that attempt: its lease may be over, and another at the message since.
 POSTPONE = """
 UPDATE notifications SET next_attempt_at = now() + new.pause, last_error = new.error, is_taken = false
-FROM unnest($1::text[], $2::interval[], $3::text[]) AS new (id, pause, error)
-WHERE notification_id = new.id AND status = 'queued'"""
+FROM unnest($1::text[], $2::int[], $3::interval[], $4::text[]) AS new (id, attempts, pause, error)
+WHERE notification_id = new.id AND notifications.attempts = new.attempts AND status = 'queued'"""
 
 # Taken and not tried, so that what it tells may still change.
 GIVE_BACK = """
-UPDATE notifications SET attempts = attempts - 1, next_attempt_at = now(), is_taken = false
-WHERE notification_id = ANY($1::text[]) AND status = 'queued'"""
+UPDATE notifications SET attempts = notifications.attempts - 1, next_attempt_at = now(), is_taken = false
+FROM unnest($1::text[], $2::int[]) AS untried (id, attempts)
+WHERE notification_id = untried.id AND notifications.attempts = untried.attempts AND status = 'queued'"""
 
 _POLICY = """
 SELECT policy_id, version, effective_from, gather, first_pause, longest_pause, max_attempts, stale_after, windows FROM """
