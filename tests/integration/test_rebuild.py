@@ -10,7 +10,7 @@ import pytest
 
 from shared.contracts.fulfillment import StockReceived
 from support_view.handlers import take
-from support_view.rebuild import Rebuild, Refused
+from support_view.rebuild import HORIZON, Rebuild, Refused
 from tests.telling import Telling, record_of, split_order, whole_story
 
 NewDatabase = Callable[[str], Awaitable[str]]
@@ -133,6 +133,20 @@ async def test_what_is_seen_meanwhile_is_in_both_generations_and_consumers_go_on
     await asyncio.gather(*consumers)
     assert (await rebuild.build()).holds, "nothing was lost on the way there and back"
     assert await pool.fetchval("SELECT count(DISTINCT subject) FROM sections") == 5 + told
+
+
+@pytest.mark.parametrize(("who", "holds_it"), [("client backend", True), ("autovacuum worker", False)])
+async def test_only_who_may_tell_facts_holds_back_until_when_all_were_seen(
+    pool: Pool, who: str, holds_it: bool
+) -> None:
+    async with pool.acquire() as db:
+        await db.execute(f"""
+            CREATE SCHEMA pretended;
+            CREATE VIEW pretended.pg_stat_activity AS
+            SELECT current_database() AS datname, 0 AS pid, now() - interval '1 hour' AS xact_start, '{who}' AS backend_type;
+            SET search_path = pretended, pg_catalog, public""")
+        old = await db.fetchval(f"SELECT ({HORIZON}) < now() - interval '59 minutes'")
+    assert old == holds_it
 
 
 async def test_a_live_section_that_its_facts_do_not_give_is_found_and_healed_by_the_swap(

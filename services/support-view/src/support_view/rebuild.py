@@ -45,9 +45,10 @@ KEYS: Final = """
 SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) AND strpos(subject, $3) = 0
 ORDER BY subject, service LIMIT $4"""
 # A fact that is committed after this was read belongs to a transaction that runs now or starts later: it is not older.
+# A vacuum tells no facts, and may run for hours.
 HORIZON: Final = """
 SELECT least(statement_timestamp(), min(xact_start)) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"""
 TOUCHED: Final = """
 SELECT DISTINCT subject, service FROM timeline WHERE seen_at >= $1 AND strpos(subject, $2) = 0 ORDER BY subject, service"""
 WRITE_SECTIONS: Final = """
