@@ -6,7 +6,6 @@ of what plays the outside world. What a contender wrote is checked before its ti
 """
 
 import asyncio
-import gc
 import multiprocessing
 import os
 import time
@@ -27,6 +26,7 @@ from ops.topics import PARTITIONS
 from shared.logs import configure
 from shared.migrations.__main__ import migrate
 from shared.settings import Settings
+from shared.shell import spare_collector
 
 FRESH = multiprocessing.get_context("forkserver")
 """Where processes come from: a server that has done nothing but import what they need, so that they begin at once."""
@@ -164,13 +164,6 @@ def _tree_cpu(pid: int) -> float:
     return float(own) + sum(_tree_cpu(child.pid) for child in children)
 
 
-def settle() -> None:
-    """The collector as `shared.runtime` sets it, for all contenders: what was imported lives as long as the process."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
-
-
 class Meter:
     """`async with Meter(place) as meter: …`, then `meter.measured(count)`. Given `processes`, their CPU time counts, else
     that of this process and all it started; PostgreSQL's always."""
@@ -185,7 +178,8 @@ class Meter:
     async def __aenter__(self) -> "Meter":
         # What was written before must not be paid for now.
         await self._place.execute("CHECKPOINT")
-        settle()
+        # For all contenders alike, as services do.
+        spare_collector()
         self._cpu, self._began = self.cpu(), time.perf_counter()
         return self
 

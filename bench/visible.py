@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from faststream.kafka import KafkaBroker
 from uuid_utils.compat import uuid7
 
-from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest, percentile, settle
+from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest, percentile
 from bench.figures import Figure, Scale, Side, compared
 from bench.load import placement
 from orders.domain.decide import Command
@@ -27,7 +27,7 @@ from shared.database import connect
 from shared.envelope import Cause
 from shared.http import Desk
 from shared.relay import Relay
-from shared.shell import Told
+from shared.shell import Told, spare_collector
 from support_view.handlers import take
 
 TITLE: Final = "commit to visible, open loop"
@@ -100,7 +100,7 @@ async def _consume(place: Place, dsn: str, topics: Sequence[str], group: str, ba
     async with await connect(settings) as pool:
         broker = KafkaBroker(place.kafka, logger=None)
         Consumer(pool, take, settings, group, lambda: None).subscribe(broker, topics)
-        settle()
+        spare_collector()
         await broker.start()
         await stop.wait()
         await broker.stop()

@@ -39,6 +39,7 @@ from ops.verify import Marks, Verification
 from ops.withheld import app as withheld
 from shared.auth import Role, issue
 from shared.database import OUTAGES
+from shared.shell import spare_collector
 
 FAILED: Final = 1
 NOT_UP: Final = 3
@@ -231,6 +232,7 @@ def verify(
     """
     var = state_folder()
     endpoints, key = live_endpoints(var), kept_keys(var).auth_key
+    spare_collector()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=errors) as progress:
         tasks: dict[str, TaskID] = {}

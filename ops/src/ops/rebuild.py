@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ops.desk import AsJson, console, errors
 from ops.endpoints import live_endpoints
 from ops.places import state_folder
+from shared.shell import spare_collector
 from support_view.rebuild import SHOWN, Parity, Rebuild, Refused, Report
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ def rebuild(
     if swap + roll_back + discard > 1:
         raise typer.BadParameter("choose one of --swap, --roll-back, --discard")
     database = live_endpoints(state_folder()).database(service)
+    spare_collector()
     try:
         if roll_back:
             asyncio.run(_with(database, _patiently(Rebuild.roll_back)))

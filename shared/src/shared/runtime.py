@@ -5,7 +5,6 @@ supervisor starts it again: never alive but stuck.
 """
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -36,7 +35,7 @@ from shared.metrics import Gauge
 from shared.relay import Relay, stopped_within
 from shared.retention import Retention
 from shared.settings import Settings
-from shared.shell import Flow
+from shared.shell import Flow, spare_collector
 from shared.timers import Fire, Timers
 
 if TYPE_CHECKING:
@@ -215,11 +214,7 @@ def build(
         ):
             app.state.tokens = Tokens(chosen.auth_key.get_secret_value(), chosen.provider, client)
             parts += [(worker.__name__, worker(running, stop)) for worker in workers]
-            # What was imported and built lives as long as the process: the collector need not look at it again, and a
-            # batch makes tens of thousands of objects that reference counting frees.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(50_000, 20, 50)
+            spare_collector()
             tasks = [asyncio.create_task(_end_with(running, part, work), name=part) for part, work in parts]
             log.info("service.started", service=name)
             try:
