@@ -95,7 +95,7 @@ def _misses(results: Results) -> str:
     if not missed:
         return "None.\n"
     return "".join(
-        f"- {f.number}, {f.what} ({f.size.split(', ')[0]})"
+        f"- {f.number}, {f.what} ({_much(f)})"
         + (f" beside {f.theirs.name}" if f.theirs else "")
         + (f": {number(f.score)}{f.unit}, must be {f.bound(f.must)}\n" if f.score is not None else f": {f.note}\n")
         for f in missed
@@ -127,7 +127,7 @@ def chart(figures: list[Figure]) -> str:
         y = TOP + ROW * n
         good = f.score / f.must if f.at_least else f.must / f.score if f.score > 0 else RANGE
         left, right = sorted((_x(1), _x(good)))
-        beside = f"beside {f.theirs.name}" if f.theirs else f.ours.name
+        beside = f"{_much(f)}, beside {f.theirs.name}" if f.theirs else f.ours.name
         parts.append(f'<text x="0" y="{y + 10}">{f.number} {escape(_short(f.what))}</text>')
         parts.append(f'<text x="14" y="{y + 23}" class="dim">{escape(_short(beside))}</text>')
         kind = "met" if f.meets(f.must) else "missed"
@@ -146,6 +146,11 @@ def chart(figures: list[Figure]) -> str:
 def _x(times: float) -> float:
     share = math.log(min(max(times, 1 / RANGE), RANGE), RANGE)
     return round(LABELS + BARS / 2 * (1 + share), 1)
+
+
+def _much(figure: Figure) -> str:
+    """How much was done, without how."""
+    return figure.size.split(", ")[0]
 
 
 def _short(text: str) -> str:
