@@ -18,7 +18,8 @@ from support_view.rebuild import SHOWN, Parity, Rebuild, Refused, Report
 T = TypeVar("T")
 
 TRIES: Final = 5
-SECTIONS: Final = "SELECT count(*) FROM sections"
+BEGUN: Final = "SELECT to_regclass('sections_next')"
+SECTIONS: Final = "SELECT count(*) FROM {}"
 
 ServiceName = Annotated[str, typer.Argument(help="support-view: the only service whose state is derived from topics.")]
 
@@ -64,11 +65,11 @@ def _build(database: str, swap: bool, as_json: bool) -> None:
 
         def report(what: str, sections: int) -> None:
             if what not in tasks:
-                total = total_sections if what.startswith("folding") else None
-                tasks[what] = progress.add_task(what, total=total)
+                total, done = total_and_done if what.startswith("folding") else (None, 0)
+                tasks[what] = progress.add_task(what, total=total, completed=done)
             progress.advance(tasks[what], sections)
 
-        total_sections = asyncio.run(_count(database))
+        total_and_done = asyncio.run(_count(database))
         progress.remove_task(tasks.pop(""))
         parity = asyncio.run(_with(database, Rebuild.build, report))
     if parity.holds or swap:
@@ -78,13 +79,14 @@ def _build(database: str, swap: bool, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-async def _count(database: str) -> int:
+async def _count(database: str) -> tuple[int, int]:
+    """Sections there are, and those that a rebuild which was stopped has left."""
     db = await asyncpg.connect(database)
     try:
-        count: int = await db.fetchval(SECTIONS)
+        done = await db.fetchval(SECTIONS.format("sections_next")) if await db.fetchval(BEGUN) else 0
+        return await db.fetchval(SECTIONS.format("sections")), done
     finally:
         await db.close()
-    return count
 
 
 async def _with(database: str, step: Callable[[Rebuild], Awaitable[T]], report: Report | None = None) -> T:
