@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import pytest
 
+from ops.rebuild import counted
 from shared.contracts.fulfillment import StockReceived
 from support_view.handlers import take
 from support_view.rebuild import HORIZON, Rebuild, Refused
@@ -81,6 +82,8 @@ async def test_a_new_generation_is_the_live_one_again_and_takes_its_place(pool: 
 
 async def test_killed_at_any_point_and_resumed_it_ends_in_parity(pool: Pool, dsn: str, rebuilding: Rebuilding) -> None:
     await tell(pool, *(split_order(f"ORD-{n}") for n in range(6)))
+    there = await pool.fetchval("SELECT count(*) FROM sections")
+    assert await counted(dsn) == (there, 0)
     for at in range(1, 8):
         steps = 0
 
@@ -94,6 +97,8 @@ async def test_killed_at_any_point_and_resumed_it_ends_in_parity(pool: Pool, dsn
         with pytest.raises(Killed):
             await doomed.build()
         await doomed.db.close()
+        if at == 1:
+            assert await counted(dsn) == (there, 3), "what goes on shows where it was"
         await tell(pool, split_order(f"MORE-{at}"))
     resumed = await rebuilding(chunk=3)
     assert (await resumed.build()).holds

@@ -69,7 +69,7 @@ def _build(database: str, swap: bool, as_json: bool) -> None:
                 tasks[what] = progress.add_task(what, total=total, completed=done)
             progress.advance(tasks[what], sections)
 
-        total_and_done = asyncio.run(_count(database))
+        total_and_done = asyncio.run(counted(database))
         progress.remove_task(tasks.pop(""))
         parity = asyncio.run(_with(database, Rebuild.build, report))
     if parity.holds or swap:
@@ -79,7 +79,7 @@ def _build(database: str, swap: bool, as_json: bool) -> None:
         raise typer.Exit(1)
 
 
-async def _count(database: str) -> tuple[int, int]:
+async def counted(database: str) -> tuple[int, int]:
     """Sections there are, and those that a rebuild which was stopped has left."""
     db = await asyncpg.connect(database)
     try:
