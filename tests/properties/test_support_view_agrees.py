@@ -15,6 +15,7 @@ from returns.domain.order import OrderReturns
 from returns.domain.units import BUCKET_OF
 from shared.contracts import Fact
 from support_view.domain.returns import ReverseBucket
+from support_view.picture import draw
 from support_view.projection import Section, advance, section_of
 from support_view.summary import Summary, summarize
 from tests.properties.test_returns import walk
@@ -90,6 +91,7 @@ def agree(world: World) -> None:
     for id in world.orders:
         sections = seen(*(world.facts(service, id) for service in Service))
         summary = summarize(id, sections)
+        assert len(draw(summary.dependencies).boxes) == len(summary.dependencies.nodes)
         agree_on_the_order(world.order(id), summary)
         agree_on_money(world.account(id), summary)
         agree_on_fulfillment(world.fulfillment(id), summary)

@@ -714,7 +714,20 @@ def test_nothing_is_awaited_once_everything_is_there() -> None:
     assert seen(confirmed_order("o")).dependencies.nodes == ()
 
 
-@pytest.mark.parametrize("tell", [split_order, whole_story])
+def shipments_of_several_lines(order_id: str) -> Telling:
+    """Three shipments that have not left, one with all three lines, and a hold that all of them wait for."""
+    story = confirmed_order(order_id)
+    for number, lines in enumerate((units(lamp=1, chair=1, rug=1), units(lamp=1, chair=1)), 1):
+        shipment_id = f"{order_id}-S{number}"
+        created = ShipmentCreated(
+            order_id=order_id, shipment_id=shipment_id, location="BER", lines=lines, number=number, of=2
+        )
+        story.tell(created)
+    story.tell(OrderHoldPlaced(order_id=order_id, hold=Hold.ADDRESS, detail="no such street"))
+    return story
+
+
+@pytest.mark.parametrize("tell", [split_order, whole_story, shipments_of_several_lines])
 def test_no_two_boxes_of_the_picture_overlap_and_every_arrow_goes_right(tell: Callable[[str], Telling]) -> None:
     picture = draw(seen(tell("o")).dependencies)
     for one in picture.boxes:

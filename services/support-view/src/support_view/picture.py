@@ -1,6 +1,7 @@
 """Where the boxes of a dependency picture stand: columns by how far a node is from its units, rows so that none overlap."""
 
 import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from support_view.summary.dependencies import Dependencies, Node
@@ -32,9 +33,7 @@ def draw(dependencies: Dependencies) -> Picture:
     before: dict[str, list[str]] = {node.node_id: [] for node in dependencies.nodes}
     for source, target in dependencies.edges:
         before[target].append(source)
-    columns: dict[str, int] = {}
-    for node in dependencies.nodes:
-        columns[node.node_id] = 1 + max((columns[source] for source in before[node.node_id]), default=-1)
+    columns = {id: column for column, ids in enumerate(_columns(before)) for id in ids}
     boxes: dict[str, Box] = {}
     free: dict[int, float] = {}
     for node in sorted(dependencies.nodes, key=lambda node: columns[node.node_id]):
@@ -50,3 +49,14 @@ def draw(dependencies: Dependencies) -> Picture:
         width=max((box.x for box in boxes.values()), default=0) + WIDTH,
         height=max((box.y for box in boxes.values()), default=0.0) + HEIGHT,
     )
+
+
+def _columns(before: Mapping[str, Sequence[str]]) -> Iterator[Sequence[str]]:
+    """Nodes by the longest way that leads to them: first those that nothing leads to. Raises ValueError for a circle."""
+    placed: set[str] = set()
+    while waiting := [id for id in before if id not in placed]:
+        column = [id for id in waiting if placed.issuperset(before[id])]
+        if not column:
+            raise ValueError(f"these wait for each other: {', '.join(waiting)}")
+        placed.update(column)
+        yield column
