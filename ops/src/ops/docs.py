@@ -1,4 +1,4 @@
-"""Documents made from code: machines, message schemas, AsyncAPI, OpenAPI, and the parts of the README that code knows.
+"""Documents made from code: machines, message schemas, AsyncAPI, OpenAPI, and the parts of README and domain that code knows.
 
 `python -m ops.docs` writes them; `--check` fails when one is stale. A schema that would break a reader of the committed
 one is refused either way: give the fact a new version.
@@ -238,6 +238,21 @@ def _mail_faults() -> str:
     return "\n".join([*rows, ""])
 
 
+def _facts() -> str:
+    """What each service's facts are called, what they carry, and what their classes say of them."""
+    parts = []
+    for service in DECIDING:
+        parts.append(f"\n### {service}\n\n| fact | fields | what to know of it |\n| --- | --- | --- |\n")
+        for fact in sorted(facts_of(service), key=lambda f: f.type):
+            said = (fact.__dict__.get("__doc__") or "").strip().split("\n\n")[0]
+            sentence = " ".join(said.split()).replace("|", "\\|")
+            fields = ", ".join(name for name in fact.model_fields if name != "order_id")
+            parts.append(f"| `{fact.type}` | {fields} | {sentence} |\n")
+    parts.append("\n### from the warehouse, on `warehouse.events`\n\n")
+    parts.append(", ".join(f"`{name}`" for name in sorted(WAREHOUSE_MESSAGES)) + "\n")
+    return "".join(parts).lstrip("\n")
+
+
 def generated() -> dict[Path, str]:
     """Every generated file and what should be in it."""
     files = {
@@ -250,9 +265,14 @@ def generated() -> dict[Path, str]:
     files[DOCS / "schemas" / "warehouse.json"] = _text(_partner_schemas())
     for each in SERVICES:
         files[DOCS / "openapi" / f"{each.name}.json"] = _text(_openapi(each.package))
-    blocks = {"flow-of-facts": _flow_of_facts(), "faults": _faults(), "mail-faults": _mail_faults()}
-    readme = ROOT / "README.md"
-    files[readme] = BLOCK.sub(lambda m: f"{m[1]}{blocks[m['name']]}{m[3]}", readme.read_text(encoding="utf-8"))
+    blocks = {
+        "flow-of-facts": _flow_of_facts(),
+        "faults": _faults(),
+        "mail-faults": _mail_faults(),
+        "facts": _facts(),
+    }
+    for path in (ROOT / "README.md", DOCS / "domain.md"):
+        files[path] = BLOCK.sub(lambda m: f"{m[1]}{blocks[m['name']]}{m[3]}", path.read_text(encoding="utf-8"))
     return files
 
 
