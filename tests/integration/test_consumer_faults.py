@@ -15,8 +15,8 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from shared.parking import Record, waiting
 from shared.runtime import FAILED
-from tests.integration.delivery import Bench, keys_by_partition, once, until
-from tests.integration.tally import raw, record
+from tests.integration.delivery import Bench, keys_by_partition, once, run, until
+from tests.integration.tally import add, raw, record
 from tests.proxy import Proxy
 
 VERSION_9 = b"urn:order-workflows:order.hold_placed:9"
@@ -306,6 +306,19 @@ async def test_a_broker_that_goes_silent_is_left_and_found_again(bench: Bench, m
                 cable.silence(new_ones=False)
                 await bench.produce(*[(f"o{n % 10}", 1) for n in range(100)])
                 await bench.counts(once((f"o{n}" for n in range(10)), 20), 90)
+
+
+async def test_a_list_of_brokers_is_a_list_for_the_consumer_and_the_relay(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brokers = f"127.0.0.1:9, {bench.backends.kafka}"  # nothing listens on the first
+    app = bench.consuming(monkeypatch, kafka=brokers)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(app.router.lifespan_context(app))
+        await run(stack, bench.relay(kafka=brokers))
+        await bench.commit(add("o1", 5))
+        await until(bench.is_published)
+        await bench.counts({"o1": 10})  # once as it was committed here, once as it was read
 
 
 async def test_a_stop_while_the_broker_takes_no_offsets_ends_every_part_of_the_process(

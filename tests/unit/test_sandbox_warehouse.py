@@ -276,7 +276,7 @@ async def test_a_record_is_heard_once_and_one_that_cannot_be_read_stops_nothing(
         heard.append(json.loads(one.value or b"{}").get("shipment_id", "") if one.offset in (0, 9) else "")
         warehouse.hear(db, one)
 
-    streams = Streams(world.ledger, "nowhere", count)
+    streams = Streams(world.ledger, ["nowhere"], count)
     place = type("Place", (), {"partition": 0})()
     for records in ([record(0, "s1"), *broken, stranger], [record(0, "s1"), record(9, "s9")]):
         await world.ledger.run(partial(streams.take, {place: records}))

@@ -29,6 +29,7 @@ from ops.topics import PARTITIONS
 from shared.consumer import WHERE_TO_READ
 from shared.database import OUTAGES
 from shared.operations import UNPUBLISHED
+from shared.settings import brokers_in
 
 HOLES: Final = "SELECT count(*) FROM sections WHERE waiting <> '{}'"
 ANSWER_S: Final = 10.0
@@ -167,7 +168,7 @@ async def behind(
 async def _reader(kafka: str) -> AsyncIterator[AIOKafkaConsumer]:
     """In no group: looking must not take part in sharing out."""
     reader = AIOKafkaConsumer(
-        bootstrap_servers=kafka,
+        bootstrap_servers=brokers_in(kafka),
         group_id=None,
         enable_auto_commit=False,
         auto_offset_reset="none",

@@ -20,6 +20,7 @@ from shared.auth import Role
 from shared.migrations.__main__ import migrate
 from shared.money import cumulative
 from shared.parking import Record
+from shared.settings import brokers_in
 from support_view.api import read_story, read_timeline, view_of
 from support_view.handlers import TOPICS, take
 
@@ -599,7 +600,7 @@ async def books_agree(people: People, order_id: str, *, captured: int, refunded:
 async def _records(people: People, order_id: str, count: int) -> list[Record]:
     """The order's records from every topic."""
     consumer = AIOKafkaConsumer(
-        *TOPICS, bootstrap_servers=people.endpoints.kafka, group_id=None, auto_offset_reset="earliest"
+        *TOPICS, bootstrap_servers=brokers_in(people.endpoints.kafka), group_id=None, auto_offset_reset="earliest"
     )
     await consumer.start()
     try:

@@ -9,6 +9,8 @@ from typing import Final
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
+from shared.settings import brokers_in
+
 TOPICS: Final = (
     "orders.events",
     "payments.events",
@@ -65,7 +67,7 @@ async def ensure_topics(kafka: str) -> list[Topic]:
 
 @contextlib.asynccontextmanager
 async def _admin(kafka: str) -> AsyncIterator[AIOKafkaAdminClient]:
-    admin = AIOKafkaAdminClient(bootstrap_servers=kafka)
+    admin = AIOKafkaAdminClient(bootstrap_servers=brokers_in(kafka))
     try:
         await admin.start()
         yield admin

@@ -26,6 +26,7 @@ from sandbox.warehouse import Warehouse
 from shared.http import PROBLEMS, BodyLimit, install_problems, problem
 from shared.logs import configure
 from shared.runtime import Readiness
+from shared.settings import brokers_in
 
 log = structlog.get_logger()
 
@@ -67,7 +68,7 @@ async def running(
         }
         troubles = {"kafka": "OMS_KAFKA is not set"}
         if settings.kafka:
-            kafka = Streams(ledger, settings.kafka, player.hear)
+            kafka = Streams(ledger, brokers_in(settings.kafka), player.hear)
             parts |= {"kafka out": kafka.tell(), "kafka in": kafka.hear()}
             troubles = kafka.troubles
         tasks = [asyncio.create_task(_or_end(part, work), name=part) for part, work in parts.items()]

@@ -58,9 +58,11 @@ def tell(
 class Streams:
     """The sandbox's connection to Kafka; a broker that is away is waited for, for ever."""
 
-    def __init__(self, ledger: Ledger, servers: str, hear: Callable[[sqlite3.Connection, Record], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, servers: Sequence[str], hear: Callable[[sqlite3.Connection, Record], None]
+    ) -> None:
         self._ledger = ledger
-        self._servers = servers
+        self._servers = list(servers)
         self._hear = hear
         self.troubles = {"kafka out": "not connected yet", "kafka in": "not connected yet"}
 

@@ -159,7 +159,7 @@ class Relay:
     @asynccontextmanager
     async def _producer(self, batch_bytes: int) -> AsyncIterator[AIOKafkaProducer]:
         producer = AIOKafkaProducer(
-            bootstrap_servers=self._settings.kafka,
+            bootstrap_servers=self._settings.brokers,
             enable_idempotence=True,
             acks="all",
             max_batch_size=batch_bytes,

@@ -187,7 +187,7 @@ def build(
         parts: list[tuple[str, Awaitable[None]]] = []
         if topics:
             broker = KafkaBroker(
-                chosen.kafka,
+                chosen.brokers,
                 client_id=chosen.instance or name,
                 graceful_timeout=30,
                 request_timeout_ms=15_000,

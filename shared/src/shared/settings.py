@@ -8,6 +8,11 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from shared.auth import Provider
 
 
+def brokers_in(text: str) -> list[str]:
+    """The addresses of a list as `OMS_KAFKA` writes it. FastStream takes a string for one address, whatever is in it."""
+    return [address.strip() for address in text.split(",") if address.strip()]
+
+
 class Settings(BaseSettings):
     """What every service needs. A service with more subclasses this."""
 
@@ -20,7 +25,7 @@ class Settings(BaseSettings):
     database_pool: int = Field(default=8, ge=2, le=100)
     statement_cache_size: int = Field(default=256, ge=0, description="0 behind a transaction pooler")
     statement_seconds: float = Field(default=30, gt=0, description="how long the database may take for one statement")
-    kafka: str = Field(description="bootstrap servers")
+    kafka: str = Field(description="bootstrap servers, with commas between them")
     auth_key: SecretStr = Field(min_length=32, description="HS256 key of bearer tokens")
     auth_jwks_url: HttpUrl | None = Field(
         default=None, description="where an OpenID Connect provider publishes its keys; needs issuer and audience"
@@ -62,6 +67,10 @@ class Settings(BaseSettings):
     settled_days: int = Field(
         default=365, ge=30, description="who redrove, discarded or released what, and why, is kept so long"
     )
+
+    @property
+    def brokers(self) -> list[str]:
+        return brokers_in(self.kafka)
 
     @property
     def direct_url(self) -> str:
