@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from email.message import EmailMessage, Message
 from email.parser import BytesParser
@@ -19,12 +20,13 @@ from fastapi import FastAPI
 from standardwebhooks import Webhook
 
 from notifications.api import router
+from notifications.domain.messages import Notification, OrderNotifications
 from notifications.domain.telling import Command, Note
-from notifications.gateway import CONNECTIONS, MailServer, RefusedForGood, message, message_id
-from notifications.mails import Mail
+from notifications.gateway import CONNECTIONS, MailServer, Outgoing, RefusedForGood, message, message_id
+from notifications.mails import Mail, composed
 from notifications.sender import send_due
 from notifications.settings import NotificationsSettings
-from notifications.store import NOTIFICATIONS
+from notifications.store import GAUGES, NOTIFICATIONS
 from shared.auth import Role, Tokens, issue
 from shared.contracts.base import FACTS, Fact
 from shared.database import Pool
@@ -51,6 +53,7 @@ class Mailbox:
         self.goes_on.set()
         self.hangs_up = False
         self.sessions: list[Session] = []
+        self.recipients: list[str] = []
 
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
@@ -65,6 +68,7 @@ class Mailbox:
             assert isinstance(envelope.content, bytes)
             self.took.append(BytesParser(policy=default).parsebytes(envelope.content))
             self.sessions.append(session)
+            self.recipients += envelope.rcpt_tos
         if self.hangs_up:  # when it has answered
             assert server.transport is not None
             asyncio.get_running_loop().call_soon(server.transport.close)
@@ -87,7 +91,7 @@ def mailbox() -> Mailbox:
 
 @pytest.fixture
 def settings(mailbox: Mailbox, backends: Backends, unused_tcp_port: int) -> Iterator[NotificationsSettings]:
-    controller = Controller(mailbox, hostname="127.0.0.1", port=unused_tcp_port)
+    controller = Controller(mailbox, hostname="127.0.0.1", port=unused_tcp_port, enable_SMTPUTF8=True)
     controller.start()
     yield NotificationsSettings.model_validate(
         {
@@ -298,6 +302,113 @@ async def test_a_connection_carries_message_after_message_and_is_made_anew_when_
     assert (taken["To"].addresses[0].display_name, taken["Subject"]) == ("Zoë, Dr.", "Grüße")
     texts = [part.get_content() for part in taken.iter_parts() if isinstance(part, EmailMessage)]
     assert [text.replace("\r\n", "\n") for text in texts] == ["Größe 5\n.\n", "<p>5\xa0€</p>"]
+
+
+async def test_one_mail_that_cannot_be_sent_takes_nothing_from_the_others_of_its_round(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What fails for one row (its address, its composition, its transport, its record) is kept with that row."""
+    await parcels(pool, 6)
+    as_it_is = placed()
+    for order_id, email in (("b6", "jörg@bücher.de"), ("b7", "not an address"), ("b8", "ada@straße.de")):
+        customer = as_it_is.customer.model_copy(update={"email": email, "name": 'J\u202eörg, "Joe"\nBcc: x@y.z 😀'})
+        order = as_it_is.model_copy(update={"order_id": order_id, "customer": customer})
+        names = {"order_id": order_id, "shipment_id": f"{order_id}-S1"}
+        await hear(pool, order, shipped(1, 2, ("1", 2)).model_copy(update=names))
+    known, send = composed, MailServer.send
+
+    def breaks_for_b1(state: OrderNotifications, notification: Notification) -> Mail:
+        if state.order_id == "b1":
+            raise KeyError("a fault in a template")
+        return known(state, notification)
+
+    async def breaks_for_b2(self: MailServer, built: Outgoing) -> None:
+        if message_id("b2-N1").encode() in built.content:
+            raise UnicodeEncodeError("ascii", "ö", 0, 1, "a fault in a library")
+        await send(self, built)
+
+    monkeypatch.setattr("notifications.sender.composed", breaks_for_b1)
+    monkeypatch.setattr(MailServer, "send", breaks_for_b2)
+    assert await send_all(pool, settings) == 9
+    rows = await pool.fetch("SELECT order_id, status, attempts, coalesce(last_error, '') FROM notifications")
+    told = {row[0]: tuple(row)[1:] for row in rows}
+    assert {o for o, (status, _, _) in told.items() if status == "sent"} == {"b0", "b3", "b4", "b5", "b6", "b8"}
+    assert told["b1"] == ("queued", 1, "not sent, by a fault of ours: KeyError('a fault in a template')")
+    assert told["b2"][:2] == ("queued", 1)
+    assert "a fault in a library" in told["b2"][2]
+    assert told["b7"][0] == "failed"
+    why = await pool.fetchval("SELECT data->>'detail' FROM events WHERE type = 'notification.failed'")
+    assert why.startswith("not an address: ")
+    assert set(mailbox.recipients) == {"ada@example.org", "jörg@xn--bcher-kva.de", "ada@xn--strae-oqa.de"}
+    await pool.execute("UPDATE notifications SET next_attempt_at = now() WHERE status = 'queued'")
+    assert await send_all(pool, settings) == 2
+    failed = await pool.fetch(
+        "SELECT data->>'detail' FROM events WHERE type = 'notification.failed' AND subject = 'b1'"
+    )
+    assert [row[0] for row in failed] == [
+        "given up after 2 attempts: not sent, by a fault of ours: KeyError('a fault in a template')"
+    ]
+    [gauge] = [g for g in GAUGES if g.name == "oms_mails_not_delivered"]
+    assert await pool.fetchval(gauge.select) == 3
+
+
+async def test_an_outcome_that_cannot_be_recorded_is_one_mails_own(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await parcels(pool, 5)
+    known = composed
+
+    def too_long_for_b1(state: OrderNotifications, notification: Notification) -> Mail:
+        mail = known(state, notification)
+        return replace(mail, title="x " * 1_500) if state.order_id == "b1" else mail
+
+    send = MailServer.send
+
+    async def loses_the_words_of_b2(self: MailServer, built: Outgoing) -> None:
+        await send(self, built)
+        if message_id("b2-N1").encode() in built.content:
+            await pool.execute("UPDATE notifications SET body = NULL WHERE order_id = 'b2'")
+
+    monkeypatch.setattr("notifications.sender.composed", too_long_for_b1)
+    monkeypatch.setattr(MailServer, "send", loses_the_words_of_b2)
+    assert await send_all(pool, settings) == 5
+    rows = await pool.fetch("SELECT order_id, status FROM notifications ORDER BY order_id")
+    assert [row["status"] for row in rows] == ["sent", "queued", "queued", "sent", "sent"]
+
+
+async def test_a_name_beyond_ascii_fails_visibly_where_the_server_offers_no_smtputf8(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox, unused_tcp_port_factory: Callable[[], int]
+) -> None:
+    old = Controller(mailbox, hostname="127.0.0.1", port=unused_tcp_port_factory(), enable_SMTPUTF8=False)
+    old.start()
+    try:
+        order = placed()
+        customer = order.customer.model_copy(update={"email": "jörg@bücher.de"})
+        await hear(pool, order.model_copy(update={"customer": customer}), shipped(1, 2, ("1", 2)))
+        await parcels(pool, 2)
+        assert await send_all(pool, settings.model_copy(update={"smtp_url": f"smtp://127.0.0.1:{old.port}"})) == 3
+    finally:
+        old.stop()
+    assert await status(pool) == "failed"
+    assert "SMTPUTF8" in await pool.fetchval("SELECT data->>'detail' FROM events WHERE type = 'notification.failed'")
+    assert len(mailbox.took) == 2
+
+
+async def test_a_mail_that_is_being_retried_is_held_back_whether_its_sender_lives_or_died(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox, http: httpx.AsyncClient
+) -> None:
+    await parcels(pool, 2)
+    why = {"reason": "a quarrel"}
+    mailbox.answer = "451 try later"
+    assert await send_all(pool, settings) == 2
+    answer = await http.post("/orders/b0/notifications/b0-N1/suppression", json=why, headers={"Idempotency-Key": "1"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "suppressed")
+    await pool.execute("UPDATE notifications SET is_taken = true, next_attempt_at = now() + interval '1 minute'")
+    one = "/orders/b1/notifications/b1-N1/suppression"
+    assert (await http.post(one, json=why, headers={"Idempotency-Key": "2"})).status_code == 409
+    await pool.execute("UPDATE notifications SET next_attempt_at = now()")
+    assert (await http.post(one, json=why, headers={"Idempotency-Key": "3"})).status_code == 200
+    assert await send_all(pool, settings) == 0
 
 
 async def test_one_fact_is_told_once_even_against_the_database(pool: Pool, settings: NotificationsSettings) -> None:

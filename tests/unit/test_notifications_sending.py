@@ -1,6 +1,9 @@
 """Notifications: what becomes of a message on its way, and what people hold back."""
 
 from collections.abc import Sequence
+from email import message_from_string
+from email.message import EmailMessage
+from email.policy import SMTPUTF8
 
 import pytest
 
@@ -18,7 +21,7 @@ from notifications.domain.telling import (
     Suppress,
     SuppressKind,
 )
-from notifications.gateway import message, message_id
+from notifications.gateway import Outgoing, RefusedForGood, message, message_id
 from notifications.mails import Mail
 from shared.contracts import fulfillment as f
 from shared.contracts import returns as r
@@ -127,10 +130,41 @@ def test_every_attempt_has_the_same_message_id_and_a_name_cannot_add_a_header() 
     mail = Mail(
         to="ada@example.org", name="Ada\nBcc: all@example.org", title="title", text="text\n", html="<p>text</p>"
     )
-    first, second = (message("o1-N1", mail, "shop@example.org") for _ in range(2))
+    first, second = (read(message("o1-N1", mail, "shop@example.org")) for _ in range(2))
     assert first["Message-ID"] == second["Message-ID"] == message_id("o1-N1") != message_id("o1-N2")
     assert first["To"] == '"Ada Bcc: all@example.org" <ada@example.org>'
     assert first["Bcc"] is None
+
+
+def read(outgoing: Outgoing) -> EmailMessage:
+    """As its recipient's program reads it."""
+    mail = message_from_string(outgoing.content.decode(), policy=SMTPUTF8)
+    assert isinstance(mail, EmailMessage)
+    return mail
+
+
+@pytest.mark.parametrize(
+    ("address", "sent_to", "needs_utf8"),
+    [
+        ("jörg@bücher.de", "jörg@xn--bcher-kva.de", True),
+        ("ada@straße.de", "ada@xn--strae-oqa.de", False),
+        ('"a@b"@example.org', '"a@b"@example.org', False),
+        ("用户@例え.jp", "用户@xn--r8jz45g.jp", True),
+    ],
+)
+def test_a_domain_is_written_in_ascii_and_a_local_part_as_it_is(address: str, sent_to: str, needs_utf8: bool) -> None:
+    outgoing = message("o1-N1", Mail(to=address, name="Jörg", title="t", text="t", html="t"), "shop@example.org")
+    assert (outgoing.recipient, outgoing.needs_utf8) == (sent_to, needs_utf8)
+    [to] = read(outgoing)["To"].addresses
+    assert (to.display_name, str(to.addr_spec)) == ("Jörg", sent_to)
+
+
+@pytest.mark.parametrize(
+    "address", ["ada", "a\r\nb@example.org", "a>b@example.org", "a b@example.org", f"{'x' * 309}@example.org"]
+)
+def test_an_address_that_mail_can_never_go_to_is_refused_with_a_reason(address: str) -> None:
+    with pytest.raises(RefusedForGood, match=r": (The|An|It) "):
+        message("o1-N1", Mail(to=address, name="Ada", title="t", text="t", html="t"), "shop@example.org")
 
 
 def test_markup_in_a_name_or_title_is_shown_as_it_is_and_never_run() -> None:

@@ -1,12 +1,15 @@
 """The mailbox shows every mail that arrived, as it arrived."""
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from email.message import EmailMessage
 from pathlib import Path
 
 import aiosmtplib
 import pytest
+from standardwebhooks import Webhook
 
+from sandbox.notices import Receiver, notices_about
 from tests.unit.sandbox_world import World, sandbox
 
 
@@ -111,3 +114,40 @@ async def test_a_recipient_is_refused_for_good_and_another_put_off_once(world: W
     await deliver(world, mail(message_id="<n-2@shop>"), ["later@example.org"])
     assert len((await world.http.get("/mailbox")).json()) == 1
     assert [n["message_id"] for n in await world.system.notices(1)] == ["<n-2@shop>"]
+
+
+async def test_mail_to_a_name_beyond_ascii_is_taken_and_its_notice_holds_up_no_other(world: World) -> None:
+    letter = mail(message_id="<n-1@shop>")
+    await deliver(world, letter, ["jörg+😀@xn--bcher-kva.de"])
+    await deliver(world, mail(message_id="<n-2@shop>"), ["anna@example.org"])
+    told = await world.system.notices(2)
+    assert {n["message_id"] for n in told} == {"<n-1@shop>", "<n-2@shop>"}
+    assert all(n["webhook_id"].isascii() for n in told)
+    (shown,) = (await world.http.get("/mailbox", params={"to": "jörg+😀@xn--bcher-kva.de"})).json()
+    assert shown["recipients"] == ["jörg+😀@xn--bcher-kva.de"]
+
+
+async def test_a_server_without_smtputf8_refuses_only_names_beyond_ascii(world: World) -> None:
+    with pytest.raises(aiosmtplib.SMTPRecipientsRefused, match="553"):
+        await deliver(world, mail(), ["ascii+jörg@example.org"])
+    await deliver(world, mail(), ["ascii+joe@example.org"])
+    assert len((await world.http.get("/mailbox")).json()) == 1
+
+
+async def test_a_notice_that_cannot_be_sent_keeps_its_problem_and_the_others_go_on(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sign = Webhook.sign
+
+    def breaks(self: Webhook, msg_id: str, timestamp: datetime, data: str) -> str:
+        if "<n-1@shop>" in data:
+            raise ValueError("of this notice")
+        return sign(self, msg_id, timestamp, data)
+
+    monkeypatch.setattr(Webhook, "sign", breaks)
+    await deliver(world, mail(message_id="<n-1@shop>"), ["anna@example.org"])
+    await deliver(world, mail(message_id="<n-2@shop>"), ["anna@example.org"])
+    assert [n["message_id"] for n in await world.system.notices(1)] == ["<n-2@shop>"]
+    [broken] = await world.ledger.run(lambda db: notices_about(db, Receiver.NOTIFICATIONS, "<n-1@shop>"))
+    assert broken.problem == "ValueError('of this notice')"
+    assert broken.attempts >= 1

@@ -125,10 +125,12 @@ def fault_for(token: str, kind: Kind) -> Fault:
 
 @dataclass(frozen=True, slots=True)
 class MailFault:
-    """What becomes of a mail. `refusal` is the SMTP answer to its recipient; `defers` puts its first attempt off."""
+    """What becomes of a mail. `refusal` is the SMTP answer to its recipient; `defers` puts its first attempt off; `is_ascii_only`
+    refuses a mail that needs SMTPUTF8."""
 
     story: str
     refusal: str | None = None
+    is_ascii_only: bool = False
     defers: bool = False
     bounces: bool = False
     is_silent: bool = False
@@ -137,6 +139,10 @@ class MailFault:
 
 MAIL_FAULTS: Final = {
     "refused": MailFault("The server refuses the recipient for good: 550.", refusal="550 5.1.1 no such mailbox"),
+    "ascii": MailFault(
+        "The recipient's server knows no SMTPUTF8: `ascii+jörg@…` is refused for good, 553, `ascii+joe@…` is taken.",
+        is_ascii_only=True,
+    ),
     "later": MailFault("The server puts the first attempt off: 451. The next one is taken.", defers=True),
     "bounces": MailFault("The mail is taken, and bounces later, by notice.", bounces=True),
     "silent": MailFault("The mail is taken; no notice comes.", is_silent=True),

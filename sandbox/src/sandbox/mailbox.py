@@ -81,8 +81,11 @@ class Inbox:
     async def handle_RCPT(
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
     ) -> str:
-        if refusal := mail_fault_for(address).refusal:
-            return refusal
+        fault = mail_fault_for(address)
+        if fault.refusal:
+            return fault.refusal
+        if fault.is_ascii_only and envelope.smtp_utf8:
+            return "553 5.6.7 non-ASCII addresses are not permitted for this recipient"
         envelope.rcpt_tos.append(address)
         envelope.rcpt_options.extend(options)
         return "250 OK"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Never
+from urllib.parse import quote
 
 import httpx
 import structlog
@@ -107,7 +108,11 @@ def enqueue(
     late_seconds: float = 0,
     copies: int = 1,
 ) -> None:
-    """Queue a notice in the transaction of the books it tells of; one that is queued again is sent again."""
+    """Queue a notice in the transaction of the books it tells of; one that is queued again is sent again.
+
+    Its id travels in a header, which takes no other letters than ASCII: those are percent-encoded.
+    """
+    notice_id = quote(notice_id, safe="@:/+,;=~")
     now = time.time()
     overtaken = None
     if manner is Notices.REORDERED:
@@ -152,19 +157,20 @@ class Courier:
         return 0
 
     async def _send(self, row: sqlite3.Row) -> str | None:
-        sent_at = datetime.now(UTC)
-        headers = {
-            "content-type": "application/json",
-            "webhook-id": row["id"],
-            "webhook-timestamp": str(int(sent_at.timestamp())),
-            "webhook-signature": self._endpoint.webhook.sign(row["id"], sent_at, row["body"]),
-        }
+        """Why it was not delivered; whatever breaks on one notice is kept with it, and the others go on."""
         problem: str | None = None
         try:
+            sent_at = datetime.now(UTC)
+            headers = {
+                "content-type": "application/json",
+                "webhook-id": row["id"],
+                "webhook-timestamp": str(int(sent_at.timestamp())),
+                "webhook-signature": self._endpoint.webhook.sign(row["id"], sent_at, row["body"]),
+            }
             response = await self._client.post(
                 self._endpoint.url, content=row["body"], headers=headers, timeout=PATIENCE
             )
-        except httpx.HTTPError as error:
+        except Exception as error:  # noqa: BLE001 -- recorded as the problem of this notice
             problem = repr(error)
         else:
             if not response.is_success:

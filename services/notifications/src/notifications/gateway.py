@@ -2,14 +2,16 @@
 
 import asyncio
 from binascii import b2a_qp
-from email.headerregistry import Address
-from email.message import EmailMessage, Message
-from email.utils import formataddr
+from dataclasses import dataclass
+from email.header import Header
+from email.utils import quote
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
 from uuid import NAMESPACE_URL, uuid5
 
 import aiosmtplib
+from email_validator import EmailNotValidError, validate_email
 
 from notifications.mails import Mail
 
@@ -36,24 +38,69 @@ def message_id(notification_id: str) -> str:
     return f"<{uuid5(NAMESPACE_URL, f'urn:order-workflows:{notification_id}')}@order-workflows>"
 
 
-def message(notification_id: str, mail: Mail, sender: str) -> Message:
-    # A name may hold line breaks; a header never.
-    name = " ".join(mail.name.split())
-    if mail.to.isascii():
-        # A fifth of the CPU time of an EmailMessage, which parses each header that it is given.
-        built, to = Message(), formataddr((name, mail.to))
-    else:
-        built, to = EmailMessage(), str(Address(display_name=name, addr_spec=mail.to))
-    built["Message-ID"] = message_id(notification_id)
-    built["From"] = sender
-    built["To"] = to
-    built["Subject"] = mail.title
-    built["Auto-Submitted"] = "auto-generated"
-    built["MIME-Version"] = "1.0"
-    built["Content-Type"] = f'multipart/alternative; boundary="{_BOUNDARY}"'
-    # Written out: parts that are messages themselves took half of the CPU time of a mail.
-    built.set_payload(f"{_part('plain', mail.text)}{_part('html', mail.html)}--{_BOUNDARY}--\n")
-    return built
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A mail as it is handed over. `needs_utf8`: an address has a local part that is not ASCII, so that the server must
+    offer SMTPUTF8 (RFC 6531)."""
+
+    sender: str
+    recipient: str
+    content: bytes
+    needs_utf8: bool
+
+
+def message(notification_id: str, mail: Mail, sender: str) -> Outgoing:
+    """Raises RefusedForGood where mail can never go to that address."""
+    from_, to = address(sender), address(mail.to)
+    headers = [
+        f"Message-ID: {message_id(notification_id)}",
+        f"From: {from_}",
+        f"To: {_mailbox(mail.name, to)}",
+        f"Subject: {_encoded(mail.title, 'Subject')}",
+        "Auto-Submitted: auto-generated",
+        "MIME-Version: 1.0",
+        f'Content-Type: multipart/alternative; boundary="{_BOUNDARY}"',
+    ]
+    # Written out: the standard library's messages, which parse each header that they are given, took half of the CPU
+    # time of a mail, and its headers refuse addresses that are not ASCII.
+    parts = f"{_part('plain', mail.text)}{_part('html', mail.html)}--{_BOUNDARY}--\n"
+    return Outgoing(from_, to, "\n".join((*headers, "", parts)).encode(), not (from_ + to).isascii())
+
+
+@lru_cache(maxsize=1_000)
+def address(written: str) -> str:
+    """The address as mail servers take it: its domain in ASCII (IDNA 2008), its local part as it was written."""
+    try:
+        valid = validate_email(
+            written,
+            check_deliverability=False,
+            globally_deliverable=False,
+            test_environment=True,
+            allow_quoted_local=True,
+            allow_domain_literal=True,
+        )
+    except EmailNotValidError as error:
+        raise RefusedForGood(one_line(f"{written}: {error}")) from error
+    return f"{valid.local_part}@{valid.ascii_domain}"
+
+
+def _mailbox(name: str, address: str) -> str:
+    """A name and an address as a header has them, on lines of their own. A name may hold line breaks; a header never."""
+    name = " ".join(name.split())
+    if not name:
+        return address
+    phrase = f'"{quote(name)}"' if _is_plain(name) else _encoded(name, "To")
+    return f"{phrase}\n <{address}>"
+
+
+def _encoded(text: str, header: str) -> str:
+    """ASCII, in words of no more than 75 characters (RFC 2047), folded."""
+    return Header(text, None if _is_plain(text) else "utf-8", header_name=header, maxlinelen=76).encode()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a header may hold it as it is: ASCII, and nothing that reads as an encoded word."""
+    return text.isascii() and "=?" not in text
 
 
 def _part(form: str, text: str) -> str:
@@ -73,7 +120,7 @@ class MailServer:
         self.room = asyncio.Semaphore(CONNECTIONS)
         """To be had by who sends."""
 
-    async def send(self, built: Message) -> None:
+    async def send(self, built: Outgoing) -> None:
         """Raises RefusedForGood or NotNow; returns once the server has taken responsibility for the message."""
         try:
             async with asyncio.timeout(self._timeout):
@@ -81,16 +128,19 @@ class MailServer:
         except aiosmtplib.SMTPRecipientsRefused as error:
             text = "; ".join(f"{r.recipient}: {r.code} {r.message}" for r in error.recipients)
             is_final = all(r.code >= 500 for r in error.recipients)
-            raise (RefusedForGood if is_final else NotNow)(_line(text)) from error
+            raise (RefusedForGood if is_final else NotNow)(one_line(text)) from error
+        except aiosmtplib.SMTPNotSupported as error:
+            reason = "the mail server takes no addresses with other letters than ASCII before the @ (SMTPUTF8)"
+            raise RefusedForGood(one_line(f"{built.recipient}: {reason}")) from error
         except aiosmtplib.SMTPAuthenticationError as error:
-            raise NotNow(_line(f"{error.code} {error.message}")) from error
+            raise NotNow(one_line(f"{error.code} {error.message}")) from error
         except aiosmtplib.SMTPResponseException as error:
             kind = RefusedForGood if error.code >= 500 else NotNow
-            raise kind(_line(f"{error.code} {error.message}")) from error
+            raise kind(one_line(f"{error.code} {error.message}")) from error
         except (aiosmtplib.SMTPException, OSError) as error:
-            raise NotNow(_line(repr(error))) from error
+            raise NotNow(one_line(repr(error))) from error
 
-    async def _send(self, built: Message) -> None:
+    async def _send(self, built: Outgoing) -> None:
         while self._kept:
             try:
                 return await self._over(self._kept.pop(), built)
@@ -110,11 +160,12 @@ class MailServer:
         )
         return await self._over(client, built)
 
-    async def _over(self, client: aiosmtplib.SMTP, built: Message) -> None:
+    async def _over(self, client: aiosmtplib.SMTP, built: Outgoing) -> None:
         try:
             if not client.is_connected:
                 await client.connect()
-            await client.send_message(built, sender=str(built["From"]))
+            options = ["SMTPUTF8", "BODY=8BITMIME"] if built.needs_utf8 else []
+            await client.sendmail(built.sender, [built.recipient], built.content, mail_options=options)
         except BaseException:
             client.close()
             raise
@@ -131,6 +182,6 @@ class MailServer:
                 client.close()
 
 
-def _line(text: str) -> str:
+def one_line(text: str) -> str:
     """A server's words as they may be stored: no control characters, and not at any length."""
     return "".join(c if c.isprintable() else " " for c in text)[:500]

@@ -10,13 +10,14 @@ from uuid import NAMESPACE_URL, uuid5
 import structlog
 
 from notifications import store
+from notifications.domain.messages import OrderNotifications
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.telling import Command, Outcome, RecordFailure, RecordSent, RecordStale
-from notifications.gateway import CONNECTIONS, MailServer, NotNow, RefusedForGood, message, message_id
+from notifications.gateway import CONNECTIONS, MailServer, NotNow, RefusedForGood, message, message_id, one_line
 from notifications.mails import Mail, composed
 from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS, Due
-from shared.database import OUTAGES, Pool
+from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
 from shared.http import Desk
 from shared.runtime import Running
@@ -66,7 +67,7 @@ async def send_due(
         mails = await _words(db, due)
     now = datetime.now(timezone.utc)
     outcomes = await asyncio.gather(
-        *(_attempt(d, mails[d.notification_id], policy, settings, server, now, stop) for d in due)
+        *(_outcome(d, mails[d.notification_id], policy, settings, server, now, stop) for d in due)
     )
     told: list[Told[Command]] = []
     postponed: list[tuple[str, int, timedelta, str]] = []
@@ -78,7 +79,7 @@ async def send_due(
             postponed.append((d.notification_id, d.attempts, policy.pause_after(d.attempts), outcome))
         else:
             told.append(Told(d.order_id, outcome, _cause(d, outcome)))
-    for t, error in zip(told, await desk.take(NOTIFICATIONS, told), strict=True):
+    for t, error in zip(told, await _record(desk, told), strict=True):
         if error is not None:
             log.error("notification.unrecorded", order_id=t.key, error=str(error))
     if postponed:
@@ -90,38 +91,74 @@ async def send_due(
     return len(due)
 
 
-async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail]:
-    """Composed at the first attempt and stored, so that every attempt says the same."""
-    states = await read(db, NOTIFICATIONS, sorted({d.order_id for d in due if d.html is None or d.attempts == 1}))
-    mails, new = {}, []
+async def _record(desk: Desk, told: Sequence[Told[Command]]) -> list[Exception | None]:
+    """The refusal of each, if any. Where they cannot be recorded together, each is by itself: what breaks one is its own."""
+    try:
+        return await desk.take(NOTIFICATIONS, told)
+    except Exception as error:
+        if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
+            raise
+        if len(told) == 1:
+            return [error]
+        return [refusal for t in told for refusal in await _record(desk, [t])]
+
+
+async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail | Exception]:
+    """Composed at the first attempt and stored, so that every attempt says the same; or why it cannot be composed."""
+    keys = {d.order_id for d in due if d.html is None or d.attempts == 1}
+    states = await _states(db, sorted(keys))
+    mails: dict[str, Mail | Exception] = {}
+    new = []
     async for d in by_stretches(due):
-        if d.html is None or d.attempts == 1:
-            state = states[d.order_id]
-            mail = composed(state, state.notifications[d.notification_id])
-            id = d.notification_id
+        id = d.notification_id
+        if d.order_id in keys and (d.html is None or d.attempts == 1):
+            try:
+                mail = _composed(states[d.order_id], id)
+            except Exception as error:  # noqa: BLE001 -- kept with this message; the others of the round go on
+                mails[id] = error
+                continue
             new.append((id, mail.to, mail.name, mail.title, mail.text, mail.html, message_id(id)))
         else:
             assert d.recipient is not None
             assert d.recipient_name is not None
             assert d.title is not None
             assert d.body is not None
+            assert d.html is not None
             mail = Mail(to=d.recipient, name=d.recipient_name, title=d.title, text=d.body, html=d.html)
-        mails[d.notification_id] = mail
+        mails[id] = mail
     if new:
         await db.execute(store.COMPOSE, *zip(*new, strict=True))
     return mails
 
 
-async def _attempt(
+async def _states(db: Db, keys: Sequence[str]) -> dict[str, OrderNotifications | Exception]:
+    """What messages rest on, by order; of a state that cannot be read, why."""
+    try:
+        states = await read(db, NOTIFICATIONS, keys)
+        return {**states}
+    except ValueError as error:
+        if len(keys) == 1:
+            return {keys[0]: error}
+        return {key: state for one in keys for key, state in (await _states(db, [one])).items()}
+
+
+def _composed(state: OrderNotifications | Exception, notification_id: str) -> Mail:
+    if isinstance(state, Exception):
+        raise state
+    return composed(state, state.notifications[notification_id])
+
+
+async def _outcome(
     due: Due,
-    mail: Mail,
+    mail: Mail | Exception,
     policy: SendingPolicy,
     settings: NotificationsSettings,
     server: MailServer,
     now: datetime,
     stop: asyncio.Event,
 ) -> Outcome | str | None:
-    """What became of it; an error as text where it is to be tried again; None where it was not tried."""
+    """What became of it; an error as text where it is to be tried again; None where it was not tried. Whatever breaks on
+    this message is its own, with its own attempts: no other message of the round waits for it."""
     id = due.notification_id
     if now - due.queued_at > policy.stale_after:
         return RecordStale(id, f"older than {policy.stale_after.days} days")
@@ -129,21 +166,35 @@ async def _attempt(
         # Its last attempts were never recorded: it may have been sent, and must not be for ever.
         return RecordFailure(id, f"given up after {policy.max_attempts} attempts, of which some were not recorded")
     try:
-        async with server.room:
-            if stop.is_set():
-                # All that a round holds may take longer than a process has to stop.
-                return None
-            await server.send(message(id, mail, settings.mail_from))
+        return await _attempt(due, mail, settings, server, stop)
     except RefusedForGood as error:
         log.warning("notification.refused", notification_id=id, error=str(error))
         return RecordFailure(id, str(error))
     except NotNow as error:
-        log.warning("notification.deferred", notification_id=id, attempts=due.attempts, error=str(error))
-        if due.attempts >= policy.max_attempts:
-            return RecordFailure(id, f"given up after {due.attempts} attempts: {error}")
-        return str(error)
-    log.info("notification.sent", notification_id=id, order_id=due.order_id, attempts=due.attempts)
-    return RecordSent(id, mail.title)
+        reason = str(error)
+        log.warning("notification.deferred", notification_id=id, attempts=due.attempts, error=reason)
+    except Exception as error:
+        reason = one_line(f"not sent, by a fault of ours: {error!r}")
+        log.exception("notification.broken", notification_id=id, attempts=due.attempts)
+    if due.attempts >= policy.max_attempts:
+        return RecordFailure(id, f"given up after {due.attempts} attempts: {reason}")
+    return reason
+
+
+async def _attempt(
+    due: Due, mail: Mail | Exception, settings: NotificationsSettings, server: MailServer, stop: asyncio.Event
+) -> RecordSent | None:
+    """Sent, or not tried. Raises RefusedForGood, NotNow, and what it could not be composed for."""
+    if isinstance(mail, Exception):
+        raise mail
+    outgoing = message(due.notification_id, mail, settings.mail_from)
+    async with server.room:
+        if stop.is_set():
+            # All that a round holds may take longer than a process has to stop.
+            return None
+        await server.send(outgoing)
+    log.info("notification.sent", notification_id=due.notification_id, order_id=due.order_id, attempts=due.attempts)
+    return RecordSent(due.notification_id, mail.title)
 
 
 def _cause(due: Due, outcome: Outcome) -> Cause:

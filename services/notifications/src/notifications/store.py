@@ -39,10 +39,11 @@ FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[])
     AS new (id, status, stated, stated_units, untrue, untrue_units)
 WHERE notification_id = new.id"""
 
-# Locked, so that no sender takes one of them before what is decided here stands.
+# Locked, so that no sender takes one of them before what is decided here stands. A sender whose lease is over has died at it.
 IDLE = """
 SELECT notification_id, attempts FROM notifications
-WHERE order_id = ANY($1::text[]) AND status = 'queued' AND NOT is_taken ORDER BY notification_id FOR UPDATE"""
+WHERE order_id = ANY($1::text[]) AND status = 'queued' AND (NOT is_taken OR next_attempt_at <= now())
+ORDER BY notification_id FOR UPDATE"""
 
 # A lease: whoever takes a message has it alone until the next attempt is due.
 TAKE = """
@@ -87,6 +88,12 @@ GAUGES: Final = (
         "for how long the message that waits longest has been due, and no sender has taken it",
         """SELECT coalesce(extract(epoch FROM now() - min(next_attempt_at)), 0) FROM notifications
         WHERE status = 'queued' AND next_attempt_at <= now()""",
+    ),
+    Gauge(
+        "oms_mails_not_delivered",
+        "messages of the last seven days that were given up or came back: the customer has not read them",
+        """SELECT count(*) FROM notifications
+        WHERE status IN ('failed', 'bounced') AND queued_at > now() - interval '7 days'""",
     ),
 )
 

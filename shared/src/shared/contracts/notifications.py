@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import EmailStr, Field
+from pydantic import Field
 
 from shared.contracts.base import Count, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, TenderKind, Text
 from shared.contracts.orders import BackorderChoice
@@ -179,7 +179,9 @@ class RecipientBasis(Model):
     """Whom to tell, in which locale, and what was ordered."""
 
     about: Literal["recipient"] = "recipient"
-    email: EmailStr
+    email: str = Field(
+        description="as it was ordered with: not every one takes mail", json_schema_extra={"format": "email"}
+    )
     name: Name
     currency: Currency
     titles: dict[Id, Name]
