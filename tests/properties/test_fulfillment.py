@@ -75,6 +75,30 @@ inspected = st.builds(
 )
 
 
+box = st.tuples(
+    st.sampled_from(("a", "b", "o1-S1-P1")),
+    st.lists(st.builds(LineQuantity, line_id=st.sampled_from((*SKUS, "hat")), quantity=units), max_size=2).map(tuple),
+)
+number = st.tuples(st.sampled_from(("a", "b", "o1-S1-P1")), st.sampled_from(("T1", "T2", "T-o1-S1")))
+about = st.sampled_from(tuple(f"{order_id}-S{n}" for order_id in ORDERS for n in range(1, 5)))
+observed: st.SearchStrategy[Command] = st.one_of(
+    st.builds(Pack, about, st.lists(box, max_size=3).map(tuple), is_awaited=st.just(False)),
+    st.builds(
+        ShortPick,
+        about,
+        st.builds(LineQuantity, line_id=st.sampled_from((*SKUS, "hat")), quantity=units).map(lambda line: (line,)),
+        is_awaited=st.just(False),
+    ),
+    st.builds(
+        HandOver,
+        about,
+        st.sampled_from(("dhl", "ups")),
+        st.lists(number, min_size=1, max_size=3, unique_by=lambda pair: pair[0]).map(tuple),
+    ),
+)
+"""What a warehouse may say of any shipment at any time, most of it not sensible."""
+
+
 def likely(world: World, order_id: str, at: datetime) -> list[st.SearchStrategy[Command]]:
     """What its warehouse, its carrier and its customer may tell of this order next, most of it sensible."""
     order = world.orders[order_id]
@@ -122,7 +146,10 @@ def worlds(draw: st.DrawFn) -> World:
                 world.shipped(shipment_id)
     for _ in range(draw(st.integers(5, 30))):
         at = draw(instant)
-        if draw(st.integers(0, 4)) == 0:
+        what = draw(st.integers(0, 6))
+        if what == 0:
+            world.when(draw(st.sampled_from((*ORDERS, "o9"))), draw(observed))
+        elif what == 1:
             sku, location = draw(st.sampled_from((*SKUS, "cup"))), draw(st.sampled_from(LOCATIONS))
             before = world.shelves.get(sku, {}).get(location, Shelf())
             world.shelf(sku, location, before.on_hand + draw(units), draw(units), draw(st.none() | instant))
@@ -234,7 +261,11 @@ def test_every_fact_a_shipment_may_have_is_told_by_something() -> None:
         world.when("o1", PlaceHold(Hold.MANUAL))
         world.when("o1", ReleaseHold(Hold.MANUAL))
         world.when("o1", Cancel("c1", (LineQuantity(line_id="mug", quantity=1),)))
-        world.shipped("o1-S1")
+        world.packed("o1-S1")
+        for parcel_id in ("o1-S1-P2", "o1-S1-P1"):
+            inside = (LineQuantity(line_id="mug", quantity=1),)
+            world.when("o1", Pack("o1-S1", ((parcel_id, inside),), is_awaited=False))
+        world.handed_over("o1-S1")
         world.when("o1", Recall("o1-S1"))
         for day, code in enumerate(way):
             world.scanned("o1-S1", code, days(day))

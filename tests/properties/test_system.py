@@ -379,6 +379,33 @@ def hand_over(world: World, which: int, _: int) -> None:
         world.partner(Service.FULFILLMENT, message, f"The warehouse hands over {shipment.shipment_id}")
 
 
+def observe(world: World, which: int, how: int) -> None:
+    """The warehouse says anything of any shipment: of one that is held, cancelled, gone or was never planned."""
+    known = [(id, s) for id in world.orders for s in world.fulfillment(id).shipments]
+    id, shipment_id = pick([*known, ("A", "A-S9"), ("Z", "Z-S1")], which)
+    shipment = world.fulfillment(id).shipments.get(shipment_id)
+    line_id = pick((*world.fulfillment(id).lines, "X"), how)
+    some = (PartnerLine(line_id=line_id, quantity=1 + how % 3),)
+    at = {"occurred_at": world.now, "order_id": id, "shipment_id": shipment_id}
+    named = [*(shipment.parcels if shipment else ()), f"{shipment_id}-P1", "box"]
+    parcels = tuple(dict.fromkeys(named[how % 2 :]))
+    message = pick(
+        (
+            WarehouseHandedOver(
+                **at,
+                carrier=pick(("dhl", "dhl", "dhl", "ups"), how),
+                tracking=tuple(ParcelTracking(parcel_id=n, tracking=f"T-{n}") for n in parcels[: 1 + how % 2]),
+            ),
+            WarehousePacked(**at, parcels=(WarehouseParcel(parcel_id=parcels[0], lines=some),)),
+            WarehousePacked(**at),
+            WarehouseShortPicked(**at, lines=some),
+        ),
+        how,
+    )
+    said = f"The warehouse says {type(message).__name__} of {shipment_id}, {some[0].quantity} of line {line_id}"
+    world.partner(Service.FULFILLMENT, message, said)
+
+
 def _under_way(world: World) -> list[tuple[str, Parcel]]:
     return [
         (id, parcel)
@@ -587,6 +614,7 @@ KINDS: Final[dict[str, tuple[int, Doing]]] = {
     "pack": (3, pack),
     "short pick": (1, short_pick),
     "hand over": (3, hand_over),
+    "observe": (3, observe),
     "scan": (5, scan),
     "recall": (1, recall),
     "goods": (2, goods),

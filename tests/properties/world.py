@@ -420,11 +420,20 @@ class World:
         return self._answered(sentence, lambda: self.tell(service, FLOWS[service], told))
 
     def partner(self, service: Service, message: PartnerMessage, sentence: str) -> bool:
-        """The warehouse, over HTTP: the same commands as by topic, and a refusal is its answer."""
+        """The warehouse, by its topic. What it says of the goods that leave has happened, and is never refused (I16)."""
         flow, translate = HEARD[service, type(message)]
         told = translate(message, self.cause("partner:warehouse", sentence))
         assert told is not None
-        return self._answered(sentence, lambda: self.tell(service, flow, told))
+        if service is not Service.FULFILLMENT:
+            return self._answered(sentence, lambda: self.tell(service, flow, told))
+        try:
+            facts = self.tell(service, flow, told)
+        except (NotAllowed, Invalid) as error:
+            raise Broken(f"I16: {sentence}: refused, {error}") from error
+        finally:
+            self.say(sentence)
+        self.said[-1] += _then(facts)
+        return bool(facts)
 
     def _answered(self, sentence: str, tell: Callable[[], list[Fact]]) -> bool:
         try:

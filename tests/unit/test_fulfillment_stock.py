@@ -6,6 +6,7 @@ from fulfillment.domain import shelf as shelves
 from fulfillment.domain.order import Inspect, ReviseInspection
 from fulfillment.domain.shelf import Expect, Receipts, Receive, ShelfState
 from fulfillment.domain.stock import Shelf
+from shared.contracts.fulfillment import StockDiscrepancyRecorded
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.machine import Invalid
 from tests.unit.fulfillment_world import World, days, shipped, types
@@ -67,8 +68,10 @@ def test_a_receipt_counts_once_whatever_message_brings_it() -> None:
         for fact in shelves.decide(state, command, receipts):
             state, receipts = shelves.evolve(state, fact), shelves.follow(receipts, fact)
     assert state.received == 5
-    with pytest.raises(Invalid, match="receipt_id"):
-        shelves.decide(state, received(4), receipts)
+    [recorded] = shelves.decide(state, received(4), receipts)
+    assert isinstance(recorded, StockDiscrepancyRecorded)
+    assert (recorded.reference, recorded.recorded, recorded.quantity) == ("r1", 3, 4)
+    assert shelves.evolve(state, recorded) == state, "which of them is true, a count says"
 
 
 def test_what_arrives_is_expected_no_longer() -> None:

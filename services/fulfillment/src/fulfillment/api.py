@@ -7,10 +7,10 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 
-from fulfillment import store
+from fulfillment import scans, store
 from fulfillment.domain.backorder import BackorderStatus
 from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
-from fulfillment.domain.order import Command, HandOver, Pack, Recall, ShortPick, Track
+from fulfillment.domain.order import Command, HandOver, Pack, Recall, ShortPick
 from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, ShelfState, key_of
 from fulfillment.domain.shipment import Shipment, numbering
@@ -20,7 +20,7 @@ from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES
 from shared.auth import Caller, Role
 from shared.contracts.base import Bucket, Fact, Id, Input, Quantity, Text
-from shared.contracts.fulfillment import Scan
+from shared.contracts.fulfillment import Scan, StockDiscrepancyRecorded
 from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
 from shared.http import (
@@ -32,15 +32,14 @@ from shared.http import (
     business_time,
     needs,
     signed,
-    webhook_cause,
 )
 from shared.machine import Invalid
-from shared.shell import Told
 
 router = APIRouter(tags=["fulfillment"])
 
 Warehouse = Annotated[Asking, asks(Role.WAREHOUSE, Role.OPERATOR)]
 Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
+Operator = Annotated[Caller, needs(Role.OPERATOR)]
 Reader = Annotated[Caller, needs(*Role)]
 OrderId = Annotated[Id, Path()]
 ShipmentId = Annotated[Id, Path(description="`<order>-S<n>`")]
@@ -151,6 +150,7 @@ class FulfillmentOut(BaseModel):
     lines: list[LineOut]
     shipments: list[ShipmentOut]
     backorders: list[BackorderOut]
+    discrepancies: int = Field(description="how often a partner said something that contradicts the plan")
 
 
 class ShelfOut(BaseModel):
@@ -170,7 +170,8 @@ class StockOut(BaseModel):
 
 
 class GoodsOut(BaseModel):
-    """The shelf after the goods; `applied` false: it was told before."""
+    """The shelf after the goods; `applied` false: it was told before. `contradicts`: it was told before with another
+    quantity; that is recorded, and the shelf stays as it was until it is counted."""
 
     sku: str
     location: str
@@ -178,11 +179,37 @@ class GoodsOut(BaseModel):
     incoming: int
     eta: datetime | None
     applied: bool
+    contradicts: str | None = None
 
 
 class ScanOut(BaseModel):
-    order_id: str
+    """`order_id` is none while no shipment has the number: the scan is kept until one has."""
+
+    order_id: str | None
+    order_ids: list[str] = Field(description="every order that has a parcel under the number")
     tracking: str
+
+
+class UnmatchedScanOut(BaseModel):
+    """A scan of a number that no shipment has yet; `error` where it has one, and applying the scan failed."""
+
+    carrier: str
+    tracking: str
+    code: str
+    occurred_at: datetime
+    detail: str
+    received_at: datetime
+    error: str | None
+
+
+class FailureOut(BaseModel):
+    """An order whose backorders cannot be served, for a fault of ours."""
+
+    order_id: str
+    attempts: int
+    error: str
+    failed_at: datetime
+    next_at: datetime | None = Field(description="none: given up, until somebody asks for it to be tried again")
 
 
 def shown(order: OrderFulfillment) -> FulfillmentOut:
@@ -212,6 +239,7 @@ def shown(order: OrderFulfillment) -> FulfillmentOut:
             )
             for b in order.backorders.values()
         ],
+        discrepancies=order.discrepancies,
     )
 
 
@@ -298,7 +326,8 @@ async def pack(shipment_id: ShipmentId, body: PackShipment, by: Warehouse) -> Re
 
 @router.post("/shipments/{shipment_id}/hand-over", response_model=FulfillmentOut)
 async def hand_over(shipment_id: ShipmentId, body: HandOverShipment, by: Warehouse) -> Response:
-    """The parcels are the carrier's from now on. Refused while the order is held."""
+    """The parcels are the carrier's from now on: they have left, so that nothing of it is refused. What contradicts the
+    plan (a hold, a cancellation, other parcels) is recorded for somebody to look at."""
     tracking = tuple((parcel.parcel_id, parcel.tracking) for parcel in body.tracking)
     at = business_time(body.occurred_at)
     command = HandOver(shipment_id, body.carrier, tracking)
@@ -338,13 +367,16 @@ async def read_stock(
 
 async def _goods(by: Asking, sku: str, location: str, command: ShelfCommand, at: datetime) -> Response:
     def answer(shelf: ShelfState, facts: Sequence[Fact]) -> tuple[int, GoodsOut]:
-        return 201 if facts else 200, GoodsOut(
+        recorded = next((fact for fact in facts if isinstance(fact, StockDiscrepancyRecorded)), None)
+        is_applied = bool(facts) and recorded is None
+        return 201 if is_applied else 200, GoodsOut(
             sku=sku,
             location=location,
             received=shelf.received,
             incoming=shelf.incoming,
             eta=shelf.eta,
-            applied=bool(facts),
+            applied=is_applied,
+            contradicts=recorded.detail if recorded else None,
         )
 
     return await by.tell(
@@ -391,21 +423,42 @@ def _carrier_secret(settings: FulfillmentSettings) -> str:
 
 @router.post("/webhooks/carrier", tags=["webhooks"], status_code=202)
 async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], desk: AtDesk) -> ScanOut:
-    """A carrier's scan, signed. The same scan told again has no second effect. A number that is not known yet is
-    answered 404: the warehouse may still be telling of the hand-over, so send it again."""
+    """A carrier's scan, signed. The same scan told again has no second effect. It is of every parcel that has the number;
+    where none has, it is kept and applied when one has: the warehouse may still be telling of the hand-over."""
     try:
         told = CarrierScan.model_validate_json(body.body)
     except ValidationError as error:
         problem = error.errors()[0]
         raise Invalid(".".join(str(part) for part in problem["loc"]) or "body", problem["msg"]) from None
     at = business_time(told.occurred_at)
-    order_id = await store.order_of_parcel(desk.pool, told.carrier, told.tracking)
-    if order_id is None:
-        raise HTTPException(404, f"tracking: {told.tracking} of {told.carrier} is not known")
     scan = Scan(carrier=told.carrier, tracking=told.tracking, code=told.code, at=at)
-    cause = webhook_cause(f"carrier:{told.carrier}", f"{told.tracking} {told.code} {at.isoformat()}", at, told.code)
-    tracked: Told[Command] = Told(order_id, Track(scan, told.detail), cause)
-    [refusal] = await desk.take(ORDERS, [tracked])
+    order_ids, refusal = await scans.track(desk, scans.Scanned(scan, told.detail), at)
     if refusal is not None:
         raise refusal
-    return ScanOut(order_id=order_id, tracking=told.tracking)
+    if not order_ids:
+        await store.keep_scan(desk.pool, scan, told.detail)
+    return ScanOut(order_id=next(iter(order_ids), None), order_ids=order_ids, tracking=told.tracking)
+
+
+@router.get("/scans/unmatched")
+async def read_unmatched(
+    request: Request, _: Reader, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> list[UnmatchedScanOut]:
+    """Scans of numbers that no shipment has yet, the newest first."""
+    rows = await store.unmatched_scans(request.app.state.pool, limit)
+    return [UnmatchedScanOut(**dict(row)) for row in rows]
+
+
+@router.get("/backorders/failures")
+async def read_failures(
+    request: Request, _: Reader, limit: Annotated[int, Query(ge=1, le=500)] = 100
+) -> list[FailureOut]:
+    """Orders whose backorders could not be served, the newest failure first."""
+    return [FailureOut(**dict(row)) for row in await store.failures(request.app.state.pool, limit)]
+
+
+@router.post("/backorders/failures/{order_id}/retry", status_code=202)
+async def retry_backorders(order_id: OrderId, request: Request, _: Operator) -> None:
+    """Try to serve them again now, also where that was given up."""
+    if not await store.retry(request.app.state.pool, order_id):
+        raise HTTPException(404, f"the backorders of {order_id} have not failed")

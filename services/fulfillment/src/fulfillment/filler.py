@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
+from typing import Final
 
+import asyncpg
 import structlog
 from uuid_utils.compat import uuid7
 
@@ -21,6 +23,8 @@ log = structlog.get_logger()
 
 POLL_SECONDS = 0.3
 PAGE = 200
+OF_ONE_ROW: Final = (*BROKEN_LAWS, asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError)
+"""What one order's row or shelf may do to the whole transaction."""
 FIRST: Place = (datetime.min.replace(tzinfo=timezone.utc), "")
 
 Page = Callable[[Place], Awaitable[list[InQueue]]]
@@ -42,8 +46,10 @@ async def filler(running: Running, stop: asyncio.Event) -> None:
 
 
 async def serve(pool: Pool) -> int:
-    """One round over everybody who may be served; returns how many were told something."""
-    served = await _each(pool, lambda after: store.fillable(pool, after, PAGE))
+    """One round over everybody who may be served; returns how many were told something. An order that cannot be served for
+    a fault of ours is left to its own time, and the round goes on."""
+    served = await _retry(pool)
+    served += await _each(pool, lambda after: store.fillable(pool, after, PAGE))
     shelves = await store.announced(pool)
     if shelves:
         skus = sorted({sku for sku, _, _ in shelves})
@@ -60,15 +66,28 @@ async def _each(pool: Pool, page: Page) -> int:
     return served
 
 
+async def _retry(pool: Pool) -> int:
+    served = 0
+    if queue := await store.to_retry(pool, FIRST, PAGE):
+        served = await _fill(pool, queue)
+        await store.recovered(pool, [order.order_id for order in queue])
+    return served
+
+
 async def _fill(pool: Pool, queue: Sequence[InQueue]) -> int:
-    """Tell these orders in one transaction; one that breaks a law is left out, and the others served."""
+    """Tell these orders in one transaction; one that breaks a law or is locked is left out, and the others served."""
     try:
         return await _apply(pool, [_told(order) for order in queue])
-    except BROKEN_LAWS as error:
+    except OF_ONE_ROW as error:
         if len(queue) == 1:
-            log.error("backorder.failed", order_id=queue[0].order_id, error=repr(error), exc_info=error)
+            await _failed(pool, queue[0].order_id, error)
             return 0
         return sum([await _fill(pool, [order]) for order in queue])
+
+
+async def _failed(pool: Pool, order_id: str, error: Exception) -> None:
+    log.error("backorder.failed", order_id=order_id, error=repr(error), exc_info=error)
+    await store.fail(pool, order_id, repr(error)[:500])
 
 
 def _told(order: InQueue) -> Told[Command]:
@@ -96,5 +115,5 @@ async def _apply(pool: Pool, told: Sequence[Told[Command]]) -> int:
         await (transaction.commit() if served else transaction.rollback())
     for t, outcome in zip(told, outcomes, strict=True):
         if outcome.error is not None:
-            log.error("backorder.failed", order_id=t.key, error=repr(outcome.error), exc_info=outcome.error)
+            await _failed(pool, t.key, outcome.error)
     return served

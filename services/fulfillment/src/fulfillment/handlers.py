@@ -109,12 +109,12 @@ def packed(message: WarehousePacked, cause: Cause) -> ToldOrder:
 
 
 def short_picked(message: WarehouseShortPicked, cause: Cause) -> ToldOrder:
-    return _of_warehouse(message, ShortPick(message.shipment_id, units(message.lines)), cause)
+    return _of_warehouse(message, ShortPick(message.shipment_id, units(message.lines), is_awaited=False), cause)
 
 
 def handed_over(message: WarehouseHandedOver, cause: Cause) -> ToldOrder:
     tracking = tuple((parcel.parcel_id, parcel.tracking) for parcel in message.tracking)
-    return _of_warehouse(message, HandOver(message.shipment_id, message.carrier, tracking, is_awaited=False), cause)
+    return _of_warehouse(message, HandOver(message.shipment_id, message.carrier, tracking), cause)
 
 
 def goods_received(message: WarehouseGoodsReceived, cause: Cause) -> Told[ShelfCommand]:

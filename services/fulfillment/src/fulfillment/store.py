@@ -6,7 +6,7 @@ Rows are locked in one order everywhere: orders by id, then shelves by (sku, loc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, TypeAlias
 
 import asyncpg
 from pydantic import TypeAdapter
@@ -22,6 +22,7 @@ from fulfillment.domain.order import (
     HandOver,
     Inspect,
     Open,
+    Pack,
     Plan,
     Replace,
     ReviseInspection,
@@ -32,15 +33,20 @@ from fulfillment.domain.order import (
 )
 from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import Receipts, Receive, ShelfCommand, ShelfState
+from fulfillment.domain.shipment import held_by, summed
 from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
 from shared.contracts.base import Bucket
-from shared.contracts.fulfillment import ShelfFact, StockReceived, StockRestocked
+from shared.contracts.fulfillment import Scan, ShelfFact, StockDiscrepancyRecorded, StockReceived, StockRestocked
 from shared.database import Pool, transposed
 from shared.shell import Db, Flow, Held, Told
+
+ScanKey: TypeAlias = tuple[str, str, str, datetime]
+"""Carrier, tracking, code, time: what makes a scan the same scan."""
 
 TOUCH_STOCK: Final = (
     Plan,
     Cancel,
+    Pack,
     ShortPick,
     HandOver,
     Track,
@@ -54,7 +60,8 @@ TOUCH_STOCK: Final = (
 """Commands that need the shelves of their order, or may change them."""
 
 POLICIES = """
-SELECT policy_id, version, effective_from, location_priority, consent_after_days, consent_hours, consent_options, silence
+SELECT policy_id, version, effective_from, location_priority, consent_after_days, consent_hours, consent_options, silence,
+    tracking_days
 FROM policies"""
 LOCK_SHELVES = """
 SELECT sku, location, on_hand, allocated, incoming, eta FROM stock WHERE sku = ANY($1::text[])
@@ -84,8 +91,8 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 ON CONFLICT (backorder_id) DO UPDATE SET open = excluded.open, eta = excluded.eta, revision = excluded.revision,
     whole = excluded.whole, changed_at = greatest(backorders.changed_at, excluded.changed_at)"""
 KEEP_PARCELS = """
-INSERT INTO parcels (carrier, tracking, order_id, shipment_id)
-SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING"""
+INSERT INTO parcels (carrier, tracking, order_id, shipment_id, handed_over_at)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[]) ON CONFLICT DO NOTHING"""
 MAKE_SHELVES = """
 INSERT INTO stock (sku, location, changed_at)
 SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS new (sku, location, changed_at)
@@ -123,7 +130,7 @@ async def surroundings(db: Db, told: Sequence[Told[Command]], states: Mapping[st
     skus: dict[str, set[str]] = {}
     for t in told:
         told_at[t.key] = max(t.cause.at, told_at.get(t.key, t.cause.at))
-        if isinstance(t.command, TOUCH_STOCK) and t.key in states and _may_touch(t.command):
+        if isinstance(t.command, TOUCH_STOCK) and t.key in states and _may_touch(t.command, states[t.key]):
             of_order = skus.setdefault(t.key, states[t.key].skus())
             if t.key in opened:
                 of_order |= {line.sku for line in opened[t.key].lines}
@@ -146,9 +153,18 @@ async def surroundings(db: Db, told: Sequence[Told[Command]], states: Mapping[st
     return Stock(shelves, places, ahead, {}, await policies(db), told_at)
 
 
-def _may_touch(command: Command) -> bool:
-    """Of the scans, only a parcel that came back touches stock."""
-    return not isinstance(command, Track) or command.scan.code == "returned"
+def _may_touch(command: Command, order: OrderFulfillment) -> bool:
+    """Of the scans, only a parcel that came back touches stock; of packing, only what is packed otherwise than planned.
+    Whatever changes a shipment's units in the same batch has its shelves locked by itself."""
+    match command:
+        case Track(scan=scan):
+            return scan.code == "returned"
+        case Pack(shipment_id=shipment_id, parcels=parcels):
+            shipment = order.shipments.get(shipment_id)
+            inside = summed((line.line_id, line.quantity) for _, lines in parcels for line in lines)
+            return shipment is not None and bool(parcels) and inside != held_by(shipment)
+        case _:
+            return True
 
 
 async def keep(db: Db, touched: Sequence[Held[OrderFulfillment]], stock: Stock) -> None:
@@ -157,8 +173,8 @@ async def keep(db: Db, touched: Sequence[Held[OrderFulfillment]], stock: Stock) 
         await db.execute(KEEP_LINES, *transposed(lines, 15))
     if waiting := [(*row, stock.told_at[held.key]) for held in touched for row in _backorders(held)]:
         await db.execute(KEEP_BACKORDERS, *transposed(waiting, 11))
-    if parcels := [row for held in touched for row in _parcels(held)]:
-        await db.execute(KEEP_PARCELS, *transposed(parcels, 4))
+    if parcels := [(*row, stock.told_at[held.key]) for held in touched for row in _parcels(held)]:
+        await db.execute(KEEP_PARCELS, *transposed(parcels, 5))
     effects = shelf_effects(fact for held in touched for fact in held.facts)
     if effects:
         at = max(stock.told_at[held.key] for held in touched)
@@ -214,11 +230,14 @@ async def keep_shelves(db: Db, touched: Sequence[Held[ShelfState]], known: Recei
         await db.execute(KEEP_RECEIPTS, *transposed(((f.subject, f.receipt_id, f.quantity) for f in received), 3))
     rows = []
     for held in touched:
-        shelf = held.facts[0]
+        shelf = next((fact for fact in held.facts if not isinstance(fact, StockDiscrepancyRecorded)), None)
+        if shelf is None:
+            continue
         assert isinstance(shelf, ShelfFact)
         more = held.state.received - held.before.received
         rows.append((shelf.sku, shelf.location, more, held.state.incoming, held.state.eta, known.told_at[held.key]))
-    await db.execute(KEEP_SHELVES, *transposed(rows, 6))
+    if rows:
+        await db.execute(KEEP_SHELVES, *transposed(rows, 6))
 
 
 ORDERS: Final[Flow[OrderFulfillment, Command, Stock]] = Flow(
@@ -260,6 +279,7 @@ WITH free AS MATERIALIZED (
 )
 SELECT order_id, placed_at, max(at) AS at FROM queue
 WHERE (placed_at, order_id) > ($1::timestamptz, $2::text COLLATE "C")
+    AND order_id NOT IN (SELECT order_id FROM backorder_failures)
 GROUP BY order_id, placed_at, whole
 HAVING CASE WHEN whole THEN bool_and(up_to <= units) AND NOT EXISTS (
         SELECT FROM backorders rest WHERE rest.order_id = queue.order_id AND rest.open > 0
@@ -271,7 +291,27 @@ CONCERNED = """
 SELECT b.order_id, b.placed_at, max(greatest(b.changed_at, (SELECT max(s.changed_at) FROM stock s WHERE s.sku = b.sku))) AS at
 FROM backorders b
 WHERE b.open > 0 AND b.sku = ANY($4::text[]) AND (b.placed_at, b.order_id) > ($1::timestamptz, $2::text COLLATE "C")
+    AND b.order_id NOT IN (SELECT order_id FROM backorder_failures)
 GROUP BY b.order_id, b.placed_at ORDER BY b.placed_at, b.order_id LIMIT $3"""
+# What failed is tried again by its own time, whether there are goods or only news of them.
+TO_RETRY = """
+SELECT b.order_id, b.placed_at, max(b.changed_at) AS at
+FROM backorder_failures f JOIN backorders b USING (order_id)
+WHERE f.next_at <= now() AND b.open > 0 AND (b.placed_at, b.order_id) > ($1::timestamptz, $2::text COLLATE "C")
+GROUP BY b.order_id, b.placed_at ORDER BY b.placed_at, b.order_id LIMIT $3"""
+# Twice as long each time, up to an hour; given up after some twelve hours.
+FAIL = """
+INSERT INTO backorder_failures (order_id, attempts, error, failed_at, next_at)
+VALUES ($1, 1, $2, now(), now() + interval '1 second')
+ON CONFLICT (order_id) DO UPDATE SET attempts = backorder_failures.attempts + 1, error = excluded.error,
+    failed_at = excluded.failed_at, next_at = CASE WHEN backorder_failures.attempts >= 24 THEN 'infinity'
+        ELSE now() + least(interval '1 hour', interval '1 second' * 2 ^ backorder_failures.attempts) END"""
+RECOVERED = "DELETE FROM backorder_failures WHERE order_id = ANY($1::text[]) AND next_at <= now()"
+FAILURES = """
+SELECT order_id, attempts, error, failed_at, CASE WHEN isfinite(next_at) THEN next_at END AS next_at
+FROM backorder_failures f WHERE EXISTS (SELECT FROM backorders b WHERE b.order_id = f.order_id AND b.open > 0)
+ORDER BY failed_at DESC, order_id LIMIT $1"""
+RETRY = "UPDATE backorder_failures SET next_at = now() WHERE order_id = $1"
 HEED = """
 UPDATE stock SET heeded = greatest(heeded, seen.announced)
 FROM unnest($1::text[], $2::text[], $3::bigint[]) AS seen (sku, location, announced)
@@ -323,7 +363,37 @@ WHERE waits.open IS DISTINCT FROM kept.open::bigint"""
 """Where the shelves and the queue are not the sum of their facts in the journal: (what, told, kept); no row, ever."""
 
 READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
-FIND_PARCEL = "SELECT order_id FROM parcels WHERE carrier = $1 AND tracking = $2 ORDER BY place DESC LIMIT 1"
+# The newest, and what was handed over under the same number not long before: it is one label on goods of several orders.
+FIND_PARCELS = """
+SELECT order_id, shipment_id FROM (
+    SELECT order_id, shipment_id, place, handed_over_at, first_value(place) OVER newest AS last,
+        first_value(handed_over_at) OVER newest AS last_at
+    FROM parcels WHERE carrier = $1 AND tracking = $2 WINDOW newest AS (ORDER BY place DESC)) known
+WHERE place = last OR handed_over_at > last_at - make_interval(days => (
+    SELECT tracking_days FROM policies ORDER BY effective_from DESC, version DESC LIMIT 1))
+ORDER BY place DESC"""
+KEEP_SCAN = """
+INSERT INTO unmatched_scans (carrier, tracking, code, occurred_at, detail) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT DO NOTHING"""
+MATCHED = """
+SELECT carrier, tracking, code, occurred_at, detail FROM unmatched_scans u
+WHERE next_at <= now() AND EXISTS (SELECT FROM parcels p WHERE p.carrier = u.carrier AND p.tracking = u.tracking)
+ORDER BY occurred_at, received_at LIMIT $1"""
+DROP_SCANS = """
+DELETE FROM unmatched_scans u USING unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[])
+    AS applied (carrier, tracking, code, occurred_at)
+WHERE (u.carrier, u.tracking, u.code, u.occurred_at)
+    = (applied.carrier, applied.tracking, applied.code, applied.occurred_at)"""
+FAIL_SCANS = """
+UPDATE unmatched_scans u SET attempts = attempts + 1, error = failed.error,
+    next_at = now() + least(interval '1 hour', interval '1 second' * 2 ^ least(attempts, 20))
+FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[])
+    AS failed (carrier, tracking, code, occurred_at, error)
+WHERE (u.carrier, u.tracking, u.code, u.occurred_at)
+    = (failed.carrier, failed.tracking, failed.code, failed.occurred_at)"""
+UNMATCHED = """
+SELECT carrier, tracking, code, occurred_at, detail, received_at, error FROM unmatched_scans
+ORDER BY received_at DESC, carrier, tracking, code, occurred_at LIMIT $1"""
 READ_SHELVES = """
 SELECT sku, location, on_hand, allocated, incoming, eta,
     (SELECT coalesce(sum(open), 0)::int FROM backorders b WHERE b.sku = stock.sku AND open > 0) AS backordered
@@ -358,6 +428,35 @@ async def concerned(pool: Pool, skus: Sequence[str], after: Place, limit: int) -
         return [InQueue(*row) for row in await db.fetch(CONCERNED, *after, limit, skus)]
 
 
+async def to_retry(pool: Pool, after: Place, limit: int) -> list[InQueue]:
+    """Orders whose backorders could not be served, and whose time has come again."""
+    async with pool.acquire(timeout=5) as db:
+        return [InQueue(*row) for row in await db.fetch(TO_RETRY, *after, limit)]
+
+
+async def fail(pool: Pool, order_id: str, error: str) -> None:
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(FAIL, order_id, error)
+
+
+async def recovered(pool: Pool, order_ids: Sequence[str]) -> None:
+    """Those of them that have not failed again."""
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(RECOVERED, order_ids)
+
+
+async def failures(pool: Pool, limit: int) -> list[asyncpg.Record]:
+    async with pool.acquire(timeout=5) as db:
+        return await db.fetch(FAILURES, limit)
+
+
+async def retry(pool: Pool, order_id: str) -> bool:
+    """Whether it is one that failed."""
+    async with pool.acquire(timeout=5) as db:
+        done: str = await db.execute(RETRY, order_id)
+    return done != "UPDATE 0"
+
+
 async def heed(pool: Pool, shelves: Sequence[tuple[str, str, int]]) -> None:
     async with pool.acquire(timeout=5) as db:
         await db.execute(HEED, *transposed(shelves, 3))
@@ -370,10 +469,34 @@ async def find(pool: Pool, order_id: str) -> OrderFulfillment | None:
     return None if document is None else ORDERS.state.validate_json(document)
 
 
-async def order_of_parcel(pool: Pool, carrier: str, tracking: str) -> str | None:
+async def places_of(pool: Pool, carrier: str, tracking: str) -> list[tuple[str, str]]:
+    """The orders and shipments that a scan of this number is for, the newest first."""
     async with pool.acquire(timeout=5) as db:
-        order_id: str | None = await db.fetchval(FIND_PARCEL, carrier, tracking)
-    return order_id
+        return [tuple(row) for row in await db.fetch(FIND_PARCELS, carrier, tracking)]
+
+
+async def keep_scan(pool: Pool, scan: Scan, detail: str) -> None:
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(KEEP_SCAN, scan.carrier, scan.tracking, scan.code, scan.at, detail)
+
+
+async def matched_scans(pool: Pool, limit: int) -> list[asyncpg.Record]:
+    """Kept scans whose number is known by now, oldest first."""
+    async with pool.acquire(timeout=5) as db:
+        return await db.fetch(MATCHED, limit)
+
+
+async def unmatched_scans(pool: Pool, limit: int) -> list[asyncpg.Record]:
+    async with pool.acquire(timeout=5) as db:
+        return await db.fetch(UNMATCHED, limit)
+
+
+async def scans_settled(pool: Pool, applied: Sequence[ScanKey], failed: Sequence[tuple[*ScanKey, str]]) -> None:
+    if not applied and not failed:
+        return
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(DROP_SCANS, *transposed(applied, 4))
+        await db.execute(FAIL_SCANS, *transposed(failed, 5))
 
 
 async def shelves(pool: Pool, sku: str | None, after: tuple[str, str], limit: int) -> list[asyncpg.Record]:

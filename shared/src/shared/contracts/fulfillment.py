@@ -1,7 +1,7 @@
 """What the fulfillment service tells: topic `fulfillment.events`."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
@@ -17,7 +17,7 @@ class FulfillmentFact(OrderFact, service="fulfillment"):
     unallocated to backordered; backorder.filled from backordered to unallocated (stock.allocated follows for the same
     units); shipment.packed from allocated to packed; shipment.shipped from packed to in_transit; shipment.delivered,
     .lost and .returned_to_sender from in_transit; shipment.found from lost to in_transit; shipment.tracking_updated,
-    if it has lines, from delivered to in_transit; fulfillment.lines_short_shipped from allocated to unallocated;
+    if it has lines, from delivered to in_transit; fulfillment.lines_short_shipped from `was` to unallocated;
     backorder.consent_settled with `substitute` from backordered to unallocated; fulfillment.lines_cancelled from
     `was` to cancelled; fulfillment.withdrawn from unallocated to cancelled; replacement.created to unallocated, from
     where `moved` says, the rest being ordered on top.
@@ -103,10 +103,44 @@ class FulfillmentCancellationRefused(FulfillmentFact, type="fulfillment.cancella
 
 
 class FulfillmentLinesShortShipped(FulfillmentFact, type="fulfillment.lines_short_shipped"):
-    """The warehouse could not find them; they went back to unallocated and are planned again."""
+    """The warehouse could not find them, or left them out; they went back to unallocated and are planned again."""
 
     shipment_id: Id
     lines: tuple[LineQuantity, ...]
+    was: Literal[Bucket.ALLOCATED, Bucket.PACKED] = Bucket.ALLOCATED
+
+
+Contradiction: TypeAlias = Literal[
+    "held",
+    "cancelled",
+    "old_label",
+    "unknown_order",
+    "unknown_shipment",
+    "not_packed",
+    "packed",
+    "handed_over",
+    "quantities",
+    "parcels",
+    "stock",
+    "settled",
+]
+"""What an observation contradicts: the hold or cancellation of its shipment, a label that is no longer right, an order or
+shipment that is not known, how far the shipment has come, what it holds, its parcels, what the shelves hold, or units
+that are settled already."""
+
+
+class FulfillmentDiscrepancyRecorded(FulfillmentFact, type="fulfillment.discrepancy_recorded"):
+    """A partner says that something happened which contradicts the plan. It is recorded, and a person looks at it.
+
+    `observation` is the type of the partner's message. What it did to units and stock, other facts say.
+    """
+
+    discrepancy_id: Id
+    observation: Id
+    contradicts: Contradiction
+    shipment_id: Id | None = None
+    lines: tuple[LineQuantity, ...] = ()
+    detail: Text
 
 
 class StockFact(FulfillmentFact):
@@ -143,7 +177,7 @@ class StockRestocked(StockFact, type="stock.restocked"):
 
 
 class StockWithdrawn(StockFact, type="stock.withdrawn"):
-    """Restocked units that are not sellable after all: their inspection was revised."""
+    """Units that are not to be sold after all: their inspection was revised, or they left although they were free."""
 
     line_id: Id
     cause_id: Id
@@ -173,6 +207,18 @@ class ShelfFact(Fact, service="fulfillment"):
 class StockReceived(ShelfFact, type="stock.received"):
     quantity: Quantity
     receipt_id: Id
+
+
+class StockDiscrepancyRecorded(ShelfFact, type="stock.discrepancy_recorded"):
+    """The warehouse says something of a shelf that contradicts what it said before. The shelf stays as it is until it
+    is counted, and a person looks at it."""
+
+    observation: Id
+    contradicts: Literal["receipt"]
+    reference: Id = Field(description="of the receipt")
+    quantity: Count = Field(description="as told now")
+    recorded: Count = Field(description="as told before")
+    detail: Text
 
 
 class StockExpected(ShelfFact, type="stock.expected"):
@@ -279,6 +325,12 @@ class ShipmentCreated(ShipmentFact, type="shipment.created"):
 
 
 class ShipmentPacked(ShipmentFact, type="shipment.packed"):
+    parcels: tuple[Parcel, ...]
+
+
+class ShipmentRepacked(ShipmentFact, type="shipment.repacked"):
+    """What was packed stands in other parcels now: these instead of those before."""
+
     parcels: tuple[Parcel, ...]
 
 

@@ -11,7 +11,7 @@ from fulfillment.domain.ledger import OrderFulfillment, evolve
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, SHIPMENT, Item, Shipment, quantities, summed
-from fulfillment.domain.stock import Stock
+from fulfillment.domain.stock import Stock, follow
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.fulfillment import (
@@ -58,7 +58,7 @@ def cancel(state: OrderFulfillment, cancellation_id: str, lines: Iterable[LineQu
             gone = line is not None and line.of(*HANDED_OVER) > 0
             refused.setdefault("handed_over" if gone else "not_open", {})[line_id] = left
     for shipment_id, items in removed.items():
-        facts += _taken_out(state, state.shipments[shipment_id], items, is_on_hand=True, detail="cancelled")
+        facts += taken_out(state, state.shipments[shipment_id], items, is_on_hand=True, detail="cancelled")
     about = {"order_id": state.order_id, "cancellation_id": cancellation_id}
     if units_cancelled := tuple(
         CancelledUnits(line_id=line_id, quantity=units, was=bucket)
@@ -108,7 +108,7 @@ def _from_shipments(
     return taken
 
 
-def _taken_out(
+def taken_out(
     state: OrderFulfillment, shipment: Shipment, items: Iterable[Item], *, is_on_hand: bool, detail: str
 ) -> list[Fact]:
     """Units leave a shipment that is still here; a shipment that nothing is left in is cancelled."""
@@ -135,24 +135,39 @@ def _taken_out(
 
 
 def short_pick(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int], stock: Stock) -> list[Fact]:
-    """Units that are not where they should be leave the shipment, and are planned again as what they were."""
+    """Units that are not where they should be leave the shipment, and are planned again. Raises where it does not have
+    them, or is packed."""
     status = shipment.status
     if status not in (ShipmentStatus.CREATED, ShipmentStatus.HELD) or shipment.is_packed:
         raise NotAllowed("packed" if shipment.is_packed else status, "short pick", SHIPMENT.allowed(status))
-    items, needs = [], []
     for line_id, units in lines.items():
         if units > shipment.quantity(line_id):
             raise Invalid(
                 "lines.quantity", f"{shipment.shipment_id} has {shipment.quantity(line_id)} of line {line_id}"
             )
+    return planned_again(state, shipment, lines, stock, is_on_hand=False)
+
+
+def planned_again(
+    state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int], stock: Stock, *, is_on_hand: bool
+) -> list[Fact]:
+    """Units leave a shipment that is still here, and are planned again as what they were."""
+    items, needs = [], []
+    for line_id, units in lines.items():
         sku = shipment.sku(line_id)
         items.append(Item(line_id, sku, units))
         again = shipment.again.get(line_id, 0) - shipment.again_without(line_id, units)
         needs += [Need(line_id, sku, units - again), Need(line_id, sku, again, again=True)]
-    facts = _taken_out(state, shipment, items, is_on_hand=False, detail="not found")
+    detail = "left out" if is_on_hand else "not found"
+    facts = taken_out(state, shipment, items, is_on_hand=is_on_hand, detail=detail)
     facts.append(
-        FulfillmentLinesShortShipped(order_id=state.order_id, shipment_id=shipment.shipment_id, lines=quantities(lines))
+        FulfillmentLinesShortShipped(
+            order_id=state.order_id,
+            shipment_id=shipment.shipment_id,
+            lines=quantities(lines),
+            was=Bucket.PACKED if shipment.is_packed else Bucket.ALLOCATED,
+        )
     )
     for fact in facts:
-        state = evolve(state, fact)
+        state, stock = evolve(state, fact), follow(stock, fact)
     return facts + place(state, [need for need in needs if need.quantity], stock)

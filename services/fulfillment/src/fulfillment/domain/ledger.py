@@ -20,6 +20,7 @@ from shared.contracts.fulfillment import (
     BackorderFact,
     BackorderFilled,
     FulfillmentCancellationRefused,
+    FulfillmentDiscrepancyRecorded,
     FulfillmentHoldsChanged,
     FulfillmentLinesCancelled,
     FulfillmentLinesShortShipped,
@@ -76,7 +77,10 @@ AS_AVAILABLE: Final = ShippingPreference()
 
 @dataclass(frozen=True, slots=True)
 class OrderFulfillment:
-    """`cancellations`, `inspections` and `replacements` are the ids that had their effect, so that none has two."""
+    """`cancellations`, `inspections` and `replacements` are the ids that had their effect, so that none has two.
+
+    `discrepancies` counts what was observed against the plan.
+    """
 
     order_id: str
     status: FulfillmentStatus = FulfillmentStatus.UNOPENED
@@ -89,6 +93,7 @@ class OrderFulfillment:
     cancellations: tuple[str, ...] = ()
     inspections: tuple[str, ...] = ()
     replacements: tuple[str, ...] = ()
+    discrepancies: int = 0
 
     @property
     def waiting(self) -> list[Backorder]:
@@ -101,7 +106,7 @@ class OrderFulfillment:
 
     def skus(self) -> set[str]:
         """All that stand in the order, those of exchanges and substitutes included."""
-        items = (item.sku for shipment in self.shipments.values() for item in shipment.items)
+        items = (item.sku for shipment in self.shipments.values() for item in (*shipment.items, *shipment.released))
         return {*(line.sku for line in self.lines.values()), *(b.sku for b in self.backorders.values()), *items}
 
 
@@ -220,8 +225,8 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
             return replace(
                 state, shipments={**state.shipments, shipment_id: shipment}, lines={**state.lines, line_id: line}
             )
-        case StockReleased(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id):
-            shipment = shipments_.without(state.shipments[shipment_id], line_id, sku, units)
+        case StockReleased(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id, on_hand=is_on_hand):
+            shipment = shipments_.without(state.shipments[shipment_id], line_id, sku, units, is_on_hand=is_on_hand)
             return replace(state, shipments={**state.shipments, shipment_id: shipment})
         case StockQuarantined(cause_id=cause_id) | StockScrapped(cause_id=cause_id) | StockRestocked(cause_id=cause_id):
             is_known = cause_id in state.inspections or cause_id in state.shipments
@@ -264,8 +269,10 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
             return replace(state, lines=left, cancellations=_answered(state, cancellation_id))
         case FulfillmentCancellationRefused(cancellation_id=cancellation_id):
             return replace(state, cancellations=_answered(state, cancellation_id))
-        case FulfillmentLinesShortShipped(lines=moves):
-            return replace(state, lines=_moved(state.lines, moves, Bucket.ALLOCATED, Bucket.UNALLOCATED))
+        case FulfillmentLinesShortShipped(lines=moves, was=was):
+            return replace(state, lines=_moved(state.lines, moves, was, Bucket.UNALLOCATED))
+        case FulfillmentDiscrepancyRecorded():
+            return replace(state, discrepancies=state.discrepancies + 1)
         case ReplacementCreated():
             return _replaced(state, fact)
         case StockShipped() | StockWithdrawn() | BackorderCancelled():

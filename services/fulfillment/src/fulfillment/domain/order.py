@@ -5,20 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal, TypeAlias
 
-from fulfillment.domain import allocation, cancellation, goods
+from fulfillment.domain import allocation, cancellation, goods, observations
 from fulfillment.domain import shipment as shipments_
 from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment, replaced_on_top
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
-from fulfillment.domain.shipment import (
-    BEFORE_HAND_OVER,
-    SHIPMENT,
-    Shipment,
-    numbering,
-    quantities,
-    summed,
-    told_parcels,
-)
+from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment, quantities, summed
 from fulfillment.domain.stock import Stock
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
@@ -32,8 +24,6 @@ from shared.contracts.fulfillment import (
     Scan,
     ShipmentHeld,
     ShipmentReleased,
-    ShipmentShipped,
-    StockShipped,
 )
 from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
 from shared.contracts.returns import InspectedLine
@@ -77,8 +67,8 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Parcels by id; none: everything is in one. `is_awaited`: somebody waits for the answer. Who told it on a topic
-    does not, and may not have heard yet that the shipment was cancelled: that is no news then."""
+    """Parcels by id; none: everything is in one. `is_awaited`: somebody waits for the answer, and may be refused. What is
+    said on a topic has happened."""
 
     shipment_id: str
     parcels: tuple[tuple[str, tuple[LineQuantity, ...]], ...] = ()
@@ -87,24 +77,29 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class ShortPick:
+    """`is_awaited`: as of Pack."""
+
     shipment_id: str
     lines: tuple[LineQuantity, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class HandOver:
-    """Tracking numbers by parcel id. `is_awaited`: as of Pack; what is told on a topic has left, allowed or not."""
-
-    shipment_id: str
-    carrier: str
-    tracking: tuple[tuple[str, str], ...]
     is_awaited: bool = True
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """Tracking numbers by parcel id. It has left, whoever says so and whatever was planned."""
+
+    shipment_id: str
+    carrier: str
+    tracking: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Track:
+    """`shipment_id` None: of the newest shipment that has the number."""
+
     scan: Scan
     detail: str = ""
+    shipment_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +182,8 @@ _S: Final = FulfillmentStatus
 
 def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[Fact]:
     match state.status, command:
+        case _, HandOver() | Pack(is_awaited=False) | ShortPick(is_awaited=False):
+            return _observed(state, command, stock)
         case _S.UNOPENED, Open(placed_at=placed_at, lines=lines, preference=preference):
             return [FulfillmentOpened(order_id=state.order_id, placed_at=placed_at, lines=lines, preference=preference)]
         case ((_S.OPENED | _S.PLANNED | _S.WITHDRAWN), Open()):
@@ -212,19 +209,16 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
         case ((_S.OPENED | _S.PLANNED | _S.WITHDRAWN), Cancel(cancellation_id=cancellation_id, lines=lines)):
             return cancellation.cancel(state, cancellation_id, lines)
         case _S.PLANNED, Pack(shipment_id=shipment_id, parcels=parcels):
-            shipment = _shipment(state, shipment_id)
-            if shipment.status is ShipmentStatus.CANCELLED and not command.is_awaited:
-                return []
-            return shipments_.pack(state.order_id, shipment, _by_parcel(parcels))
+            return shipments_.pack(state.order_id, _shipment(state, shipment_id), _by_parcel(parcels))
         case _S.PLANNED, ShortPick(shipment_id=shipment_id, lines=lines):
             return cancellation.short_pick(state, _shipment(state, shipment_id), _sums(lines), stock)
-        case _S.PLANNED, HandOver():
-            return _hand_over(state, command)
         case _S.PLANNED, Track(scan=scan, detail=detail):
-            found = shipments_.parcel_of(state.shipments.values(), scan.carrier, scan.tracking)
+            among = [s for s in state.shipments.values() if command.shipment_id in (None, s.shipment_id)]
+            found = shipments_.parcel_of(among, scan.carrier, scan.tracking)
             if found is None:
                 raise Invalid("tracking", f"{scan.tracking} of {scan.carrier} is not known")
-            return shipments_.track(state.order_id, *found, scan, detail)
+            recorded = observations.scanned(state, found[0], scan.tracking, scan.code)
+            return [*recorded, *shipments_.track(state.order_id, *found, scan, detail)]
         case _S.PLANNED, Recall(shipment_id=shipment_id, detail=detail):
             return shipments_.recall(state.order_id, _shipment(state, shipment_id), detail)
         case _S.PLANNED, Fill(at=at):
@@ -245,6 +239,26 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
             return _replace(state, command, stock)
         case status, _:
             raise NotAllowed(status, type(command).__name__, FULFILLMENT.allowed(status))
+
+
+def _observed(state: OrderFulfillment, command: HandOver | Pack | ShortPick, stock: Stock) -> Sequence[Fact]:
+    shipment = state.shipments.get(command.shipment_id)
+    match command:
+        case HandOver(shipment_id=id, carrier=carrier, tracking=tracking):
+            if shipment is None:
+                return observations.of_nothing_known(state, observations.HANDED_OVER, id, {})
+            return observations.hand_over(state, shipment, carrier, dict(tracking), stock)
+        case Pack(shipment_id=id, parcels=parcels):
+            # A parcel that is named twice is one parcel.
+            boxes = {name: _sums(line for n, lines in parcels if n == name for line in lines) for name, _ in parcels}
+            if shipment is None:
+                inside = _sums(line for _, lines in parcels for line in lines)
+                return observations.of_nothing_known(state, observations.PACKED, id, inside)
+            return observations.pack(state, shipment, boxes, stock)
+        case ShortPick(shipment_id=id, lines=lines):
+            if shipment is None:
+                return observations.of_nothing_known(state, observations.SHORT_PICKED, id, _sums(lines))
+            return observations.short_pick(state, shipment, _sums(lines), stock)
 
 
 def _shipment(state: OrderFulfillment, shipment_id: str) -> Shipment:
@@ -281,43 +295,6 @@ def _with_holds(state: OrderFulfillment, holds: Sequence[Hold]) -> list[Fact]:
         else:
             facts.append(ShipmentReleased(**about, packed=shipment.is_packed))
     return facts
-
-
-def _hand_over(state: OrderFulfillment, command: HandOver) -> list[Fact]:
-    shipment = _shipment(state, command.shipment_id)
-    tracking = dict(command.tracking)
-    match shipment.status:
-        case ShipmentStatus.PACKED:
-            shipments_.check_tracking(shipment, tracking)
-        case ShipmentStatus.HELD:
-            holds = ", ".join(state.holds)
-            detail = f"{shipment.shipment_id} must not be handed over: held for {holds}"
-            raise NotAllowed(shipment.status, "hand over", SHIPMENT.allowed(shipment.status), detail)
-        case status if shipment.carrier == command.carrier and all(
-            tracking.get(parcel.parcel_id) == parcel.tracking for parcel in shipment.parcels.values()
-        ):
-            return []
-        case ShipmentStatus.CANCELLED if not command.is_awaited and shipment.carrier is None:
-            return [shipments_.call_back(state.order_id, shipment, command.carrier, tracking)]
-        case status:
-            raise NotAllowed(status, "hand over", SHIPMENT.allowed(status))
-    lines = quantities(_sums(LineQuantity(line_id=i.line_id, quantity=i.quantity) for i in shipment.items))
-    about = {"order_id": state.order_id, "shipment_id": shipment.shipment_id}
-    left = [
-        StockShipped(**about, sku=item.sku, location=shipment.location, quantity=item.quantity, line_id=item.line_id)
-        for item in shipment.items
-    ]
-    numbers = numbering(state.shipments.values())
-    shipped = ShipmentShipped(
-        **about,
-        carrier=command.carrier,
-        parcels=told_parcels(shipment, command.carrier, tracking),
-        lines=lines,
-        again=quantities(shipment.again),
-        number=numbers[shipment.shipment_id],
-        of=len(numbers) + bool(state.waiting),
-    )
-    return [*left, shipped]
 
 
 def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fact]:

@@ -23,6 +23,9 @@ class FulfillmentPolicy(Model):
     silence: Literal[BackorderChoice.WAIT, BackorderChoice.CANCEL, BackorderChoice.SHIP_AVAILABLE] = Field(
         description="what happens when nobody answers"
     )
+    tracking_days: int = Field(
+        default=60, ge=1, description="a number handed over twice within so many days is of both parcels"
+    )
 
     @property
     def ref(self) -> PolicyRef:

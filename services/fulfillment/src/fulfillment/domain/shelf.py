@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TypeAlias
 
 from shared.contracts.base import Fact
-from shared.contracts.fulfillment import StockExpected, StockReceived
+from shared.contracts.fulfillment import StockDiscrepancyRecorded, StockExpected, StockReceived
 from shared.machine import Invalid, replace
 
 
@@ -64,7 +64,18 @@ def decide(state: ShelfState, command: ShelfCommand, receipts: Receipts) -> Sequ
         case Receive(receipt_id=receipt_id, sku=sku, location=location, quantity=quantity):
             before = receipts.known.get((state.key, receipt_id))
             if before is not None and before != quantity:
-                raise Invalid("receipt_id", f"{receipt_id} was received before with {before} units")
+                return [
+                    StockDiscrepancyRecorded(
+                        sku=sku,
+                        location=location,
+                        observation="warehouse.goods_received",
+                        contradicts="receipt",
+                        reference=receipt_id,
+                        quantity=quantity,
+                        recorded=before,
+                        detail=f"{receipt_id} was received before with {before} units, and is said to have {quantity}",
+                    )
+                ]
             if before is not None:
                 return []
             return [StockReceived(sku=sku, location=location, quantity=quantity, receipt_id=receipt_id)]
@@ -83,6 +94,8 @@ def evolve(state: ShelfState, fact: Fact) -> ShelfState:
             return replace(state, received=state.received + quantity, incoming=left, eta=eta)
         case StockExpected(incoming=incoming, eta=eta):
             return replace(state, incoming=incoming, eta=eta)
+        case StockDiscrepancyRecorded():
+            return state
         case _:
             raise TypeError(f"{fact.type} is no fact of a shelf")
 

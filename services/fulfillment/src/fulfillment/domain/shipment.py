@@ -29,6 +29,7 @@ from shared.contracts.fulfillment import (
     ShipmentRecalled,
     ShipmentRecallRequested,
     ShipmentReleased,
+    ShipmentRepacked,
     ShipmentReturnedToSender,
     ShipmentReturnStarted,
     ShipmentShipped,
@@ -59,12 +60,16 @@ SHIPMENT: Final = Machine(
         },
         _S.PACKED: {
             ShipmentShipped: _S.SHIPPED,
+            ShipmentRepacked: _S.PACKED,
             ShipmentHeld: _S.HELD,
             ShipmentLinesRemoved: _S.PACKED,
             ShipmentCancelled: _S.CANCELLED,
         },
-        # A hold blocks the hand-over, not the packing, and holds come and go while it is held.
+        # A hold blocks the hand-over, not the packing, and holds come and go while it is held. What leaves all the same
+        # has left.
         _S.HELD: {
+            ShipmentShipped: _S.SHIPPED,
+            ShipmentRepacked: _S.HELD,
             ShipmentReleased: frozenset({_S.CREATED, _S.PACKED}),
             ShipmentHeld: _S.HELD,
             ShipmentPacked: _S.HELD,
@@ -147,7 +152,8 @@ class Parcel:
 class Shipment:
     """`number` is what was said of it ("n of m") when it was handed over.
 
-    `again` units of it replace others; `reshipped` units of it are themselves owed again.
+    `again` units of it replace others; `reshipped` units of it are themselves owed again. `released` is what was taken out
+    of it at last and is still on the shelf, as far as is known: of a cancelled one, what it held.
     """
 
     shipment_id: str
@@ -160,6 +166,7 @@ class Shipment:
     recall: bool = False
     reshipped: dict[str, int] = field(default_factory=dict)
     again: dict[str, int] = field(default_factory=dict)
+    released: tuple[Item, ...] = ()
 
     @property
     def is_packed(self) -> bool:
@@ -173,7 +180,12 @@ class Shipment:
         return sum(item.quantity for item in self.items if item.line_id == line_id)
 
     def sku(self, line_id: str) -> str:
-        return next(item.sku for item in self.items if item.line_id == line_id)
+        return next(item.sku for item in (*self.items, *self.released) if item.line_id == line_id)
+
+    @property
+    def contents(self) -> dict[str, dict[str, int]]:
+        """Units by parcel, as packed."""
+        return {name: parcel.lines for name, parcel in self.parcels.items()}
 
     def again_without(self, line_id: str, quantity: int) -> int:
         """Units of a line that replace others once so many are taken out: the ordered ones go first."""
@@ -191,20 +203,6 @@ def summed(lines: Iterable[tuple[str, int]]) -> dict[str, int]:
     return sums
 
 
-def told_parcels(shipment: Shipment, carrier: str, tracking: Mapping[str, str]) -> tuple[ToldParcel, ...]:
-    """The parcels that hold something, as they are handed over."""
-    return tuple(
-        ToldParcel(
-            parcel_id=parcel.parcel_id,
-            lines=quantities(parcel.lines),
-            carrier=carrier,
-            tracking=tracking[parcel.parcel_id],
-        )
-        for parcel in shipment.parcels.values()
-        if parcel.lines
-    )
-
-
 def numbering(shipments: Iterable[Shipment]) -> dict[str, int]:
     """The n of "n of m": what was said at hand-over stays, the others take the free numbers in their order."""
     live = [shipment for shipment in shipments if shipment.is_live]
@@ -213,16 +211,23 @@ def numbering(shipments: Iterable[Shipment]) -> dict[str, int]:
     return {s.shipment_id: said[s.shipment_id] if s.shipment_id in said else next(free) for s in live}
 
 
+def told_parcels(boxes: Mapping[str, Mapping[str, int]]) -> tuple[ToldParcel, ...]:
+    return tuple(ToldParcel(parcel_id=name, lines=quantities(lines)) for name, lines in boxes.items())
+
+
+def held_by(shipment: Shipment) -> dict[str, int]:
+    """Its units by line."""
+    return summed((item.line_id, item.quantity) for item in shipment.items)
+
+
 def pack(order_id: str, shipment: Shipment, parcels: Mapping[str, Mapping[str, int]]) -> Sequence[Fact]:
     """No parcels: everything is in one. What is packed must be what the shipment has."""
     match shipment.status:
         case _S.CREATED | _S.HELD if not shipment.is_packed:
-            boxes = parcels or {
-                f"{shipment.shipment_id}-P1": summed((item.line_id, item.quantity) for item in shipment.items)
-            }
+            boxes = parcels or {f"{shipment.shipment_id}-P1": held_by(shipment)}
             _check_packed(shipment, boxes)
-            told = tuple(ToldParcel(parcel_id=name, lines=quantities(lines)) for name, lines in boxes.items())
-            return [ShipmentPacked(order_id=order_id, shipment_id=shipment.shipment_id, parcels=told)]
+            about = {"order_id": order_id, "shipment_id": shipment.shipment_id}
+            return [ShipmentPacked(**about, parcels=told_parcels(boxes))]
         case status if status is not _S.CANCELLED and (not parcels or parcels.keys() == shipment.parcels.keys()):
             return []
         case status:
@@ -237,20 +242,6 @@ def _check_packed(shipment: Shipment, parcels: Mapping[str, Mapping[str, int]]) 
             raise Invalid("parcels.lines", rule)
 
 
-def check_tracking(shipment: Shipment, tracking: Mapping[str, str]) -> None:
-    """Every parcel that holds something has a number of its own, and no other parcel has any."""
-    unknown = sorted(tracking.keys() - shipment.parcels.keys())
-    if unknown:
-        raise Invalid("tracking.parcel_id", f"{unknown[0]} is not a parcel of {shipment.shipment_id}")
-    missing = [
-        parcel.parcel_id for parcel in shipment.parcels.values() if parcel.lines and not tracking.get(parcel.parcel_id)
-    ]
-    if missing:
-        raise Invalid("tracking", f"parcel {missing[0]} has none")
-    if len(set(tracking.values())) < len(tracking):
-        raise Invalid("tracking.tracking", "two parcels must not share a number")
-
-
 def recall(order_id: str, shipment: Shipment, detail: str) -> Sequence[Fact]:
     match shipment.status:
         case status if status in ON_ITS_WAY and not shipment.recall:
@@ -259,24 +250,6 @@ def recall(order_id: str, shipment: Shipment, detail: str) -> Sequence[Fact]:
             return []
         case status:
             raise NotAllowed(status, "recall", SHIPMENT.allowed(status))
-
-
-def call_back(order_id: str, shipment: Shipment, carrier: str, tracking: Mapping[str, str]) -> ShipmentRecallRequested:
-    """A cancelled shipment left before the warehouse heard of it: the carrier is to bring it back, nothing else changes.
-
-    The warehouse may have packed it in parcels of its own, of which only the names are known.
-    """
-    packed = {name: quantities(parcel.lines) for name, parcel in shipment.parcels.items()}
-    return ShipmentRecallRequested(
-        order_id=order_id,
-        shipment_id=shipment.shipment_id,
-        detail="it left the warehouse although it was cancelled",
-        carrier=carrier,
-        parcels=tuple(
-            ToldParcel(parcel_id=name, lines=packed.get(name, ()), carrier=carrier, tracking=number)
-            for name, number in tracking.items()
-        ),
-    )
 
 
 def parcel_of(shipments: Iterable[Shipment], carrier: str, tracking: str) -> tuple[Shipment, Parcel] | None:
@@ -295,7 +268,11 @@ def track(order_id: str, shipment: Shipment, parcel: Parcel, scan: Scan, detail:
     if parcel.scans.get(scan.code) == scan.at:
         return []
     was, now = standing(parcel.scans), standing(with_scan(parcel.scans, scan.code, scan.at))
-    if was == now or shipment.status is _S.CANCELLED:
+    if shipment.status is _S.CANCELLED:
+        is_back = scan.code == "returned" and "returned" not in parcel.scans
+        back = _restocked(order_id, shipment, parcel) if is_back else ()
+        return [_entry(order_id, shipment, scan, detail), *back]
+    if was == now:
         return [_entry(order_id, shipment, scan, detail)]
     facts: list[Fact] = []
     while was != now:
@@ -368,15 +345,19 @@ def _arrive(
             yield ShipmentReturnStarted(**told)
         case Standing(_S.RETURNED_TO_SENDER):
             yield ShipmentReturnedToSender(**about, lines=lines)
-            for line_id, units in parcel.lines.items():
-                yield StockRestocked(
-                    order_id=order_id,
-                    sku=shipment.sku(line_id),
-                    location=shipment.location,
-                    quantity=units,
-                    line_id=line_id,
-                    cause_id=shipment.shipment_id,
-                )
+            yield from _restocked(order_id, shipment, parcel)
+
+
+def _restocked(order_id: str, shipment: Shipment, parcel: Parcel) -> Iterator[Fact]:
+    for line_id, units in parcel.lines.items():
+        yield StockRestocked(
+            order_id=order_id,
+            sku=shipment.sku(line_id),
+            location=shipment.location,
+            quantity=units,
+            line_id=line_id,
+            cause_id=shipment.shipment_id,
+        )
 
 
 def evolve(shipment: Shipment, fact: ShipmentFact) -> Shipment:
@@ -384,37 +365,30 @@ def evolve(shipment: Shipment, fact: ShipmentFact) -> Shipment:
     if isinstance(fact, ScanFact):
         return _scanned(shipment, fact)
     if isinstance(fact, ShipmentRecallRequested) and fact.carrier:
-        boxes = {
-            p.parcel_id: Parcel(p.parcel_id, {line.line_id: line.quantity for line in p.lines}, p.tracking)
-            for p in fact.parcels
-        }
-        return replace(shipment, carrier=fact.carrier, parcels=boxes, recall=True)
+        return replace(shipment, carrier=fact.carrier, parcels=_boxes(fact.parcels), recall=True)
     target = None
     if isinstance(fact, ShipmentReleased):
         target = _S.PACKED if fact.packed else _S.CREATED
     shipment = replace(shipment, status=SHIPMENT.step(shipment.status, fact, target))
     match fact:
-        case ShipmentPacked(parcels=parcels):
-            boxes = {
-                p.parcel_id: Parcel(p.parcel_id, {line.line_id: line.quantity for line in p.lines}) for p in parcels
-            }
-            return replace(shipment, parcels=boxes)
+        case ShipmentPacked(parcels=parcels) | ShipmentRepacked(parcels=parcels):
+            return replace(shipment, parcels=_boxes(parcels))
         case ShipmentShipped(carrier=carrier, parcels=parcels, number=number):
-            tracking = {p.parcel_id: p.tracking for p in parcels}
-            boxes = {
-                name: replace(parcel, tracking=tracking[name])
-                for name, parcel in shipment.parcels.items()
-                if name in tracking
-            }
-            return replace(shipment, carrier=carrier, parcels=boxes, number=number)
+            return replace(shipment, carrier=carrier, parcels=_boxes(parcels), number=number)
         case ShipmentLinesRemoved(lines=lines):
-            return replace(shipment, parcels=_unpacked(shipment.parcels, lines))
+            return replace(shipment, parcels=_unpacked(shipment.parcels, lines), released=())
         case ShipmentRecallRequested():
             return replace(shipment, recall=True)
         case ShipmentCancelled() | ShipmentHeld() | ShipmentReleased():
             return shipment
         case _:
             raise TypeError(f"{fact.type} is no fact of a shipment's life")
+
+
+def _boxes(parcels: Iterable[ToldParcel]) -> dict[str, Parcel]:
+    return {
+        p.parcel_id: Parcel(p.parcel_id, {line.line_id: line.quantity for line in p.lines}, p.tracking) for p in parcels
+    }
 
 
 def _unpacked(parcels: Mapping[str, Parcel], lines: Iterable[LineQuantity]) -> dict[str, Parcel]:
@@ -455,8 +429,9 @@ def overall(parcels: Iterable[Parcel]) -> ShipmentStatus:
     return min((parcel.status for parcel in parcels), key=_ATTENTION.index)
 
 
-def without(shipment: Shipment, line_id: str, sku: str, quantity: int) -> Shipment:
+def without(shipment: Shipment, line_id: str, sku: str, quantity: int, *, is_on_hand: bool) -> Shipment:
     """Less items: their stock was released."""
+    released = (*shipment.released, Item(line_id, sku, quantity)) if is_on_hand else shipment.released
     again = {**shipment.again, line_id: shipment.again_without(line_id, quantity)}
     items = []
     for item in shipment.items:
@@ -466,7 +441,8 @@ def without(shipment: Shipment, line_id: str, sku: str, quantity: int) -> Shipme
             item = replace(item, quantity=item.quantity - taken)
         if item.quantity:
             items.append(item)
-    return replace(shipment, items=tuple(items), again={name: units for name, units in again.items() if units})
+    again = {name: units for name, units in again.items() if units}
+    return replace(shipment, items=tuple(items), again=again, released=released)
 
 
 def owed_again(

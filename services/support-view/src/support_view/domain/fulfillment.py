@@ -17,6 +17,7 @@ from shared.contracts.fulfillment import (
     BackorderFact,
     BackorderFilled,
     FulfillmentCancellationRefused,
+    FulfillmentDiscrepancyRecorded,
     FulfillmentHoldsChanged,
     FulfillmentLinesCancelled,
     FulfillmentLinesShortShipped,
@@ -41,11 +42,13 @@ from shared.contracts.fulfillment import (
     ShipmentRecalled,
     ShipmentRecallRequested,
     ShipmentReleased,
+    ShipmentRepacked,
     ShipmentReturnedToSender,
     ShipmentReturnStarted,
     ShipmentShipped,
     ShipmentTrackingUpdated,
     StockAllocated,
+    StockDiscrepancyRecorded,
     StockExpected,
     StockFact,
     StockQuarantined,
@@ -204,6 +207,7 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
             | ReplacementCreated()
             | FulfillmentHoldsChanged()
             | FulfillmentCancellationRefused()
+            | FulfillmentDiscrepancyRecorded()
             | StockFact()
         ):
             return fulfillment  # told on the timeline; units, shipments and backorders carry what follows from it
@@ -238,8 +242,8 @@ def _moves(fact: Fact) -> Moves:
             return _all(lines, Bucket.UNALLOCATED, Bucket.CANCELLED)
         case FulfillmentLinesCancelled(lines=cancelled):
             return ((line.line_id, line.quantity, line.was, Bucket.CANCELLED) for line in cancelled)
-        case FulfillmentLinesShortShipped(lines=lines):
-            return _all(lines, Bucket.ALLOCATED, Bucket.UNALLOCATED)
+        case FulfillmentLinesShortShipped(lines=lines, was=was):
+            return _all(lines, was, Bucket.UNALLOCATED)
         case StockAllocated(line_id=line_id, quantity=quantity):
             return [(line_id, quantity, Bucket.UNALLOCATED, Bucket.ALLOCATED)]
         case ShipmentPacked(parcels=parcels):
@@ -316,6 +320,8 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
             # A hold blocks the hand-over, not the packing.
             status = ShipmentStatus.HELD if shipment.status == ShipmentStatus.HELD else ShipmentStatus.PACKED
             return replace(shipment, status=status, is_packed=True, boxes=_boxes(parcels))
+        case ShipmentRepacked(parcels=parcels):
+            return replace(shipment, boxes=_boxes(parcels))
         case ShipmentHeld(holds=holds):
             return replace(shipment, status=ShipmentStatus.HELD, holds=tuple(hold.value for hold in holds))
         case ShipmentReleased(packed=packed):
@@ -326,6 +332,7 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
                 shipment,
                 status=ShipmentStatus.SHIPPED,
                 is_packed=True,
+                holds=(),
                 carrier=fact.carrier,
                 boxes=_boxes(fact.parcels),
                 lines=_quantities(fact.lines),
@@ -449,7 +456,10 @@ SENTENCES: Final[Sentences] = {
     FulfillmentLinesCancelled: lambda f, w: f"Warehouse let go: {w.units(f.lines)}",
     FulfillmentCancellationRefused: lambda f, w: f"Too late to cancel: {w.units(f.lines)}, {plain(f.reason_code)}",
     FulfillmentLinesShortShipped: lambda f, w: (
-        f"Not found by the warehouse for {w.shipment(f.shipment_id)}: {w.units(f.lines)}; they are planned again"
+        f"Not in {w.shipment(f.shipment_id)}, says the warehouse: {w.units(f.lines)}; they are planned again"
+    ),
+    FulfillmentDiscrepancyRecorded: lambda f, w: (
+        f"Not as planned{f', {w.shipment(f.shipment_id)}' if f.shipment_id else ''}: {f.detail}"
     ),
     StockAllocated: lambda f, w: f"{w.some(f.quantity, f.line_id)} set aside in {f.location}",
     StockReleased: lambda f, w: (
@@ -462,6 +472,9 @@ SENTENCES: Final[Sentences] = {
     StockWithdrawn: lambda f, w: f"{w.some(f.quantity, f.line_id)} not sellable after all in {f.location}",
     StockScrapped: lambda f, w: f"{w.some(f.quantity, f.line_id)} scrapped in {f.location}",
     StockReceived: lambda f, w: f"{f.quantity} × {f.sku} received in {f.location}",
+    StockDiscrepancyRecorded: lambda f, w: (
+        f"The warehouse contradicts itself on {f.sku} in {f.location}: {f.detail}; a count of the shelf is needed"
+    ),
     StockExpected: lambda f, w: f"{f.incoming} × {f.sku} expected in {f.location}, {_by(f.eta)}",
     BackorderCreated: lambda f, w: f"Backordered: {w.some(f.quantity, f.line_id)}, {_by(f.eta)}",
     BackorderEtaRevised: lambda f, w: (
@@ -481,6 +494,7 @@ SENTENCES: Final[Sentences] = {
     BackorderCancelled: lambda f, w: f"Backorder cancelled: {w.some(f.quantity, f.line_id)}",
     ShipmentCreated: lambda f, w: f"Shipment {f.number} of {f.of} planned in {f.location}: {w.units(f.lines)}",
     ShipmentPacked: lambda f, w: f"{_named(f, w)} packed in {plural(len(f.parcels), 'parcel')}",
+    ShipmentRepacked: lambda f, w: f"{_named(f, w)} packed again in {plural(len(f.parcels), 'parcel')}",
     ShipmentHeld: lambda f, w: f"{_named(f, w)} held: {w.listed(plain(hold) for hold in f.holds)}",
     ShipmentReleased: lambda f, w: f"{_named(f, w)} released",
     ShipmentShipped: lambda f, w: f"Shipment {f.number} of {f.of} handed to {f.carrier}: {w.units(f.lines)}",
@@ -509,6 +523,7 @@ QUIET: Final[Quiet] = frozenset(
 DETAILS: Final[Details] = {
     FulfillmentPlanned: lambda f, w: f.reasons,
     FulfillmentReplanned: lambda f, w: f.reasons,
+    FulfillmentDiscrepancyRecorded: lambda f, w: [w.units(f.lines)] if f.lines else [],
     ShipmentPacked: lambda f, w: [f"parcel {parcel.parcel_id}: {w.units(parcel.lines)}" for parcel in f.parcels],
     ShipmentShipped: lambda f, w: [
         f"parcel {parcel.parcel_id}" + (f", tracking {parcel.tracking}" if parcel.tracking else "")

@@ -1,0 +1,82 @@
+"""A carrier's scans: told to every parcel that has the tracking number, and kept until there is one.
+
+The warehouse may say after the carrier that a parcel was handed over, hours later where its messages pile up; a carrier does
+not send a scan again for so long, if at all. So a scan of an unknown number is kept and applied when the number is known.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+import structlog
+
+from fulfillment import store
+from fulfillment.domain.order import Command, Track
+from fulfillment.store import ORDERS
+from shared.contracts.fulfillment import Scan
+from shared.database import OUTAGES
+from shared.http import Desk, webhook_cause
+from shared.runtime import Running
+from shared.shell import Told
+
+log = structlog.get_logger()
+
+POLL_SECONDS: Final = 1.0
+PAGE: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    scan: Scan
+    detail: str
+
+
+async def track(desk: Desk, scanned: Scanned, at: datetime) -> tuple[list[str], Exception | None]:
+    """The orders whose parcels it is of, each told; none where the number is not known yet. And what refused it."""
+    scan = scanned.scan
+    places = await store.places_of(desk.pool, scan.carrier, scan.tracking)
+    told: list[Told[Command]] = []
+    for order_id, shipment_id in places:
+        id = f"{scan.tracking} {scan.code} {scan.at.isoformat()} {shipment_id}"
+        cause = webhook_cause(f"carrier:{scan.carrier}", id, at, scan.code)
+        told.append(Told(order_id, Track(scan, scanned.detail, shipment_id), cause))
+    errors = [error for error in await desk.take(ORDERS, told) if error is not None]
+    return list(dict.fromkeys(order_id for order_id, _ in places)), next(iter(errors), None)
+
+
+async def matcher(running: Running, stop: asyncio.Event) -> None:
+    """Until stopped: applies the scans whose number has become known."""
+    while not stop.is_set():
+        matched = 0
+        try:
+            matched = await match(running.desk)
+        except OUTAGES as error:
+            log.warning("scans.deferred", error=repr(error))
+        if not matched:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), POLL_SECONDS)
+
+
+async def match(desk: Desk) -> int:
+    """One round over the scans that wait, oldest first; returns how many were applied. One that fails waits by itself."""
+    applied: list[store.ScanKey] = []
+    failed: list[tuple[*store.ScanKey, str]] = []
+    for scanned in await _due(desk):
+        scan = scanned.scan
+        key = (scan.carrier, scan.tracking, scan.code, scan.at)
+        _, error = await track(desk, scanned, scan.at)
+        if error is None:
+            applied.append(key)
+        else:
+            log.error("scan.failed", tracking=scan.tracking, code=scan.code, error=repr(error), exc_info=error)
+            failed.append((*key, repr(error)[:500]))
+    await store.scans_settled(desk.pool, applied, failed)
+    return len(applied)
+
+
+async def _due(desk: Desk) -> Sequence[Scanned]:
+    rows = await store.matched_scans(desk.pool, PAGE)
+    return [Scanned(Scan(carrier=c, tracking=t, code=code, at=at), detail) for c, t, code, at, detail in rows]
