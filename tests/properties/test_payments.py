@@ -37,7 +37,7 @@ from payments.domain.routing import (
     Unroutable,
     route,
 )
-from payments.domain.tender import CAPTURABLE, DISPUTE, TENDER
+from payments.domain.tender import CAPTURABLE, DISPUTE, TENDER, DisputeStatus
 from payments.gateway import BookedThere
 from payments.reconciliation import compare
 from payments.store import STATE, Booked
@@ -255,8 +255,8 @@ def _on_refund(world: World, n: int) -> None:
         [
             ApproveRefund(id, "supervisor:ben", NOON),
             ApproveRefund(id, "supervisor:anna", NOON),
-            RejectRefund(id, "mistake", ""),
-            CancelRefund(id, ""),
+            RejectRefund(id, "mistake", "", NOON),
+            CancelRefund(id, "", NOON),
             RerouteRefund(id, RefundChannel.BANK_TRANSFER, NOON),
             RerouteRefund(id, RefundChannel.ORIGINAL, NOON),
         ][n % 6]
@@ -415,6 +415,56 @@ def test_a_completed_refund_is_the_sum_of_its_legs(world: World, told: list[tupl
         assert (paid == refund.amount_minor) or refund.status is not RefundStatus.SUCCEEDED
         if refund.status is RefundStatus.PARTIALLY_SUCCEEDED:
             assert 0 < paid < refund.amount_minor
+
+
+GIVES_BACK = ("ask", "cancel", "return", "claim", "lose", "dispute", "bounce", "submit", "submit, refused", "on refund")
+
+
+@settings(max_examples=150, deadline=None)
+@given(worlds(), st.lists(st.tuples(st.sampled_from(GIVES_BACK), st.integers(0, 2_000)), max_size=30))
+def test_whatever_gives_money_back_in_whatever_order_never_gives_back_more_than_was_taken_and_comes_to_an_end(
+    world: World, told: list[tuple[str, int]]
+) -> None:
+    for id in world.lines:
+        _unit(UnitsChange.HANDED_OVER)(world, world.lines.index(id))
+    world.rest()
+    for name, n in told:
+        before, unclaimed = set(world.story.state.refunds), world.story.state.unclaimed_minor
+        STEPS[name](world, n)
+        asked = sum(r.amount_minor for id, r in world.story.state.refunds.items() if id not in before)
+        assert name != "cancel" or asked <= max(0, unclaimed), "a cancellation asks for what was given back"
+    world.rest()
+    end_disputes(world)
+    for _ in range(10):
+        for refund in world.story.state.refunds.values():
+            settle(world, refund.id)
+        world.rest()
+    state = world.story.state
+    assert state.refunded_minor() <= state.captured_minor
+    assert {r.id: r.status for r in state.refunds.values() if not REFUND.is_terminal(r.status)} == {
+        r.id: RefundStatus.SUCCEEDED for r in state.refunds.values() if not r.is_dead
+    }
+    for id, line in state.lines.items():
+        assert state.refunded_units(id) <= line.quantity
+
+
+def end_disputes(world: World) -> None:
+    for t in world.story.state.tenders.values():
+        if t.dispute is DisputeStatus.OPEN and t.dispute_id is not None:
+            ref = t.authorizations[-1].reference
+            world.story.tell(Dispute(ref, t.dispute_id, "lost", t.disputed_minor, NOON))
+
+
+def settle(world: World, refund_id: str) -> None:
+    """A person decides about what waits for one."""
+    status = world.story.state.refunds[refund_id].status
+    if status is RefundStatus.PENDING_APPROVAL:
+        world.attempt(ApproveRefund(refund_id, "supervisor:ben", NOON))
+        world.attempt(RejectRefund(refund_id, "no_money", "", NOON))
+    elif status is not RefundStatus.SUCCEEDED:
+        world.attempt(RerouteRefund(refund_id, RefundChannel.BANK_TRANSFER, NOON))
+        if world.story.state.refunds[refund_id].status is status:
+            world.attempt(CancelRefund(refund_id, "the customer does not answer", NOON))
 
 
 sources = st.lists(

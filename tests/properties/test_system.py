@@ -307,8 +307,8 @@ def decide_refund(world: World, which: int, how: int) -> None:
             (
                 ApproveRefund(about, "supervisor:sam", world.now),
                 RerouteRefund(about, RefundChannel.STORE_CREDIT, world.now),
-                CancelRefund(about, "not needed"),
-                RejectRefund(about, "no", "no"),
+                CancelRefund(about, "not needed", world.now),
+                RejectRefund(about, "no", "no", world.now),
             ),
             how,
         )

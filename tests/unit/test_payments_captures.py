@@ -260,7 +260,7 @@ def test_what_a_person_turned_down_is_not_asked_for_again_by_itself() -> None:
     policies = Policies(routing=(routing(),), approval=(approval(threshold=100),))
     story = paid(tender("t1", GIFT, 4_000), lines=[line("a", 2, 4_000)], policies=policies)
     story.cancelled("C1", a=1)
-    story.tell(RejectRefund("o1-R1", "mistake", "ordered again"))
+    story.tell(RejectRefund("o1-R1", "mistake", "ordered again", NOON))
     assert len(story.state.refunds) == 1
     story.cancelled("C2", a=1)
     assert [(r.cause_id, r.amount_minor) for r in story.state.refunds.values()] == [("C1", 2_000), ("C2", 2_000)]

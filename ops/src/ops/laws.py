@@ -163,18 +163,21 @@ def _captured_for(account: Account, shipped: OrderFulfillment, *, at_rest: bool)
 
 
 def _refunds_of_returns(account: Account, returned: OrderReturns, *, at_rest: bool) -> Iterator[str]:
-    """What returns states is refunded once: the same cause, the same amount."""
+    """What returns states is refunded once: the same cause, the same amount, less what was given back before."""
     dues = _dues(returned)
     kinds = (RefundKind.RETURN, RefundKind.LOST)
     stated = {r.cause_id: r for r in account.refunds.values() if r.kind in kinds and not r.is_dead}
     for cause, refund in stated.items():
         if cause not in dues:
             yield f"I8: refund {refund.id} is for {cause}, which returns never stated"
-        elif dues[cause].amount_minor != refund.amount_minor:
+        elif dues[cause].amount_minor != (refund.amount_minor if refund.stated_minor is None else refund.stated_minor):
             yield f"I10: {cause} states {dues[cause].amount_minor}, refund {refund.id} is of {refund.amount_minor}"
+        elif refund.amount_minor > dues[cause].amount_minor:
+            yield f"I7: refund {refund.id} is of {refund.amount_minor}, {dues[cause].amount_minor} is due for {cause}"
     for cause, due in dues.items():
         of_it = [r for r in account.refunds.values() if r.cause_id == cause]
-        if due.is_settled and not any(account.paid_out_minor(r) or r.legs or not r.amount_minor for r in of_it):
+        is_answered = any(account.paid_out_minor(r) or r.legs or r.is_dead or not r.amount_minor for r in of_it)
+        if due.is_settled and not is_answered:
             yield f"I8: returns takes {cause} for refunded, and nothing was paid for it"
         if at_rest and len(of_it) < 1:
             yield f"I8: {cause} is due, and no refund was asked for"

@@ -432,15 +432,15 @@ async def approve_refund(order_id: KnownOrder, refund_id: KnownRefund, body: Rea
 @router.post("/orders/{order_id}/refunds/{refund_id}/reject", response_model=RefundOut)
 async def reject_refund(order_id: KnownOrder, refund_id: KnownRefund, body: RejectIn, by: Approver) -> Response:
     at = business_time(body.occurred_at)
-    command = RejectRefund(refund_id, body.reason_code, body.reason)
+    command = RejectRefund(refund_id, body.reason_code, body.reason, at)
     return await _told(by, order_id, refund_id, command, body.reason, at)
 
 
 @router.post("/orders/{order_id}/refunds/{refund_id}/cancel", response_model=RefundOut)
 async def cancel_refund(order_id: KnownOrder, refund_id: KnownRefund, body: ReasonIn, by: Asker) -> Response:
-    """Withdraw a refund; only before its first leg is submitted."""
+    """Withdraw a refund, or give up what could not be paid of it; only while no leg of it may be on its way."""
     at = business_time(body.occurred_at)
-    command = CancelRefund(refund_id, body.reason)
+    command = CancelRefund(refund_id, body.reason, at)
     return await _told(by, order_id, refund_id, command, body.reason, at)
 
 

@@ -64,7 +64,7 @@ INSERT INTO refunds (refund_id, order_id, kind, status, cause_id, amount_minor, 
     approver)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::bigint[], $8::bigint[],
     $9::text[], $10::text[], $11::text[])
-ON CONFLICT (refund_id) DO UPDATE SET status = excluded.status, paid_minor = excluded.paid_minor,
+ON CONFLICT (refund_id) DO UPDATE SET status = excluded.status, amount_minor = excluded.amount_minor, paid_minor = excluded.paid_minor,
     paying_minor = excluded.paying_minor, approver = excluded.approver"""
 
 POLICIES = "SELECT policy_id, policy::text FROM policies ORDER BY policy_id, version"

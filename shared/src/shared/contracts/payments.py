@@ -251,6 +251,9 @@ class RefundLine(Model):
     line_id: Id
     quantity: int = Field(ge=0)
     amount_minor: Minor
+    already_minor: Minor = Field(
+        default=0, description="of what these units are worth, given back for them before: not in the amount"
+    )
 
 
 class RefundFact(PaymentsFact):
@@ -263,6 +266,9 @@ class RefundRequested(RefundFact, type="refund.requested"):
     return_id: Id | None = None
     lines: tuple[RefundLine, ...]
     amount_minor: Minor
+    stated_minor: Minor | None = Field(
+        default=None, description="what its cause states; the amount is what of it is still owed"
+    )
     currency: Currency
     trigger_at: datetime = Field(description="when the refund clock started, by policy")
     channel: RefundChannel = RefundChannel.ORIGINAL
@@ -283,13 +289,28 @@ class RefundApproved(RefundFact, type="refund.approved"):
     approver: str | None
 
 
+class RefundReduced(RefundFact, type="refund.reduced"):
+    """No more than `amount_minor` of it is left to give back, or a person gave up the rest: the rest is not owed any more."""
+
+    amount_minor: Minor
+    before_minor: Minor
+    currency: Currency
+    reason_code: Id
+
+
 class RefundRejected(RefundFact, type="refund.rejected"):
+    """A person turned it down, or nothing is due for it: reason `not_due` where everything was given back before."""
+
     reason_code: Id
     detail: Text
+    cause_id: Id | None = None
+    return_id: Id | None = None
 
 
 class RefundCancelled(RefundFact, type="refund.cancelled"):
     detail: Text
+    cause_id: Id | None = None
+    return_id: Id | None = None
 
 
 class RefundLeg(Model):
@@ -362,6 +383,8 @@ class RefundAttentionNeeded(RefundFact, type="refund.attention_needed"):
     reason_code: Id
     outstanding_minor: Minor
     currency: Currency
+    cause_id: Id | None = None
+    return_id: Id | None = None
 
 
 class StoreCreditFact(PaymentsFact):

@@ -37,6 +37,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     payments.PaymentVoided,
     payments.RefundRequested,
     payments.RefundRouted,
+    payments.RefundReduced,
     payments.RefundRejected,
     payments.RefundCancelled,
     payments.RefundLegSucceeded,
@@ -284,6 +285,8 @@ def _refund(order: Order, fact: payments.RefundFact) -> RefundStep:
     match fact:
         case payments.RefundRouted():
             return refund.model_copy(update={"stage": RefundStage.OPEN})
+        case payments.RefundReduced(amount_minor=amount):
+            return refund.model_copy(update={"amount_minor": amount})
         case payments.RefundRejected() | payments.RefundCancelled():
             return refund.model_copy(update={"stage": RefundStage.DROPPED})
         case payments.RefundLegSucceeded(amount_minor=amount):

@@ -8,9 +8,9 @@ from typing import Final
 from payments.domain import tender as tenders
 from payments.domain.charge import CHARGE, Charge
 from payments.domain.operation import IN_FLIGHT, OPERATION, Operation, OperationStatus
-from payments.domain.refund import PAYOUT_FAILED, REFUND, REPAYS_EXCESS, Refund, RefundStatus
+from payments.domain.refund import PAYOUT_FAILED, REDUCES_PRICE, REFUND, REPAYS_EXCESS, Refund, RefundStatus
 from payments.domain.routing import Source
-from payments.domain.tender import DISPUTE, TENDER, Tender, TenderStatus
+from payments.domain.tender import DISPUTE, TENDER, DisputeStatus, Tender, TenderStatus
 from shared.contracts.base import Fact
 from shared.contracts.payments import (
     ChargeFact,
@@ -49,7 +49,9 @@ from shared.contracts.payments import (
     RefundLegReversed,
     RefundLegSubmitted,
     RefundLegSucceeded,
+    RefundLine,
     RefundPartiallyCompleted,
+    RefundReduced,
     RefundRejected,
     RefundRequested,
     RefundRouted,
@@ -225,6 +227,11 @@ class Account:
         return sum(self.left_minor(t) for t in self.tenders.values() if not t.is_disputed)
 
     @property
+    def is_held_open(self) -> bool:
+        """An open dispute holds money that comes free when it is won."""
+        return any(t.dispute is DisputeStatus.OPEN and self.held_minor(t) for t in self.tenders.values())
+
+    @property
     def disputed_tenders(self) -> tuple[str, ...]:
         return tuple(t.id for t in self.tenders.values() if t.is_disputed)
 
@@ -242,27 +249,68 @@ class Account:
         return found
 
     def excess_minor(self, *, with_dead: bool) -> int:
-        """Captured above what the order is still worth, and not asked back yet.
+        """Captured above what the order is still worth, and neither given back nor asked back yet, by whatever kind.
 
         `with_dead`: refunds that a person turned down count as answered, so that nothing asks for them again by itself.
         """
         asked = sum(
             r.amount_minor for r in self.refunds.values() if r.kind in REPAYS_EXCESS and (with_dead or not r.is_dead)
         )
-        return max(0, self.order_captured_minor - asked - self.worth_minor)
+        cheaper = sum(
+            cumulative(self.price_reduced_minor(id), min(self.of_line(id).cancelled, line.quantity), line.quantity)
+            for id, line in self.lines.items()
+        )
+        return max(0, min(self.order_captured_minor - asked - self.worth_minor - cheaper, self.unclaimed_minor))
+
+    @property
+    def unclaimed_minor(self) -> int:
+        """Captured, and neither lost to a dispute nor spoken for by any refund, those that wait included."""
+        waiting = sum(
+            r.amount_minor - self.paid_out_minor(r) - self.paying_out_minor(r)
+            for r in self.refunds.values()
+            if not r.is_dead
+        )
+        return sum(self.left_minor(t) for t in self.tenders.values()) - waiting
+
+    def price_reduced_minor(self, line_id: str) -> int:
+        """What live refunds took off the price of the line's units."""
+        return sum(
+            line.amount_minor
+            for r in self.refunds.values()
+            if not r.is_dead and r.kind in REDUCES_PRICE
+            for line in r.lines_of(line_id)
+        )
+
+    def still_due(self, asked: tuple[RefundLine, ...]) -> tuple[RefundLine, ...]:
+        """What of the lines was not given back yet: no unit a second time, and no part of a price that was reduced."""
+        return tuple(self._still_due(line) for line in asked)
+
+    def _still_due(self, asked: RefundLine) -> RefundLine:
+        placed = self.lines.get(asked.line_id)
+        if placed is None or not asked.quantity:
+            return asked
+        cancelled = min(self.of_line(asked.line_id).cancelled, placed.quantity)
+        left = max(0, placed.quantity - cancelled - self.refunded_units(asked.line_id))
+        units = min(asked.quantity, left)
+        worth = cumulative(asked.amount_minor, units, asked.quantity)
+        reduced = self.price_reduced_minor(asked.line_id)
+        if not reduced or not units:
+            return _line_of(asked, units, worth, 0)
+        counted = cumulative(reduced, cancelled, placed.quantity) + sum(
+            line.already_minor for r in self.refunds.values() if not r.is_dead for line in r.lines_of(asked.line_id)
+        )
+        already = min(worth, cumulative(max(0, reduced - counted), units, left))
+        price = placed.goods_minor + placed.shipping_minor - cumulative(placed.goods_minor, cancelled, placed.quantity)
+        most = max(0, price - self.refunded_value(asked.line_id))
+        already = max(already, worth - most)
+        return _line_of(asked, units, worth - already, already)
 
     def refunded_units(self, line_id: str, kinds: frozenset[RefundKind] = frozenset(RefundKind)) -> int:
         return sum(r.units_of(line_id) for r in self.refunds.values() if not r.is_dead and r.kind in kinds)
 
     def refunded_value(self, line_id: str) -> int:
         """Money of a line that live refunds were asked for."""
-        return sum(
-            line.amount_minor
-            for r in self.refunds.values()
-            if not r.is_dead
-            for line in r.lines
-            if line.line_id == line_id
-        )
+        return sum(line.amount_minor for r in self.refunds.values() if not r.is_dead for line in r.lines_of(line_id))
 
     def paid_out_minor(self, refund: Refund) -> int:
         legs = (self.operations[id] for id in refund.legs)
@@ -278,6 +326,10 @@ class Account:
 
     def refund_id(self) -> str:
         return f"{self.order_id}-R{len(self.refunds) + 1}"
+
+
+def _line_of(line: RefundLine, quantity: int, amount_minor: int, already_minor: int) -> RefundLine:
+    return RefundLine(line_id=line.line_id, quantity=quantity, amount_minor=amount_minor, already_minor=already_minor)
 
 
 def laws(state: Account) -> list[str]:
@@ -508,6 +560,7 @@ def _refund(state: Account, fact: RefundFact) -> Account:
                 lines=fact.lines,
                 channel=fact.channel,
                 consents=fact.consents,
+                stated_minor=fact.stated_minor,
             ),
         )
     refund = state.refunds[fact.refund_id]
@@ -522,13 +575,11 @@ def _refund(state: Account, fact: RefundFact) -> Account:
             return _with_legs(state, refund, fact)
         case RefundCancelled():
             state = _without_legs(state, refund, fact)
-        case (
-            RefundApprovalRequired()
-            | RefundRejected()
-            | RefundCompleted()
-            | RefundPartiallyCompleted()
-            | RefundAttentionNeeded()
-        ):
+        case RefundReduced():
+            refund = replace(refund, amount_minor=fact.amount_minor)
+        case RefundAttentionNeeded():
+            refund = replace(refund, attention=fact.reason_code)
+        case RefundApprovalRequired() | RefundRejected() | RefundCompleted() | RefundPartiallyCompleted():
             pass
         case _:
             raise TypeError(f"{fact.type} is no fact of a refund")

@@ -223,19 +223,19 @@ def decide(state: Account, command: Command, policies: Policies) -> Sequence[Fac
         case Dispute():
             return _dispute(state, command, policies)
         case RequestRefund() if state.is_open:
-            return payout.request(state, command, policies)
+            return _and_then(state, payout.request(state, command, policies), policies, command.at)
         case RequestRefund():
             raise NotAllowed("not opened", "refund")
         case OweRefund():
-            return payout.owe(state, command, policies)
+            return _and_then(state, payout.owe(state, command, policies), policies, command.at)
         case ApproveRefund():
-            return payout.approve(state, command, policies)
+            return _and_then(state, payout.approve(state, command, policies), policies, command.at)
         case RejectRefund():
-            return payout.reject(state, command)
+            return _and_then(state, payout.reject(state, command), policies, command.at)
         case CancelRefund():
-            return payout.cancel(state, command)
+            return _and_then(state, payout.cancel(state, command), policies, command.at)
         case RerouteRefund():
-            return payout.reroute(state, command, policies)
+            return _and_then(state, payout.reroute(state, command, policies), policies, command.at)
 
 
 Rule: TypeAlias = Callable[[Account, datetime], Sequence[Fact]]

@@ -38,6 +38,7 @@ from shared.contracts.payments import (
     RefundLegSucceeded,
     RefundLine,
     RefundPartiallyCompleted,
+    RefundReduced,
     RefundRejected,
     RefundRequested,
     RefundRouted,
@@ -47,6 +48,11 @@ from shared.contracts.payments import (
 )
 from shared.machine import Invalid, NotAllowed
 from shared.money import format_minor
+
+DISPUTED: Final = "disputed"
+"""Reason of attention: an open dispute holds the money; it is looked at again when the dispute ends."""
+NOT_DUE: Final = "not_due"
+"""Reason of a rejection: what it is for was given back before, or nothing of it is left."""
 
 NOT_PAID_ELSEWHERE: Final = frozenset({"disputed", "exceeds_captured"})
 """Failures that mean the money is not ours to pay, by whatever channel."""
@@ -118,12 +124,16 @@ class RejectRefund:
     refund_id: str
     reason_code: str
     detail: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class CancelRefund:
+    """What was not paid of it is given up."""
+
     refund_id: str
     detail: str
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +195,8 @@ def preview(state: Account, command: RequestRefund, policies: Policies) -> list[
 
 
 def owe(state: Account, command: OweRefund, policies: Policies) -> list[Fact]:
-    """A cause told again is no second refund; what a claim of units that never arrived states is of kind lost.
+    """What is still owed of what the cause states. A cause told again is no second refund; what a claim of units that never
+    arrived states is of kind lost.
 
     Raises Invalid for another currency.
     """
@@ -195,14 +206,17 @@ def owe(state: Account, command: OweRefund, policies: Policies) -> list[Fact]:
         raise Invalid("currency", f"must be {state.currency}, as the order")
     id = state.refund_id()
     is_lost = command.kind is RefundKind.RETURN and command.return_id in state.claims
+    lines = state.still_due(command.lines)
+    paid_before = sum(n.amount_minor for n in command.lines) - sum(n.amount_minor for n in lines)
     requested = RefundRequested(
         order_id=state.order_id,
         refund_id=id,
         kind=RefundKind.LOST if is_lost else command.kind,
         cause_id=command.cause_id,
         return_id=command.return_id,
-        lines=command.lines,
-        amount_minor=command.amount_minor,
+        lines=lines,
+        amount_minor=max(0, command.amount_minor - paid_before),
+        stated_minor=command.amount_minor,
         currency=command.currency,
         trigger_at=command.trigger_at,
         channel=command.channel,
@@ -245,26 +259,104 @@ def excess(state: Account, policies: Policies, at: datetime) -> list[Fact]:
 
 
 def waiting(state: Account, policies: Policies, at: datetime) -> list[Fact]:
-    """Look again at refunds that wait for money under way."""
+    """Look again at refunds that wait: for money under way, for an approval, for the end of a dispute, or for a person."""
     facts: list[Fact] = []
-    for refund in state.refunds.values():
-        if refund.status is RefundStatus.REQUESTED:
-            more = consider(state, refund.id, policies, at)
-            for fact in more:
-                state = evolve(state, fact)
-            facts += more
+    for id in state.refunds:
+        more = _look_again(state, state.refunds[id], policies, at)
+        for fact in more:
+            state = evolve(state, fact)
+        facts += more
     return facts
 
 
+def _look_again(state: Account, refund: Refund, policies: Policies, at: datetime) -> list[Fact]:
+    match refund.status:
+        case RefundStatus.REQUESTED:
+            return consider(state, refund.id, policies, at)
+        case RefundStatus.PENDING_APPROVAL:
+            return _cut(state, refund)
+        case RefundStatus.ATTENTION if not refund.is_approved:
+            again = consider(state, refund.id, policies, at)
+            return [] if again and isinstance(again[-1], RefundAttentionNeeded) else again
+        case RefundStatus.ATTENTION | RefundStatus.FAILED | RefundStatus.PARTIALLY_SUCCEEDED:
+            return _cut(state, refund) or _undisputed(state, refund, policies, at)
+        case _:
+            return []
+
+
+def _undisputed(state: Account, refund: Refund, policies: Policies, at: datetime) -> list[Fact]:
+    """A dispute that stood in the way of an approved refund is over."""
+    if refund.attention != DISPUTED or refund.status is not RefundStatus.ATTENTION:
+        return []
+    routed = _routed(state, refund, _outstanding(state, refund), refund.channel, policies, at)
+    return [] if isinstance(routed, Unroutable) else [routed]
+
+
+def _cut(state: Account, refund: Refund) -> list[Fact]:
+    """A refund is never above what is left: less is due then, or nothing.
+
+    What a person asked for is granted or refused as it was asked for. While money is under way, or an open dispute holds
+    some, what is left is not known yet.
+    """
+    outstanding = _outstanding(state, refund)
+    left = state.refundable_minor
+    if outstanding <= left or state.is_more_coming or state.is_held_open or _is_missing(state, refund):
+        return []
+    if not refund.is_stated and not refund.is_approved:
+        detail = f"only {_text(state, left)} is left to refund"
+        return [_rejected(state, refund, "exceeds_left", detail)]
+    paid = refund.amount_minor - outstanding
+    if not paid and not left:
+        return [_rejected(state, refund, NOT_DUE, "what it is for was given back before, or nothing of it is left")]
+    reduced = _reduced(state, refund, paid + left, NOT_DUE)
+    return [reduced, *([] if left else finished(evolve(state, reduced), refund.id))]
+
+
+def _is_missing(state: Account, refund: Refund) -> bool:
+    """Units it is for were handed over and could not be charged: whether anything is due for them is for a person to say."""
+    return not refund.is_approved and refund.is_stated and state.handed_over_minor > state.order_captured_minor
+
+
+def _outstanding(state: Account, refund: Refund) -> int:
+    return refund.amount_minor - state.paid_out_minor(refund) - state.paying_out_minor(refund)
+
+
+def _reduced(state: Account, refund: Refund, amount: int, reason: str) -> RefundReduced:
+    return RefundReduced(
+        order_id=state.order_id,
+        refund_id=refund.id,
+        amount_minor=amount,
+        before_minor=refund.amount_minor,
+        currency=refund.currency,
+        reason_code=reason,
+    )
+
+
+def _rejected(state: Account, refund: Refund, reason: str, detail: str) -> RefundRejected:
+    return RefundRejected(
+        order_id=state.order_id,
+        refund_id=refund.id,
+        reason_code=reason,
+        detail=detail,
+        cause_id=refund.cause_id,
+        return_id=refund.return_id,
+    )
+
+
 def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -> list[Fact]:
-    """Send a refund to approval, approve it by policy, or let it wait; what can never be is for a person to see."""
+    """Send a refund to approval, approve it by policy, let it wait, or end it where nothing is due; what can never be is for
+    a person to see."""
     refund = state.refunds[refund_id]
     if not state.is_open:
         return []
     if refund.currency != state.currency:
         return [_attention(state, refund, "other_currency")]
-    if _is_twice(state, refund):
-        return [_attention(state, refund, "units_refunded_already")]
+    if not refund.amount_minor:
+        return [_rejected(state, refund, NOT_DUE, "what it is for was given back before")]
+    if cut := _cut(state, refund):
+        state = evolve(state, cut[0])
+        refund = state.refunds[refund_id]
+        return cut if refund.is_dead else [*cut, *consider(state, refund_id, policies, at)]
     policy = policies.approval_at(at)
     is_exception = refund.return_id in state.exceptions
     reasons = policy.reasons(refund.kind, refund.amount_minor, refund.currency, is_exception)
@@ -275,7 +367,7 @@ def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -
     if refund.amount_minor > state.refundable_minor:
         if state.is_more_coming:
             return []
-        return [_attention(state, refund, "disputed" if state.disputed_tenders else "not_captured")]
+        return [_attention(state, refund, DISPUTED if state.is_held_open else "not_captured")]
     return _approved(state, refund, None, policies, at)
 
 
@@ -299,35 +391,43 @@ def reject(state: Account, command: RejectRefund) -> list[Fact]:
         return []
     if not REFUND.admits(refund.status, RefundRejected) or refund.is_approved:
         raise _not_allowed(refund, "reject")
+    return [_rejected(state, refund, command.reason_code, command.detail)]
+
+
+def cancel(state: Account, command: CancelRefund) -> list[Fact]:
+    """Only while no leg of it may be on its way. What was paid of it stays paid, and the rest is given up."""
+    refund = _refund(state, command.refund_id)
+    if refund.status is RefundStatus.CANCELLED:
+        return []
+    legs = [state.operations[id] for id in refund.legs]
+    paid = state.paid_out_minor(refund)
+    if any(leg.is_in_flight and leg.submissions for leg in legs) or (paid and state.paying_out_minor(refund)):
+        raise _not_allowed(refund, "cancel", "its money may be on its way already")
+    if paid and REFUND.admits(refund.status, RefundReduced):
+        reduced = _reduced(state, refund, paid, "given_up")
+        return [reduced, *finished(evolve(state, reduced), refund.id)]
+    if paid or not REFUND.admits(refund.status, RefundCancelled):
+        raise _not_allowed(refund, "cancel", "its money is paid" if paid else "")
     return [
-        RefundRejected(
+        RefundCancelled(
             order_id=state.order_id,
             refund_id=refund.id,
-            reason_code=command.reason_code,
             detail=command.detail,
+            cause_id=refund.cause_id,
+            return_id=refund.return_id,
         )
     ]
 
 
-def cancel(state: Account, command: CancelRefund) -> list[Fact]:
-    """Only before the first leg is submitted."""
-    refund = _refund(state, command.refund_id)
-    if refund.status is RefundStatus.CANCELLED:
-        return []
-    if not REFUND.admits(refund.status, RefundCancelled) or any(state.operations[id].submissions for id in refund.legs):
-        raise _not_allowed(refund, "cancel", "its money may be on its way already" if refund.legs else "")
-    return [RefundCancelled(order_id=state.order_id, refund_id=refund.id, detail=command.detail)]
-
-
 def reroute(state: Account, command: RerouteRefund, policies: Policies) -> list[Fact]:
     refund = _refund(state, command.refund_id)
-    outstanding = refund.amount_minor - state.paid_out_minor(refund) - state.paying_out_minor(refund)
+    outstanding = _outstanding(state, refund)
     is_stuck = refund.status in (RefundStatus.ATTENTION, RefundStatus.FAILED, RefundStatus.PARTIALLY_SUCCEEDED)
     if not is_stuck or not outstanding:
         raise _not_allowed(refund, "reroute")
     if not refund.is_approved:
         again = consider(state, refund.id, policies, command.at)
-        if not again or isinstance(again[0], RefundAttentionNeeded):
+        if not again or isinstance(again[-1], RefundAttentionNeeded):
             raise _not_allowed(refund, "reroute", f"only {_text(state, state.refundable_minor)} is left to refund")
         return again
     routed = _routed(state, refund, outstanding, command.channel, policies, command.at)
@@ -361,7 +461,7 @@ def leg_blocked(state: Account, leg: Operation, policies: Policies, at: datetime
     refund = after.refunds[leg.refund_id or ""]
     routed = _routed(after, refund, leg.amount_minor, refund.channel, policies, at)
     if isinstance(routed, Unroutable):
-        return [failed, *finished(after, refund.id)]
+        return [failed, *finished(after, refund.id, DISPUTED)]
     return [failed, routed]
 
 
@@ -380,7 +480,7 @@ def leg_reversed(state: Account, leg: Operation, code: str, policies: Policies, 
     return facts + finished(after, refund.id)
 
 
-def finished(state: Account, refund_id: str) -> list[Fact]:
+def finished(state: Account, refund_id: str, why_unpaid: str = PAYOUT_FAILED) -> list[Fact]:
     """What the refund comes to once no leg is under way; nothing while one is."""
     refund = state.refunds[refund_id]
     if state.paying_out_minor(refund):
@@ -400,7 +500,7 @@ def finished(state: Account, refund_id: str) -> list[Fact]:
             )
         ]
     if not paid:
-        return [_attention(state, refund, PAYOUT_FAILED)]
+        return [_attention(state, refund, why_unpaid)]
     return [
         RefundPartiallyCompleted(
             order_id=state.order_id,
@@ -515,20 +615,15 @@ def _valued(state: Account, index: int, asked: Asked) -> RefundLine:
     return RefundLine(line_id=asked.line_id, quantity=0, amount_minor=asked.amount_minor)
 
 
-def _is_twice(state: Account, refund: Refund) -> bool:
-    """Of a line of it, more units would be refunded than were bought."""
-    for line in refund.lines:
-        placed = state.lines.get(line.line_id)
-        if placed is None or not line.quantity:
-            continue
-        if state.refunded_units(line.line_id) > placed.quantity - state.of_line(line.line_id).cancelled:
-            return True
-    return False
-
-
 def _check_left(state: Account, amount: int) -> None:
-    if amount <= state.refundable_minor:
+    """What waits for an approval was promised first: refused at once is better than at its approval."""
+    left = state.refundable_minor
+    waiting = sum(r.amount_minor for r in state.refunds.values() if r.status is RefundStatus.PENDING_APPROVAL)
+    if amount <= left - waiting:
         return
+    if amount <= left:
+        rule = f"only {_text(state, max(0, left - waiting))} is left: {_text(state, waiting)} waits for an approval"
+        raise Invalid("amount_minor", rule)
     if amount <= sum(state.left_minor(t) + state.held_minor(t) for t in state.tenders.values()):
         raise NotAllowed("disputed", "refund", (), "an open dispute holds the money this refund would need")
     raise Invalid("amount_minor", f"only {_text(state, state.refundable_minor)} is left to refund")
@@ -557,6 +652,8 @@ def _attention(state: Account, refund: Refund, reason: str) -> RefundAttentionNe
         reason_code=reason,
         outstanding_minor=refund.amount_minor - state.paid_out_minor(refund),
         currency=refund.currency,
+        cause_id=refund.cause_id,
+        return_id=refund.return_id,
     )
 
 

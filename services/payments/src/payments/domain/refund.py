@@ -1,5 +1,6 @@
 """One refund: asked for once per cause, approved by policy or by another person, paid out in legs until nothing is owed."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -22,6 +23,7 @@ from shared.contracts.payments import (
     RefundLegSucceeded,
     RefundLine,
     RefundPartiallyCompleted,
+    RefundReduced,
     RefundRejected,
     RefundRouted,
 )
@@ -52,7 +54,9 @@ REFUND: Final = Machine(
     "refund",
     RefundStatus.REQUESTED,
     {
+        # What is left to give back may become less for as long as it is not paid.
         RefundStatus.REQUESTED: {
+            RefundReduced: RefundStatus.REQUESTED,
             RefundApprovalRequired: RefundStatus.PENDING_APPROVAL,
             RefundApproved: RefundStatus.APPROVED,
             RefundRejected: RefundStatus.REJECTED,
@@ -60,6 +64,7 @@ REFUND: Final = Machine(
             RefundAttentionNeeded: RefundStatus.ATTENTION,
         },
         RefundStatus.PENDING_APPROVAL: {
+            RefundReduced: RefundStatus.PENDING_APPROVAL,
             RefundApproved: RefundStatus.APPROVED,
             RefundRejected: RefundStatus.REJECTED,
             RefundCancelled: RefundStatus.CANCELLED,
@@ -81,14 +86,24 @@ REFUND: Final = Machine(
             RefundCancelled: RefundStatus.CANCELLED,
         },
         RefundStatus.SUCCEEDED: {RefundLegReversed: RefundStatus.REVERSED},
-        # Routed again by a person, or put right by a leg that succeeded after all.
+        # Routed again by a person, put right by a leg that succeeded after all, or the rest is not owed any more.
         RefundStatus.PARTIALLY_SUCCEEDED: {
+            RefundReduced: RefundStatus.PARTIALLY_SUCCEEDED,
+            RefundCompleted: RefundStatus.SUCCEEDED,
             RefundRouted: RefundStatus.PROCESSING,
             RefundLegSucceeded: RefundStatus.PROCESSING,
             RefundLegReversed: RefundStatus.REVERSED,
         },
-        RefundStatus.FAILED: {RefundRouted: RefundStatus.PROCESSING, RefundLegSucceeded: RefundStatus.PROCESSING},
+        RefundStatus.FAILED: {
+            RefundReduced: RefundStatus.FAILED,
+            RefundRouted: RefundStatus.PROCESSING,
+            RefundLegSucceeded: RefundStatus.PROCESSING,
+            RefundRejected: RefundStatus.REJECTED,
+            RefundCancelled: RefundStatus.CANCELLED,
+        },
         RefundStatus.ATTENTION: {
+            RefundReduced: RefundStatus.ATTENTION,
+            RefundCompleted: RefundStatus.SUCCEEDED,
             RefundApprovalRequired: RefundStatus.PENDING_APPROVAL,
             RefundApproved: RefundStatus.APPROVED,
             RefundRouted: RefundStatus.PROCESSING,
@@ -112,6 +127,9 @@ DEAD: Final = frozenset({RefundStatus.REJECTED, RefundStatus.CANCELLED})
 REPAYS_EXCESS: Final = frozenset({RefundKind.CANCELLATION, RefundKind.SHORT_SHIP, RefundKind.OVERPAID})
 """Kinds that give back what was captured above what the order is worth; the others are about what was handed over."""
 
+REDUCES_PRICE: Final = frozenset({RefundKind.GOODWILL, RefundKind.PRICE_ADJUSTMENT})
+"""Kinds that give back a part of what units cost, so that less is due for the units when they are cancelled or come back."""
+
 
 @dataclass(frozen=True, slots=True)
 class Refund:
@@ -133,18 +151,30 @@ class Refund:
     approver: str | None = None
     legs: tuple[str, ...] = ()
     promised_at: datetime | None = None
+    stated_minor: int | None = None
+    """What its cause states, where a fact states it."""
+    attention: str = ""
+    """Why a person was last asked to look at it, as a code."""
 
     @property
     def is_dead(self) -> bool:
         return self.status in DEAD
 
     @property
+    def is_stated(self) -> bool:
+        """By a return, a claim or the account itself; the others were asked for by a person."""
+        return self.kind in (RefundKind.RETURN, RefundKind.LOST) or self.requester.startswith("service:")
+
+    @property
     def all_consents(self) -> frozenset[RefundChannel]:
         """Who wants a channel agrees to it."""
         return frozenset({*self.consents, self.channel})
 
+    def lines_of(self, line_id: str) -> Iterator[RefundLine]:
+        return (line for line in self.lines if line.line_id == line_id)
+
     def units_of(self, line_id: str) -> int:
-        return sum(line.quantity for line in self.lines if line.line_id == line_id)
+        return sum(line.quantity for line in self.lines_of(line_id))
 
 
 class ApprovalPolicy(Policy):

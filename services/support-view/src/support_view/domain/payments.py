@@ -46,6 +46,7 @@ from shared.contracts.payments import (
     RefundLegSubmitted,
     RefundLegSucceeded,
     RefundPartiallyCompleted,
+    RefundReduced,
     RefundRejected,
     RefundRequested,
     RefundRouted,
@@ -285,6 +286,7 @@ def fold(payments: Payments, entry: Entry) -> Payments:
             RefundRequested()
             | RefundApprovalRequired()
             | RefundApproved()
+            | RefundReduced()
             | RefundRejected()
             | RefundCancelled()
             | RefundRouted()
@@ -461,6 +463,9 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
             )
         case RefundApproved() as fact:
             return replace(refund, status=RefundStatus.APPROVED, amount_minor=fact.amount_minor, approver=fact.approver)
+        case RefundReduced(amount_minor=amount):
+            gone = max(0, refund.amount_minor - amount)
+            return replace(refund, amount_minor=amount, outstanding_minor=max(0, refund.outstanding_minor - gone))
         case RefundRejected(reason_code=code, detail=detail):
             return replace(refund, status=RefundStatus.REJECTED, reasons=(detail or plain(code),), ended_at=at)
         case RefundCancelled(detail=detail):
@@ -657,7 +662,15 @@ SENTENCES: Final[Sentences] = {
         f"Refund of {w.money(f.amount_minor, f.currency)} approved"
         + (f" by {f.approver}" if f.approver else ", as policy allows")
     ),
-    RefundRejected: lambda f, w: f"Refund {f.refund_id} rejected: {plain(f.reason_code)}",
+    RefundReduced: lambda f, w: (
+        f"Refund {f.refund_id} is of {w.money(f.amount_minor, f.currency)} now, not {w.money(f.before_minor, f.currency)}: "
+        + ("the rest was given up" if f.reason_code == "given_up" else "no more is left to give back")
+    ),
+    RefundRejected: lambda f, w: (
+        f"Refund {f.refund_id}: nothing is due any more"
+        if f.reason_code == "not_due"
+        else f"Refund {f.refund_id} rejected: {plain(f.reason_code)}"
+    ),
     RefundCancelled: lambda f, w: f"Refund {f.refund_id} cancelled",
     RefundRouted: lambda f, w: (
         "Refund routed: "
@@ -710,6 +723,11 @@ DETAILS: Final[Details] = {
         *([f"expected {w.money(f.expected_minor)}"] if f.expected_minor is not None else []),
         *([f"observed {w.money(f.observed_minor)}"] if f.observed_minor is not None else []),
     ],
+    RefundRequested: lambda f, w: (
+        [f"{w.money(f.stated_minor, f.currency)} was stated; the rest was given back before"]
+        if f.stated_minor is not None and f.stated_minor > f.amount_minor
+        else []
+    ),
     RefundApprovalRequired: lambda f, w: [approval_reason(code) for code in f.reasons],
     RefundRejected: lambda f, w: [f.detail],
     RefundCancelled: lambda f, w: [f.detail],
