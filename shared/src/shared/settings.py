@@ -1,11 +1,16 @@
 """Settings, from the environment only, prefix `OMS_`; a missing or bad one stops the process with its name."""
 
-from typing import Literal
+from base64 import b64encode
+from typing import Final, Literal
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.auth import Provider
+
+EXAMPLE: Final = "for-this-machine-only"
+"""What every secret of the published demo says, in plain text or in base64: `ops/compose/demo.env`."""
+_EXAMPLES: Final = (EXAMPLE, b64encode(EXAMPLE.encode()).decode())
 
 
 def brokers_in(text: str) -> list[str]:
@@ -33,6 +38,7 @@ class Settings(BaseSettings):
     auth_issuer: str | None = Field(default=None, description="`iss` of the provider's tokens")
     auth_audience: str | None = Field(default=None, description="`aud` of the provider's tokens")
     auth_roles_claim: str = Field(default="roles", description="dotted path of their list of roles")
+    demo: bool = Field(default=False, description="whether the published example secrets are taken")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     traces_url: HttpUrl | None = Field(
         default=None, description="where spans go, by OTLP over HTTP (`…/v1/traces`); without it nothing is traced"
@@ -51,6 +57,17 @@ class Settings(BaseSettings):
     def _provider_is_whole(self) -> "Settings":
         if self.auth_jwks_url is not None and not (self.auth_issuer and self.auth_audience):
             raise ValueError("OMS_AUTH_JWKS_URL needs OMS_AUTH_ISSUER and OMS_AUTH_AUDIENCE beside it")
+        return self
+
+    @model_validator(mode="after")
+    def _secrets_are_ones_own(self) -> "Settings":
+        if not self.demo:
+            for name in type(self).model_fields:
+                secret = getattr(self, name)
+                if isinstance(secret, SecretStr) and any(known in secret.get_secret_value() for known in _EXAMPLES):
+                    raise ValueError(
+                        f"OMS_{name.upper()} is an example that everybody knows: set your own, or OMS_DEMO=true for a demo"
+                    )
         return self
 
     @property
