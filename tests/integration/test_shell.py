@@ -15,7 +15,7 @@ from shared.contracts.base import Fact
 from shared.contracts.orders import OrderHoldPlaced
 from shared.database import Pool
 from shared.envelope import Cause
-from shared.journal import WORTH_COPYING, link
+from shared.journal import LINKED, WORTH_COPYING, link
 from shared.machine import Invalid, NotAllowed
 from shared.operations import Redrive
 from shared.parking import Parked, Record, Waiting, waiting, waiting_keys
@@ -82,23 +82,16 @@ async def test_a_message_delivered_again_has_no_second_effect(pool: Pool) -> Non
 
 @pytest.mark.parametrize("count", [2, WORTH_COPYING])
 async def test_every_fact_of_the_journal_is_chained_to_the_one_before(pool: Pool, count: int) -> None:
+    """With all that its row says but when it was recorded, which the database sets."""
+    columns = await pool.fetch("SELECT column_name FROM information_schema.columns WHERE table_name = 'events'")
+    assert {name for (name,) in columns} == {*LINKED, "recorded_at", "chain"}
     await tell(pool, *(add("a", 1) for _ in range(count)))
     await tell(pool, add("a", 3))
     before = b""
     rows = await pool.fetch("SELECT * FROM events ORDER BY sequence")
     assert len(rows) == count + 1
     for row in rows:
-        before = link(
-            before,
-            row["id"],
-            "a",
-            row["sequence"],
-            row["type"],
-            row["data"],
-            row["occurred_at"],
-            row["actor"],
-            row["reason"],
-        )
+        before = link(before, *(row[name] for name in LINKED))
         assert row["chain"] == before
     assert await pool.fetchval("SELECT chain FROM states WHERE key = 'a'") == before
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
 from asyncpg.pgproto.pgproto import UUID as DriversUUID
@@ -44,9 +44,41 @@ class Entry(NamedTuple):
 
 
 def link(
+    before: bytes,
+    id: UUID,
+    subject: str,
+    sequence: int,
+    type: str,
+    schema_version: int,
+    data: str,
+    occurred_at: datetime,
+    actor: str,
+    reason: str,
+    correlation_id: str,
+    causation_id: str | None,
+    traceparent: str | None,
+    policy_id: str | None,
+    policy_version: int | None,
+) -> bytes:
+    """The next hash of a chain: of the one before and of all that the row says but `recorded_at`, which the database sets.
+    The separator occurs in none of the parts but the last, which is the JSON; no text of PostgreSQL has the sign for NULL."""
+    parts = (
+        *("2", str(id), subject, str(sequence), type, str(schema_version)),
+        *(str(int(occurred_at.timestamp() * 1_000_000)), actor, reason, correlation_id),
+        *("\0" if part is None else str(part) for part in (causation_id, traceparent, policy_id, policy_version)),
+        data,
+    )
+    return sha256(before + "\x1f".join(parts).encode()).digest()
+
+
+LINKED: Final = Entry._fields[:-1]
+"""The columns that `link` takes after the chain before, in its order."""
+
+
+def link_first_form(
     before: bytes, id: UUID, subject: str, sequence: int, type: str, data: str, at: datetime, actor: str, reason: str
 ) -> bytes:
-    """The next hash of a chain. The separator occurs in none of the parts but the last, which is the JSON."""
+    """As rows were chained at first, without correlation, cause, trace, policy and schema version: theirs is never remade."""
     said = "\x1f".join(
         (str(id), subject, str(sequence), type, str(int(at.timestamp() * 1_000_000)), actor, reason, data)
     )
@@ -62,28 +94,15 @@ def entries(facts: Sequence[Fact], subject: str, sequence: int, before: bytes, c
         if len(data) > LARGEST // 4 and len(data.encode()) > LARGEST:
             raise Invalid(fact.type, f"must not be larger than {LARGEST} bytes")
         sequence += 1
-        before = link(before, id, subject, sequence, fact.type, data, cause.at, cause.actor, cause.reason)
         policy = vars(fact).get("policy")
         ref = policy if isinstance(policy, PolicyRef) else None
-        added.append(
-            Entry(
-                id=id,
-                subject=subject,
-                sequence=sequence,
-                type=fact.type,
-                schema_version=fact.schema_version,
-                data=data,
-                occurred_at=cause.at,
-                actor=cause.actor,
-                reason=cause.reason,
-                correlation_id=cause.correlation_id,
-                causation_id=cause.causation_id,
-                traceparent=cause.traceparent,
-                policy_id=ref.policy_id if ref else None,
-                policy_version=ref.version if ref else None,
-                chain=before,
-            )
+        said = (
+            *(id, subject, sequence, fact.type, fact.schema_version, data),
+            *(cause.at, cause.actor, cause.reason, cause.correlation_id, cause.causation_id, cause.traceparent),
+            *(ref.policy_id if ref else None, ref.version if ref else None),
         )
+        before = link(before, *said)
+        added.append(Entry(*said, before))
     return added
 
 
