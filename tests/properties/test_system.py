@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from fulfillment.domain.order import Recall, Track
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Parcel, Shipment
-from orders.domain.decide import GiveConsent, Place, PlaceHold, ReleaseHold, RequestCancellation
+from orders.domain.decide import ChangeAddress, GiveConsent, Place, PlaceHold, ReleaseHold, RequestCancellation
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from payments.domain.charge import ChargeStatus
 from payments.domain.decision import RetryCaptures, RetryCharge
@@ -74,6 +74,18 @@ LINES: Final = (
     (LineRequest("mug", "Mug", 1, 1999), LineRequest("tea", "Tea", 3, 101)),
 )
 """Most amounts do not divide by their quantities."""
+WIDE: Final = (
+    (
+        LineRequest("mug", "Mug", 1, 333, tax_minor=7),
+        LineRequest("tea", "Tea", 2, 0),
+        LineRequest("cup", "Cup", 1, 1),
+        LineRequest("mug", "Mug again", 2, 500, discount_minor=1),
+        LineRequest("tea", "Tea again", 1, 101),
+    ),
+    (LineRequest("tea", "Sample", 1, 0), LineRequest("mug", "Mug", 2, 250)),
+    (LineRequest("cup", "Cup", 1, 999), LineRequest("mug", "Mug", 1, 0), LineRequest("tea", "Tea", 1, 77)),
+)
+"""More lines, an article twice, and lines that cost nothing."""
 TENDERS: Final[tuple[tuple[tuple[TenderKind, str], ...], ...]] = (
     ((TenderKind.CARD, "ok"),),
     ((TenderKind.GIFT_CARD, "ok"), (TenderKind.CARD, "ok")),
@@ -128,7 +140,8 @@ def place(world: World, which: int, how: int) -> None:
     if len(world.orders) == 3:
         return
     id = "ABC"[len(world.orders)]
-    lines, tenders, preference = pick(LINES, which), pick(TENDERS, how), pick(PREFERENCES, which + how)
+    lines = pick(LINES, which) if which < 27 else pick(WIDE, which)
+    tenders, preference = pick(TENDERS, how), pick(PREFERENCES, which + how)
     total = sum(n.quantity * n.unit_price_minor - n.discount_minor + n.tax_minor for n in lines) - 10 + 19 + 401
     first = total // 3 if len(tenders) > 1 else total
     amounts = [first, *[total // 4] * (len(tenders) - 2), total - first - total // 4 * (len(tenders) - 2)]
@@ -165,6 +178,12 @@ def cancel(world: World, which: int, how: int) -> None:
         command = RequestCancellation(at=world.now, lines=lines, detail="changed my mind")
         said = f"Ada cancels {'all' if lines is None else f'1 of line {line_id}'} of {id}"
         world.act(Service.ORDERS, id, command, "customer:ada", said)
+
+
+def move(world: World, which: int, how: int) -> None:
+    if id := pick(world.orders, which):
+        command = ChangeAddress(at=world.now, ship_to=HOME.model_copy(update={"street": f"Elsewhere {how}"}))
+        world.act(Service.ORDERS, id, command, "customer:ada", f"Ada moves to Elsewhere {how}, {id} is to go there")
 
 
 def consent(world: World, which: int, how: int) -> None:
@@ -610,6 +629,7 @@ KINDS: Final[dict[str, tuple[int, Doing]]] = {
     "place": (1, place),
     "cancel": (2, cancel),
     "consent": (1, consent),
+    "move": (1, move),
     "hold": (1, hold),
     "pack": (3, pack),
     "short pick": (1, short_pick),
@@ -670,7 +690,7 @@ def told(which: int, how: int, steps: list[Step]) -> World:
 
 
 @settings(max_examples=2 * settings().max_examples)
-@given(st.integers(0, 26), st.integers(0, 7), st.lists(step, max_size=60))
+@given(st.integers(0, 53), st.integers(0, 7), st.lists(step, max_size=60))
 def test_whatever_happens_when_units_and_money_stay_in_their_places(which: int, how: int, steps: list[Step]) -> None:
     told(which, how, steps)
 
