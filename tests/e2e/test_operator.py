@@ -25,7 +25,7 @@ from ops.keys import kept_keys
 from ops.people import People
 from ops.stories import _line, _tender, place
 from shared.auth import Role, issue
-from shared.journal import link
+from shared.journal import LINKED, link, link_first_form
 from shared.parking import Record
 from support_view.rebuild import HORIZON
 from tests.e2e.conftest import Oms
@@ -306,8 +306,7 @@ class Shelf:
         async with self.db.transaction():
             await self.db.execute("ALTER TABLE events DISABLE TRIGGER append_only")
             for e in await self.db.fetch("SELECT * FROM events WHERE subject = $1 ORDER BY sequence", self.key):
-                said = (e["sequence"], e["type"], e["data"], e["occurred_at"], e["actor"], e["reason"])
-                chain = link(chain, e["id"], self.key, *said)
+                chain = link(chain, *(e[name] for name in LINKED))
                 await self.db.execute("UPDATE events SET chain = $2 WHERE id = $1", e["id"], chain)
             await self.db.execute("UPDATE states SET chain = $2 WHERE key = $1", self.key, chain)
             await self.db.execute("ALTER TABLE events ENABLE TRIGGER append_only")
@@ -372,6 +371,146 @@ async def test_verify_sees_a_chain_that_breaks_between_old_and_new_facts(oms: Om
     assert await verified(oms) == broken
     await shelf.relinks()
     assert await verified(oms) == []
+
+
+@dataclass
+class Tampering:
+    """What somebody with the databases' passwords can do to a shelf's journal and its copies; all of it is undone."""
+
+    shelf: Shelf
+    view: "asyncpg.Connection[asyncpg.Record]"
+
+    async def changes(self, statement: str, *values: object) -> None:
+        """In the journal, past its trigger. The statement's first parameter is the shelf."""
+        async with self.shelf.db.transaction():
+            await self.shelf.db.execute("ALTER TABLE events DISABLE TRIGGER append_only")
+            await self.shelf.db.execute(statement, self.shelf.key, *values)
+            await self.shelf.db.execute("ALTER TABLE events ENABLE TRIGGER append_only")
+
+    async def forgets_in_timeline(self) -> None:
+        await self.view.execute("DELETE FROM timeline WHERE subject = $1", self.shelf.key)
+
+
+@pytest.fixture
+async def tampering(oms: Oms, shelf: Shelf) -> AsyncIterator[Tampering]:
+    """Of a shelf with two facts that everybody has heard of."""
+    await shelf.receives()
+    view = await asyncpg.connect(oms.system.endpoints.database("support-view"))
+    tampering = Tampering(shelf, view)
+
+    async def is_told() -> bool:
+        return bool(await view.fetchval("SELECT count(*) = 2 FROM timeline WHERE subject = $1", shelf.key))
+
+    await until(is_told)
+    kept = [
+        (db, table, await db.fetch(f"SELECT * FROM {table} WHERE {column} = $1", shelf.key))  # of ours
+        for db, table, column in (
+            (shelf.db, "events", "subject"),
+            (shelf.db, "states", "key"),
+            (view, "timeline", "subject"),
+        )
+    ]
+    try:
+        yield tampering
+    finally:
+        await tampering.changes("DELETE FROM events WHERE subject = $1")
+        await shelf.db.execute("DELETE FROM states WHERE key = $1", shelf.key)
+        await tampering.forgets_in_timeline()
+        for db, table, rows in kept:
+            await db.copy_records_to_table(table, records=map(tuple, rows), columns=list(rows[0].keys()))
+        await view.close()
+
+
+async def taken_out(oms: Oms, key: str) -> list[str]:
+    """What a full verification says was taken out of the journal of this shelf."""
+    code, told = await oms("verify", "--full")
+    promise, where = "nothing is taken out of a journal", f"fulfillment {key}"
+    assert code == bool(told["findings"])
+    return [each["what"] for each in told["findings"] if (each["promise"], each["where"]) == (promise, where)]
+
+
+async def test_verify_names_a_subject_that_vanished_from_journal_and_states(oms: Oms, tampering: Tampering) -> None:
+    key = tampering.shelf.key
+    assert await taken_out(oms, key) == []
+    await tampering.changes("DELETE FROM events WHERE subject = $1")
+    await tampering.shelf.db.execute("DELETE FROM states WHERE key = $1", key)
+    seen, published = await taken_out(oms, key)
+    assert "is in the timeline, and the journal has no fact of it" in seen
+    assert published.startswith("facts 1 to 2 are on the topic")
+    await tampering.forgets_in_timeline()
+    assert await taken_out(oms, key) == [published], "the topic has it still"
+
+
+async def test_verify_names_a_tail_that_was_cut_with_its_state_set_back(oms: Oms, tampering: Tampering) -> None:
+    shelf = tampering.shelf
+    await tampering.changes("DELETE FROM events WHERE subject = $1 AND sequence = 2")
+    await shelf.db.execute(
+        "UPDATE states SET sequence = 1, chain = (SELECT chain FROM events WHERE subject = key) WHERE key = $1",
+        shelf.key,
+    )
+    await shelf.counts(1)
+    await shelf.db.execute(
+        "UPDATE states SET state = jsonb_set(state::jsonb, '{on_hand}', '1')::json WHERE key = $1", shelf.key
+    )
+    seen, published = await taken_out(oms, shelf.key)
+    assert seen.startswith("fact 2 is in the timeline")
+    assert published.startswith("fact 2 is on the topic")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("reason", "'other'"), ("data", "'{}'"), ("occurred_at", "occurred_at - interval '1 day'"), ("sequence", "9")],
+)
+async def test_verify_names_a_row_of_the_timeline_that_was_changed(
+    oms: Oms, tampering: Tampering, column: str, value: str
+) -> None:
+    await tampering.view.execute(
+        f"UPDATE timeline SET {column} = {value} WHERE subject = $1 AND sequence = 2",  # of this test
+        tampering.shelf.key,
+    )
+    code, told = await oms("verify", "--full")
+    assert code == 1
+    [found] = told["findings"]
+    assert (found["promise"], found["where"]) == (
+        "the timeline says what the journal says",
+        f"fulfillment {tampering.shelf.key}",
+    )
+    assert f"another {column} in the timeline" in found["what"]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("schema_version", "9"),
+        ("correlation_id", "'other'"),
+        ("causation_id", "'other'"),
+        ("traceparent", "'other'"),
+        ("policy_id", "'other'"),
+        ("policy_version", "9"),
+    ],
+)
+async def test_verify_names_a_fact_whatever_column_of_it_was_changed(
+    oms: Oms, tampering: Tampering, column: str, value: str
+) -> None:
+    await tampering.changes(f"UPDATE events SET {column} = {value} WHERE subject = $1 AND sequence = 2")
+    found = await verified(oms, "--full")
+    assert ("the chain is unbroken", f"fulfillment {tampering.shelf.key}") in found
+
+
+async def test_facts_of_before_keep_their_chains_and_verify_says_what_those_leave_out(
+    oms: Oms, tampering: Tampering
+) -> None:
+    shelf, chain = tampering.shelf, b""
+    for e in await shelf.db.fetch("SELECT * FROM events WHERE subject = $1 ORDER BY sequence", shelf.key):
+        said = (e["sequence"], e["type"], e["data"], e["occurred_at"], e["actor"], e["reason"])
+        chain = link_first_form(chain, e["id"], shelf.key, *said)
+        await tampering.changes("UPDATE events SET chain = $2 WHERE subject = $1 AND id = $3", chain, e["id"])
+    await shelf.db.execute("UPDATE states SET chain = $2 WHERE key = $1", shelf.key, chain)
+    code, told = await oms("verify", "--full")
+    assert (code, told["findings"]) == (0, [])
+    assert any("of 2 facts" in each for each in told["not_looked_at"])
+    await tampering.changes("UPDATE events SET reason = 'other' WHERE subject = $1 AND sequence = 1")
+    assert ("the chain is unbroken", f"fulfillment {shelf.key}") in await verified(oms, "--full")
 
 
 async def test_verify_waits_for_what_is_not_published_and_names_it_when_it_does_not_arrive(

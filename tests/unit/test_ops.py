@@ -1,8 +1,12 @@
 """What `oms` keeps and hands out: ports, keys, pins, tokens."""
 
 import base64
+import os
+import re
 import socket
 import stat
+from collections import ChainMap
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -10,13 +14,14 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from ops.cli import app
+from ops.cli import app, main
 from ops.databases import database_url
 from ops.embedded import cluster_id
-from ops.endpoints import Endpoints, NotUp, RunningProcess, ServiceEndpoint, live_endpoints
+from ops.endpoints import Endpoints, NotUp, RunningProcess, ServiceEndpoint, live_endpoints, url_variable
 from ops.keys import kept_keys
 from ops.pins import with_pins
 from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
+from ops.system import DECIDING
 from ops.verify import Mark, Marks, Verification
 from shared.auth import Role, verify
 
@@ -60,6 +65,82 @@ def test_a_process_id_used_again_is_another_process() -> None:
 def test_without_a_system_nothing_is_up(tmp_path: Path) -> None:
     with pytest.raises(NotUp, match="oms up"):
         live_endpoints(tmp_path)
+
+
+GIVEN = {
+    "OMS_KAFKA": "127.0.0.1:1",
+    "OMS_POSTGRES_URL": "postgresql://oms@127.0.0.1:1/postgres",
+    "OMS_AUTH_KEY": "k" * 32,
+    **{url_variable(name): "http://127.0.0.1:1" for name in DECIDING},
+}
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """What the environment says of a system elsewhere, of which nothing answers; none runs here."""
+    monkeypatch.setenv("OMS_VAR", str(tmp_path))
+    for name in GIVEN:
+        monkeypatch.delenv(name, raising=False)
+    environment = dict(GIVEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "environ", ChainMap(environment, dict(os.environ)))
+        yield environment
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("lag", "OMS_KAFKA"),
+        ("lag", "OMS_POSTGRES_URL"),
+        ("dlq ls", "OMS_AUTH_KEY"),
+        ("dlq ls", "OMS_RETURNS_URL"),
+        ("withheld ls", "OMS_SUPPORT_VIEW_URL"),
+        ("verify", "OMS_KAFKA"),
+        ("verify", "OMS_POSTGRES_URL"),
+        ("verify", "OMS_PAYMENTS_URL"),
+        ("rebuild support-view", "OMS_POSTGRES_URL"),
+    ],
+)
+def test_what_the_environment_does_not_name_is_said_in_one_line(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], command: str, missing: str
+) -> None:
+    del environment[missing]
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code in (1, 3)
+    [line] = [line for line in capsys.readouterr().err.splitlines() if missing in line]
+    assert line.startswith(f"error: {missing} is not set: ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OMS_POSTGRES_URL", "127.0.0.1:5432"), ("OMS_PAYMENTS_URL", "payments:8000")]
+)
+def test_what_is_no_url_is_said_with_the_variables_name(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], variable: str, value: str
+) -> None:
+    environment[variable] = value
+    with pytest.raises(SystemExit):
+        main(["verify"])
+    assert capsys.readouterr().err.startswith(f"error: {variable} is no URL that says where ")
+
+
+@pytest.mark.parametrize(
+    "command", ["lag", "dlq ls", "withheld ls", "verify", "rebuild support-view", "scale orders=2"]
+)
+def test_without_a_system_all_that_can_be_named_is_said(
+    environment: dict[str, str], capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    environment.clear()
+    with pytest.raises(SystemExit) as ended:
+        main(command.split())
+    assert ended.value.code == 3
+    [line] = capsys.readouterr().err.splitlines()
+    assert "oms up" in line
+    assert (
+        "ops/k8s" in line
+        if command.startswith("scale")
+        else GIVEN.keys() - {"OMS_AUTH_KEY"} <= set(re.findall(r"\w+", line))
+    )
 
 
 def test_a_services_database_lies_on_the_administrators_server() -> None:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,14 +26,14 @@ from ops.control import NotScalable, ask_scale
 from ops.databases import ensure_databases
 from ops.desk import AsJson, Unanswered, console, errors
 from ops.dlq import app as dlq
-from ops.endpoints import Endpoints, NotUp, live_endpoints
+from ops.endpoints import Endpoints, NotUp, live_endpoints, place, signing_key
 from ops.keys import kept_keys
 from ops.lag import lag
 from ops.people import StoryFailed
 from ops.places import state_folder
 from ops.rebuild import rebuild
 from ops.supervision import StartFailed, until_signalled
-from ops.system import SERVICES, AlreadyUp, Given, bring_down, running_system
+from ops.system import DECIDING, SERVICES, AlreadyUp, Given, bring_down, running_system
 from ops.topics import TopicsWrong, ensure_topics
 from ops.verify import Marks, Verification
 from ops.withheld import app as withheld
@@ -53,7 +53,8 @@ app = typer.Typer(
     help="Run and operate Order Workflows: start it, end it, look into it, set it right.",
     epilog="Exit codes: 0 done, 1 a check failed, 2 wrong usage, 3 the system is not up or could not be started. "
     "State lives in var/ of the checkout, or where OMS_VAR says. OMS_KAFKA and OMS_POSTGRES_URL name a cluster "
-    "to use instead of the embedded one.",
+    "to use instead of the embedded one; with them, OMS_AUTH_KEY and the services' URLs (OMS_ORDERS_URL, …) lag, dlq, "
+    "withheld, verify and rebuild look into a system that runs elsewhere.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
@@ -111,7 +112,10 @@ def scale(
     partitions would have nothing to read, and are refused.
     """
     var = state_folder()
-    endpoints = live_endpoints(var)
+    try:
+        endpoints = live_endpoints(var)
+    except NotUp as error:
+        raise NotUp(f"{error}; where something else runs it, replicas are its own to add, as in ops/k8s") from error
     if wanted:
         replicas = dict(map(_replicas, wanted))
         screen = _Screen(errors)
@@ -227,11 +231,13 @@ def verify(
     """Check what is promised on live data: folds, chains, laws, timeline, books; exit code 1 with what is wrong.
 
     The first run looks at everything, later ones at the aggregates with new facts, and at those that something was
-    wrong with: fit to run every minute. What changed in old rows without a fact, only --full finds. Marks are kept in
-    var/verified.json.
+    wrong with: fit to run every minute. What changed in old rows without a fact, what vanished, and what topics have that
+    journals have not, only --full finds. The last line says what was not looked at. Marks are kept in var/verified.json.
     """
     var = state_folder()
-    endpoints, key = live_endpoints(var), kept_keys(var).auth_key
+    where = place(DECIDING, var)
+    _ = where.kafka, where.database("orders"), where.url("payments")  # so that what is missing is said at once
+    key = signing_key(where, var)
     spare_collector()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=errors) as progress:
@@ -243,10 +249,10 @@ def verify(
             progress.advance(tasks[what], number)
 
         before = Marks.read(var)
-        looked = Verification(endpoints, key, report, Marks() if full else before)
+        looked = Verification(where, key, report, Marks() if full else before)
         try:
             asyncio.run(looked.run())
-        except (*OUTAGES, httpx.HTTPError) as error:
+        except (*OUTAGES, httpx.HTTPError, TopicsWrong) as error:
             raise Unanswered(f"not everything could be looked at, see `oms lag`: {error!r}") from error
         looked.marks.write(var, before)
     counted, findings = looked.counted, looked.findings
@@ -255,6 +261,7 @@ def verify(
             "everything": looked.is_of_all,
             "everything_at": looked.marks.all_at,
             "looked_at": asdict(counted),
+            "not_looked_at": looked.not_looked_at,
             "findings": [asdict(f) for f in findings],
         }
         console.print_json(data=told, default=datetime.isoformat)
@@ -269,11 +276,12 @@ def verify(
         console.print(
             f"{scope}: {counted.orders} orders, {counted.aggregates} aggregates, {counted.facts} facts, "
             f"{counted.in_timeline} of them found in the timeline and {counted.unpublished} not published yet, "
-            f"{counted.operations} operations compared with the processor: "
+            f"{counted.published} on the topics, {counted.operations} operations compared with the processor: "
             + (f"[red]{len(findings)} wrong[/]" if findings else "[green]nothing wrong[/]")
             + f" [dim](everything: {at})[/]",
             highlight=False,
         )
+        console.print(f"[dim]not looked at: {'; '.join(looked.not_looked_at)}[/]", highlight=False)
     raise typer.Exit(FAILED if findings else 0)
 
 
@@ -283,10 +291,11 @@ app.add_typer(dlq, name="dlq")
 app.add_typer(withheld, name="withheld")
 
 
-def main() -> None:
-    """Every expected failure ends in one line that says what to do, and in its exit code."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Every expected failure ends in one line that says what to do, and in its exit code. `words`: instead of those the
+    process was started with."""
     try:
-        app()
+        app(words)
     except (NotUp, StartFailed, Unanswered) as error:
         _fail(error, NOT_UP)
     except (AlreadyUp, NotScalable, TopicsWrong, StoryFailed) as error:

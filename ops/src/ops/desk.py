@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ops.endpoints import Endpoints, live_endpoints
-from ops.keys import kept_keys
+from ops.endpoints import NotGiven, Place, place, signing_key
 from ops.places import state_folder
+from ops.system import DECIDING
 from shared.auth import Role, issue
 
 PAGE: Final = 1000
@@ -37,18 +37,21 @@ class Unanswered(Exception):
 class Desk:
     """The services' operations, asked under an operator's name."""
 
-    endpoints: Endpoints
+    place: Place
     client: httpx.Client
 
     def ask(self, service: str, method: str, path: str, **request: Any) -> Any:
         """The answer's JSON. Raises Unanswered."""
-        endpoint = self.endpoints.services[service]
         try:
-            answer = self.client.request(method, f"{endpoint.url}/operations/{path}", **request)
-        except httpx.HTTPError as error:
-            raise Unanswered(f"{service} does not answer ({type(error).__name__}): see {endpoint.log}") from error
+            answer = self.client.request(method, f"{self.place.url(service)}/operations/{path}", **request)
+        except NotGiven as error:
+            raise Unanswered(str(error)) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            why = f"{service} does not answer ({type(error).__name__})"
+            raise Unanswered(f"{why}: see {self.place.log_of(service)}") from error
         if not answer.is_success:
-            raise Unanswered(f"{service} answered {answer.status_code}: {answer.text[:200]}; see {endpoint.log}")
+            why = f"{service} answered {answer.status_code}: {answer.text[:200]}"
+            raise Unanswered(f"{why}; see {self.place.log_of(service)}")
         return answer.json()
 
     def pages(self, service: str, path: str, by: str, **params: str) -> Iterator[dict[str, Any]]:
@@ -67,7 +70,7 @@ class Desk:
 
     def services(self, service: str | None) -> list[str]:
         """The one, or all that consume. Raises BadParameter."""
-        known = consuming(self.endpoints)
+        known = self.place.consuming
         if service is not None and service not in known:
             raise typer.BadParameter(f"{service} is not one of {', '.join(known)}")
         return known if service is None else [service]
@@ -93,16 +96,12 @@ class Desk:
 
 @contextmanager
 def operator() -> Iterator[Desk]:
-    """The running system's operations; what is done is kept under the name of who runs this. Raises NotUp."""
+    """A running system's operations; what is done is kept under the name of who runs this. Raises NotUp."""
     var = state_folder()
-    endpoints = live_endpoints(var)
-    token = issue(kept_keys(var).auth_key, subject=getpass.getuser(), roles=[Role.OPERATOR])
+    where = place(DECIDING, var)
+    token = issue(signing_key(where, var), subject=getpass.getuser(), roles=[Role.OPERATOR])
     with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False) as client:
-        yield Desk(endpoints, client)
-
-
-def consuming(endpoints: Endpoints) -> list[str]:
-    return [name for name, service in endpoints.services.items() if service.database]
+        yield Desk(where, client)
 
 
 def with_progress(what: str, chosen: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:

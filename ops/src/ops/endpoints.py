@@ -1,17 +1,51 @@
-"""`var/endpoints.json`: where everything of a running system is found. There exactly while the system is up."""
+"""Where everything of a running system is found: in `var/endpoints.json`, which is there exactly while `oms up` runs it,
+or in the environment, wherever it runs."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Final, Protocol, Self
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
+from ops.databases import database_url
+from ops.keys import kept_keys
 from ops.places import write_whole
+
+KAFKA: Final = "OMS_KAFKA"
+POSTGRES: Final = "OMS_POSTGRES_URL"
+AUTH_KEY: Final = "OMS_AUTH_KEY"
 
 
 class NotUp(Exception):
     """There is no running system to ask; the text says how to get one."""
+
+
+class NotGiven(NotUp):
+    """The environment names a system, and not the part of it that is asked for; the text names the variable."""
+
+
+class Place(Protocol):
+    """Where a system is that a command looks into. What is not known raises NotGiven."""
+
+    @property
+    def kafka(self) -> str: ...
+
+    @property
+    def consuming(self) -> list[str]:
+        """The names of the services that have a database."""
+
+    def database(self, service: str) -> str: ...
+
+    def url(self, service: str) -> str: ...
+
+    def replica_urls(self, service: str) -> dict[str, str]:
+        """By the names of their processes."""
+
+    def log_of(self, service: str) -> str:
+        """Where its log is, in words."""
 
 
 class _Record(BaseModel):
@@ -82,8 +116,18 @@ class Endpoints(_Record):
     smtp: str
     secrets: Path
 
+    @property
+    def consuming(self) -> list[str]:
+        return [name for name, service in self.services.items() if service.database]
+
     def url(self, service: str) -> str:
         return self.services[service].url
+
+    def replica_urls(self, service: str) -> dict[str, str]:
+        return {name: each.url for name, each in self.services[service].replicas(service).items()}
+
+    def log_of(self, service: str) -> str:
+        return str(self.services[service].log)
 
     def database(self, service: str) -> str:
         """The service's own database; `KeyError` for one that has none."""
@@ -99,6 +143,57 @@ class Endpoints(_Record):
         replicas = [each for name, service in self.services.items() for each in service.replicas(name).values()]
         found = [self.kafka_process, self.postgres_process, *(each.process for each in replicas)]
         return [process for process in found if process is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class GivenPlace:
+    """A system that runs elsewhere, as the environment names it: its broker, its database server, its services' URLs."""
+
+    environment: Mapping[str, str]
+    services: tuple[str, ...]
+
+    @property
+    def kafka(self) -> str:
+        return self._value(KAFKA, "where the broker is, as in kafka:9092")
+
+    @property
+    def consuming(self) -> list[str]:
+        return list(self.services)
+
+    def database(self, service: str) -> str:
+        admin = self._value(
+            POSTGRES, "where the databases are, as in postgresql://user:password@host:5432/postgres", "postgres"
+        )
+        return database_url(admin, service.replace("-", "_"))
+
+    def url(self, service: str) -> str:
+        return self._value(url_variable(service), f"where {service} answers, as in http://host:8000", "http").rstrip(
+            "/"
+        )
+
+    def replica_urls(self, service: str) -> dict[str, str]:
+        return {service: self.url(service)}
+
+    def log_of(self, service: str) -> str:
+        return f"the log of {service}"
+
+    def _value(self, variable: str, what: str, scheme: str = "") -> str:
+        if not (value := self.environment.get(variable)):
+            raise NotGiven(f"{variable} is not set: {what}")
+        if not value.startswith(scheme) or (scheme and "://" not in value):
+            raise NotGiven(f"{variable} is no URL that says {what}")
+        return value
+
+
+def signing_key(at: Place, var: Path) -> str:
+    """The key of tokens that the system takes: our own here, and elsewhere the environment's. Raises NotGiven."""
+    if isinstance(at, GivenPlace) and not os.environ.get(AUTH_KEY):
+        raise NotGiven(f"{AUTH_KEY} is not set: the key of that system's tokens, which its services have as {AUTH_KEY}")
+    return kept_keys(var).auth_key
+
+
+def url_variable(service: str) -> str:
+    return f"OMS_{service.replace('-', '_').upper()}_URL"
 
 
 def path_in(var: Path) -> Path:
@@ -119,3 +214,20 @@ def live_endpoints(var: Path) -> Endpoints:
     if endpoints is None or endpoints.supervisor.found() is None:
         raise NotUp("the system is not up: start it with `oms up --detach`")
     return endpoints
+
+
+def place(services: tuple[str, ...], var: Path) -> Place:
+    """The system that a command looks into: the one that runs here, unless the environment names another. `services`
+    are those that have a database. Raises NotUp when there is neither."""
+    variables = [KAFKA, POSTGRES, *map(url_variable, services)]
+    given = {name: value for name in variables if (value := os.environ.get(name))}
+    try:
+        here = live_endpoints(var)
+    except NotUp as error:
+        if not given:
+            raise NotUp(f"{error}, or name one that runs elsewhere: {', '.join(variables)}") from error
+        return GivenPlace(given, services)
+    is_here = {KAFKA: here.kafka, POSTGRES: here.postgres} | {
+        url_variable(name): service.url for name, service in here.services.items()
+    }
+    return here if given.items() <= is_here.items() else GivenPlace(given, services)

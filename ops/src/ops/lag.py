@@ -22,10 +22,11 @@ from aiokafka.errors import KafkaError
 from rich.markup import escape
 from rich.table import Table
 
-from ops.desk import AsJson, console, consuming, errors
-from ops.endpoints import Endpoints, Replica, live_endpoints
+from ops.desk import AsJson, console, errors
+from ops.endpoints import NotGiven, Place, place
 from ops.places import state_folder
-from ops.topics import PARTITIONS
+from ops.system import DECIDING
+from ops.topics import PARTITIONS, TopicsWrong, expiring
 from shared.consumer import WHERE_TO_READ
 from shared.database import OUTAGES
 from shared.operations import UNPUBLISHED
@@ -62,9 +63,9 @@ class Owed:
 @dataclass(slots=True)
 class State:
     """A service as it is now, ready when all its replicas are. What could not be found out is None, and `troubles` says
-    why."""
+    why; whether it is ready, when nobody says where it answers."""
 
-    is_ready: bool = False
+    is_ready: bool | None = False
     replicas: int = 1
     partitions: list[Behind] | None = None
     owed: Owed | None = None
@@ -87,20 +88,31 @@ class State:
         return told
 
 
-async def look(endpoints: Endpoints) -> dict[str, State]:
+async def look(at: Place) -> dict[str, State]:
     """Every service that consumes, all at once; what does not answer is said in its `troubles`."""
-    names = consuming(endpoints)
-    return dict(zip(names, await asyncio.gather(*(_look_at(endpoints, name) for name in names)), strict=True))
+    names = at.consuming
+    return dict(zip(names, await asyncio.gather(*(_look_at(at, name) for name in names)), strict=True))
 
 
-async def _look_at(endpoints: Endpoints, name: str) -> State:
+async def expiring_topics(at: Place) -> list[str]:
+    """Topics that lose facts; nothing while the broker is away, which every service's state says already."""
+    try:
+        return await expiring(at.kafka)
+    except TopicsWrong:
+        return []
+
+
+async def _look_at(at: Place, name: str) -> State:
     state = State()
     topics = import_module(f"{name.replace('-', '_')}.app").app.state.topics
     places = [TopicPartition(topic, partition) for topic in topics for partition in range(PARTITIONS)]
-    await _ask_ready(state, endpoints.services[name].replicas(name))
+    try:
+        await _ask_ready(state, at.replica_urls(name))
+    except NotGiven:
+        state.is_ready = None
     try:
         async with asyncio.timeout(ANSWER_S):
-            db = await asyncpg.connect(endpoints.database(name))
+            db = await asyncpg.connect(at.database(name))
             try:
                 positions = {TopicPartition(t, p): next for t, p, next in await db.fetch(WHERE_TO_READ, name)}
                 [owed] = await db.fetch(UNPUBLISHED)
@@ -112,15 +124,15 @@ async def _look_at(endpoints: Endpoints, name: str) -> State:
         return state
     state.owed = Owed(owed["unpublished"], round(owed["oldest"], 3), owed["parked_keys"], owed["withheld_keys"], holes)
     try:
-        state.partitions, lost = await behind(endpoints.kafka, name, places, positions)
+        state.partitions, lost = await behind(at.kafka, name, places, positions)
         state.troubles += lost
     except (KafkaError, OSError) as error:  # a time-out is an OSError too
         state.troubles.append(f"the broker does not answer: {error!r}")
     return state
 
 
-async def _ask_ready(state: State, replicas: Mapping[str, Replica]) -> None:
-    reasons = await asyncio.gather(*(_not_ready(each.url) for each in replicas.values()))
+async def _ask_ready(state: State, replicas: Mapping[str, str]) -> None:
+    reasons = await asyncio.gather(*(_not_ready(url) for url in replicas.values()))
     state.replicas = len(replicas)
     state.is_ready = not any(reasons)
     for which, (name, why) in enumerate(zip(replicas, reasons, strict=True)):
@@ -188,13 +200,14 @@ def lag(
     """Show lag per group, topic and partition in messages and seconds, the outbox, parked keys and holes.
 
     Exit code 1 when something needs attention: a service that is down or not ready, parked or withheld keys, holes,
-    or something older than --max-seconds. Lag that comes and goes under load is none.
+    topics that lose facts, or something older than --max-seconds. Lag that comes and goes under load is none.
     """
-    endpoints = live_endpoints(state_folder())
+    at = place(DECIDING, state_folder())
+    _ = at.kafka, at.database(at.consuming[0])  # without them there is nothing to say
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # what it has to say is in the answer
     with errors.status("asking"):
-        found = asyncio.run(look(endpoints))
-    attention = [told for name, state in found.items() for told in state.attention(name, most_seconds)]
+        found, losing = asyncio.run(_all_of(at))
+    attention = losing + [told for name, state in found.items() for told in state.attention(name, most_seconds)]
     if as_json:
         services = {name: asdict(state) for name, state in found.items()}
         console.print_json(json.dumps({"services": services, "attention": attention}))
@@ -203,6 +216,10 @@ def lag(
         for told in attention:
             console.print(f"[red]![/] {escape(told)}", highlight=False, soft_wrap=True)
     raise typer.Exit(1 if attention else 0)
+
+
+async def _all_of(at: Place) -> tuple[dict[str, State], list[str]]:
+    return await asyncio.gather(look(at), expiring_topics(at))
 
 
 def _table(found: Mapping[str, State], most_seconds: float) -> Table:
@@ -218,7 +235,7 @@ def _table(found: Mapping[str, State], most_seconds: float) -> Table:
 
     for name, state in found.items():
         many = f", {state.replicas} replicas" if state.replicas > 1 else ""
-        row = [name, ("[green]ready[/]" if state.is_ready else "[red]down[/]") + many]
+        row = [name, {True: "[green]ready[/]", False: "[red]down[/]", None: "[dim]not asked[/]"}[state.is_ready] + many]
         if state.partitions is None:
             row += ["?", "?", "?"]
         else:

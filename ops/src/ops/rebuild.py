@@ -10,8 +10,9 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ops.desk import AsJson, console, errors
-from ops.endpoints import live_endpoints
+from ops.endpoints import place
 from ops.places import state_folder
+from ops.system import DECIDING
 from shared.shell import spare_collector
 from support_view.rebuild import SHOWN, Parity, Rebuild, Refused, Report
 
@@ -40,7 +41,7 @@ def rebuild(
         raise typer.BadParameter(f"{service} keeps no derived state: its rows are proven by `oms verify`")
     if swap + roll_back + discard > 1:
         raise typer.BadParameter("choose one of --swap, --roll-back, --discard")
-    database = live_endpoints(state_folder()).database(service)
+    database = place(DECIDING, state_folder()).database(service)
     spare_collector()
     try:
         if roll_back:

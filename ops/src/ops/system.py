@@ -107,6 +107,7 @@ SERVICES: Final = (
     ),
 )
 
+DECIDING: Final = tuple(each.name for each in SERVICES if each.has_database)
 
 IDENTITY: Final = {
     "OMS_AUTH_JWKS_URL": "{sandbox}/identity/jwks",

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
 
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from shared.settings import brokers_in
@@ -22,10 +24,12 @@ TOPICS: Final = (
 )
 PARTITIONS: Final = 6
 _REPLICAS: Final = 3
-# A view is rebuilt from the topics: facts do not expire.
-_CONFIGS: Final = {"retention.ms": "-1"}
+KEPT_FOREVER: Final = {"retention.ms": "-1", "retention.bytes": "-1", "cleanup.policy": "delete"}
+"""How every topic is configured: views are rebuilt from topics, so no fact expires and none is compacted away."""
 _SPREAD_S: Final = 30.0
 _POLL_S: Final = 0.05
+_READ_MS: Final = 1000
+_READ_RECORDS: Final = 5000
 
 
 class TopicsWrong(Exception):
@@ -48,7 +52,7 @@ async def ensure_topics(kafka: str) -> list[Topic]:
         brokers = (await admin.describe_cluster())["brokers"]
         replicas = min(_REPLICAS, len(brokers))
         made = await admin.create_topics(
-            [NewTopic(name, PARTITIONS, replicas, topic_configs=dict(_CONFIGS)) for name in TOPICS]
+            [NewTopic(name, PARTITIONS, replicas, topic_configs=dict(KEPT_FOREVER)) for name in TOPICS]
         )
         new, wrong = set(), []
         for name, code, message in made.topic_errors:
@@ -60,9 +64,56 @@ async def ensure_topics(kafka: str) -> list[Topic]:
         if wrong:
             raise TopicsWrong("; ".join(wrong))
         counts = await _partition_counts(admin)
+        expiring = await _expiring(admin)
     if wrong := [f"{name} has {count} partitions" for name, count in counts.items() if count != PARTITIONS]:
         raise TopicsWrong(f"{'; '.join(wrong)}: {PARTITIONS} are needed, so give the system topics of its own")
+    if expiring:
+        raise TopicsWrong("; ".join(expiring))
     return [Topic(name, counts[name], name in new) for name in TOPICS]
+
+
+async def expiring(kafka: str) -> list[str]:
+    """A sentence for each topic that does not keep its facts for ever. Raises TopicsWrong when the broker is away."""
+    async with _admin(kafka) as admin:
+        return await _expiring(admin)
+
+
+async def whole_topic(kafka: str, topic: str) -> AsyncIterator[list[ConsumerRecord[bytes | None, bytes | None]]]:
+    """All records that the topic has now, in batches, read in no group. Raises TopicsWrong when the broker is away."""
+    reader = AIOKafkaConsumer(
+        bootstrap_servers=kafka, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest"
+    )
+    try:
+        await reader.start()
+        partitions = [TopicPartition(topic, each) for each in range(PARTITIONS)]
+        reader.assign(partitions)
+        first, end = await reader.beginning_offsets(partitions), await reader.end_offsets(partitions)
+        left = {each for each in partitions if first[each] < end[each]}
+        while left:
+            found = await reader.getmany(*left, timeout_ms=_READ_MS, max_records=_READ_RECORDS)
+            if records := [record for each in found.values() for record in each]:
+                yield records
+            left = {each for each in left if await reader.position(each) < end[each]}
+    except (KafkaError, OSError) as error:
+        raise TopicsWrong(f"{topic} cannot be read from {kafka}: {error}") from error
+    finally:
+        await reader.stop()
+
+
+async def _expiring(admin: AIOKafkaAdminClient) -> list[str]:
+    asked = [ConfigResource(ConfigResourceType.TOPIC, name) for name in TOPICS]
+    found = []
+    for answer in await admin.describe_configs(asked):
+        for code, _, _, name, entries in answer.resources:
+            has = {entry[0]: entry[1] for entry in entries} if code == 0 else {}
+            wrong = {key: has[key] for key, value in KEPT_FOREVER.items() if has.get(key, value) != value}
+            if wrong:
+                said, wanted = (",".join(f"{key}={each[key]}" for key in wrong) for each in (wrong, KEPT_FOREVER))
+                found.append(
+                    f"{name} has {said}, so that facts are deleted from which views are rebuilt: "
+                    f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {wanted}"
+                )
+    return found
 
 
 @contextlib.asynccontextmanager

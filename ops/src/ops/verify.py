@@ -1,8 +1,10 @@
 """`oms verify`: what the system promises, checked on live data. Nothing found is the only good answer.
 
 Per service, in pages: the state equals the fold of the journal, the chain is unbroken, `sequence` has no holes, no law
-of domain.md is broken. Across services: every journal fact is in the timeline once, delivered units have one reverse
-bucket, money and units agree, and our books equal the processor's.
+of domain.md is broken. Across services: the timeline has every fact of the journals as it stands there, and none that
+they have not, delivered units have one reverse bucket, money and units agree, and our books equal the processor's. When
+everything is looked at, the topics are read too: what was published is in the journal, as it was published. So what was
+taken out of a journal or changed in it shows by the copies that others have of it.
 
 With marks of a run before, only the aggregates whose journals grew since are looked at, each from its first fact; and
 those that something was wrong with, until nothing is. So no mark is ever set past a finding.
@@ -12,6 +14,7 @@ import asyncio
 import contextlib
 import importlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -22,24 +25,26 @@ from uuid import UUID
 
 import asyncpg
 import httpx
+from aiokafka import ConsumerRecord
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fulfillment.store import STOCK_DRIFT
-from ops.endpoints import Endpoints
+from ops.endpoints import Place
 from ops.laws import States
 from ops.laws import broken as broken_laws
 from ops.places import locked, write_whole
+from ops.system import DECIDING
+from ops.topics import expiring, whole_topic
 from shared.auth import Role, issue
 from shared.contracts.base import FACTS
 from shared.contracts.fulfillment import StockFact
-from shared.journal import link
+from shared.journal import LINKED, link, link_first_form
 from shared.shell import Flow
 from support_view.rebuild import HORIZON
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 T = TypeVar("T")
 
-DECIDING: Final = ("orders", "payments", "fulfillment", "returns", "notifications", "support-view")
 SHARING: Final = ("orders", "payments", "fulfillment", "returns")
 PAGE: Final = 500
 BOOKS_PAGE: Final = 100
@@ -60,9 +65,32 @@ UNION (SELECT DISTINCT subject FROM events WHERE subject > $1 ORDER BY subject L
 GROWN: Final = "SELECT DISTINCT subject FROM events WHERE recorded_at >= $1"
 STATES: Final = "SELECT key, state, sequence, chain FROM states WHERE key = ANY($1::text[]) AND sequence > 0"
 JOURNAL: Final = """
-SELECT id, subject, sequence, type, data, occurred_at, actor, reason, chain
+SELECT id, subject, sequence, type, schema_version, data, occurred_at, actor, reason, correlation_id, causation_id,
+    traceparent, policy_id, policy_version, chain
 FROM events WHERE subject = ANY($1::text[]) ORDER BY subject, sequence"""
-TIMELINE: Final = "SELECT id FROM timeline WHERE id = ANY($1::uuid[])"
+SHOWN: Final = (
+    "subject",
+    "sequence",
+    "type",
+    "data",
+    "occurred_at",
+    "actor",
+    "reason",
+    "correlation_id",
+    "causation_id",
+)
+"""What a row of the timeline says as its journal does."""
+TIMELINE: Final = """
+SELECT id, subject, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id
+FROM timeline WHERE subject = ANY($1::text[]) AND service = $2"""
+TIMELINE_BY_ID: Final = """
+SELECT id, subject, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id
+FROM timeline WHERE id = ANY($1::uuid[])"""
+TIMELINE_SUBJECTS: Final = """
+SELECT DISTINCT subject, service FROM timeline WHERE (subject, service) > ($1, $2) ORDER BY subject, service LIMIT $3"""
+WITH_FACTS: Final = "SELECT DISTINCT subject FROM events WHERE subject = ANY($1::text[])"
+PUBLISHED: Final = "SELECT id, subject, sequence, type, data FROM events WHERE id = ANY($1::uuid[])"
+ORPHANS: Final = "SELECT event_id FROM outbox WHERE NOT EXISTS (SELECT FROM events WHERE id = event_id)"
 UNPUBLISHED: Final = "SELECT DISTINCT event_id FROM outbox WHERE event_id = ANY($1::uuid[])"
 ORDERS: Final = "SELECT key FROM states WHERE key > $1 AND sequence > 0 ORDER BY key LIMIT $2"
 KNOWN: Final = "SELECT key FROM states WHERE key = ANY($1::text[]) AND sequence > 0"
@@ -87,6 +115,7 @@ class Counted:
     orders: int = 0
     facts: int = 0
     in_timeline: int = 0
+    published: int = 0
     unpublished: int = 0
     operations: int = 0
 
@@ -154,9 +183,9 @@ def _flow_for(flows: Sequence[Flow[Any, Any, Any]], key: str) -> Flow[Any, Any, 
     return next((flow for flow in flows if flow.prefix == prefix), None)
 
 
-async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Counted, list[Finding]]:
+async def check(place: Place, auth_key: str, report: Report) -> tuple[Counted, list[Finding]]:
     """Everything, over all services."""
-    verification = Verification(endpoints, auth_key, report)
+    verification = Verification(place, auth_key, report)
     await verification.run()
     return verification.counted, verification.findings
 
@@ -165,7 +194,7 @@ async def check(endpoints: Endpoints, auth_key: str, report: Report) -> tuple[Co
 class Verification:
     """One run. `since`: the marks of the one before; without them, everything is looked at."""
 
-    endpoints: Endpoints
+    place: Place
     auth_key: str
     report: Report
     since: Marks = field(default_factory=Marks)
@@ -178,8 +207,10 @@ class Verification:
     _looked_at: dict[str, list[str]] = field(default_factory=dict)
     """The subjects of those."""
     _again: dict[str, set[str]] = field(default_factory=lambda: {service: set() for service in DECIDING})
-    _unseen: dict[str, dict[UUID, str]] = field(default_factory=dict)
-    """By service: facts that the timeline did not have, and their subjects."""
+    _unseen: dict[str, dict[UUID, asyncpg.Record]] = field(default_factory=dict)
+    """By service: facts that the timeline did not have."""
+    _forms: Counter[bool] = field(default_factory=Counter)
+    """How many facts are chained in the first form, which leaves some columns out, and how many in today's."""
 
     @property
     def is_of_all(self) -> bool:
@@ -190,14 +221,20 @@ class Verification:
         self._again[service].add(subject)
 
     async def run(self) -> None:
-        """Look, and set the marks for the next run. Raises what the databases and payments raise when they are away."""
+        """Look, and set the marks for the next run. Raises what databases, broker and payments raise when away."""
         async with AsyncExitStack() as stack:
             for service in DECIDING:
-                self._dbs[service] = await asyncpg.connect(self.endpoints.database(service))
+                self._dbs[service] = await asyncpg.connect(self.place.database(service))
                 stack.push_async_callback(self._dbs[service].close)
             marks = {service: await self._mark(service) for service in DECIDING}
+            self.findings += [
+                Finding("facts stay on their topics", "kafka", each) for each in await expiring(self.place.kafka)
+            ]
             for service in DECIDING:
                 await self._journals(service)
+            if self.is_of_all:
+                await self._vanished()
+                await self._published()
             shelves = await self._shelves()
             await self._arrivals(await self._across())
             await self._books()
@@ -236,9 +273,11 @@ class Verification:
             after = page[-1]
 
     async def _journals(self, service: str) -> None:
-        """One service's states against its journal, each page read at one instant; and its facts in the timeline."""
+        """One service's states against its journal, each page read at one instant; and its facts in the timeline, which is
+        read before: what it had then, the journal has."""
         flows, db = flows_of(service), self._dbs[service]
         async for subjects in self._subjects(service):
+            timeline = await self._dbs["support-view"].fetch(TIMELINE, subjects, _teller(service))
             async with db.transaction(isolation="repeatable_read", readonly=True):
                 states = {row["key"]: row for row in await db.fetch(STATES, subjects)}
                 entries = await db.fetch(JOURNAL, subjects)
@@ -247,18 +286,99 @@ class Verification:
                 by_subject.setdefault(entry["subject"], []).append(entry)
             for subject in subjects:
                 state, told = states.get(subject), by_subject.get(subject, [])
-                for promise, what in _judge(_flow_for(flows, subject), state, told):
+                for promise, what in _judge(_flow_for(flows, subject), state, told, self._forms):
                     self._found(promise, service, subject, what)
             self.counted.aggregates += len(states)
             self.counted.facts += len(entries)
-            unseen = await self._not_in_timeline({entry["id"]: entry["subject"] for entry in entries})
+            self._more_than(service, {entry["id"] for entry in entries}, timeline, "in the timeline")
+            unseen = self._compared_with({entry["id"]: entry for entry in entries}, timeline, service)
+            # Of another subject there, or come since.
+            unseen = await self._not_in_timeline(service, unseen)
             self.counted.in_timeline += len(entries) - len(unseen)
             self._unseen.setdefault(service, {}).update(unseen)
             self.report(f"{service}: states, chains, laws, timeline", len(subjects))
 
-    async def _not_in_timeline(self, facts: Mapping[UUID, str]) -> dict[UUID, str]:
-        seen = {row["id"] for row in await self._dbs["support-view"].fetch(TIMELINE, list(facts))}
-        return {id: subject for id, subject in facts.items() if id not in seen}
+    def _more_than(self, service: str, ids: set[UUID], rows: Iterable[asyncpg.Record], where: str) -> None:
+        """Facts that somebody else has of subjects, and their journal has not."""
+        surplus: dict[str, list[int]] = {}
+        for row in rows:
+            if row["id"] not in ids:
+                surplus.setdefault(row["subject"], []).append(row["sequence"])
+        for subject, sequences in surplus.items():
+            what = f"{_spans(sequences)} {where}, and not in the journal: removed after it was told"
+            self._found("nothing is taken out of a journal", service, subject, what)
+
+    def _compared_with(
+        self, facts: Mapping[UUID, asyncpg.Record], timeline: Iterable[asyncpg.Record], service: str
+    ) -> dict[UUID, asyncpg.Record]:
+        """Those of the facts that are not among these rows of the timeline; of the others, what their rows say otherwise."""
+        left = dict(facts)
+        for row in timeline:
+            if (entry := left.pop(row["id"], None)) is not None and (
+                differing := [name for name in SHOWN if row[name] != entry[name]]
+            ):
+                what = (
+                    f"fact {entry['sequence']} has another {', '.join(differing)} in the timeline than in the journal"
+                )
+                self._found("the timeline says what the journal says", service, entry["subject"], what)
+        return left
+
+    async def _not_in_timeline(self, service: str, facts: Mapping[UUID, asyncpg.Record]) -> dict[UUID, asyncpg.Record]:
+        rows = await self._dbs["support-view"].fetch(TIMELINE_BY_ID, list(facts)) if facts else []
+        return self._compared_with(facts, rows, service)
+
+    async def _vanished(self) -> None:
+        """Subjects that the timeline knows, and of which a service has neither journal nor state."""
+        tellers, after = {_teller(service): service for service in DECIDING}, ("", "")
+        while page := await self._dbs["support-view"].fetch(TIMELINE_SUBJECTS, *after, PAGE):
+            after = page[-1]["subject"], page[-1]["service"]
+            for teller, service in tellers.items():
+                subjects = {row["subject"] for row in page if row["service"] == teller}
+                there = {row["subject"] for row in await self._dbs[service].fetch(WITH_FACTS, list(subjects))}
+                for subject in sorted(subjects - there):
+                    what = "is in the timeline, and the journal has no fact of it"
+                    self._found("nothing is taken out of a journal", service, subject, what)
+            self.report("timeline: what journals should have", len(page))
+
+    async def _published(self) -> None:
+        """The topics, record by record, against the journals of who tells them: what was published stands there."""
+        for service in DECIDING:
+            for orphan in await self._dbs[service].fetch(ORPHANS):
+                what = f"{orphan['event_id']} is to be published, and is not in the journal"
+                self.findings.append(Finding("nothing is taken out of a journal", service, what))
+            gone: dict[str, list[int]] = {}
+            async for records in whole_topic(self.place.kafka, f"{_teller(service)}.events"):
+                told = {UUID(_header(record, "ce_id")): record for record in records}
+                rows = {row["id"]: row for row in await self._dbs[service].fetch(PUBLISHED, list(told))}
+                for id, record in told.items():
+                    subject, sequence = (record.key or b"").decode(), int(_header(record, "ce_sequence"))
+                    row, data = rows.get(id), (record.value or b"").decode()
+                    if row is None:
+                        gone.setdefault(subject, []).append(sequence)
+                    elif (row["subject"], row["sequence"], row["data"]) != (subject, sequence, data):
+                        what = f"fact {sequence} is not what was published as it"
+                        self._found("what was published is in the journal", service, subject, what)
+                self.counted.published += len(records)
+                self.report(f"{service}: what was published", len(records))
+            for subject, sequences in gone.items():
+                what = f"{_spans(sequences)} on the topic, and not in the journal: removed after publication"
+                self._found("nothing is taken out of a journal", service, subject, what)
+
+    @property
+    def not_looked_at(self) -> list[str]:
+        """What a clean answer does not speak of."""
+        if not self.is_of_all:
+            return [
+                "aggregates without new facts",
+                "what vanished whole, and what was published: only --full reads all of the timeline and the topics",
+            ]
+        left = [
+            "what was changed alike in journal, state, timeline and topic: nothing is kept elsewhere to compare with",
+            "when facts were recorded, and rows that are derived from states",
+        ]
+        if older := self._forms[True]:
+            left.append(f"trace, policy and schema version of {older} facts, which older chains leave out")
+        return left
 
     async def _across(self) -> list[str]:
         """The orders that break laws which need several services' states; they may be under way."""
@@ -307,15 +427,15 @@ class Verification:
         for service, facts in self._unseen.items():
             for page in _pages(list(facts), 10 * PAGE):
                 for row in await self._dbs[service].fetch(UNPUBLISHED, page):
-                    self._again[service].add(facts.pop(row["event_id"]))
+                    self._again[service].add(facts.pop(row["event_id"])["subject"])
                     self.counted.unpublished += 1
         loop = asyncio.get_running_loop()
         deadline = loop.time() + CATCH_UP_S
         while True:
             for service, facts in self._unseen.items():
-                left: dict[UUID, str] = {}
+                left: dict[UUID, asyncpg.Record] = {}
                 for page in _pages(list(facts), 10 * PAGE):
-                    left |= await self._not_in_timeline({id: facts[id] for id in page})
+                    left |= await self._not_in_timeline(service, {id: facts[id] for id in page})
                 self.counted.in_timeline += len(facts) - len(left)
                 self._unseen[service] = left
             laws: dict[str, list[str]] = {}
@@ -328,10 +448,9 @@ class Verification:
             self.report("waiting for what may be on its way", 0)
             await asyncio.sleep(0.5)
         for service, facts in self._unseen.items():
-            for id, subject in facts.items():
-                self._found(
-                    "every fact is in the timeline once", service, subject, "is not there", f"{service} {subject} {id}"
-                )
+            for id, fact in facts.items():
+                where = f"{service} {fact['subject']} {id}"
+                self._found("every fact is in the timeline once", service, fact["subject"], "is not there", where)
         for key, broken_there in laws.items():
             for law in broken_there:
                 self._found("a law of the domain", "orders", key, law, key)
@@ -366,7 +485,7 @@ class Verification:
         deadline = loop.time() + CATCH_UP_S
         while True:
             try:
-                answer = await client.get(f"{self.endpoints.url('payments')}/reconciliation", params=page)
+                answer = await client.get(f"{self.place.url('payments')}/reconciliation", params=page)
                 answer.raise_for_status()
                 break
             except (httpx.TransportError, httpx.HTTPStatusError) as error:
@@ -389,8 +508,38 @@ def _pages(items: Sequence[T], size: int) -> Iterator[list[T]]:
     return (list(items[at : at + size]) for at in range(0, len(items), size))
 
 
+def _teller(service: str) -> str:
+    """Its name in topics and on the timeline."""
+    return service.partition("-")[0]
+
+
+def _header(record: ConsumerRecord[bytes | None, bytes | None], name: str) -> str:
+    return next((value.decode() for key, value in record.headers if key == name), "")
+
+
+def _spans(sequences: Iterable[int]) -> str:
+    """In words which facts: `fact 7 is`, `facts 3, 5 to 9 are`."""
+    spans: list[list[int]] = []
+    for number in sorted(set(sequences)):
+        if spans and number == spans[-1][-1] + 1:
+            spans[-1] = [spans[-1][0], number]
+        else:
+            spans.append([number])
+    said = ", ".join(" to ".join(map(str, span)) for span in spans)
+    return f"fact {said} is" if len(spans) == len(spans[0]) == 1 else f"facts {said} are"
+
+
+def _links(before: bytes, entry: asyncpg.Record) -> tuple[bytes, bytes]:
+    """What the chain may be after this fact: in the form of today, or in the first one."""
+    first = (entry[name] for name in ("id", "subject", "sequence", "type", "data", "occurred_at", "actor", "reason"))
+    return link(before, *(entry[name] for name in LINKED)), link_first_form(before, *first)
+
+
 def _judge(
-    flow: Flow[Any, Any, Any] | None, row: asyncpg.Record | None, entries: Sequence[asyncpg.Record]
+    flow: Flow[Any, Any, Any] | None,
+    row: asyncpg.Record | None,
+    entries: Sequence[asyncpg.Record],
+    forms: Counter[bool],
 ) -> Iterable[tuple[str, str]]:
     """Each promise that is broken, and what was seen. Without facts and state there is nothing to judge."""
     if row is None:
@@ -405,12 +554,12 @@ def _judge(
         return
     chain = b""
     for e in entries:
-        chain = link(
-            chain, e["id"], e["subject"], e["sequence"], e["type"], e["data"], e["occurred_at"], e["actor"], e["reason"]
-        )
-        if chain != e["chain"]:
+        today, first = _links(chain, e)
+        forms[e["chain"] == first] += 1
+        if e["chain"] not in (today, first):
             yield "the chain is unbroken", f"fact {e['sequence']} was changed after it was written"
             return
+        chain = e["chain"]
     if chain != row["chain"]:
         yield "the chain is unbroken", "the state's chain is not the last fact's"
     facts = [FACTS[e["type"]].model_validate_json(e["data"]) for e in entries]
