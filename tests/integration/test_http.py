@@ -259,7 +259,7 @@ async def test_nobody_gets_in_without_a_token_of_the_right_role(
 async def test_health_answers_everyone_and_operations_only_operators(client: httpx.AsyncClient) -> None:
     assert (await client.get("/livez")).status_code == 200
     ready = await client.get("/readyz")
-    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": []})
+    assert (ready.status_code, ready.json()) == (200, {"ready": True, "reasons": [], "locked": []})
     assert b"oms_parked_messages" in (await client.get("/metrics")).content
     assert (await client.get("/operations/lag")).status_code == 401
     assert (await client.get("/operations/lag", headers=bearer(Role.AGENT))).status_code == 403

@@ -122,6 +122,7 @@ async def _look_at(at: Place, name: str) -> State:
     except OUTAGES as error:
         state.troubles.append(f"its database does not answer: {error!r}")
         return state
+    state.troubles += [*owed["locked"], *owed["failing"]]
     state.owed = Owed(owed["unpublished"], round(owed["oldest"], 3), owed["parked_keys"], owed["withheld_keys"], holes)
     try:
         state.partitions, lost = await behind(at.kafka, name, places, positions)

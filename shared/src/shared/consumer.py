@@ -28,8 +28,10 @@ from shared.contracts.base import FACTS, Fact, Input
 from shared.contracts.partners import WAREHOUSE_MESSAGES
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause, Undecodable, context_of, data_of, fact_of, type_of
+from shared.locks import LOCK_TIMEOUT, MOST_LOCKED, RETRY_SECONDS, give_up_after, holders, in_words, locked_keys
 from shared.machine import Invalid, NotAllowed
 from shared.parking import Parked, Record, park, settle, waiting
+from shared.relay import stopped_within
 from shared.settings import Settings
 from shared.shell import Db, Flow, Outcome, Told, apply, by_stretches, in_turn, let_more_come
 from shared.topics import known_partitions, note_partitions
@@ -50,6 +52,9 @@ class Route:
     translations: Mapping[type[Fact] | type[Input], Translate]
 
 
+LOCKED: Final = "locked"
+"""Why a message is parked that nothing is wrong with: another session holds its row. It is told again by itself."""
+
 Take = Callable[[Db, Sequence[Record]], Awaitable[list[Parked]]]
 """What a consumer does with a batch inside its transaction: everything, or a list of what is to be parked."""
 
@@ -64,6 +69,8 @@ def reason_of(error: Exception) -> str:
         return "invalid"
     if isinstance(error, BROKEN_LAWS):
         return "breaks_a_law"
+    if isinstance(error, LOCK_TIMEOUT):
+        return LOCKED
     return "fault"
 
 
@@ -246,6 +253,13 @@ TELLS_WITHIN_SECONDS = 5.0
 """Kafka's client tries for as long as nobody answers, and goes on when it has been closed."""
 LISTENS_MS: Final = 200
 
+RETRIES_EVERY_SECONDS: Final = 0.5
+WAITING_FOR_LOCKS = """
+SELECT key FROM parked WHERE status = 'open' AND reason = 'locked' GROUP BY key ORDER BY min(id) LIMIT $1"""
+SAY_WHO_HOLDS = """
+UPDATE parked SET detail = $2 WHERE detail <> $2
+AND id = (SELECT min(id) FROM parked WHERE status = 'open' AND reason = 'locked' AND key = $1) RETURNING true"""
+
 AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
@@ -310,6 +324,7 @@ class Consumer:
         self._partitions: Mapping[str, int] = {}
         self._suspected: str | None = None
         self._behind_since: float | None = None
+        self._locked: set[str] = set()
 
     def subscribe(self, broker: KafkaBroker, topics: Sequence[str]) -> None:
         """`MANUAL`: `on_batch` says itself what is done and what comes again. `none`: `begin` says where to read, and a
@@ -463,12 +478,26 @@ class Consumer:
     async def _commit(self, records: Sequence[Record], is_whole: bool) -> bool:
         """Apply them in one transaction, apart where that breaks; whether it noted as well where reading goes on, as it
         may where they are the whole batch."""
+        set_aside = [r for r in records if r.parking_key() in self._locked] if self._locked else ()
+        if set_aside:
+            await self._set_aside(set_aside)
+            records = [r for r in records if r.parking_key() not in self._locked]
+            is_whole = False
+        if not records:
+            return False
         try:
             async with self.pool.acquire(timeout=5) as db, db.transaction():
                 parked = await self._take(db, records)
                 await park(db, parked)
                 if is_whole:
                     await self._advance(db, records)
+        except LOCK_TIMEOUT as error:
+            locked = await locked_keys(self.pool, {record.parking_key() for record in records})
+            await self._set_aside([r for r in records if r.parking_key() in locked])
+            if free := [r for r in records if r.parking_key() not in locked]:
+                # Without a row that is known to be locked it is another one: a shelf's, or one that is being made.
+                await self._take_apart(free, error) if not locked else await self._commit(free, is_whole=False)
+            return False
         except Exception as error:
             if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
                 raise
@@ -477,10 +506,23 @@ class Consumer:
         self.progress.parked += len(parked)
         return is_whole
 
+    async def _set_aside(self, records: Sequence[Record]) -> None:
+        """Park what another session's lock holds up, and whatever of its key comes later, until `retry_locked` has told
+        it. Its key is remembered, so that the next batch does not wait for the row again."""
+        if not records:
+            return
+        parked = [Parked(r, r.parking_key(), LOCKED, "another session of the database holds its row") for r in records]
+        async with self.pool.acquire(timeout=5) as db, db.transaction():
+            await park(db, parked)
+        self._locked |= {p.key for p in parked}
+
     async def _take_apart(self, records: Sequence[Record], error: Exception) -> None:
         """What breaks on one key (a law of the database, a fault of ours) must not hold the others: halves are tried
         until that key is alone, and parked."""
         keys = list(dict.fromkeys(record.parking_key() for record in records))
+        if len(keys) == 1 and isinstance(error, LOCK_TIMEOUT):
+            await self._set_aside(records)
+            return
         if len(keys) == 1:
             log.error("message.parked", key=keys[0], error=repr(error), records=len(records), exc_info=error)
             parked = [
@@ -497,11 +539,13 @@ class Consumer:
         ):
             try:
                 async with self.pool.acquire(timeout=5) as db, db.transaction():
+                    if isinstance(error, LOCK_TIMEOUT):
+                        await give_up_after(db, RETRY_SECONDS)
                     parked = await self._take(db, half)
                     await park(db, parked)
                 self.progress.parked += len(parked)
             except Exception as again:
-                if isinstance(again, OUTAGES) and not isinstance(again, BROKEN_LAWS):
+                if isinstance(again, OUTAGES) and not isinstance(again, (*BROKEN_LAWS, LOCK_TIMEOUT)):
                     raise
                 await self._take_apart(half, again)
 
@@ -510,21 +554,46 @@ class Consumer:
         next = [record.position + 1 for record in ends.values()]
         await db.execute(ADVANCE, self.group, [t for t, _ in ends], [p for _, p in ends], next)
 
-    async def redrive(self, key: str, actor: str, reason: str = "redrive") -> tuple[int, int]:
+    async def retry_locked(self, stop: asyncio.Event) -> None:
+        """Tell again what waits for locked rows, each key by itself, until stopped. Any replica may have set it aside."""
+        while not await stopped_within(stop, RETRIES_EVERY_SECONDS):
+            try:
+                known = set(self._locked)
+                async with self.pool.acquire(timeout=5) as db:
+                    keys = [row["key"] for row in await db.fetch(WAITING_FOR_LOCKS, MOST_LOCKED)]
+                self._locked = (self._locked - known) | set(keys)
+                for key in keys:
+                    await self._retry_locked(key)
+            except OUTAGES as error:
+                log.warning("locked_keys.deferred", error=repr(error))
+
+    async def _retry_locked(self, key: str) -> None:
+        async with self.pool.acquire(timeout=5) as watched, holders(self.pool, watched) as found:
+            try:
+                await self.redrive(key, f"service:{self.group}", "its row is locked no longer", watched)
+            except LOCK_TIMEOUT:
+                detail = f"another session of the database holds its row: {in_words(found)}"
+                if await watched.fetchval(SAY_WHO_HOLDS, key, detail):
+                    log.warning("key.locked", key=key, held_by=found)
+                return
+        self._locked.discard(key)
+        log.info("key.unlocked", key=key)
+
+    async def redrive(self, key: str, actor: str, reason: str = "redrive", db: "Db | None" = None) -> tuple[int, int]:
         """Tell a key's parked messages again, in order, until one is refused again: (done, still parked)."""
         done, most = 0, sys.maxsize
         while True:
             try:
-                told, left, refused = await self._redrive(key, actor, reason, most)
+                told, left, refused = await self._redrive(key, actor, reason, most, db)
             except Exception as error:
                 if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
                     raise
                 # One of them breaks the transaction of all: fewer are told at a time, until it is the first, and alone.
                 if most == 1:
                     log.error("message.refused_again", key=key, error=repr(error), exc_info=error)
-                    async with self.pool.acquire(timeout=5) as db:
-                        queue = await waiting(db, key)
-                        await db.execute(REOPEN, [queue[0].id], [reason_of(error)], [f"{error}" or repr(error)])
+                    async with self.pool.acquire(timeout=5) as other:
+                        queue = await waiting(other, key)
+                        await other.execute(REOPEN, [queue[0].id], [reason_of(error)], [f"{error}" or repr(error)])
                     return done, len(queue)
                 most = min(most, await self._parked(key)) // 2 or 1
                 continue
@@ -533,9 +602,10 @@ class Consumer:
             if refused or not told:
                 return done, left
 
-    async def _redrive(self, key: str, actor: str, reason: str, most: int) -> tuple[int, int, bool]:
+    async def _redrive(self, key: str, actor: str, reason: str, most: int, given: "Db | None") -> tuple[int, int, bool]:
         """Done, still parked, and whether one was refused, of the first `most` of the key."""
-        async with self.pool.acquire(timeout=5) as db, db.transaction():
+        async with nullcontext(given) if given else self.pool.acquire(timeout=5) as db, db.transaction():
+            await give_up_after(db, RETRY_SECONDS)
             queue = await waiting(db, key)
             # Settled first, so that they do not queue behind themselves; what is refused or not told is opened again.
             await settle(db, [w.id for w in queue], "redriven", actor, reason)

@@ -54,6 +54,10 @@ async def _nothing_to_undo(_: "asyncpg.Connection[asyncpg.Record]") -> None:
     listens for the length of a session on its connections."""
 
 
+def _limits(settings: Settings) -> dict[str, str]:
+    return LEASE | {"lock_timeout": f"{round(settings.lock_seconds * 1000)}ms"}
+
+
 async def connect(settings: Settings) -> Pool:
     """A pool whose statements give up after a while; connections are made as they are needed."""
     return await asyncpg.create_pool(
@@ -64,5 +68,6 @@ async def connect(settings: Settings) -> Pool:
         command_timeout=settings.statement_seconds,
         timeout=5,
         reset=_nothing_to_undo,
-        server_settings={"application_name": "order-workflows"} | (LEASE if settings.statement_cache_size else {}),
+        server_settings={"application_name": "order-workflows"}
+        | (_limits(settings) if settings.statement_cache_size else {}),
     )

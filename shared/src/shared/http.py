@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -29,6 +29,7 @@ from shared.auth import Caller, Role
 from shared.contracts.base import Fact
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause, traceparent_in
+from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, Locked, give_up_after, holders, in_words, locked_keys
 from shared.machine import Invalid, NotAllowed
 from shared.shell import Db, Flow, Held, Outcome, Told, apply
 
@@ -109,6 +110,8 @@ def _of_invalid(error: Invalid) -> JSONResponse:
 def _of_outage(error: Exception) -> JSONResponse:
     log.warning("request.deferred", error=repr(error))
     detail = "The database cannot be reached just now; nothing was stored. Send the same request again."
+    if isinstance(error, LOCK_TIMEOUT | Locked):
+        detail = "Something else holds what this would change; nothing was stored. Send the same request again."
     return problem(503, "Try again", detail, headers={"Retry-After": str(RETRY_AFTER)})
 
 
@@ -143,7 +146,7 @@ def install_problems(app: FastAPI) -> None:
     async def outage(_: Request, error: Exception) -> JSONResponse:
         return _of_outage(error)
 
-    for kind in OUTAGES:
+    for kind in (*OUTAGES, Locked):
         app.add_exception_handler(kind, outage)
 
     async def data_error(_: Request, error: Exception) -> JSONResponse:
@@ -369,6 +372,15 @@ class _Asked:
         """What no other of the same batch may name."""
         return {("", t.key) for t in self.told} | ({self.once.name} if self.once is not None else set())
 
+    def settle(self, result: Any) -> None:
+        """Unless whoever asked has gone."""
+        if self.done.done():
+            return
+        if isinstance(result, Exception):
+            self.done.set_exception(result)
+        else:
+            self.done.set_result(result)
+
 
 @dataclass(slots=True)
 class _Queue:
@@ -398,6 +410,20 @@ TOGETHER = 100
 """Commands of a transaction, from which on nobody else's are added to it."""
 BESIDE = 3
 """Transactions of a flow side by side: one that waits for a row does not hold the others for longer than `PATIENCE_S`."""
+WAITS_FOR_LOCKS_S = 3.0
+"""How long a request waits for a row that another session holds, before it is answered 503."""
+TRIES_LOCKED_EVERY_S = 0.3
+FORGETS_LOCKED_AFTER_S = 60.0
+
+
+@dataclass(slots=True)
+class _LockedKey:
+    """Whose row another session holds, as far as is known, and when that was tried last."""
+
+    holder: str = "another session of the database"
+    tried_at: float = field(default_factory=lambda: time.monotonic() - TRIES_LOCKED_EVERY_S)
+
+
 PATIENCE_S = 0.01
 """How long what was asked waits to be committed with whatever else comes while another is being committed: most of the
 price of a transaction is the same for one and for ten."""
@@ -411,6 +437,8 @@ class Desk:
         self.pool = pool
         self._woken = woken
         self._queues: dict[int, _Queue] = {}
+        self._locked: dict[str, _LockedKey] = {}
+        self._one_locked = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def answer_once(
@@ -431,14 +459,39 @@ class Desk:
         return response
 
     async def take(self, flow: Flow[S, C, Any], told: Sequence[Told[C]]) -> list[Exception | None]:
-        """Tell a batch without idempotency keys (webhooks, timers, workers): what was refused comes back as its error."""
-        errors: list[Exception | None] = await self._ask(flow, told, None) if told else []
-        return errors
+        """Tell a batch without idempotency keys (webhooks, timers, workers): what was refused comes back as its error, and
+        as a Locked what waited in vain for a row that another session holds; that was not stored."""
+        if not told:
+            return []
+        try:
+            errors: list[Exception | None] = await self._ask(flow, told, None)
+            return errors
+        except Locked as error:
+            keys = list(dict.fromkeys(t.key for t in told))
+            if len(keys) == 1:
+                return [error] * len(told)
+        by_key = [[t for t in told if t.key == key] for key in keys]
+        found = await asyncio.gather(*(self.take(flow, each) for each in by_key))
+        of_told = {id(t): e for each, es in zip(by_key, found, strict=True) for t, e in zip(each, es, strict=True)}
+        return [of_told[id(t)] for t in told]
+
+    @property
+    def waiting(self) -> list[str]:
+        """Keys whose rows other sessions of the database hold, in words: those that were asked for of late."""
+        recent = time.monotonic() - 2 * WAITS_FOR_LOCKS_S
+        return [
+            f"{key} waits: it is locked by {each.holder}"
+            for key, each in self._locked.items()
+            if each.tried_at > recent
+        ]
 
     async def _ask(self, flow: Flow[Any, Any, Any], told: Sequence[Told[Any]], once: _Once | None) -> Any:
         queue = self._queues.setdefault(id(flow), _Queue(flow))
         loop = asyncio.get_running_loop()
         asked = _Asked(told, once, loop.create_future())
+        if any(t.key in self._locked for t in told):
+            self._run(self._wait_for_lock(flow, asked))
+            return await asked.done
         queue.waiting.append(asked)
         if not queue.at_work or len(told) >= TOGETHER:
             self._begin(queue, asked)
@@ -450,10 +503,13 @@ class Desk:
         """One more transaction, unless this one is in another by now or too many are at work already."""
         if queue.at_work < BESIDE and asked in queue.waiting:
             queue.at_work += 1
-            # Not in the context of the one who happened to come first.
-            task = asyncio.create_task(self._work(queue), context=Context())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._run(self._work(queue))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        # Not in the context of the one who happened to come first.
+        task = asyncio.create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _work(self, queue: _Queue) -> None:
         try:
@@ -466,7 +522,10 @@ class Desk:
         """Everybody gets an answer. What breaks on one of them (a law of the database, a fault of ours) is that one's."""
         results: Sequence[Any]
         try:
-            results = await self._commit(flow, batch)
+            async with self.pool.acquire(timeout=5) as db:
+                results = await self._commit(db, flow, batch)
+        except LOCK_TIMEOUT as error:
+            results = await self._go_on_without_locked(flow, batch, error)
         except Exception as error:  # noqa: BLE001 -- raised where it is waited for
             is_outage = isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS)
             if len(batch) > 1 and not is_outage:
@@ -478,17 +537,79 @@ class Desk:
             for asked in batch:
                 asked.done.cancel()
             raise
-        for asked, result in zip(batch, results, strict=True):
-            if asked.done.done():  # whoever asked has gone
-                continue
-            if isinstance(result, Exception):
-                asked.done.set_exception(result)
-            else:
-                asked.done.set_result(result)
+        for asked, result in zip(batch, results, strict=False):
+            asked.settle(result)
 
-    async def _commit(self, flow: Flow[Any, Any, Any], batch: Sequence[_Asked]) -> list[Any]:
+    async def _go_on_without_locked(
+        self, flow: Flow[Any, Any, Any], batch: Sequence[_Asked], error: Exception
+    ) -> Sequence[Any]:
+        """What another session's lock holds up waits by itself, the rest is served now. Nothing is left to be settled,
+        but for an outage."""
+        try:
+            locked = await locked_keys(self.pool, {t.key for asked in batch for t in asked.told})
+        except OUTAGES as outage:
+            return [outage] * len(batch)
+        # Without a row that is known to be locked it is another one: a shelf's, or one that is being made.
+        waiting = [asked for asked in batch if not locked or any(t.key in locked for t in asked.told)]
+        for key in locked:
+            self._locked.setdefault(key, _LockedKey())
+        for asked in waiting:
+            self._run(self._wait_for_lock(flow, asked))
+        if rest := [asked for asked in batch if asked not in waiting]:
+            await self._serve(flow, rest)
+        return ()
+
+    async def _wait_for_lock(self, flow: Flow[Any, Any, Any], asked: _Asked) -> None:
+        """By itself, and with all that wait for locks on one connection: nobody else's slot is taken."""
+        key = asked.told[0].key
+        if len({t.key for t in asked.told}) > 1:
+            asked.settle(Locked(key, _LockedKey().holder))  # each of them by itself: see `take`
+            return
+        deadline = time.monotonic() + WAITS_FOR_LOCKS_S
+        while not asked.done.done():
+            async with self._one_locked:
+                known = self._locked.get(key)
+                if known is None or time.monotonic() - known.tried_at > TRIES_LOCKED_EVERY_S:
+                    try:
+                        result = await self._try_locked(flow, asked)
+                    except Exception as error:  # noqa: BLE001 -- raised where it is waited for
+                        result = error
+                    if not isinstance(result, Locked):
+                        if self._locked.pop(key, None) is not None:
+                            log.info("key.unlocked", key=key)
+                        asked.settle(result)
+                        return
+                    self._note_locked(key, result.holder)
+            if time.monotonic() > deadline:
+                asked.settle(Locked(key, self._locked.get(key, _LockedKey()).holder))
+                return
+            await asyncio.sleep(TRIES_LOCKED_EVERY_S / 3)
+
+    def _note_locked(self, key: str, holder: str) -> None:
+        known = self._locked.setdefault(key, _LockedKey())
+        if known.holder != holder:
+            log.warning("key.locked", key=key, held_by=holder)
+        known.holder, known.tried_at = holder, time.monotonic()
+        forgotten = known.tried_at - FORGETS_LOCKED_AFTER_S
+        for other in [other for other, each in self._locked.items() if each.tried_at < forgotten]:
+            del self._locked[other]
+
+    async def _try_locked(self, flow: Flow[Any, Any, Any], asked: _Asked) -> Any:
+        """Its response or errors; a Locked where the row cannot be had yet."""
+        async with self.pool.acquire(timeout=5) as db, holders(self.pool, db) as found:
+            try:
+                [result] = await self._commit(db, flow, [asked], RETRY_SECONDS)
+            except LOCK_TIMEOUT:
+                return Locked(asked.told[0].key, in_words(found))
+            return result
+
+    async def _commit(
+        self, db: Db, flow: Flow[Any, Any, Any], batch: Sequence[_Asked], waits: float | None = None
+    ) -> list[Any]:
         """What becomes of each, in one transaction: its response or errors, or what it raises."""
-        async with self.pool.acquire(timeout=5) as db, db.transaction():
+        async with db.transaction():
+            if waits is not None:
+                await give_up_after(db, waits)
             settled = await _settled_before(db, [asked.once for asked in batch if asked.once is not None])
             fresh = [asked for asked in batch if asked.once is None or asked.once.name not in settled]
             outcomes: list[Outcome] = []

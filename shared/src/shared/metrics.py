@@ -28,7 +28,8 @@ OF_ALL = """
 SELECT plumbing.*,
     (SELECT coalesce(json_object_agg(reason, messages), '{{}}') FROM (
         SELECT reason, count(*) AS messages FROM parked WHERE status = 'open' GROUP BY reason) AS open) AS parked_by_reason,
-    coalesce((SELECT greatest(extract(epoch FROM now() - min(due_at)), 0) FROM deadlines), 0)::float AS overdue,
+    coalesce((SELECT greatest(extract(epoch FROM now() - min(due_at)), 0)
+        FROM deadlines WHERE given_up_at IS NULL), 0)::float AS overdue,
     ARRAY[{gauges}]::float[] AS gauges
 FROM ({plumbing}) AS plumbing"""
 
@@ -101,6 +102,8 @@ async def exposition(
         ("oms_outbox_oldest_seconds", "age of the oldest of them that is not withheld", row["oldest"]),
         ("oms_outbox_withheld_keys", "keys not published: the broker refused a fact", row["withheld_keys"]),
         ("oms_parked_keys", "keys with a parked message", row["parked_keys"]),
+        ("oms_locked_keys", "keys that wait for a row which another session holds, at most 20", len(row["locked"])),
+        ("oms_deadlines_given_up", "deadlines that failed so often that they are not tried any more", row["given_up"]),
         ("oms_deadlines_overdue_seconds", "for how long the oldest deadline due has not fired", row["overdue"]),
         *own,
     ):

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated
 
+import structlog
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
@@ -12,6 +13,9 @@ from shared.contracts.base import Input, Name
 from shared.http import needs
 from shared.parking import settle, waiting, waiting_keys
 from shared.relay import release, withheld
+from shared.timers import RETRY
+
+log = structlog.get_logger()
 
 router = APIRouter(prefix="/operations", tags=["operations"])
 
@@ -55,6 +59,8 @@ class Lag(BaseModel):
     unpublished: int = Field(description="facts not yet on the topic, those of withheld keys among them")
     oldest_unpublished_seconds: float = Field(description="of those that are not withheld")
     parked_keys: int
+    locked: list[str] = Field(description="keys that wait for a row which another session of the database holds")
+    failing: list[str] = Field(description="deadlines that are due and do not fire, each with its fault")
     withheld_keys: int = Field(description="keys that are not published, since the broker refused one of their facts")
 
 
@@ -83,6 +89,15 @@ class Redrive(Input):
 class Redriven(BaseModel):
     done: int
     still_parked: int
+
+
+class Retry(Input):
+    key: Name
+    reason: Name
+
+
+class Retried(BaseModel):
+    names: list[str] = Field(description="of the deadlines that are tried again")
 
 
 class Discard(Input):
@@ -160,6 +175,15 @@ async def discard(request: Request, body: Discard, who: Operator) -> Discarded:
         return Discarded(discarded=await settle(db, body.ids, "discarded", who.actor, body.reason))
 
 
+@router.post("/deadlines/retry")
+async def retry_deadlines(request: Request, body: Retry, who: Operator) -> Retried:
+    """Fire a key's failing deadlines again, those that were given up among them, and count their attempts anew."""
+    async with request.app.state.pool.acquire(timeout=5) as db:
+        names = [row["name"] for row in await db.fetch(RETRY, body.key)]
+    log.warning("deadlines.retried", key=body.key, names=names, actor=who.actor, reason=body.reason)
+    return Retried(names=names)
+
+
 @router.get("/withheld")
 async def withheld_keys(
     request: Request,
@@ -182,14 +206,26 @@ async def release_key(request: Request, body: Release, who: Operator) -> Release
     return released
 
 
+LOCKED = """
+SELECT DISTINCT ON (key) key || ' waits: ' || detail FROM parked WHERE status = 'open' AND reason = 'locked'
+ORDER BY key, id LIMIT 20"""
+FAILING = """
+SELECT 'deadline ' || name || ' of ' || key || CASE WHEN given_up_at IS NULL THEN ' fails: ' ELSE ' was given up: ' END || failure
+FROM deadlines WHERE failure IS NOT NULL ORDER BY key, name LIMIT 20"""
 UNPUBLISHED = """
 SELECT (SELECT count(*) FROM outbox) AS unpublished,
        coalesce((SELECT extract(epoch FROM now() - recorded_at) FROM outbox JOIN events ON id = event_id
                  WHERE NOT EXISTS (SELECT FROM withheld
                                    WHERE withheld.subject = events.subject AND released_at IS NULL)
                  ORDER BY position LIMIT 1), 0)::float AS oldest,
-       (SELECT count(DISTINCT key) FROM parked WHERE status = 'open') AS parked_keys,
-       (SELECT count(*) FROM withheld WHERE released_at IS NULL) AS withheld_keys"""
+       (SELECT count(DISTINCT key) FROM parked WHERE status = 'open' AND key NOT IN (
+            SELECT key FROM parked WHERE status = 'open' AND reason = 'locked')) AS parked_keys,
+       ARRAY({LOCKED}) AS locked,
+       ARRAY({FAILING}) AS failing,
+       (SELECT count(*) FROM deadlines WHERE failure IS NOT NULL AND given_up_at IS NOT NULL) AS given_up,
+       (SELECT count(*) FROM withheld WHERE released_at IS NULL) AS withheld_keys""".replace(
+    "{LOCKED}", LOCKED
+).replace("{FAILING}", FAILING)
 
 
 @router.get("/lag")
@@ -208,5 +244,7 @@ async def lag(request: Request, _: Reader) -> Lag:
         unpublished=row["unpublished"],
         oldest_unpublished_seconds=row["oldest"],
         parked_keys=row["parked_keys"],
+        locked=[*row["locked"], *running.desk.waiting],
+        failing=row["failing"],
         withheld_keys=row["withheld_keys"],
     )

@@ -23,7 +23,7 @@ from fastapi_offline import FastAPIOffline
 from faststream.kafka import KafkaBroker
 from faststream.kafka.prometheus import KafkaPrometheusMiddleware
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from shared import metrics, operations
 from shared.auth import Tokens
@@ -32,6 +32,7 @@ from shared.database import OUTAGES, Pool, connect
 from shared.http import PROBLEMS, BodyLimit, Desk, Requests, document_problems, install_problems
 from shared.logs import configure
 from shared.metrics import Gauge
+from shared.operations import LOCKED
 from shared.relay import Relay, stopped_within
 from shared.retention import Retention
 from shared.settings import Settings
@@ -79,15 +80,20 @@ class Running:
 class Readiness(BaseModel):
     ready: bool
     reasons: list[str]
+    locked: list[str] = Field(
+        default=[], description="keys that wait for a row which another session of the database holds; the others go on"
+    )
 
 
 async def readiness(running: Running) -> Readiness:
     """Whether this process can do its work, and what is missing, in words."""
-    reasons = []
+    reasons, locked = [], running.desk.waiting
     try:
         async with running.pool.acquire(timeout=2) as db:
             if not await db.fetchval("SELECT to_regclass('public.parked') IS NOT NULL"):
                 reasons.append("the database is not migrated")
+            else:
+                locked += [row[0] for row in await db.fetch(LOCKED)]
     except OUTAGES as error:
         reasons.append(f"the database does not answer: {error!r}")
     now = time.monotonic()
@@ -101,7 +107,7 @@ async def readiness(running: Running) -> Readiness:
         failing = running.relay.progress.failing_since
         if now - failing > OUTAGE_SHOWS_AFTER:
             reasons.append(f"the relay has not been able to publish for {now - failing:.0f} s")
-    return Readiness(ready=not reasons, reasons=reasons)
+    return Readiness(ready=not reasons, reasons=reasons, locked=locked)
 
 
 async def _consume(broker: KafkaBroker, consumer: Consumer, stop: asyncio.Event) -> None:
@@ -201,6 +207,7 @@ def build(
             consumer.subscribe(broker, topics)
             running.consumers.append(consumer)
             parts.append(("consumer", _consume(broker, consumer, stop)))
+            parts.append(("locked keys", consumer.retry_locked(stop)))
         parts.append(("watch", _watch(running, stop)))
         if running.relay is not None:
             parts.append(("relay", running.relay.run(stop)))

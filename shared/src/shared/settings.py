@@ -30,6 +30,9 @@ class Settings(BaseSettings):
     database_pool: int = Field(default=8, ge=2, le=100)
     statement_cache_size: int = Field(default=256, ge=0, description="0 behind a transaction pooler")
     statement_seconds: float = Field(default=30, gt=0, description="how long the database may take for one statement")
+    lock_seconds: float = Field(
+        default=1, ge=0.05, le=30, description="how long a row that another session holds is waited for"
+    )
     kafka: str = Field(description="bootstrap servers, with commas between them")
     auth_key: SecretStr = Field(min_length=32, description="HS256 key of bearer tokens")
     auth_jwks_url: HttpUrl | None = Field(

@@ -197,7 +197,8 @@ WITH saved AS (
     WHERE states.key = new.key),
 due AS (
     INSERT INTO deadlines (key, name, due_at) SELECT * FROM unnest($6::text[], $7::text[], $8::timestamptz[])
-    ON CONFLICT (key, name) DO UPDATE SET due_at = excluded.due_at),
+    ON CONFLICT (key, name) DO UPDATE
+    SET due_at = excluded.due_at, attempts = 0, failure = NULL, retry_at = NULL, given_up_at = NULL),
 gone AS (
     DELETE FROM deadlines USING unnest($9::text[], $10::text[]) AS gone (key, name)
     WHERE deadlines.key = gone.key AND deadlines.name = gone.name),

@@ -3,16 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import NAMESPACE_URL, uuid5
 
 import structlog
 from aiokafka.errors import KafkaError
 
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.database import BROKEN_LAWS, OUTAGES, Pool, transposed
 from shared.envelope import Cause
-from shared.shell import Flow, Told, apply
+from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, give_up_after, holders, in_words
+from shared.shell import Db, Flow, Told, apply, is_refusal
 
 log = structlog.get_logger()
 
@@ -20,14 +22,26 @@ Fire = Callable[[str, str, datetime], Any]
 """(key, name, due) -> the command to tell."""
 
 # So few at a time that what they load fits beside everything else: the next are asked for at once.
-DUE = "SELECT key, name, due_at FROM deadlines WHERE due_at <= now() ORDER BY due_at LIMIT 100"
+DUE = """
+SELECT key, name, due_at FROM deadlines
+WHERE due_at <= now() AND given_up_at IS NULL AND (retry_at IS NULL OR retry_at <= now()) ORDER BY due_at LIMIT 100"""
 # Only as it was read: a deadline that the state has moved meanwhile stays.
 FIRED = """
 DELETE FROM deadlines USING unnest($1::text[], $2::text[], $3::timestamptz[]) AS fired (key, name, due_at)
 WHERE deadlines.key = fired.key AND deadlines.name = fired.name AND deadlines.due_at = fired.due_at"""
-POSTPONE = """
-UPDATE deadlines SET due_at = now() + interval '5 minutes' WHERE key = $1 AND name = $2 AND due_at = $3"""
+FAILED = """
+UPDATE deadlines SET attempts = attempts + 1, failure = $4, given_up_at = CASE WHEN attempts + 1 >= $5 THEN now() END,
+    retry_at = now() + least(interval '5 seconds' * 2 ^ attempts, interval '1 hour')
+WHERE key = $1 AND name = $2 AND due_at = $3 RETURNING attempts, given_up_at"""
+WAITS = """
+UPDATE deadlines SET failure = $4, retry_at = now() + interval '2 seconds'
+WHERE key = $1 AND name = $2 AND due_at = $3"""
+RETRY = """
+UPDATE deadlines SET attempts = 0, retry_at = NULL, given_up_at = NULL WHERE key = $1 AND failure IS NOT NULL
+RETURNING name"""
 POLL_SECONDS = 0.5
+GIVES_UP_AFTER: Final = 20
+"""Attempts, the last ones an hour apart: about half a day."""
 
 Due = tuple[str, str, datetime]
 
@@ -63,7 +77,7 @@ class Timers:
 
     async def fire(self) -> int:
         """Tell what is due; returns how many. What is refused was overtaken by the facts, and is dropped; what breaks
-        on a fault of ours is tried again later, and holds no other."""
+        on a fault of ours, or waits for a locked row, is tried again later, and holds no other."""
         async with self._pool.acquire(timeout=5) as db:
             due = [(row["key"], row["name"], row["due_at"]) for row in await db.fetch(DUE)]
         if due and self._caught_up is not None:
@@ -72,7 +86,7 @@ class Timers:
         try:
             await self._fire(due)
         except Exception as error:
-            if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
+            if isinstance(error, OUTAGES) and not isinstance(error, (*BROKEN_LAWS, LOCK_TIMEOUT)):
                 raise
             for one in due:
                 await self._fire_alone(one)
@@ -81,19 +95,34 @@ class Timers:
         return len(due)
 
     async def _fire_alone(self, due: Due) -> None:
-        try:
-            await self._fire([due])
-        except Exception as error:
-            if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
-                raise
-            log.error("deadline.failed", key=due[0], name=due[1], error=repr(error), exc_info=error)
-            async with self._pool.acquire(timeout=5) as db:
-                await db.execute(POSTPONE, *due)
+        """What became of it stands beside it."""
+        async with self._pool.acquire(timeout=5) as db, holders(self._pool, db) as found:
+            try:
+                await self._fire([due], db, RETRY_SECONDS)
+            except LOCK_TIMEOUT:
+                log.warning("key.locked", key=due[0], name=due[1], held_by=found)
+                await db.execute(WAITS, *due, f"its row is locked by {in_words(found)}")
+            except Exception as error:
+                if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
+                    raise
+                await self._failed(db, due, error)
 
-    async def _fire(self, due: Sequence[Due]) -> None:
+    @staticmethod
+    async def _failed(db: Db, due: Due, error: Exception) -> None:
+        row = await db.fetchrow(FAILED, *due, f"{error!r}"[:1000].replace("\x00", ""), GIVES_UP_AFTER)
+        if row is not None:
+            of_it = {
+                "key": due[0],
+                "name": due[1],
+                "attempts": row["attempts"],
+                "given_up": row["given_up_at"] is not None,
+            }
+            log.error("deadline.failed", **of_it, error=repr(error), exc_info=error)
+
+    async def _fire(self, due: Sequence[Due], given: "Db | None" = None, waits: float | None = None) -> None:
         if not due:
             return
-        batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]]]] = {}
+        batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]], list[Due]]] = {}
         for key, name, due_at in due:
             flow, fire = self._fires[key.partition(":")[0] if ":" in key else ""]
             cause = Cause(
@@ -103,11 +132,20 @@ class Timers:
                 reason=f"deadline {name}",
                 correlation_id=f"deadline:{key}:{name}",
             )
-            batches.setdefault(id(flow), (flow, []))[1].append(Told(key, fire(key, name, due_at), cause))
-        async with self._pool.acquire(timeout=5) as db, db.transaction():
-            for flow, told in batches.values():
+            _, told, sources = batches.setdefault(id(flow), (flow, [], []))
+            told.append(Told(key, fire(key, name, due_at), cause))
+            sources.append((key, name, due_at))
+        async with nullcontext(given) if given else self._pool.acquire(timeout=5) as db, db.transaction():
+            if waits is not None:
+                await give_up_after(db, waits)
+            broken: list[Due] = []
+            for flow, told, sources in batches.values():
                 outcomes, _ = await apply(db, flow, told)
-                for t, outcome in zip(told, outcomes, strict=True):
-                    if outcome.error is not None:
-                        log.info("deadline.overtaken", key=t.key, reason=t.cause.reason, error=str(outcome.error))
-            await db.execute(FIRED, [d[0] for d in due], [d[1] for d in due], [d[2] for d in due])
+                for one, outcome in zip(sources, outcomes, strict=True):
+                    if is_refusal(outcome.error):
+                        log.info("deadline.overtaken", key=one[0], name=one[1], error=str(outcome.error))
+                    elif outcome.error is not None:
+                        broken.append(one)
+                        await self._failed(db, one, outcome.error)
+            fired = [one for one in due if one not in broken]
+            await db.execute(FIRED, *transposed(fired, 3))
