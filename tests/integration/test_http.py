@@ -53,6 +53,11 @@ async def counter(body: Annotated[SignedBody, signed(lambda settings: SECRET)], 
     return {"error": str(error)}
 
 
+@router.get("/faulty")
+async def faulty() -> None:
+    raise ZeroDivisionError("a fault of ours")
+
+
 @pytest.fixture
 async def dsn(new_database: NewDatabase) -> str:
     return await new_database("tests.integration.plumbing")
@@ -318,3 +323,15 @@ async def test_a_webhook_that_is_not_as_signed_is_refused(client: httpx.AsyncCli
     answer = await client.post("/webhooks/counter", content=body, headers=headers)
     assert answer.status_code == 401
     assert await count(dsn, "events") == 0
+
+
+async def test_what_nobody_expected_is_a_problem_with_an_id_that_stands_in_the_log(
+    client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer = await client.get("/faulty")
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "a fault of ours" not in answer.text
+    told = answer.json()
+    assert told["instance"] in told["detail"]
+    [logged] = [record.getMessage() for record in caplog.records if "request.failed" in record.getMessage()]
+    assert told["instance"] in logged and "/faulty" in logged and "a fault of ours" in logged

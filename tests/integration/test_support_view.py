@@ -59,7 +59,7 @@ async def client(
     app = built()
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(app.router.lifespan_context(app))
-        transport = httpx.ASGITransport(app)
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://view.test"))
 
 
@@ -508,3 +508,48 @@ async def test_every_detail_is_on_the_page_only_when_asked_for(
     assert "set aside in BER" in (await client.get("/orders/ORD-1?detail=all")).text
     only = (await client.get("/orders/ORD-1?domain=payment")).text
     assert "captured for shipment 1 of 3" in only and "Order placed" not in only
+
+
+async def test_what_nobody_expected_is_a_page_with_a_way_back_and_an_id_that_stands_in_the_log(
+    client: httpx.AsyncClient,
+    pool: "asyncpg.Pool[asyncpg.Record]",
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a fault of ours")
+
+    await deliver(pool, records_of(split_order("ORD-1")))
+    await client.post("/sign-in", data={"token": issue(AUTH_KEY, subject="ann", roles=["agent"])})
+    monkeypatch.setattr("support_view.pages.draw", fails)
+    monkeypatch.setattr("support_view.api.summarize", fails)
+    for path, headers in (
+        ("/orders/ORD-1", {"accept": "text/html,*/*", "referer": "http://view.test/queue"}),
+        ("/embed/ORD-1", {"accept": "text/html,*/*"}),
+        ("/api/orders/ORD-1", {"accept": "text/html,*/*"} | bearer()),
+        ("/orders/ORD-1", {}),
+    ):
+        caplog.clear()
+        answer = await client.get(path, headers=headers)
+        assert answer.status_code == 500 and "a fault of ours" not in answer.text
+        [failure] = re.findall(r"urn:uuid:[0-9a-f-]{36}", answer.text)[:1]
+        [logged] = [record.getMessage() for record in caplog.records if "request.failed" in record.getMessage()]
+        assert failure in logged and "a fault of ours" in logged
+        is_page = path.startswith(("/orders", "/embed")) and bool(headers)
+        kind = "text/html; charset=utf-8" if is_page else "application/problem+json"
+        assert answer.headers["content-type"] == kind
+        assert not is_page or 'href="/"' in answer.text
+        assert ('href="http://view.test/queue"' in answer.text) == ("referer" in headers)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/nowhere", 404), ("/queue?mine=perhaps", 422), ("/cases?of=everybody", 422)]
+)
+async def test_what_a_person_mistypes_is_answered_by_a_page_and_a_program_by_problem_details(
+    client: httpx.AsyncClient, path: str, status: int
+) -> None:
+    page = await client.get(path, headers={"accept": "text/html", "referer": "http://elsewhere.test/"})
+    assert (page.status_code, page.headers["content-type"]) == (status, "text/html; charset=utf-8")
+    assert "elsewhere" not in page.text and 'href="/"' in page.text
+    program = await client.get(path)
+    assert (program.status_code, program.headers["content-type"]) == (status, "application/problem+json")

@@ -57,6 +57,7 @@ class Problem(BaseModel):
     errors: list[dict[str, str]] | None = Field(default=None, description="field and rule, for bad input")
     current: str | None = Field(default=None, description="the current state, for 409")
     allowed: list[str] | None = Field(default=None, description="what is allowed in it, for 409")
+    instance: str | None = Field(default=None, description="id of this failure, by which it is found in the log")
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -69,6 +70,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         409: "not allowed in the current state",
         413: "body over 256 KiB",
         422: "a field breaks a rule",
+        500: "something that no code expected; `instance` stands in the log",
         503: "the database is away; try again",
     }.items()
 }
@@ -115,8 +117,24 @@ def _of_outage(error: Exception) -> JSONResponse:
     return problem(503, "Try again", detail, headers={"Retry-After": str(RETRY_AFTER)})
 
 
+def log_failure(request: Request, error: Exception) -> str:
+    """An id for what no code expected; it stands in the log beside what happened, and is told to who asked."""
+    failure = f"urn:uuid:{uuid7()}"
+    where = {"method": request.method, "path": request.url.path}
+    log.error("request.failed", failure=failure, **where, error=repr(error), exc_info=error)
+    return failure
+
+
 def install_problems(app: FastAPI) -> None:
     """Every error leaves as problem details, and none shows what it should not."""
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        failure = log_failure(request, error)
+        detail = (
+            f"Something failed here that nobody expected. Who looks after the system finds it in the log as {failure}."
+        )
+        return problem(500, "Failed", detail, instance=failure)
 
     @app.exception_handler(RequestValidationError)
     async def bad_input(_: Request, error: RequestValidationError) -> JSONResponse:

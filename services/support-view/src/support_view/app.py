@@ -21,6 +21,7 @@ for part in (api, casework_api, figures, sign_in, pages, figure_pages):
 
 def extend(app: FastAPI) -> None:
     api.answer_not_seen(app)
+    pages.answer_in_pages(app)
     pages.serve_assets(app)
 
 
@@ -32,7 +33,7 @@ def built(topics: Sequence[str] = ()) -> FastAPI:
         settings = running.settings
         assert isinstance(settings, SupportViewSettings)
         # What this service decides itself is asked of it as of the others: by its API, without a network between.
-        itself = {f"http://{running.name}": httpx.ASGITransport(app)}
+        itself = {f"http://{running.name}": httpx.ASGITransport(app, raise_app_exceptions=False)}
         async with httpx.AsyncClient(timeout=10, trust_env=False, mounts=itself) as client:
             app.state.client = client
             app.state.services = {**settings.services, running.name: f"http://{running.name}"}

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timezone
 from http import HTTPStatus
 from itertools import groupby
@@ -11,12 +11,15 @@ from urllib.parse import quote, urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, FastAPI, HTTPException, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.staticfiles import StaticFiles
 
 from shared.auth import Caller
 from shared.database import OUTAGES
+from shared.http import log_failure
 from shared.machine import Invalid
 from support_view.actions import ACTIONS, CASE_ACTIONS, QUEUE_ACTIONS, Told, act, attended, of_cases, offered
 from support_view.api import (
@@ -36,6 +39,7 @@ from support_view.api import (
     snapshot,
     view_of,
 )
+from support_view.api import router as api_router
 from support_view.casebook import Wanted
 from support_view.casework_api import read_case, read_cases, read_queue, read_work
 from support_view.picture import HEIGHT, WIDTH, draw
@@ -400,6 +404,41 @@ AWAY: Final = "The database cannot be reached just now. Load this page again in 
 
 def away(caller: Caller) -> HTMLResponse:
     return page("message.html", 503, caller=caller, title="Just a moment", text=AWAY)
+
+
+def _is_asked_by_a_person(request: Request) -> bool:
+    """A browser that shows what it gets, and no program."""
+    return "text/html" in request.headers.get("accept", "") and not request.url.path.startswith(f"{api_router.prefix}/")
+
+
+def answer_in_pages(app: FastAPI) -> None:
+    """Who looks at pages gets a page for what went wrong, with a way back; programs get problem details as of all services."""
+    answers: Mapping[type[Exception], Any] = {
+        kind: app.exception_handlers[kind] for kind in (Exception, StarletteHTTPException, RequestValidationError)
+    }
+
+    async def answer(request: Request, error: Exception) -> Response:
+        if not _is_asked_by_a_person(request):
+            kind = next(kind for kind in type(error).__mro__ if kind in answers)
+            response: Response = await answers[kind](request, error)
+            return response
+        back = request.headers.get("referer", "")
+        content: dict[str, Any] = {"caller": None, "back": back if back.startswith(f"{request.base_url}") else ""}
+        match error:
+            case StarletteHTTPException(status_code=404 | 405 as status):
+                return page("message.html", status, title="Nothing there", text="There is no such page.", **content)
+            case StarletteHTTPException(status_code=status, detail=detail):
+                return page("message.html", status, title="Not possible", text=f"{detail}.", **content)
+            case RequestValidationError():
+                text = "This address asks for something that the page does not know."
+                return page("message.html", 422, title="Not understood", text=text, **content)
+            case _:
+                text = "Something failed here that nobody expected. It was not done, or only in part: look before you try again."
+                failure = log_failure(request, error)
+                return page("message.html", 500, title="This did not work", text=text, failure=failure, **content)
+
+    for kind in answers:
+        app.add_exception_handler(kind, answer)
 
 
 def serve_assets(app: FastAPI) -> None:
