@@ -1,7 +1,9 @@
 """Stories of orders as the services tell them on their topics: facts in sequence, with times, actors and causes."""
 
+import json
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta, timezone
+from importlib import import_module
 from uuid import NAMESPACE_OID, uuid5
 
 import asyncpg
@@ -77,10 +79,25 @@ from shared.contracts.returns import (
 )
 from shared.envelope import source_of
 from shared.parking import Record
+from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import Entry
 
 START = datetime(2026, 10, 1, 9, 0, tzinfo=timezone.utc)
 POLICY = PolicyRef(policy_id="standard", version=1)
+
+
+def _first_escalation_policy() -> EscalationPolicy:
+    """As the service starts with it: of the migrations that publish it."""
+    calendar, rules = (
+        json.loads(import_module(f"support_view.migrations.{name}").TABLES.split("$json$")[1])
+        for name in ("0003_casework", "0004_escalations")
+    )
+    return EscalationPolicy.model_validate_json(
+        json.dumps({"calendar": calendar["calendar"], "contacts_within": "P14D", "rules": rules})
+    )
+
+
+ESCALATIONS = _first_escalation_policy()
 
 
 class Telling:

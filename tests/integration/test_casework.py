@@ -542,7 +542,7 @@ async def test_a_cause_that_later_facts_do_not_bear_out_is_refuted(ann: Desk, po
     found = story.tell(ShipmentFound(**parcel, review=False))
     await deliver(pool, [found])
     assert "carrier_loss" not in await causes_of(ann, pool)
-    assert (await told(pool))[-1] == "root_cause.refuted"
+    assert "root_cause.refuted" in await told(pool)
 
 
 async def test_an_agents_word_goes_before_the_rules_until_it_is_withdrawn_and_outlives_a_rebuild(

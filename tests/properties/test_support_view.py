@@ -26,7 +26,7 @@ from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, advance, section_of, span_to_read
 from support_view.summary import holes, summarize
 from tests.invented import facts
-from tests.telling import START, whole_story
+from tests.telling import ESCALATIONS, START, whole_story
 
 ORDER_FACTS = sorted(
     (fact for fact in FACTS.values() if issubclass(fact, OrderFact | SupportFact)), key=lambda fact: fact.type
@@ -95,7 +95,7 @@ def test_any_order_repetition_and_batching_of_the_facts_give_the_same_view(batch
     told_straight = viewed([[entry] for entry in STORY])
     told_anyhow = viewed(batches)
     assert told_anyhow == told_straight
-    assert summarize("ORD-1042", told_anyhow) == summarize("ORD-1042", told_straight)
+    assert summarize("ORD-1042", told_anyhow, ESCALATIONS) == summarize("ORD-1042", told_straight, ESCALATIONS)
 
 
 @settings(max_examples=40, deadline=None)
@@ -201,7 +201,7 @@ def test_whatever_valid_facts_say_in_any_sequence_they_fold_are_told_and_can_be_
             assert domain.sentences[type(entry.fact)](entry.fact, words)
             if detailed := domain.details.get(type(entry.fact)):
                 assert all(isinstance(line, str) for line in detailed(entry.fact, words))
-    assert summarize("a", sections)
+    assert summarize("a", sections, ESCALATIONS)
 
 
 @pytest.mark.parametrize("kind", ORDER_FACTS, ids=lambda kind: kind.type)

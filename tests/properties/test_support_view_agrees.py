@@ -22,6 +22,7 @@ from tests.properties.test_returns import walk
 from tests.properties.test_support_view import entry_of
 from tests.properties.test_system import KINDS, Step, begin, step
 from tests.properties.world import Service, World
+from tests.telling import ESCALATIONS
 
 
 def seen(*journals: Sequence[Fact]) -> dict[str, Section[Any]]:
@@ -90,7 +91,7 @@ def agree_on_the_order(order: Any, summary: Summary) -> None:
 def agree(world: World) -> None:
     for id in world.orders:
         sections = seen(*(world.facts(service, id) for service in Service))
-        summary = summarize(id, sections)
+        summary = summarize(id, sections, ESCALATIONS)
         assert len(draw(summary.dependencies).boxes) == len(summary.dependencies.nodes)
         agree_on_the_order(world.order(id), summary)
         agree_on_money(world.account(id), summary)
@@ -102,7 +103,7 @@ def agree_on_rollups(world: World) -> None:
     """At rest the order has heard all that the view has seen, so both roll up the same."""
     for id in world.orders:
         told = rollups(world.order(id))
-        summary = summarize(id, seen(*(world.facts(service, id) for service in Service)))
+        summary = summarize(id, seen(*(world.facts(service, id) for service in Service)), ESCALATIONS)
         view = summary.rollups
         names = {"payment_status", "refund_status", "fulfillment_status", "return_status", "dispute_status"}
         for name in names:

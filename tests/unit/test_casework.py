@@ -46,8 +46,8 @@ from support_view.domain.casework import (
     decide,
     due_command,
 )
-from support_view.domain.concerns import CONCERNS, SERVICE
-from support_view.domain.escalations import Concern, EscalationStatus
+from support_view.domain.escalations import EscalationStatus, Obligation, Owner
+from support_view.domain.obligations import OBLIGATIONS, SERVICE
 from support_view.domain.policies import (
     CasePolicy,
     CausePolicy,
@@ -62,6 +62,11 @@ HOURS = (Hours(opens=time(9), closes=time(17)),)
 CALENDAR = Calendar(
     zone="Europe/Berlin", week=dict.fromkeys(range(5), HOURS), holidays=frozenset({date(2026, 5, 1), date(2026, 5, 14)})
 )
+PATIENCE_MINUTES = {
+    RuleName.REFUND_UNKNOWN: 30,
+    RuleName.CASE_WAITING: 6 * 24 * 60,
+    RuleName.CASE_UNCLOSED: 24 * 60,
+}
 POLICY = Policies(
     cases=CasePolicy(
         calendar=CALENDAR,
@@ -77,7 +82,7 @@ POLICY = Policies(
         contacts_within=timedelta(days=14),
         rules={
             rule: Rule(
-                after=Patience(amount=30 if rule is RuleName.REFUND_UNKNOWN else 0, unit=Unit.MINUTES),
+                after=Patience(amount=PATIENCE_MINUTES.get(rule, 0), unit=Unit.MINUTES),
                 limit={RuleName.CONTACT_REPEATED: 3, RuleName.REOPENED: 2, RuleName.BACKORDER_SLIPPED: 2}.get(rule, 1),
                 level=2 if rule is RuleName.REOPENED else 1,
                 to_do="look into it",
@@ -117,8 +122,8 @@ class Desk:
     def answers(self, id: str, at: datetime) -> Sequence[Fact]:
         return self.tell(AnswerCustomer("o-1-C1", id, at, Channel.EMAIL, "we look into it", "agent:ann"))
 
-    def look(self, service: str, at: datetime, *concerns: Concern, policies: Policies = POLICY) -> Sequence[Fact]:
-        self.around = Around(policies, at, {(self.state.subject, service): concerns})
+    def look(self, service: str, at: datetime, *seen: Obligation, policies: Policies = POLICY) -> Sequence[Fact]:
+        self.around = Around(policies, at, {(self.state.subject, service): seen})
         return self.tell(LookAt(service))
 
     @property
@@ -244,8 +249,8 @@ def test_a_contact_after_it_was_closed_opens_a_linked_case() -> None:
     desk = Desk()
     desk.writes("c1", MONDAY)
     desk.tell(ResolveCase("o-1-C1", "it was next door", MONDAY))
-    [(name, due)] = deadlines(desk.state).items()
-    desk.tell(due_command("o-1", name, due))
+    due = deadlines(desk.state)["close o-1-C1"]
+    desk.tell(due_command("o-1", "close o-1-C1", due))
     assert desk.case.status is CaseStatus.CLOSED
     facts = desk.writes("c2", due + HOUR)
     assert types(facts) == [CaseOpened, CaseLinked, ContactReceived]
@@ -372,7 +377,11 @@ def test_a_closed_case_takes_notes_and_nothing_else() -> None:
         desk.tell(NoteOnCase("o-1-C7", ""))
 
 
-UNKNOWN = Concern(RuleName.REFUND_UNKNOWN, "o-1-R1", MONDAY, "nobody knows yet whether a refund was paid")
+def waits(rule: RuleName, item: str, since: datetime, why: str) -> Obligation:
+    return Obligation(rule, item, since, why, Owner.SUPPORT, lambda words: why, "order")
+
+
+UNKNOWN = waits(RuleName.REFUND_UNKNOWN, "o-1-R1", MONDAY, "nobody knows yet whether a refund was paid")
 OFF = replace(
     POLICY,
     escalations=POLICY.escalations.model_copy(
@@ -446,7 +455,7 @@ def test_people_acknowledge_and_assign_and_it_stays_open_until_it_is_over() -> N
 
 def test_what_only_a_person_can_end_is_over_once_it_is_acknowledged() -> None:
     desk = Desk()
-    differ = Concern(RuleName.BOOKS_DIFFER, "books", MONDAY, "the books differ")
+    differ = waits(RuleName.BOOKS_DIFFER, "books", MONDAY, "the books differ")
     desk.look("payments", MONDAY, differ)
     assert types(desk.tell(Acknowledge("o-1-E1", "set right"))) == [EscalationAcknowledged, EscalationCleared]
     assert desk.look("payments", MONDAY + HOUR, differ) == []
@@ -505,4 +514,5 @@ def test_a_customer_who_is_answered_in_time_escalates_nothing_and_one_who_is_not
 
 def test_every_rule_is_of_one_service_that_can_be_looked_at() -> None:
     assert set(SERVICE) == set(RuleName)
-    assert set(SERVICE.values()) == set(CONCERNS)
+    assert set(SERVICE.values()) == set(OBLIGATIONS)
+    assert SERVICE.keys() == set(RuleName)

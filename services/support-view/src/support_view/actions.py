@@ -13,6 +13,7 @@ import httpx
 import structlog
 
 from shared.auth import Caller, Role
+from shared.contracts.base import Bucket
 from shared.contracts.support import Channel, Direction, RootCauseTag
 from shared.http import trace
 from support_view.api import OrderView
@@ -23,10 +24,13 @@ from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.payments import RefundStatus
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.timeline import plain
+from support_view.summary.quantities import LineQuantities
 
 log = structlog.get_logger()
 
 Form = Mapping[str, str]
+
+HERE: Final = "support-view"
 
 AGENTS: Final = frozenset({Role.AGENT, Role.SUPERVISOR})
 SUPERVISORS: Final = frozenset({Role.SUPERVISOR})
@@ -113,7 +117,7 @@ def _work(
     roles: frozenset[Role] = AGENTS,
 ) -> Action:
     """What this service does itself."""
-    return Action(label, done, "support-view", path, roles, body, fields)
+    return Action(label, done, HERE, path, roles, body, fields)
 
 
 CASE_ACTIONS: Final[Mapping[str, Action]] = {
@@ -315,7 +319,14 @@ def offered(view: OrderView, caller: Caller, services: Mapping[str, str], again:
         if action.service in services and not caller.roles.isdisjoint(action.roles):
             label = f"{action.label} “{plain(id)}”" if name == "release-hold" else ""
             choices = {
-                "line": [("", "everything that has not arrived"), *((line.line_id, line.title) for line in view.lines)],
+                "line": [
+                    ("", "everything that has not left"),
+                    *(
+                        (line.line_id, f"{line.title}, {left} at most")
+                        for line in view.lines
+                        if (left := cancellable(line))
+                    ),
+                ],
                 "choice": [*([("", "this was none")] if name == "set-aside-cause" else ()), *others],
             }
             offers[anchor].append(_offer(name, id, again, label, choices))
@@ -372,6 +383,14 @@ def attended(escalations: Sequence[EscalationOut], caller: Caller, again: Form) 
     return offers
 
 
+_NOT_LEFT: Final = (Bucket.UNALLOCATED, Bucket.ALLOCATED, Bucket.BACKORDERED, Bucket.PACKED)
+
+
+def cancellable(line: LineQuantities) -> int:
+    """Units of a line that are ours still: they can be held back and cancelled."""
+    return sum(line.forward[bucket] for bucket in _NOT_LEFT)
+
+
 def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
     """Anchor, action and id of all that the states allow."""
     for refund in view.refunds:
@@ -391,7 +410,7 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
             yield f"return-{told.return_id}", name, told.return_id
     for hold in view.order.holds:
         yield "order", "release-hold", hold.hold
-    if view.order.status in (OrderStatus.PLACED, OrderStatus.CONFIRMED):
+    if view.order.status in (OrderStatus.PLACED, OrderStatus.CONFIRMED) and any(map(cancellable, view.lines)):
         if "manual" not in {hold.hold for hold in view.order.holds}:
             yield "order", "place-hold", "manual"
         yield "order", "cancel-units", "units"

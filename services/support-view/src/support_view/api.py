@@ -207,7 +207,7 @@ async def read_fact(db: Db, order_id: str, fact: UUID) -> RawFact:
 
 def view_of(story: store.Story, *, revealed: bool = False) -> OrderView:
     """The customer's e-mail and address are masked unless they were `revealed`, which leaves a record."""
-    summary = summarize(story.order_id, story.sections)
+    summary = summarize(story.order_id, story.sections, story.policy)
     if summary.customer is not None and not revealed:
         summary = summary.model_copy(update={"customer": masked(summary.customer)})
     freshness = Freshness(
@@ -273,9 +273,10 @@ def _total(places: Sequence[Place], domains: Sequence[str] | None) -> int:
 async def find(db: Db, text: str) -> Findings:
     folded = text.strip().lower()
     found = await store.search(db, folded, FOUND_AT_MOST + 1) if folded and folded.isprintable() else {}
+    policy = await store.escalation_policy(db)
     orders = []
     for order_id, sections in list(found.items())[:FOUND_AT_MOST]:
-        summary = summarize(order_id, sections)
+        summary = summarize(order_id, sections, policy)
         orders.append(
             Found(
                 order_id=order_id,

@@ -17,8 +17,8 @@ from shared.shell import Db, Flow, Held, Remembered, Told
 from support_view.domain.cases import Support, deadlines, evolve, laws
 from support_view.domain.casework import FIND_CAUSES, Around, Command, FindCauses, LookAt, decide
 from support_view.domain.causes import Borne
-from support_view.domain.concerns import CONCERNS, SERVICE, dues
 from support_view.domain.escalations import due_at
+from support_view.domain.obligations import READS, SERVICE, States, answers, dues, obligations
 from support_view.domain.policies import (
     CASES,
     CAUSES,
@@ -62,6 +62,14 @@ INSERT INTO deadlines (key, name, due_at)
 SELECT subject, 'look ' || service, due
 FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS t (subject, service, due) ORDER BY 1, 2
 ON CONFLICT (key, name) DO UPDATE SET due_at = excluded.due_at"""
+# What another service's facts ended: where nothing was to be looked at and nothing is raised, there is nothing to end.
+LOOK_IF_WAITED_FOR: Final = """
+INSERT INTO deadlines (key, name, due_at)
+SELECT subject, 'look ' || t.service, now() FROM unnest($1::text[], $2::text[]) AS t (subject, service)
+WHERE EXISTS (SELECT FROM deadlines WHERE key = subject AND name = 'look ' || t.service)
+   OR EXISTS (SELECT FROM escalations AS e WHERE e.subject = t.subject AND e.service = t.service AND status <> 'cleared')
+ORDER BY 1, 2
+ON CONFLICT (key, name) DO UPDATE SET due_at = least(deadlines.due_at, excluded.due_at)"""
 LOOK_NO_MORE: Final = """
 DELETE FROM deadlines USING unnest($1::text[], $2::text[]) AS gone (subject, service)
 WHERE key = subject AND name = 'look ' || service"""
@@ -139,22 +147,30 @@ async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Sup
     if not looks and not orders:
         return Around(policies, now)
     # All of them by one statement, since it locks them in order.
-    others = sorted({look for look in looks if look[1] != HERE} | {(key, of) for key in orders for of in SERVICES})
+    theirs = {look for look in looks if look[1] != HERE}
+    theirs |= {(key, of) for key, service in theirs for of in READS.get(service, ())}
+    others = sorted(theirs | {(key, of) for key in orders for of in SERVICES})
     seen: dict[Key, Any] = {}
     for row in await db.fetch(LOOKED_AT, *columns(others)):
         seen[row["subject"], row["service"]] = DOMAINS[row["service"]].state.validate_json(row["state"])
     causes = await _borne(db, seen, orders)
     seen |= {(key, HERE): states[key] for key, service in looks if service == HERE and key in states}
     policy = policies.escalations
-    concerns = {look: tuple(CONCERNS[look[1]](seen[look], policy)) if look in seen else () for look in looks}
+    found = {look: obligations(look[1], _states_of(look, seen), policy) if look in seen else () for look in looks}
     later = []
     for look in looks:
-        due = [at for concern in concerns[look] if (at := due_at(concern, policy)) is not None and at > now]
+        due = [at for one in found[look] if (at := due_at(one, policy)) is not None and at > now]
         if due:
             later.append((*look, min(due)))
     if later:
         await db.execute(LOOK_LATER, *zip(*later, strict=True))
-    return Around(policies, now, concerns, causes)
+    return Around(policies, now, found, causes)
+
+
+def _states_of(look: Key, seen: Mapping[Key, Any]) -> States:
+    """What is known of an order to who looks at one of its services."""
+    key, service = look
+    return {of: seen[key, of] for of in {service, *READS.get(service, ())} if (key, of) in seen}
 
 
 async def _borne(db: Db, seen: Mapping[Key, Any], orders: Sequence[str]) -> dict[str, dict[RootCauseTag, Borne]]:
@@ -184,11 +200,12 @@ WHY: Final = FIND_CAUSES.removeprefix("look ")
 
 
 async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:
-    """Set when to look at sections whose concerns changed, and at orders whose signs did; nothing is raised or found here,
+    """Set when to look at sections whose obligations changed, and at orders whose signs did; nothing is raised or found here,
     so that nothing is while facts are only caught up with: timers look, once what was on the topics has been taken."""
     changed = [key for key, section in after.items() if before[key].state is not section.state]
     look: dict[Key, datetime | None] = {}
     gone: list[Key] = []
+    ended: list[Key] = []
     to_be_asked: dict[Key, bool] = {}
     for key in changed:
         if before[key].state.signs != after[key].state.signs:
@@ -200,7 +217,12 @@ async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, 
         policy = _read(EscalationPolicy, rows[0]["document"])
         raised = {(row["subject"], row["service"]) for row in rows}
         for key in theirs:
-            was, now = (dues(key[1], sections[key].state, policy) for sections in (before, after))
+            was, now = (dues(key[1], {key[1]: sections[key].state}, policy) for sections in (before, after))
+            settled, settles = (answers(key[1], sections[key].state) for sections in (before, after))
+            if settled != settles:
+                lost, won = settled - settles, settles - settled
+                look |= dict.fromkeys(((key[0], of) for of, _ in lost), None)
+                ended += [(key[0], of) for of, _ in won if (key[0], of) not in look]
             if was == now:
                 continue
             if key in raised:
@@ -211,6 +233,8 @@ async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, 
                 look[key] = min(new)
     if look:
         await db.execute(LOOK, *columns([*look]), list(look.values()), [to_be_asked.get(key, False) for key in look])
+    if ended:
+        await db.execute(LOOK_IF_WAITED_FOR, *columns(sorted(set(ended))))
     if gone:
         await db.execute(LOOK_NO_MORE, *columns(sorted(gone)))
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from http import HTTPStatus
 from itertools import groupby
@@ -21,7 +22,18 @@ from shared.auth import Caller
 from shared.database import OUTAGES
 from shared.http import log_failure
 from shared.machine import Invalid
-from support_view.actions import ACTIONS, CASE_ACTIONS, QUEUE_ACTIONS, Told, act, attended, of_cases, offered
+from support_view.actions import (
+    ACTIONS,
+    CASE_ACTIONS,
+    HERE,
+    QUEUE_ACTIONS,
+    Offers,
+    Told,
+    act,
+    attended,
+    of_cases,
+    offered,
+)
 from support_view.api import (
     REVEALERS,
     DomainName,
@@ -29,6 +41,9 @@ from support_view.api import (
     LastEventId,
     NotSeen,
     OrderId,
+    OrderView,
+    Timeline,
+    TimelineEntry,
     find,
     news,
     read_entries,
@@ -41,7 +56,7 @@ from support_view.api import (
 )
 from support_view.api import router as api_router
 from support_view.casebook import Wanted
-from support_view.casework_api import read_case, read_cases, read_queue, read_work
+from support_view.casework_api import Work, read_case, read_cases, read_queue, read_work
 from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.privacy import EMAIL
 from support_view.rendering import HEADERS, POLICY, page
@@ -255,9 +270,12 @@ async def order_of(
     detail: Annotated[str, Query(max_length=10)] = "",
     about: Annotated[str | None, Query(max_length=200)] = None,
     done: Annotated[str, Query(max_length=50)] = "",
+    seen: KnownFacts = 0,
 ) -> Response:
     told = Told(200, ACTIONS[done].done) if done in ACTIONS else None
-    return await order_page(request, order_id, domain or [], after, detail, about, told=told)
+    # What support does itself is on the page at once; of the rest it may be a moment until its fact is seen.
+    known = seen if told is not None and ACTIONS[done].service != HERE else None
+    return await order_page(request, order_id, domain or [], after, detail, about, told=told, known=known)
 
 
 async def order_page(
@@ -270,7 +288,9 @@ async def order_page(
     *,
     revealed: bool = False,
     told: Told | None = None,
+    known: int | None = None,
 ) -> Response:
+    """`known`: how many facts of the order had been seen when that was asked for whose outcome is shown."""
     caller = await visitor(request)
     if caller is None:
         return to_sign_in(request)
@@ -292,38 +312,76 @@ async def order_page(
     except OUTAGES:
         return away(caller)
 
+    again, now = told.form if told else {}, datetime.now(timezone.utc)
+    offers = {
+        **offered(view, caller, request.app.state.services, again),
+        **of_cases(work.cases, caller, again, now),
+        **attended(work.escalations, caller, again),
+    }
+    shown = Shown(domains, after, every, about)
+    is_awaited = known is not None and view.freshness.facts <= known
+    status = told.status if told else 200
+    content = order_content(view, timeline, work, evidence, offers, shown, now)
+    may_reveal = not caller.roles.isdisjoint(REVEALERS)
+    return page("order.html", status, caller=caller, told=told, is_awaited=is_awaited, may_reveal=may_reveal, **content)
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What of an order's timeline its page shows."""
+
+    domains: Sequence[str] = ()
+    after: str | None = None
+    every: bool = False
+    about: str | None = None
+
+
+def order_content(
+    view: OrderView,
+    timeline: Timeline,
+    work: Work,
+    evidence: Mapping[str, TimelineEntry],
+    offers: Offers,
+    shown: Shown,
+    now: datetime,
+) -> dict[str, Any]:
+    """All that the page of an order shows but who looks at it, and what came of what they did."""
+
     def address(**changes: Any) -> str:
         """This page with another filter: every filter is in the address."""
-        query = {"domain": domains, "detail": "all" if every else "", "after": "", "about": about} | changes
+        detail = "all" if shown.every else ""
+        query = {"domain": shown.domains, "detail": detail, "after": "", "about": shown.about} | changes
         chosen = {name: value for name, value in query.items() if value}
-        path = f"/orders/{quote(order_id, safe='')}"
+        path = f"/orders/{quote(view.order_id, safe='')}"
         return path + (f"?{urlencode(chosen, doseq=True)}" if chosen else "") + "#timeline"
 
-    services, again, now = request.app.state.services, told.form if told else {}, datetime.now(timezone.utc)
-    return page(
-        "order.html",
-        told.status if told else 200,
-        caller=caller,
-        told=told,
-        offers={
-            **offered(view, caller, services, again),
-            **of_cases(work.cases, caller, again, now),
-            **attended(work.escalations, caller, again),
-        },
+    named = {
+        "shipment": [one.shipment_id for one in view.shipments],
+        "backorder": [one.backorder_id for one in view.backorders],
+        "tender": [one.tender_id for one in view.tenders],
+        "refund": [one.refund_id for one in view.refunds],
+        "return": [one.return_id for one in view.returns],
+        "claim": [one.claim_id for one in view.claims],
+        "message": [one.notification_id for one in view.told],
+        "cancellation": [one.cancellation_id for one in view.order.cancellations],
+        "case": [one.case_id for one in work.cases],
+    }
+    return dict(
+        places={f"{kind}-{id}" for kind, ids in named.items() for id in ids},
         order=view,
+        offers=offers,
         evidence=evidence,
         work=work,
         timeline=timeline,
-        domains=domains,
-        every=every,
-        after=after,
-        about=about,
+        domains=shown.domains,
+        every=shown.every,
+        after=shown.after,
+        about=shown.about,
         why={explanation.subject: explanation for explanation in view.explanations},
         picture=draw(view.dependencies),
         box_width=WIDTH,
         box_height=HEIGHT,
         address=address,
-        may_reveal=not caller.roles.isdisjoint(REVEALERS),
         domain_names=DOMAIN_NAMES,
         days=[(date, list(entries)) for date, entries in groupby(timeline.entries, lambda e: e.occurred_at.date())],
         used={
@@ -347,7 +405,9 @@ async def order_action(request: Request, order_id: str, name: str) -> Response:
     told = await act(request.app.state.client, services, ACTIONS[name], form, request.cookies[SESSION])
     if told.status != HTTPStatus.OK:
         return await order_page(request, order_id, told=told)
-    return RedirectResponse(f"/orders/{quote(order_id, safe='')}?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
+    seen = form.get("seen", "")
+    known = f"&seen={seen}" if seen.isdecimal() and len(seen) < 10 else ""
+    return RedirectResponse(f"/orders/{quote(order_id, safe='')}?done={name}{known}", HTTPStatus.SEE_OTHER, HEADERS)
 
 
 @router.get("/orders/{order_id}/facts/{fact_id}")

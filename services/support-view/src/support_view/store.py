@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeAlias
 from uuid import UUID
 
@@ -15,6 +16,7 @@ from shared.contracts import FACTS
 from shared.database import Pool, array, transposed
 from shared.metrics import Gauge
 from shared.shell import Db, Remembered, by_stretches, in_turn
+from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import Entry, Place
 from support_view.metrics.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
@@ -301,6 +303,9 @@ def measures_of(sections: Mapping[Key, Section[Any]]) -> list[tuple[Key, Measure
 
 SECTIONS = "SELECT subject, service, next, waiting, state FROM sections WHERE subject = ANY($1::text[])"
 # One statement, so that what is folded and how fresh it is are of one moment.
+ESCALATION_POLICY = """
+SELECT document::text FROM support_policies WHERE policy_id = 'escalations' AND effective_from <= now()
+ORDER BY effective_from DESC, version DESC LIMIT 1"""
 STORY = """
 SELECT service, next, waiting, state, facts, occurred_at, seen_at
 FROM sections,
@@ -322,10 +327,12 @@ ABOVE_ALL: Final = "\U0010ffff"
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """What was seen of an order adds up to this: `facts` of them, the last of which happened and was seen then."""
+    """What was seen of an order adds up to this: `facts` of them, the last of which happened and was seen then. The policy
+    in force says when next steps are late."""
 
     order_id: str
     sections: Mapping[str, Section[Any]]
+    policy: EscalationPolicy
     facts: int
     occurred_at: datetime
     seen_at: datetime
@@ -370,7 +377,18 @@ async def story(db: Db, order_id: str) -> Story | None:
     if not rows:
         return None
     sections = {row["service"]: _section(row) for row in rows}
-    return Story(order_id, sections, rows[0]["facts"], rows[0]["occurred_at"], rows[0]["seen_at"])
+    policy = await escalation_policy(db)
+    return Story(order_id, sections, policy, rows[0]["facts"], rows[0]["occurred_at"], rows[0]["seen_at"])
+
+
+async def escalation_policy(db: Db) -> EscalationPolicy:
+    """The one in force."""
+    return _read_policy(await db.fetchval(ESCALATION_POLICY))
+
+
+@lru_cache(maxsize=8)
+def _read_policy(document: str) -> EscalationPolicy:
+    return EscalationPolicy.model_validate_json(document)
 
 
 async def places(db: Db, order_id: str) -> list[Place]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Final
+from typing import Final, Protocol
 
 from shared.contracts.base import Fact
 from shared.contracts.support import (
@@ -197,18 +197,38 @@ def _moved(case: Case, fact: CaseFact) -> Case:
             raise TypeError(f"{fact.type} does not change a case")
 
 
+def last_word(state: Support, case_id: str) -> datetime | None:
+    """When somebody last said something in a case."""
+    return max((contact.at for contact in state.contacts.values() if contact.case_id == case_id), default=None)
+
+
 def deadlines(state: Support) -> dict[str, datetime]:
     """When a resolved case closes for good, and when a clock of one runs out. One that did, and was told, is no more."""
     found = {f"close {id}": case.closes_at for id, case in state.cases.items() if case.closes_at is not None}
     told = {(escalation.rule, escalation.item) for escalation in state.escalations.values() if escalation.is_open}
     due = [at for id, case in state.cases.items() for rule, at in running_out(case) if (rule, id) not in told]
+    due += [
+        last_word(state, id) or case.reopened_at or case.opened_at
+        for id, case in state.cases.items()
+        if case.status is CaseStatus.WAITING_CUSTOMER and (RuleName.CASE_WAITING, id) not in told
+    ]
+    due += [
+        case.closes_at
+        for id, case in state.cases.items()
+        if case.closes_at is not None and (RuleName.CASE_UNCLOSED, id) not in told
+    ]
     return found | ({LOOK_HERE: min(due)} if due else {})
 
 
 LOOK_HERE: Final = "look support"
 
 
-def running_out(case: Case) -> list[tuple[RuleName, datetime]]:
+class HasClocks(Protocol):
+    @property
+    def clocks(self) -> Clocks: ...
+
+
+def running_out(case: HasClocks) -> list[tuple[RuleName, datetime]]:
     """The clocks that run, by the rule that watches each, and when they are over."""
     clocks = case.clocks
     watched = (

@@ -30,8 +30,8 @@ from support_view.domain import causes
 from support_view.domain.business import after, between
 from support_view.domain.cases import CASE, Case, CaseStatus, Contact, Support, evolve, words_of
 from support_view.domain.causes import Borne, OverrideCause, WithdrawOverride
-from support_view.domain.concerns import of_support, rules_of
-from support_view.domain.escalations import UNTIL_SEEN, Concern, Escalation, EscalationStatus, Look, about, settle
+from support_view.domain.escalations import UNTIL_SEEN, Escalation, EscalationStatus, Look, Obligation, about, settle
+from support_view.domain.obligations import obligations, rules_of
 from support_view.domain.policies import CasePolicy, Policies
 
 
@@ -106,7 +106,7 @@ class ReopenCase:
 
 @dataclass(frozen=True, slots=True)
 class LookAt:
-    """See what of this service concerns there are, and who must look."""
+    """See what of this service is late, and who must look."""
 
     service: str
 
@@ -165,11 +165,11 @@ Command: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Around:
-    """What decisions need beside the aggregate: the policies, and for each look at a service its concerns, and when."""
+    """What decisions need beside the aggregate: the policies, and for each look at a service its obligations, and when."""
 
     policies: Policies
     now: datetime
-    concerns: Mapping[tuple[str, str], tuple[Concern, ...]] = field(default_factory=dict)
+    obligations: Mapping[tuple[str, str], tuple[Obligation, ...]] = field(default_factory=dict)
     """By subject and service."""
     causes: Mapping[str, Mapping[RootCauseTag, Borne]] = field(default_factory=dict)
     """By subject, for each that causes are to be found of."""
@@ -187,8 +187,8 @@ def decide(state: Support, command: Command, around: Around) -> Sequence[Fact]:
         case LookAt(service="support"):
             return _settled(state, around.now, around.policies)
         case LookAt(service=service):
-            concerns = around.concerns[state.subject, service]
-            return _looked(state, Look(rules_of(service), concerns, around.now), around.policies)
+            seen = around.obligations[state.subject, service]
+            return _looked(state, Look(rules_of(service), seen, around.now), around.policies)
         case Acknowledge() | AssignEscalation():
             return _attended(state, command)
         case FindCauses():
@@ -231,8 +231,8 @@ def _looked(state: Support, look: Look, policies: Policies) -> list[Fact]:
 
 def _settled(state: Support, at: datetime, policies: Policies) -> list[Fact]:
     """What follows for escalations from contacts and cases as they are."""
-    concerns = tuple(of_support(state, policies.escalations))
-    return _looked(state, Look(rules_of("support"), concerns, at), policies)
+    seen = obligations("support", {"support": state}, policies.escalations)
+    return _looked(state, Look(rules_of("support"), seen, at), policies)
 
 
 def _attended(state: Support, command: Acknowledge | AssignEscalation) -> list[Fact]:

@@ -1,6 +1,6 @@
 """Escalations: somebody must look. Raised once per subject, rule, item and episode; cleared when it is over; kept for ever."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +18,7 @@ from shared.contracts.support import (
 from shared.machine import Machine, replace
 from support_view.domain.business import over_at
 from support_view.domain.policies import EscalationPolicy, RuleName
+from support_view.domain.timeline import Words
 
 HIGHEST: Final = 3
 
@@ -68,25 +69,51 @@ class Escalation:
         return self.status is not EscalationStatus.CLEARED
 
 
+class Owner(StrEnum):
+    """Whose a next step is."""
+
+    CUSTOMER = "customer"
+    SUPPORT = "support"
+    WAREHOUSE = "warehouse"
+    CARRIER = "carrier"
+    SUPPLIER = "supplier"
+    PROVIDER = "provider"
+    SYSTEM = "system"
+
+
 @dataclass(frozen=True, slots=True)
-class Concern:
-    """Something that may need somebody, once the patience of its rule is over."""
+class Obligation:
+    """The next step of something that is not at its end: by a rule, whose patience counts from `since`.
+
+    `why` is told once it is late; `step` is what to do, in the words of its order. `link` is the page's anchor of it.
+    """
 
     rule: RuleName
     item: str
     since: datetime
     why: str
+    owner: Owner
+    step: Callable[[Words], str]
+    link: str
     customer: str | None = None
 
 
-def due_at(concern: Concern, policy: EscalationPolicy) -> datetime | None:
+def due_at(obligation: Obligation, policy: EscalationPolicy) -> datetime | None:
     """When somebody must look; None where its rule is switched off."""
-    rule = policy.rules[concern.rule]
-    return over_at(policy.calendar, rule.after, concern.since) if rule.is_on else None
+    return late_at(obligation, policy) if policy.rules[obligation.rule].is_on else None
 
 
-UNTIL_SEEN: Final = frozenset({RuleName.BOOKS_DIFFER})
+def late_at(obligation: Obligation, policy: EscalationPolicy) -> datetime:
+    """When its step is late, whether or not anybody is to be told."""
+    return over_at(policy.calendar, policy.rules[obligation.rule].after, obligation.since)
+
+
+UNTIL_SEEN: Final = frozenset(
+    {RuleName.BOOKS_DIFFER, RuleName.CONTRADICTED_PLAN, RuleName.RETURN_UNEXPECTED, RuleName.MESSAGE_FAILED}
+)
 """No fact says that these are over: who acknowledges one has dealt with it."""
+OF_SEVERAL: Final = frozenset({RuleName.CONTRADICTED_PLAN})
+"""Facts of several services raise these: a look at one does not end what another told."""
 
 
 def about(subject: str, customer: str | None) -> dict[str, Any]:
@@ -97,10 +124,10 @@ def about(subject: str, customer: str | None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What concerns there are now, by all rules of `of`."""
+    """What obligations there are now, by all rules of `of`."""
 
     of: frozenset[RuleName]
-    concerns: tuple[Concern, ...]
+    obligations: tuple[Obligation, ...]
     at: datetime
 
 
@@ -109,14 +136,16 @@ def settle(
 ) -> list[Fact]:
     """Clear what is over, raise what is due and was not raised before. Nothing where nothing changed."""
     due = {
-        (concern.rule, concern.item): (concern, at)
-        for concern in look.concerns
-        if (at := due_at(concern, policy)) is not None and at <= look.at
+        (one.rule, one.item): (one, at)
+        for one in look.obligations
+        if (at := due_at(one, policy)) is not None and at <= look.at
     }
     facts: list[Fact] = []
     still = set()
     for id, escalation in known.items():
-        if not escalation.is_open or escalation.rule not in look.of:
+        if not escalation.is_open or (escalation.rule not in look.of and escalation.rule not in OF_SEVERAL):
+            continue
+        if escalation.rule in OF_SEVERAL and policy.rules[escalation.rule].is_on:
             continue
         if (place := (escalation.rule, escalation.item)) in due:
             still.add(place)
@@ -125,24 +154,24 @@ def settle(
             of = about(subject, escalation.customer) | {"escalation_id": id}
             facts.append(EscalationCleared(**of, is_switched_off=off, detail=SWITCHED_OFF if off else IT_IS_OVER))
     number = len(known)
-    for place, (concern, at) in due.items():
+    for place, (one, at) in due.items():
         earlier = [e for e in known.values() if (e.rule, e.item) == place]
-        if place in still or any(e.since == concern.since and not e.was_switched_off for e in earlier):
+        if place in still or any(e.since == one.since and not e.was_switched_off for e in earlier):
             continue
         number += 1
-        episodes = len({e.since for e in earlier} | {concern.since})
-        rule = policy.rules[concern.rule]
+        episodes = len({e.since for e in earlier} | {one.since})
+        rule = policy.rules[one.rule]
         facts.append(
             EscalationRaised(
-                **about(subject, concern.customer),
+                **about(subject, one.customer),
                 escalation_id=f"{subject}-E{number}",
-                rule=concern.rule,
-                item=concern.item,
-                since=concern.since,
+                rule=one.rule,
+                item=one.item,
+                since=one.since,
                 due_at=at,
                 level=min(HIGHEST, rule.level + episodes - 1),
                 episode=episodes,
-                why=concern.why,
+                why=one.why,
                 to_do=rule.to_do,
                 policy=ref,
             )

@@ -133,6 +133,8 @@ class Shipment:
     """When the carrier last said something."""
     troubled_at: datetime | None = None
     """Since when something is in the way."""
+    since: datetime | None = None
+    """When it came to its status."""
 
     @property
     def is_live(self) -> bool:
@@ -165,6 +167,8 @@ class Backorder:
     consent_asked_at: datetime | None = None
     consent_due_at: datetime | None = None
     options: tuple[str, ...] = ()
+    since: datetime | None = None
+    """When it was created."""
 
     @property
     def is_open(self) -> bool:
@@ -195,7 +199,10 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
         case FulfillmentPlanned(reasons=reasons) | FulfillmentReplanned(reasons=reasons):
             return replace(fulfillment, reasons=reasons)
         case ShipmentFact():
-            shipment = _move(fulfillment.shipments.get(fact.shipment_id) or Shipment(), fact, entry.occurred_at)
+            before = fulfillment.shipments.get(fact.shipment_id)
+            shipment = _move(before or Shipment(), fact, entry.occurred_at)
+            if before is None or shipment.status is not before.status:
+                shipment = replace(shipment, since=entry.occurred_at)
             return replace(fulfillment, shipments=put(fulfillment.shipments, fact.shipment_id, shipment))
         case BackorderFact():
             backorder = _wait(fulfillment.backorders.get(fact.backorder_id), fact, entry.occurred_at)
@@ -409,7 +416,7 @@ def _wait(backorder: Backorder | None, fact: BackorderFact, at: datetime) -> Bac
         backorder = Backorder(fact.line_id, fact.sku, 0, 0, None)
     match fact:
         case BackorderCreated(quantity=quantity, eta=eta):
-            return replace(backorder, quantity=quantity, remaining=quantity, eta=eta)
+            return replace(backorder, quantity=quantity, remaining=quantity, eta=eta, since=at)
         case BackorderEtaRevised(previous_eta=previous, eta=eta):
             return replace(backorder, eta=eta, slips=(*backorder.slips, Slip(at, previous, eta)))
         case BackorderConsentRequested(due_at=due, options=options):

@@ -116,6 +116,10 @@ class Tender:
     """Why the provider last said no; empty after a yes."""
     exchange_id: str | None = None
     """It charges for this exchange, and for nothing of the order itself."""
+    since: datetime | None = None
+    """When it came to its status."""
+    failed_at: datetime | None = None
+    """When the provider last refused a capture."""
 
     @property
     def authorized_minor(self) -> int:
@@ -180,6 +184,8 @@ class Refund:
     """Rejected or cancelled."""
     facts: tuple[int, ...] = ()
     """Sequences of all that was told of it."""
+    since: datetime | None = None
+    """When it came to its status."""
 
     @property
     def settled_minor(self) -> int:
@@ -260,6 +266,23 @@ class Payments:
 
 def fold(payments: Payments, entry: Entry) -> Payments:
     """Total: any fact of the service, in any state, leads somewhere."""
+    after = _fold(payments, entry)
+    tenders = {id: t for id, t in after.tenders.items() if _has_moved(payments.tenders.get(id), t)}
+    refunds = {id: r for id, r in after.refunds.items() if _has_moved(payments.refunds.get(id), r)}
+    if not tenders and not refunds:
+        return after
+    return replace(
+        after,
+        tenders={**after.tenders, **{id: replace(tender, since=entry.occurred_at) for id, tender in tenders.items()}},
+        refunds={**after.refunds, **{id: replace(refund, since=entry.occurred_at) for id, refund in refunds.items()}},
+    )
+
+
+def _has_moved(before: "Tender | Refund | None", after: "Tender | Refund") -> bool:
+    return before is not after and (before is None or before.status is not after.status)
+
+
+def _fold(payments: Payments, entry: Entry) -> Payments:
     match entry.fact:
         case TenderFact() as fact:
             return replace(_operate(payments, fact, entry), currency=fact.currency)
@@ -408,7 +431,7 @@ def _operate(payments: Payments, fact: TenderFact, entry: Entry) -> Payments:
                 payments = replace(payments, captured_by_shipment=by_shipment)
             return _end(payments, fact.operation_id)
         case PaymentCaptureFailed(code=code):
-            payments = _tender(payments, id, replace(tender, code=code))
+            payments = _tender(payments, id, replace(tender, code=code, failed_at=at))
             if fact.exchange_id is None:
                 payments = replace(payments, capture_failures=put(payments.capture_failures, id, code))
             return _end(payments, fact.operation_id)

@@ -182,6 +182,11 @@ class Return:
     """A person set the policy aside."""
     facts: tuple[int, ...] = ()
     """Sequences of all that was told of it."""
+    since: datetime | None = None
+    """When it came to its status."""
+    unexpected_at: datetime | None = None
+    """When last something came that is none of it."""
+    closes_at: datetime | None = None
 
     @property
     def is_open(self) -> bool:
@@ -323,7 +328,8 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 received_at=at,
             )
         case ReturnUnexpectedItemReceived(sku=sku, quantity=quantity):
-            return replace(told, unexpected=put(told.unexpected, sku, told.unexpected.get(sku, 0) + quantity))
+            unexpected = put(told.unexpected, sku, told.unexpected.get(sku, 0) + quantity)
+            return replace(told, unexpected=unexpected, unexpected_at=at)
         case ReturnItemsInspected():
             found = tuple(_found(fact.inspection_id, line) for line in fact.lines)
             return replace(
@@ -353,6 +359,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 requested_at=fact.requested_at,
                 refunded_minor=fact.refunded_minor,
                 resolved_at=at,
+                closes_at=fact.closes_at,
             )
         case ReturnExpired():
             return replace(
@@ -413,7 +420,8 @@ def _noted(before: Return, told: Return, fact: ReturnFact, entry: Entry) -> Retu
         case _:
             pass
     facts = (*told.facts, entry.sequence)
-    return replace(told, stages=stages, ended=ended, resolutions=resolutions, facts=facts)
+    since = before.since if before.facts and before.status is told.status else entry.occurred_at
+    return replace(told, stages=stages, ended=ended, resolutions=resolutions, facts=facts, since=since)
 
 
 _EXPIRED: Final = {

@@ -16,6 +16,7 @@ from shared.contracts.support import (
     CaseResolved,
     CaseResumed,
     CaseWaiting,
+    Clocks,
     ContactReceived,
     Direction,
     EscalationAcknowledged,
@@ -65,12 +66,20 @@ class Case:
     reopened: int = 0
     due_at: datetime | None = None
     """By when it is to be resolved; None while the customer is waited for."""
+    customer: str | None = None
+    clocks: Clocks = field(default_factory=Clocks)
+    opened_at: datetime | None = None
+    reopened_at: datetime | None = None
+    closes_at: datetime | None = None
+    spoken_at: datetime | None = None
+    """When somebody last said something in it."""
     resolutions: tuple[Resolved, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Escalation:
     rule: str = ""
+    item: str = ""
     why: str = ""
     to_do: str = ""
     level: int = 0
@@ -124,7 +133,13 @@ def fold(support: Support, entry: Entry) -> Support:
         case ContactReceived(contact_id=id) as fact:
             contact = Contact(Mark(entry.sequence, fact.received_at), fact.customer, _left_out(fact))
             counted = support.contacts + (contact.left_out is None)
-            return replace(support, contacts=counted, contacted=put(support.contacted, id, contact))
+            support = replace(support, contacts=counted, contacted=put(support.contacted, id, contact))
+            if fact.case_id is None:
+                return support
+            case = support.cases.get(fact.case_id, Case())
+            spoken_at = max(filter(None, (case.spoken_at, fact.received_at)))
+            case = replace(case, clocks=fact.clocks or case.clocks, spoken_at=spoken_at)
+            return replace(support, cases=put(support.cases, fact.case_id, case))
         case CaseFact(case_id=id) as fact:
             case = _case(support.cases.get(id, Case()), fact)
             case = replace(case, resolutions=_resolutions(case.resolutions, fact, entry.sequence))
@@ -172,22 +187,24 @@ def _resolutions(resolutions: tuple[Resolved, ...], fact: CaseFact, sequence: in
 
 def _case(case: Case, fact: CaseFact) -> Case:
     match fact:
-        case CaseOpened(topic=topic, clocks=clocks):
-            return replace(case, status=CaseStatus.OPEN, topic=topic, due_at=clocks.resolve_due)
+        case CaseOpened(topic=topic, clocks=clocks) as opened:
+            case = replace(case, status=CaseStatus.OPEN, topic=topic, due_at=clocks.resolve_due, clocks=clocks)
+            return replace(case, customer=opened.customer, opened_at=opened.opened_at)
         case CaseAssigned(assignee=assignee):
             status = CaseStatus.IN_PROGRESS if case.status is CaseStatus.OPEN else case.status
             return replace(case, status=status, assignee=assignee)
         case CaseWaiting(waits_for=whom, clocks=clocks):
             status = CaseStatus.WAITING_CUSTOMER if whom == "customer" else CaseStatus.WAITING_INTERNAL
-            return replace(case, status=status, due_at=clocks.resolve_due)
+            return replace(case, status=status, due_at=clocks.resolve_due, clocks=clocks)
         case CaseResumed(clocks=clocks):
-            return replace(case, status=CaseStatus.IN_PROGRESS, due_at=clocks.resolve_due)
-        case CaseResolved():
-            return replace(case, status=CaseStatus.RESOLVED, due_at=None)
-        case CaseReopened(times=times, clocks=clocks):
-            return replace(case, status=CaseStatus.OPEN, reopened=times, due_at=clocks.resolve_due)
+            return replace(case, status=CaseStatus.IN_PROGRESS, due_at=clocks.resolve_due, clocks=clocks)
+        case CaseResolved(closes_at=closes_at, clocks=clocks):
+            return replace(case, status=CaseStatus.RESOLVED, due_at=None, closes_at=closes_at, clocks=clocks)
+        case CaseReopened(times=times, clocks=clocks, reopened_at=reopened_at):
+            case = replace(case, status=CaseStatus.OPEN, reopened=times, due_at=clocks.resolve_due, clocks=clocks)
+            return replace(case, reopened_at=reopened_at, closes_at=None)
         case CaseClosed():
-            return replace(case, status=CaseStatus.CLOSED, due_at=None)
+            return replace(case, status=CaseStatus.CLOSED, due_at=None, closes_at=None)
         case CaseNoted() | CaseLinked():
             return case
         case _:
@@ -196,9 +213,9 @@ def _case(case: Case, fact: CaseFact) -> Case:
 
 def _escalation(escalation: Escalation, fact: EscalationFact, at: datetime) -> Escalation:
     match fact:
-        case EscalationRaised(rule=rule, why=why, to_do=to_do, level=level, since=since):
-            raised_at = escalation.raised_at or at
-            return replace(escalation, rule=rule, why=why, to_do=to_do, level=level, since=since, raised_at=raised_at)
+        case EscalationRaised(rule=rule, item=item, why=why, to_do=to_do, level=level, since=since):
+            escalation = replace(escalation, rule=rule, item=item, why=why, to_do=to_do, level=level, since=since)
+            return replace(escalation, raised_at=escalation.raised_at or at)
         case EscalationCleared(is_switched_off=is_switched_off):
             return replace(escalation, is_open=False, is_switched_off=is_switched_off, cleared_at=at)
         case EscalationAcknowledged():

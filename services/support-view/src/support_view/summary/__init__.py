@@ -9,6 +9,7 @@ from pydantic import Field
 from shared.contracts.base import Model
 from support_view.domain.orders import Orders
 from support_view.domain.orders import Status as OrderStatus
+from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import SERVICES, Words
 from support_view.projection import Section
 from support_view.summary.causes import CauseState, causes
@@ -19,7 +20,7 @@ from support_view.summary.messages import MessageState, told
 from support_view.summary.money import RefundState, TenderState, Totals, refunds, tenders
 from support_view.summary.money import totals as totals_of
 from support_view.summary.quantities import LineQuantities, line_quantities
-from support_view.summary.returns import ReturnState, claims, return_states
+from support_view.summary.returns import ClaimState, ReturnState, claims, return_states
 from support_view.summary.rollups import Rollups, roll_up
 from support_view.summary.sections import Sections, side_by_side
 from support_view.summary.steps import Step, next_steps
@@ -74,7 +75,7 @@ class Customer(Model):
 
 
 class Summary(Model):
-    """A pure function of the sections, `freshness` aside."""
+    """A pure function of the sections and the policy for escalations, `freshness` aside."""
 
     order_id: str
     placed_at: datetime | None
@@ -91,7 +92,7 @@ class Summary(Model):
     shipments: tuple[ShipmentState, ...]
     backorders: tuple[BackorderState, ...]
     returns: tuple[ReturnState, ...]
-    claims: tuple[str, ...]
+    claims: tuple[ClaimState, ...]
     return_policy: str
     refunds: tuple[RefundState, ...]
     told: tuple[MessageState, ...]
@@ -114,7 +115,7 @@ def holes(sections: Mapping[str, Section[Any]]) -> Iterator[Hole]:
             yield Hole(service=service, first=section.next, last=section.next, text=text)
 
 
-def _order_words(orders: Orders) -> str:
+def _order_words(orders: Orders, has_steps: bool) -> str:
     match orders.status:
         case None:
             return "not seen yet; other services already told of it"
@@ -127,7 +128,7 @@ def _order_words(orders: Orders) -> str:
         case OrderStatus.COMPLETED:
             return "every unit is delivered, settled or cancelled"
         case OrderStatus.CLOSED:
-            return "nothing is open any more"
+            return "closed; something has come up since" if has_steps else "nothing is open any more"
         case OrderStatus.REJECTED:
             return orders.rejection
         case OrderStatus.CANCELLED:
@@ -147,11 +148,12 @@ def _cancellations(s: Sections) -> Iterator[CancellationState]:
         )
 
 
-def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
-    """The whole summary, as far as the sections go."""
+def summarize(order_id: str, sections: Mapping[str, Section[Any]], policy: EscalationPolicy) -> Summary:
+    """The whole summary, as far as the sections go. `policy` says by when each next step is late."""
     s = side_by_side(sections)
     orders, placed = s.orders, s.orders.placed
     lines, totals, goods = tuple(line_quantities(s)), totals_of(s), tuple(shipments(s))
+    steps = tuple(next_steps(s, policy))
     promised = [line.promised_on for line in placed.lines if line.promised_on] if placed else []
     return Summary(
         order_id=order_id,
@@ -165,7 +167,7 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
         else None,
         order=OrderState(
             status=orders.status,
-            text=_order_words(orders),
+            text=_order_words(orders, bool(steps)),
             holds=tuple(
                 HoldState(hold=name, detail=hold.detail, since=hold.since, actor=hold.actor)
                 for name, hold in orders.holds.items()
@@ -185,7 +187,7 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]]) -> Summary:
         return_policy=s.returns.policy,
         refunds=tuple(refunds(s)),
         told=tuple(told(s)),
-        next_steps=tuple(next_steps(s, goods)),
+        next_steps=steps,
         causes=tuple(causes(s)),
         explanations=tuple(explanations(s, lines, totals, goods)),
         dependencies=dependencies(s, goods),

@@ -6,8 +6,8 @@ from datetime import datetime
 from pydantic import Field
 
 from shared.contracts.base import Bucket, Model
-from shared.contracts.payments import RefundKind
 from support_view.domain.fulfillment import Backorder, Shipment, ShipmentStatus
+from support_view.domain.obligations import has_units, is_unsettled
 from support_view.domain.orders import Orders
 from support_view.domain.timeline import Words, day, plain
 from support_view.summary.sections import Amount, Sections
@@ -111,20 +111,16 @@ def _awaited(s: Sections, shipment: Shipment) -> str:
             return "its delivery today"
         case ShipmentStatus.EXCEPTION:
             return f"the carrier to clear what is in the way: {shipment.trouble or 'an exception'}"
-        case ShipmentStatus.LOST if not _is_made_good(s, shipment):
+        case ShipmentStatus.LOST if is_unsettled(s.states, shipment):
             return "a replacement or a refund"
         case ShipmentStatus.RETURNING_TO_SENDER:
             return "its arrival back at the warehouse"
+        case ShipmentStatus.RETURNED_TO_SENDER if has_units(s.states, shipment, Bucket.RETURNED_TO_SENDER):
+            return "somebody to send it again or to cancel it"
         case ShipmentStatus.CANCELLED if shipment.is_recalled:
             return f"{shipment.carrier or 'the carrier'} to bring it back: it left although it was cancelled"
         case _:
             return ""
-
-
-def _is_made_good(s: Sections, shipment: Shipment) -> bool:
-    """None of its units counts as lost any more, or a refund for lost goods was asked for."""
-    lost = sum(s.fulfillment.units.get(line_id, {}).get(Bucket.LOST, 0) for line_id in shipment.lines)
-    return not lost or any(refund.kind == RefundKind.LOST for refund in s.payments.refunds.values())
 
 
 def _held(orders: Orders) -> str:

@@ -119,7 +119,14 @@ def decision(told: Return) -> str:
     return "declined by policy" if told.status == ReturnStatus.DECLINED else ""
 
 
-def claims(s: Sections) -> Iterator[str]:
+class ClaimState(Model):
+    claim_id: str
+    text: str
+    outcome: str = Field(description="refunded, replaced or rejected; empty while it is open")
+
+
+def claims(s: Sections) -> Iterator[ClaimState]:
     for id, claim in s.returns.claims.items():
         due = f", {s.words.money(claim.due_minor)} due" if claim.due_minor else ""
-        yield f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}{due}"
+        text = f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}{due}"
+        yield ClaimState(claim_id=id, text=text, outcome=claim.outcome)

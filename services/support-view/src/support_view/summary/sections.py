@@ -35,6 +35,12 @@ class Sections:
     support: Support
     words: Words
 
+    @property
+    def states(self) -> Mapping[str, Any]:
+        """By service; what support does itself is read from its own aggregate, not from its section."""
+        names = ("orders", "payments", "fulfillment", "returns", "notifications")
+        return {name: getattr(self, name) for name in names}
+
     def amount(self, minor: int) -> Amount:
         return _amount(minor, self.words.currency)
 
