@@ -117,7 +117,7 @@ def backordered(quantity: int, eta: datetime | None) -> f.BackorderCreated:
     return f.BackorderCreated(order_id="o1", backorder_id="o1-B1", line_id="1", sku="mug", quantity=quantity, eta=eta)
 
 
-def slipped(before: datetime, after: datetime) -> f.BackorderEtaRevised:
+def slipped(before: datetime | None, after: datetime) -> f.BackorderEtaRevised:
     return f.BackorderEtaRevised(
         order_id="o1",
         backorder_id="o1-B1",

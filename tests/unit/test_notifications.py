@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 from notifications.domain.messages import Status
-from notifications.domain.telling import RecordBounce
+from notifications.domain.telling import Outbox, RecordBounce
+from notifications.mails import composed
 from shared.contracts import fulfillment as f
 from shared.contracts import orders
 from shared.contracts import payments as p
@@ -19,10 +20,11 @@ from shared.contracts.notifications import (
     NotificationCorrectionSent,
     NotificationKind,
 )
-from shared.machine import Invalid
+from shared.machine import Invalid, replace
 from tests.unit.notifications_story import (
     LATER,
     LEGS,
+    NOON,
     POLICY,
     PROMISED,
     REF,
@@ -119,7 +121,7 @@ def test_five_shipments_of_one_order_are_five_mails_with_their_own_units_and_amo
     for number, (_, mail) in enumerate(told, start=1):
         assert f"Parcel {number} of 5 of your order o1" in mail.text
         assert f"For this parcel we charged €{10 * number}.00" in mail.text
-    assert "nothing more is to come" in told[-1][1].text
+    assert "nothing more is to be sent" in told[-1][1].text
 
 
 def test_the_last_parcel_says_that_nothing_more_comes_and_what_was_cancelled() -> None:
@@ -138,12 +140,12 @@ Tracking number: T1
 In it:
   3 x Mug
 
-This is the last of your order; nothing more is to come.
+This is the last of your order; nothing more is to be sent.
 
 Cancelled, and not coming:
   2 x Tea
 
-For this parcel nothing has been charged yet; for the whole order so far,
+For this parcel nothing more has been charged so far; for the whole order,
 €10.00.
 """
     )
@@ -362,14 +364,24 @@ def test_what_bounced_was_read_by_nobody_and_needs_no_correction() -> None:
     assert queued.corrects == ()
 
 
-def test_units_that_were_still_to_come_and_are_cancelled_are_corrected_by_the_cancellation() -> None:
+def test_what_the_customer_cancels_is_told_as_a_cancellation_and_corrects_nothing() -> None:
     story = Story()
     story.heard(placed(), shipped(1, 2, ("1", 2)))
     story.sent()
     [queued] = story.heard(cancelled("1", 1))
-    assert [(c.statement.claim, c.statement.line_id) for c in queued.corrects] == [(Claim.REMAINING, "1")]
-    assert "we wrote that 1 × Mug is still to come" in " ".join(story.mail().text.split())
-    assert story.heard(cancelled("2", 1, "o1-C2"))[0].corrects[0].statement.line_id == "2"
+    assert queued.corrects == ()
+    assert story.mail().title == "Part of your order o1 is cancelled"
+    assert not [fact for fact in story.told if isinstance(fact, NotificationContradicted)]
+
+
+def test_the_first_date_of_a_backorder_is_news_and_no_correction() -> None:
+    story = Story()
+    story.heard(placed(), backordered(1, None))
+    story.sent()
+    [queued] = story.heard(slipped(None, PROMISED))
+    assert queued.corrects == ()
+    assert story.mail().title == "New date for 1 × Mug of your order o1"
+    assert "We have a date for what you are waiting for: May 9, 2026." in story.mail().text
 
 
 def test_a_delivery_the_customer_denies_and_a_payout_that_bounces_are_corrected() -> None:
@@ -528,6 +540,285 @@ def test_what_came_back_is_told_when_it_arrives_when_it_is_inspected_and_when_it
     )
     about = {"inspection_id": "i", "location": "BER", "policy": REF}
     story.heard(r.ReturnItemsInspected.model_validate(RETURN | about | {"lines": (line,), "complete": True}))
-    assert "1 x Mug: opened; 100 % of its price is paid back, less a fee of 15 %" in story.mail().text
+    assert "1 x Mug: opened; accepted at 100 % of its price, less a fee of 15 %" in story.mail().text
     [queued] = story.heard(r.ReturnExpired(**RETURN))
     assert (queued.kind, story.mail().title) == ("return_expired", "Your return o1-R1 has expired")
+
+
+# What it says of units and money
+
+
+def flat(story: Story) -> str:
+    return " ".join(story.mail().text.split())
+
+
+def paid_by(*tenders: tuple[TenderKind, int]) -> orders.OrderPlaced:
+    specs = tuple(
+        orders.TenderSpec(tender_id=f"t{n}", kind=kind, token="tok_ok", amount_minor=minor)
+        for n, (kind, minor) in enumerate(tenders, 1)
+    )
+    return placed().model_copy(update={"tenders": specs})
+
+
+CONFIRMED = orders.OrderConfirmed(order_id="o1", authorized_minor=5000, total_minor=5000)
+
+
+def worth(goods_minor: int, remaining_minor: int) -> orders.OrderLinesCancelled:
+    line = orders.CancelledValue(line_id="2", quantity=1, goods_minor=goods_minor)
+    return orders.OrderLinesCancelled(
+        order_id="o1", cancellation_id="o1-C1", lines=(line,), remaining_minor=remaining_minor
+    )
+
+
+def test_a_cancellation_of_the_rest_names_what_is_still_on_its_way() -> None:
+    story = Story()
+    story.heard(placed(), shipped(1, 1, ("1", 3)), cancelled("2", 2))
+    assert "Nothing more of it is to be sent; what is on its way comes as before." in flat(story)
+    assert "On its way: 3 x Mug" in flat(story)
+    story.heard(scanned(f.ShipmentDelivered, ("1", 3)))
+    mail = story.mail("o1-N2")
+    assert "nothing more of your order o1 is to be sent" in " ".join(mail.text.split())
+    assert "On its way" not in mail.text
+
+
+@pytest.mark.parametrize(
+    ("charged", "left", "sentence"),
+    [
+        (0, 4000, "Nothing has been charged for it, and nothing will be."),
+        (3000, 4000, "What you paid so far is for the rest of your order."),
+        (5000, 4000, "The difference comes back to you; we write when it is on its way."),
+    ],
+)
+def test_a_cancellation_promises_money_only_where_too_much_was_taken(charged: int, left: int, sentence: str) -> None:
+    story = Story()
+    story.heard(paid_by((TenderKind.GIFT_CARD, 5000)), *([captured(charged, None)] if charged else []))
+    story.heard(cancelled("2", 1), worth(1000, left))
+    assert sentence in flat(story)
+    assert flat(story).count("comes back") == (charged > left)
+
+
+@pytest.mark.parametrize(
+    ("tenders", "sentence", "of_a_backorder"),
+    [
+        (((TenderKind.CARD, 5000),), "Each parcel is charged when it leaves.", "It is charged when it leaves"),
+        (
+            ((TenderKind.GIFT_CARD, 5000),),
+            "€50.00 is taken from your gift card at once.",
+            "It is paid with your gift card.",
+        ),
+        (
+            ((TenderKind.GIFT_CARD, 2000), (TenderKind.CARD, 3000)),
+            "€20.00 is taken from your gift card at once. €30.00 is charged parcel by parcel, when each leaves.",
+            "What your gift card does not cover is charged when it leaves, and not before.",
+        ),
+        (
+            ((TenderKind.CASH_ON_DELIVERY, 5000),),
+            "You pay €50.00 when it is handed to you, parcel by parcel.",
+            "It is paid when it is handed to you.",
+        ),
+        (((TenderKind.INVOICE, 5000),), "You pay €50.00 by invoice.", "It is paid by invoice."),
+    ],
+)
+def test_a_customer_is_told_how_and_when_this_order_is_paid(
+    tenders: tuple[tuple[TenderKind, int], ...], sentence: str, of_a_backorder: str
+) -> None:
+    story = Story()
+    story.heard(paid_by(*tenders), CONFIRMED)
+    assert sentence in flat(story)
+    story.heard(backordered(1, PROMISED))
+    assert of_a_backorder in flat(story)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (TenderKind.CARD, "For this parcel we charged €20.00"),
+        (TenderKind.CASH_ON_DELIVERY, "You pay €20.00 when it is handed to you."),
+        (TenderKind.INVOICE, "You pay €20.00 for it by invoice."),
+    ],
+)
+def test_we_charged_is_said_only_to_who_was_charged(kind: TenderKind, sentence: str) -> None:
+    story = Story()
+    story.heard(paid_by((kind, 5000)), shipped(1, 2, ("1", 2)), captured(2000, "o1-S1"))
+    assert sentence in flat(story)
+    assert ("charged" in flat(story)) is (kind is TenderKind.CARD)
+
+
+def test_an_order_that_waits_for_the_customer_says_so_until_it_goes_on() -> None:
+    story = Story()
+    held = orders.OrderHoldPlaced(order_id="o1", hold=orders.Hold.PAYMENT, detail="insufficient_funds")
+    [queued] = story.heard(placed(), held)
+    assert (queued.kind, story.mail().title) == ("hold", "Your order o1 waits for a payment")
+    assert "did not go through, so that it does not leave for now" in flat(story)
+    assert "insufficient_funds" not in flat(story)
+    story.sent()
+    story.heard(backordered(1, PROMISED))
+    assert "You need not do anything" not in flat(story)
+    assert "please reply to this mail with another way to pay" in flat(story)
+    story.sent()
+    [queued] = story.heard(orders.OrderHoldReleased(order_id="o1", hold=orders.Hold.PAYMENT, detail=""))
+    assert (queued.kind, story.mail().title) == ("hold_released", "Your order o1 goes on")
+    manual = orders.OrderHoldPlaced(order_id="o1", hold=orders.Hold.MANUAL, detail="checked by a person")
+    assert story.heard(manual, orders.OrderHoldReleased(order_id="o1", hold=orders.Hold.MANUAL, detail="")) == []
+
+
+def test_a_changed_address_is_told() -> None:
+    story = Story()
+    ship_to = orders.Address(name="Ada", street="Am Markt 2", city="Köln", postal_code="50667", country="DE")
+    [queued] = story.heard(
+        placed(), shipped(1, 2, ("1", 1)), orders.OrderAddressChanged(order_id="o1", ship_to=ship_to)
+    )[1:]
+    assert (queued.kind, story.mail().title) == ("address_changed", "New address for your order o1")
+    assert "- Am Markt 2 - 50667 Köln" in flat(story)
+    assert "On its way, to the address before: 1 x Mug" in flat(story)
+
+
+def asked_to_return(resolution: r.Resolution) -> r.ReturnRequested:
+    asked = r.ReturnLine(
+        line_id="1", quantity=1, reason=r.ReturnReason.UNWANTED, condition=r.DeclaredCondition.UNOPENED
+    )
+    return r.ReturnRequested(**RETURN, requested_at=NOON, lines=(asked,), resolution=resolution, note="")
+
+
+def approved() -> r.ReturnApproved:
+    return r.ReturnApproved(**RETURN, lines=units(("1", 1)), expires_at=LATER, approver=None, policy=REF)
+
+
+def test_a_return_is_told_when_it_is_asked_for_reviewed_and_called_off() -> None:
+    story = Story()
+    why = (r.Why(code="abuse", text="internal"),)
+    [queued] = story.heard(placed(), asked_to_return(r.Resolution.REFUND))
+    assert (queued.kind, story.mail().title) == ("return_requested", "Your return o1-R1 was asked for")
+    [queued] = story.heard(r.ReturnSentToReview(**RETURN, reasons=why, policy=REF))
+    assert queued.kind == "return_reviewed"
+    assert story.state.notifications["o1-N1"].detail == "told in o1-N2", "nobody had read it yet"
+    assert "internal" not in story.mail().text
+    story.sent()
+    [queued] = story.heard(r.ReturnCancelled(**RETURN, detail="changed my mind"))
+    assert (queued.kind, story.mail().title) == ("return_cancelled", "Your return o1-R1 is called off")
+
+
+def test_what_may_be_kept_is_not_asked_back() -> None:
+    story = Story()
+    story.heard(placed(), asked_to_return(r.Resolution.KEEP_IT), approved())
+    assert "nothing needs to be sent back" in flat(story)
+    assert "Please send back" not in flat(story)
+    assert "To keep: 1 x Mug" in flat(story)
+
+
+def inspected(outcome: r.InspectionOutcome, percent: int, *, review: bool = False) -> r.ReturnItemsInspected:
+    line = r.InspectedLine(
+        line_id="1",
+        quantity=1,
+        outcome=outcome,
+        disposition=r.Disposition.RESTOCK,
+        refund_percent=percent,
+        fee_percent=0,
+        review=review,
+    )
+    return r.ReturnItemsInspected(**RETURN, inspection_id="i", location="BER", policy=REF, lines=(line,), complete=True)
+
+
+def refund_due() -> r.ReturnRefundDue:
+    line = r.DueLine(line_id="1", quantity=1, gross_minor=1999, fee_minor=200, shipping_minor=0, refund_minor=1799)
+    return r.ReturnRefundDue(
+        **RETURN,
+        due_id="due",
+        lines=(line,),
+        amount_minor=1504,
+        currency="EUR",
+        trigger_at=NOON,
+        resolution=r.Resolution.REFUND,
+        return_shipping_fee_minor=295,
+        policy=REF,
+    )
+
+
+def refund_asked() -> p.RefundRequested:
+    return p.RefundRequested(
+        order_id="o1",
+        refund_id="o1-R1",
+        kind=p.RefundKind.RETURN,
+        cause_id="due",
+        lines=(),
+        amount_minor=1504,
+        currency="EUR",
+        trigger_at=NOON,
+        requester="service:returns",
+    )
+
+
+def test_what_is_kept_of_a_refund_is_named_before_and_when_it_is_paid() -> None:
+    story = Story()
+    story.heard(placed(), asked_to_return(r.Resolution.REFUND), approved())
+    story.heard(inspected(r.InspectionOutcome.AS_NEW, 100), refund_due())
+    kept = (
+        "Worth of what you returned: €19.99 Less, for the condition it came in: €2.00 Less, for sending it back: €2.95"
+    )
+    assert f"{kept} Comes back to you: €15.04" in flat(story)
+    story.sent()
+    story.heard(refund_asked(), routed(("L1", TenderKind.CARD, 1504)), leg(p.RefundLegSubmitted, "L1", 1504))
+    assert kept in flat(story)
+    story.sent()
+    story.heard(leg(p.RefundLegSucceeded, "L1", 1504), completed(1504))
+    assert kept in flat(story)
+
+
+@pytest.mark.parametrize(
+    ("resolution", "percent", "promise"),
+    [
+        (r.Resolution.REFUND, 0, "If money comes back to you for it, we write"),
+        (r.Resolution.EXCHANGE, 100, "We write when what you get instead is on its way."),
+        (r.Resolution.EXCHANGE, 0, None),
+        (r.Resolution.REPLACE_IN_ADVANCE, 100, None),
+    ],
+)
+def test_an_inspection_promises_money_only_where_some_is_due(
+    resolution: r.Resolution, percent: int, promise: str | None
+) -> None:
+    story = Story()
+    story.heard(placed(), asked_to_return(resolution), approved(), inspected(r.InspectionOutcome.AS_NEW, percent))
+    assert "We write again" not in flat(story)
+    assert (promise or "Inspected") in flat(story)
+    assert promise or "write" not in flat(story)
+
+
+def test_a_refund_that_completes_before_its_submission_was_told_is_told_once_as_complete() -> None:
+    story = Story()
+    story.heard(placed(), routed(*LEGS[:1]), leg(p.RefundLegSubmitted, "L1", 400))
+    [queued] = story.heard(leg(p.RefundLegSucceeded, "L1", 400), completed(400))
+    assert queued.kind == "refund_completed"
+    assert [n.status for n in story.state.notifications.values()] == [Status.SUPPRESSED, Status.QUEUED]
+    retried = Story()
+    retried.heard(placed(), routed(*LEGS[:1]), leg(p.RefundLegSubmitted, "L1", 400))
+    retried.outbox = Outbox(POLICY, idle=frozenset({"o1-N1"}))
+    retried.heard(leg(p.RefundLegSucceeded, "L1", 400), completed(400))
+    assert [n.status for n in retried.state.notifications.values()] == [Status.SUPPRESSED, Status.QUEUED]
+
+
+def test_goods_that_wait_are_not_said_to_be_prepared() -> None:
+    story = Story()
+    story.heard(placed(), backordered(1, PROMISED), cancelled("2", 1))
+    assert "1 x Mug: we wait for goods, expected on May 9, 2026" in story.mail().text
+    assert "2 x Mug: is being prepared" in story.mail().text
+    story.heard(orders.OrderHoldPlaced(order_id="o1", hold=orders.Hold.MANUAL, detail=""), cancelled("2", 1, "o1-C2"))
+    assert "2 x Mug: waits" in story.mail().text
+
+
+@pytest.mark.parametrize("length", [1, 20, 64])
+def test_no_subject_is_longer_than_mail_programs_show(length: int) -> None:
+    story = Story()
+    long = placed()
+    lines = tuple(line.model_copy(update={"title": "Größe " * 33}) for line in long.lines)
+    parcel = f.ShipmentDelayed(order_id="o1", shipment_id="o1-S1", tracking="T" * length, detail="")
+    code = f.ShipmentTrackingUpdated(
+        order_id="o1", shipment_id="o1-S1", tracking="T" * length, code="address", moved=True, detail=""
+    )
+    story.heard(long.model_copy(update={"lines": lines}), CONFIRMED, backordered(1, PROMISED), parcel, code)
+    story.sent()
+    story.heard(slipped(PROMISED, LATER), consent_asked(LATER))
+    for id, n in story.state.notifications.items():
+        state = replace(story.state, order_id="o" * length)
+        mail = composed(state, n)
+        assert len(mail.title) < 80, (id, mail.title)
+        assert "o" * length in mail.html

@@ -83,13 +83,32 @@ def test_a_message_goes_its_way_once_and_told_again_nothing_happens(
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [(SENT, FAILED), (SENT, SUPPRESSED), (FAILED, SENT), (SUPPRESSED, SENT), (FAILED, DELIVERED)],
+    [(SENT, FAILED), (SENT, SUPPRESSED), (FAILED, SENT), (SUPPRESSED, SENT)],
 )
 def test_what_was_sent_or_given_up_stays_so(first: Command, then: Command) -> None:
     story = a_queued_one()
     story.when(first)
     with pytest.raises(NotAllowed):
         story.when(then)
+
+
+@pytest.mark.parametrize(
+    ("commands", "status"),
+    [
+        ([SENT, DELIVERED, BOUNCED], Status.BOUNCED),
+        ([SENT, BOUNCED, DELIVERED], Status.BOUNCED),
+        ([FAILED, DELIVERED], Status.DELIVERED),
+        ([SUPPRESSED, DELIVERED], Status.DELIVERED),
+        ([FAILED, BOUNCED], Status.FAILED),
+    ],
+)
+def test_what_the_mail_provider_says_happened_is_recorded_whatever_we_thought(
+    commands: Sequence[Command], status: Status
+) -> None:
+    story = a_queued_one()
+    for command in commands:
+        story.when(command)
+    assert story.state.notifications["o1-N1"].status is status
 
 
 def test_what_was_sent_carries_its_statements() -> None:

@@ -3,7 +3,7 @@ order rest on. English, with figures and dates as the customer's locale writes t
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -14,12 +14,15 @@ from babel.dates import format_date, format_time
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from notifications.domain.messages import Notification, OrderNotifications
-from shared.contracts.base import LineQuantity, TenderKind
+from shared.contracts.base import PREPAID, LineQuantity, TenderKind
 from shared.contracts.notifications import (
+    AddressMatter,
     BackorderMatter,
     CancellationMatter,
     Claim,
     Corrected,
+    DueBasis,
+    HoldMatter,
     LegMatter,
     NotificationKind,
     OrderMatter,
@@ -30,9 +33,9 @@ from shared.contracts.notifications import (
     ReturnMatter,
     ShipmentMatter,
 )
-from shared.contracts.orders import BackorderChoice
+from shared.contracts.orders import BackorderChoice, Hold
 from shared.contracts.payments import RefundChannel
-from shared.contracts.returns import InspectionOutcome
+from shared.contracts.returns import InspectionOutcome, Resolution
 from shared.money import format_minor
 
 _TENDERS: Final = {
@@ -45,6 +48,27 @@ _TENDERS: Final = {
     TenderKind.CASH_ON_DELIVERY: "in cash",
     TenderKind.INVOICE: "on your invoice",
 }
+
+_ON_ACCOUNT: Final = frozenset({TenderKind.CASH_ON_DELIVERY, TenderKind.INVOICE})
+"""Tenders that the customer pays later than we book them."""
+
+_OWNED: Final = {TenderKind.GIFT_CARD: "gift card", TenderKind.STORE_CREDIT: "store credit"}
+
+_HOLDS: Final = {
+    Hold.PAYMENT: "waits for a payment",
+    Hold.ADDRESS: "waits for your address",
+    Hold.AWAITING_RETURN: "waits for your return",
+}
+
+_WAITS: Final = {
+    Hold.PAYMENT: "It waits until its payment goes through: please reply to this mail with another way to pay.",
+    Hold.ADDRESS: "It waits until we know where to send it: please reply to this mail with your whole address.",
+    Hold.AWAITING_RETURN: "It waits until what you send back has arrived.",
+    Hold.CUSTOMER_CONSENT: "It waits until you have answered what we asked about its date.",
+}
+
+_MONEY: Final = frozenset({None, Resolution.REFUND, Resolution.STORE_CREDIT, Resolution.KEEP_IT})
+"""Resolutions that pay money back; None: of a return whose request was not heard."""
 
 _CHOICES: Final = {
     BackorderChoice.WAIT: "wait for it",
@@ -93,6 +117,9 @@ _REFUNDS: Final = {
 }
 
 _RETURNS: Final = {
+    NotificationKind.RETURN_REQUESTED: "was asked for",
+    NotificationKind.RETURN_REVIEWED: "is being looked at",
+    NotificationKind.RETURN_CANCELLED: "is called off",
     NotificationKind.RETURN_APPROVED: "is approved",
     NotificationKind.RETURN_DECLINED: "cannot be accepted",
     NotificationKind.RETURN_RECEIVED: "has arrived",
@@ -140,6 +167,31 @@ class Mail:
     html: str
 
 
+LONGEST_SUBJECT: Final = 78
+"""Characters: what mail programs show of one, and what needs no second line in a header."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """`text` names `values`, of which the longest are shortened where a subject has no room for all of them."""
+
+    text: str
+    values: Mapping[str, object]
+
+    def whole(self) -> str:
+        return self.text.format(**{name: _line(value) for name, value in self.values.items()})
+
+    def within(self, most: int) -> str:
+        whole = self.whole()
+        lines = {name: _line(value) for name, value in self.values.items()}
+        room = most - (len(whole) - sum(map(len, lines.values())))
+        longest = max(map(len, lines.values()))
+        while sum(min(len(line), longest) for line in lines.values()) > room and longest > 1:
+            longest -= 1
+        short = {name: line if len(line) <= longest else line[: longest - 1] + "…" for name, line in lines.items()}
+        return self.text.format(**short)
+
+
 @dataclass(frozen=True, slots=True)
 class _Writer:
     """What the words of one message are made of; figures as the customer's locale writes them."""
@@ -185,7 +237,32 @@ class _Writer:
                 yield self.item(waiting, line_id, why)
                 remaining -= waiting
         if remaining:
-            yield self.item(remaining, line_id, "is being prepared")
+            yield self.item(remaining, line_id, "waits" if self.state.holds else "is being prepared")
+
+    def under_way(self) -> list[dict[str, Any]]:
+        """What left and has not ended anywhere."""
+        units = self.state.units.items()
+        return [self.item(u.under_way, line_id) for line_id, u in units if u.under_way]
+
+    def waits(self) -> list[str]:
+        """What keeps what is still to come from leaving, and is the customer's to do."""
+        return [_WAITS[hold] for hold in sorted(self.state.holds) if hold in _WAITS]
+
+    def kinds(self) -> set[TenderKind]:
+        """By what the order is paid; none where it is not known."""
+        return {tender.kind for tender in self.recipient.tenders}
+
+    def charged(self, shipment_id: str | None = None) -> dict[TenderKind | None, int]:
+        """What was charged for a shipment, or in all, by the kind of what it was charged to; None: not known to what."""
+        kinds = {tender.tender_id: tender.kind for tender in self.recipient.tenders}
+        charged: dict[TenderKind | None, int] = {}
+        for id, minor in self.state.charges.items():
+            if shipment_id in (None, id):
+                to = self.state.charges_to.get(id, {})
+                parts = [(kinds.get(tender_id), part) for tender_id, part in to.items()]
+                for kind, part in [*parts, (None, minor - sum(to.values()))]:
+                    charged[kind] = charged.get(kind, 0) + part
+        return charged
 
 
 def composed(state: OrderNotifications, notification: Notification) -> Mail:
@@ -194,13 +271,14 @@ def composed(state: OrderNotifications, notification: Notification) -> Mail:
     assert recipient is not None
     writer = _Writer(state, notification, recipient, _locale(recipient.locale))
     subject, words = _WORDS[type(notification.matter)](writer, notification.matter)
-    title = _line(f"Correction: {subject}" if notification.corrects else subject)
+    prefix = "Correction: " if notification.corrects else ""
+    title = prefix + subject.within(LONGEST_SUBJECT - len(prefix))
     words |= {
         "kind": notification.kind,
         "name": recipient.name,
         "order_id": state.order_id,
         "title": title,
-        "headline": subject,
+        "headline": subject.whole(),
         "corrections": [_correction(writer, c) for c in notification.corrects],
     }
     template = f"{str(notification.kind).partition('_')[0]}.j2"
@@ -244,20 +322,74 @@ def _correction(writer: _Writer, corrected: Corrected) -> str:
     return f"On {writer.day(written)} we wrote that {what} {said_of_it}. That is not so any more."
 
 
-def _order(writer: _Writer, matter: OrderMatter) -> tuple[str, dict[str, Any]]:
+def _order(writer: _Writer, matter: OrderMatter) -> tuple[_Subject, dict[str, Any]]:
     recipient, id = writer.recipient, writer.state.order_id
     words = {
         "items": [writer.item(line.quantity, line.line_id, writer.money(line.goods_minor)) for line in recipient.lines],
         "shipping": writer.money(recipient.shipping_minor) if recipient.shipping_minor else "",
         "total": writer.money(recipient.total_minor),
         "reason": matter.reason_code or "",
+        "paying": list(_paying(writer)),
     }
-    return f"Your order {id} could not be accepted" if matter.reason_code else f"Your order {id} is confirmed", words
+    what = "could not be accepted" if matter.reason_code else "is confirmed"
+    return _Subject(f"Your order {{order}} {what}", {"order": id}), words
 
 
-def _shipment(writer: _Writer, matter: ShipmentMatter) -> tuple[str, dict[str, Any]]:
-    state = writer.state
-    charged, in_all = state.charges.get(matter.shipment_id, 0), sum(state.charges.values())
+def _paying(writer: _Writer) -> Iterator[str]:
+    """How the order is paid, and when: tender by tender where it is more than one."""
+    sums: dict[TenderKind, int] = {}
+    for tender in writer.recipient.tenders:
+        sums[tender.kind] = sums.get(tender.kind, 0) + tender.amount_minor
+    by_parcel = sum(minor for kind, minor in sums.items() if kind not in PREPAID | _ON_ACCOUNT)
+    for kind, minor in sums.items():
+        amount = writer.money(minor)
+        if kind in PREPAID:
+            yield f"{amount} is taken from your {_OWNED[kind]} at once."
+        elif kind is TenderKind.CASH_ON_DELIVERY:
+            yield f"You pay {amount} when it is handed to you, parcel by parcel."
+        elif kind is TenderKind.INVOICE:
+            yield f"You pay {amount} by invoice."
+    if by_parcel and by_parcel == sum(sums.values()):
+        yield "Each parcel is charged when it leaves."
+    elif by_parcel:
+        yield f"{writer.money(by_parcel)} is charged parcel by parcel, when each leaves."
+
+
+def _when_paid(writer: _Writer) -> str:
+    """When what has not left yet is paid."""
+    kinds = writer.kinds()
+    owned = " and ".join(_OWNED[kind] for kind in _OWNED if kind in kinds)
+    later = kinds - PREPAID
+    if not kinds:
+        return ""
+    if not later:
+        return f"It is paid with your {owned}."
+    what = f"What your {owned} does not cover" if owned else "It"
+    if later == {TenderKind.CASH_ON_DELIVERY}:
+        return f"{what} is paid when it is handed to you."
+    if later == {TenderKind.INVOICE}:
+        return f"{what} is paid by invoice."
+    return f"{what} is charged when it leaves, and not before."
+
+
+def _charged(writer: _Writer, shipment_id: str) -> Iterator[str]:
+    """What was charged for a parcel and so far, and what of it is paid later."""
+    of_it, in_all = writer.charged(shipment_id), writer.charged()
+    now = sum(minor for kind, minor in of_it.items() if kind not in _ON_ACCOUNT)
+    so_far = sum(minor for kind, minor in in_all.items() if kind not in _ON_ACCOUNT)
+    if now:
+        yield f"For this parcel we charged {writer.money(now)}; for the whole order so far, {writer.money(so_far)}."
+    elif so_far:
+        yield f"For this parcel nothing more has been charged so far; for the whole order, {writer.money(so_far)}."
+    elif not writer.kinds() & _ON_ACCOUNT:
+        yield "Nothing has been charged for this order yet."
+    if cash := of_it.get(TenderKind.CASH_ON_DELIVERY):
+        yield f"You pay {writer.money(cash)} when it is handed to you."
+    if invoiced := of_it.get(TenderKind.INVOICE):
+        yield f"You pay {writer.money(invoiced)} for it by invoice."
+
+
+def _shipment(writer: _Writer, matter: ShipmentMatter) -> tuple[_Subject, dict[str, Any]]:
     words = {
         "number": matter.number,
         "of": matter.of,
@@ -265,19 +397,19 @@ def _shipment(writer: _Writer, matter: ShipmentMatter) -> tuple[str, dict[str, A
         "tracking": matter.tracking,
         "items": writer.items(matter.lines),
         "remaining": writer.remaining(),
+        "waits": writer.waits(),
         "cancelled": [
             writer.item(s.quantity, s.line_id)
             for s in writer.notification.statements
             if s.claim is Claim.CANCELLED and s.line_id is not None
         ],
-        "charged": writer.money(charged) if charged else "",
-        "charged_in_all": writer.money(in_all) if in_all else "",
+        "charged": " ".join(_charged(writer, matter.shipment_id)),
     }
     which = f"Parcel {matter.number} of {matter.of} of" if matter.of > 1 else "The parcel of"
-    return f"{which} your order {state.order_id} is on its way", words
+    return _Subject(f"{which} your order {{order}} is on its way", {"order": writer.state.order_id}), words
 
 
-def _backorder(writer: _Writer, matter: BackorderMatter) -> tuple[str, dict[str, Any]]:
+def _backorder(writer: _Writer, matter: BackorderMatter) -> tuple[_Subject, dict[str, Any]]:
     [said] = writer.notification.statements
     words = {
         "item": writer.item(said.quantity, matter.line_id),
@@ -286,60 +418,131 @@ def _backorder(writer: _Writer, matter: BackorderMatter) -> tuple[str, dict[str,
         "options": [_CHOICES[option] for option in matter.options],
         "due": writer.moment(matter.due_at) if matter.due_at else "",
         "silence": _SILENCE[matter.silence] if matter.silence else "",
+        "waits": writer.waits(),
+        "when_paid": _when_paid(writer),
     }
-    what = f"{said.quantity} × {writer.state.title(matter.line_id)} of your order {writer.state.order_id}"
-    if writer.notification.kind is NotificationKind.BACKORDER:
-        return f"Not in stock just now: {what}", words
-    return f"Please choose: {what}" if matter.options else f"New date for {what}", words
+    kind = writer.notification.kind
+    starts = (
+        "Not in stock just now"
+        if kind is NotificationKind.BACKORDER
+        else "Please choose"
+        if matter.options
+        else "New date for"
+    )
+    colon = "" if starts == "New date for" else ":"
+    return _Subject(
+        f"{starts}{colon} {said.quantity} × {{title}} of your order {{order}}",
+        {"title": writer.state.title(matter.line_id), "order": writer.state.order_id},
+    ), words
 
 
-def _parcel(writer: _Writer, matter: ParcelMatter) -> tuple[str, dict[str, Any]]:
+def _parcel(writer: _Writer, matter: ParcelMatter) -> tuple[_Subject, dict[str, Any]]:
     words = {"what": matter.what, "items": writer.items(matter.lines), "tracking": matter.tracking or ""}
-    which = "The parcel" if matter.tracking is None else f"Parcel {matter.tracking}"
-    return f"{which} of your order {writer.state.order_id} {_PARCELS[matter.what]}", words
+    which = "The parcel" if matter.tracking is None else "Parcel {tracking}"
+    values = {"tracking": matter.tracking or "", "order": writer.state.order_id}
+    return _Subject(f"{which} of your order {{order}} {_PARCELS[matter.what]}", values), words
 
 
-def _cancellation(writer: _Writer, matter: CancellationMatter) -> tuple[str, dict[str, Any]]:
-    worth = writer.state.cancellations.get(matter.cancellation_id)
-    charged = sum(writer.state.charges.values())
+def _cancellation(writer: _Writer, matter: CancellationMatter) -> tuple[_Subject, dict[str, Any]]:
+    state = writer.state
+    worth = state.cancellations.get(matter.cancellation_id)
+    charged = sum(state.charges.values())
     words = {
         "items": writer.items(matter.lines),
         "remaining": writer.remaining(),
+        "under_way": writer.under_way(),
+        "waits": writer.waits(),
         "worth": writer.money(worth.worth_minor) if worth else "",
         "left": writer.money(worth.remaining_minor) if worth and worth.remaining_minor else "",
         "charged": writer.money(charged) if charged else "",
+        "is_overpaid": worth is not None and charged > worth.remaining_minor and not state.refunds,
+        "is_settled": worth is not None and charged <= worth.remaining_minor,
     }
-    is_all = not any(units.owed > units.cancelled for units in writer.state.units.values())
-    id = writer.state.order_id
-    return f"Your order {id} is cancelled" if is_all else f"Part of your order {id} is cancelled", words
+    is_all = not any(units.owed > units.cancelled for units in state.units.values())
+    text = "Your order {order} is cancelled" if is_all else "Part of your order {order} is cancelled"
+    return _Subject(text, {"order": state.order_id}), words
 
 
-def _return(writer: _Writer, matter: ReturnMatter) -> tuple[str, dict[str, Any]]:
+def _hold(writer: _Writer, matter: HoldMatter) -> tuple[_Subject, dict[str, Any]]:
+    units = writer.state.units.items()
+    words = {
+        "hold": matter.hold,
+        "released": matter.released,
+        "is_held": matter.hold in writer.state.holds,
+        "waits": writer.waits(),
+        "items": [writer.item(u.remaining, line_id) for line_id, u in units if u.remaining],
+    }
+    what = "goes on" if matter.released else _HOLDS[matter.hold]
+    return _Subject(f"Your order {{order}} {what}", {"order": writer.state.order_id}), words
+
+
+def _address(writer: _Writer, matter: AddressMatter) -> tuple[_Subject, dict[str, Any]]:
+    to = matter.ship_to
+    words = {
+        "lines": (to.name, to.street, f"{to.postal_code} {to.city}", to.country),
+        "under_way": writer.under_way(),
+    }
+    return _Subject("New address for your order {order}", {"order": writer.state.order_id}), words
+
+
+def _return(writer: _Writer, matter: ReturnMatter) -> tuple[_Subject, dict[str, Any]]:
     known = writer.state.returns.get(matter.return_id)
+    resolution = known.resolution if known else None
+    kind = writer.notification.kind
+    fee = known.shipping_fee_minor if known else None
+    due = _open_due(writer.state, matter.return_id) if kind is NotificationKind.RETURN_INSPECTED else None
     words = {
         "return_id": matter.return_id,
-        "items": [writer.item(u.quantity, u.line_id, _found(u)) for u in matter.lines],
+        "items": [writer.item(u.quantity, u.line_id, _found(u, resolution)) for u in matter.lines],
         "reasons": matter.reasons,
         "expires": writer.day(matter.expires_at) if matter.expires_at else "",
         "complete": matter.complete,
         "label": known.label if known else "",
         "declined": known.declined if known else (),
+        "is_kept": resolution is Resolution.KEEP_IT,
+        "fee": writer.money(fee) if fee and resolution in _MONEY else "",
+        "due": writer.money(due.amount_minor, due.currency) if due else "",
+        "kept": _kept(writer, due) if due else [],
+        "pays": resolution in _MONEY,
+        "sends": resolution in (Resolution.EXCHANGE, Resolution.REPLACE_ON_RECEIPT)
+        and any(u.refund_percent for u in matter.lines),
     }
-    kind = writer.notification.kind
     is_part = kind is NotificationKind.RETURN_RECEIVED and not matter.complete
     which = "Part of your return" if is_part else "Your return"
-    return f"{which} {matter.return_id} {_RETURNS[kind]}", words
+    return _Subject(f"{which} {{id}} {_RETURNS[kind]}", {"id": matter.return_id}), words
 
 
-def _found(units: ReturnedUnits) -> str:
+def _found(units: ReturnedUnits, resolution: Resolution | None) -> str:
     if units.outcome is None:
         return ""
-    back = f"{units.refund_percent} % of its price is paid back" if units.refund_percent else "nothing is paid back"
+    if units.review:
+        return f"{_OUTCOMES[units.outcome]}; a person decides what follows"
+    if resolution not in _MONEY:
+        return f"{_OUTCOMES[units.outcome]}; {'accepted' if units.refund_percent else 'not accepted'}"
+    if not units.refund_percent:
+        return f"{_OUTCOMES[units.outcome]}; nothing is paid back"
     fee = f", less a fee of {units.fee_percent} %" if units.fee_percent else ""
-    return f"{_OUTCOMES[units.outcome]}; {back}{fee}"
+    return f"{_OUTCOMES[units.outcome]}; accepted at {units.refund_percent} % of its price{fee}"
 
 
-def _refund(writer: _Writer, matter: RefundMatter) -> tuple[str, dict[str, Any]]:
+def _open_due(state: OrderNotifications, return_id: str) -> DueBasis | None:
+    """The newest sum that a return came to, unless it is on its way already."""
+    begun = {state.refund_causes.get(id) for id in state.refunds}
+    dues = [due for due in state.dues.values() if due.return_id == return_id and due.due_id not in begun]
+    return dues[-1] if dues else None
+
+
+def _kept(writer: _Writer, due: DueBasis) -> list[tuple[str, str]]:
+    """What of its worth is not paid back, and why; nothing where all of it is."""
+    kept = [
+        ("Less, for the condition it came in", due.kept_minor),
+        ("Less, for sending it back", due.shipping_fee_minor),
+    ]
+    rows = [(why, writer.money(minor, due.currency)) for why, minor in kept if minor]
+    return [("Worth of what you returned", writer.money(due.worth_minor, due.currency)), *rows] if rows else []
+
+
+def _refund(writer: _Writer, matter: RefundMatter) -> tuple[_Subject, dict[str, Any]]:
     kind = writer.notification.kind
     is_failed = kind is NotificationKind.REFUND_FAILED
     total = writer.money(
@@ -353,8 +556,13 @@ def _refund(writer: _Writer, matter: RefundMatter) -> tuple[str, dict[str, Any]]
 
     legs = [row(leg, "paid" if is_done else f"expected by {writer.day(leg.promised_at)}") for leg in matter.legs]
     failed = [row(leg, "could not be paid out") for leg in matter.failed]
-    words = {"total": total, "legs": legs + failed}
-    return f"Your refund of {total} for order {writer.state.order_id} {_REFUNDS[kind]}", words
+    due = writer.state.dues.get(writer.state.refund_causes.get(matter.refund_id, ""))
+    kept = _kept(writer, due) if due and not is_failed else []
+    words = {"total": total, "legs": legs + failed, "kept": kept}
+    return _Subject(
+        f"Your refund of {{total}} for order {{order}} {_REFUNDS[kind]}",
+        {"total": total, "order": writer.state.order_id},
+    ), words
 
 
 def _where(leg: LegMatter) -> str:
@@ -367,7 +575,9 @@ def _where(leg: LegMatter) -> str:
             return _TENDERS[leg.tender_kind]
 
 
-_WORDS: Final[dict[type, Callable[[_Writer, Any], tuple[str, dict[str, Any]]]]] = {
+_WORDS: Final[dict[type, Callable[[_Writer, Any], tuple[_Subject, dict[str, Any]]]]] = {
+    HoldMatter: _hold,
+    AddressMatter: _address,
     OrderMatter: _order,
     ShipmentMatter: _shipment,
     BackorderMatter: _backorder,

@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.contracts.base import Count, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, TenderKind, Text
-from shared.contracts.orders import BackorderChoice
+from shared.contracts.orders import Address, BackorderChoice, Hold
 from shared.contracts.payments import RefundChannel
-from shared.contracts.returns import InspectionOutcome
+from shared.contracts.returns import InspectionOutcome, Resolution
 from shared.money import Currency, Minor
 
 
@@ -22,6 +22,12 @@ class NotificationKind(StrEnum):
     DELAY = "delay"
     DELIVERY = "delivery"
     CANCELLATION = "cancellation"
+    HOLD = "hold"
+    HOLD_RELEASED = "hold_released"
+    ADDRESS_CHANGED = "address_changed"
+    RETURN_REQUESTED = "return_requested"
+    RETURN_REVIEWED = "return_reviewed"
+    RETURN_CANCELLED = "return_cancelled"
     RETURN_APPROVED = "return_approved"
     RETURN_DECLINED = "return_declined"
     RETURN_RECEIVED = "return_received"
@@ -67,6 +73,21 @@ class ShipmentMatter(Model):
     carrier: Id
     tracking: tuple[Id, ...]
     lines: tuple[LineQuantity, ...]
+
+
+class HoldMatter(Model):
+    """What keeps the order from leaving until the customer does something, or did: `released`."""
+
+    about: Literal["hold"] = "hold"
+    hold: Hold
+    released: bool = False
+
+
+class AddressMatter(Model):
+    """Where what has not left yet goes from now on."""
+
+    about: Literal["address"] = "address"
+    ship_to: Address
 
 
 class OrderMatter(Model):
@@ -125,6 +146,7 @@ class ReturnedUnits(Model):
     outcome: InspectionOutcome | None = None
     refund_percent: int = 0
     fee_percent: int = 0
+    review: bool = Field(default=False, description="a person decides what is paid back for them")
 
 
 class ReturnMatter(Model):
@@ -157,7 +179,15 @@ class RefundMatter(Model):
 
 
 Matter = Annotated[
-    ShipmentMatter | RefundMatter | OrderMatter | BackorderMatter | ParcelMatter | CancellationMatter | ReturnMatter,
+    ShipmentMatter
+    | RefundMatter
+    | OrderMatter
+    | BackorderMatter
+    | ParcelMatter
+    | CancellationMatter
+    | ReturnMatter
+    | HoldMatter
+    | AddressMatter,
     Field(discriminator="about"),
 ]
 
@@ -175,8 +205,16 @@ class OrderedLine(Model):
     goods_minor: Minor
 
 
+class PaidBy(Model):
+    """One of the tenders an order is paid by."""
+
+    tender_id: Id
+    kind: TenderKind
+    amount_minor: Minor
+
+
 class RecipientBasis(Model):
-    """Whom to tell, in which locale, and what was ordered."""
+    """Whom to tell, in which locale, what was ordered, and how it is paid."""
 
     about: Literal["recipient"] = "recipient"
     email: str = Field(
@@ -189,15 +227,30 @@ class RecipientBasis(Model):
     lines: tuple[OrderedLine, ...] = ()
     shipping_minor: Minor = 0
     total_minor: Minor = 0
+    tenders: tuple[PaidBy, ...] = ()
 
 
 class UnitsBasis(Model):
-    """Units of lines that were owed, shipped or cancelled by this fact."""
+    """Units of lines that were owed, shipped or cancelled by this fact, or what became of those that were shipped.
+
+    `not_received` are delivered no more: the customer says so. `found` are lost no more. Both are under way again.
+    """
 
     about: Literal["units"] = "units"
     owed: tuple[LineQuantity, ...] = ()
     shipped: tuple[LineQuantity, ...] = ()
     cancelled: tuple[LineQuantity, ...] = ()
+    delivered: tuple[LineQuantity, ...] = ()
+    not_received: tuple[LineQuantity, ...] = ()
+    lost: tuple[LineQuantity, ...] = ()
+    found: tuple[LineQuantity, ...] = ()
+    returned: tuple[LineQuantity, ...] = ()
+
+
+class HoldBasis(Model):
+    about: Literal["hold"] = "hold"
+    hold: Hold
+    is_placed: bool
 
 
 class BackorderBasis(Model):
@@ -214,6 +267,7 @@ class ChargeBasis(Model):
     about: Literal["charge"] = "charge"
     shipment_id: Id | None
     amount_minor: Minor
+    tender_id: Id | None = None
 
 
 class CancellationBasis(Model):
@@ -226,12 +280,34 @@ class CancellationBasis(Model):
 
 
 class ReturnBasis(Model):
-    """Where a return is to be sent with which label, or which units of it the policy declines, and why."""
+    """What is known of a return: its label, why the policy declines units of it, what it is to lead to, what sending it
+    back costs."""
 
     about: Literal["return"] = "return"
     return_id: Id
     label: str = ""
     declined: tuple[Text, ...] = ()
+    resolution: Resolution | None = None
+    shipping_fee_minor: Minor | None = None
+
+
+class DueBasis(Model):
+    """Money that a return comes to: what its goods are worth, what of that is kept, and what is left to be paid."""
+
+    about: Literal["due"] = "due"
+    due_id: Id
+    return_id: Id
+    worth_minor: Minor
+    kept_minor: Minor = Field(description="by the condition they came in, and as fees of restocking")
+    shipping_fee_minor: Minor = Field(description="kept for sending it back")
+    amount_minor: Minor
+    currency: Currency
+
+
+class RefundCauseBasis(Model):
+    about: Literal["refund_cause"] = "refund_cause"
+    refund_id: Id
+    cause_id: Id
 
 
 class LegStage(StrEnum):
@@ -273,7 +349,10 @@ class NotificationBasisNoted(OrderFact, service="notifications", type="notificat
         | RefundBasis
         | WaitingBasis
         | CancellationBasis
-        | ReturnBasis,
+        | ReturnBasis
+        | HoldBasis
+        | DueBasis
+        | RefundCauseBasis,
         Field(discriminator="about"),
     ]
 

@@ -12,6 +12,8 @@ from shared.contracts.notifications import (
     CancellationBasis,
     ChargeBasis,
     Corrected,
+    DueBasis,
+    HoldBasis,
     LegMatter,
     LegStage,
     Matter,
@@ -32,11 +34,13 @@ from shared.contracts.notifications import (
     NotificationSuppressed,
     RecipientBasis,
     RefundBasis,
+    RefundCauseBasis,
     ReturnBasis,
     Statement,
     UnitsBasis,
     WaitingBasis,
 )
+from shared.contracts.orders import Hold
 from shared.machine import Machine, knowing, replace
 
 Basis: TypeAlias = (
@@ -48,6 +52,9 @@ Basis: TypeAlias = (
     | ReturnBasis
     | RefundBasis
     | WaitingBasis
+    | HoldBasis
+    | DueBasis
+    | RefundCauseBasis
 )
 
 AUDIENCE: Final = "customer"
@@ -80,25 +87,33 @@ NOTIFICATION: Final = Machine(
             NotificationDelivered: Status.DELIVERED,
             NotificationBounced: Status.BOUNCED,
         },
-        Status.DELIVERED: {NotificationContradicted: Status.DELIVERED},
+        Status.DELIVERED: {NotificationContradicted: Status.DELIVERED, NotificationBounced: Status.BOUNCED},
         Status.BOUNCED: {},
-        Status.FAILED: {},
-        Status.SUPPRESSED: {},
+        # An attempt that went unanswered may have succeeded: what the mail provider says of it counts.
+        Status.FAILED: {NotificationDelivered: Status.DELIVERED},
+        Status.SUPPRESSED: {NotificationDelivered: Status.DELIVERED},
     },
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """Of a line. Shipped counts every hand-over, so a replacement's too."""
+    """Of a line. Shipped counts every hand-over, so a replacement's too; the last three say where those ended."""
 
     owed: int = 0
     shipped: int = 0
     cancelled: int = 0
+    delivered: int = 0
+    lost: int = 0
+    returned: int = 0
 
     @property
     def remaining(self) -> int:
         return max(0, self.owed - self.shipped - self.cancelled)
+
+    @property
+    def under_way(self) -> int:
+        return max(0, self.shipped - self.delivered - self.lost - self.returned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +146,7 @@ class Notification:
 @dataclass(frozen=True, slots=True)
 class OrderNotifications:
     """All notifications of one order, and what they rest on. `charges` by shipment, "" for those of no shipment;
+    `charges_to` the same by shipment and tender; `dues` by due id; `refund_causes` by refund, as due ids are among them;
     `muted` kinds are not sent, with the reason."""
 
     order_id: str
@@ -138,9 +154,13 @@ class OrderNotifications:
     units: Mapping[str, Units] = field(default_factory=dict)
     backorders: Mapping[str, BackorderBasis] = field(default_factory=dict)
     charges: Mapping[str, int] = field(default_factory=dict)
+    charges_to: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     cancellations: Mapping[str, CancellationBasis] = field(default_factory=dict)
     returns: Mapping[str, ReturnBasis] = field(default_factory=dict)
     refunds: Mapping[str, Mapping[str, Leg]] = field(default_factory=dict)
+    refund_causes: Mapping[str, str] = field(default_factory=dict)
+    dues: Mapping[str, DueBasis] = field(default_factory=dict)
+    holds: frozenset[Hold] = frozenset()
     waiting: tuple[WaitingBasis, ...] = ()
     muted: Mapping[NotificationKind, str] = field(default_factory=dict)
     notifications: Mapping[str, Notification] = field(default_factory=dict)
@@ -215,27 +235,43 @@ def _resting_on(state: OrderNotifications, basis: Basis) -> OrderNotifications:
             return replace(state, recipient=basis)
         case UnitsBasis():
             units = dict(state.units)
-            for u in basis.owed:
-                units[u.line_id] = replace(before := units.get(u.line_id, Units()), owed=before.owed + u.quantity)
-            for u in basis.shipped:
-                units[u.line_id] = replace(before := units.get(u.line_id, Units()), shipped=before.shipped + u.quantity)
-            for u in basis.cancelled:
-                units[u.line_id] = replace(
-                    before := units.get(u.line_id, Units()), cancelled=before.cancelled + u.quantity
-                )
+            for name, sign, lines in (
+                ("owed", 1, basis.owed),
+                ("shipped", 1, basis.shipped),
+                ("cancelled", 1, basis.cancelled),
+                ("delivered", 1, basis.delivered),
+                ("delivered", -1, basis.not_received),
+                ("lost", 1, basis.lost),
+                ("lost", -1, basis.found),
+                ("returned", 1, basis.returned),
+            ):
+                for u in lines:
+                    before = units.get(u.line_id, Units())
+                    units[u.line_id] = replace(before, **{name: getattr(before, name) + sign * u.quantity})
             return replace(state, units=units)
         case BackorderBasis(backorder_id=id, quantity=0):
             return replace(state, backorders={k: b for k, b in state.backorders.items() if k != id})
         case BackorderBasis(backorder_id=id):
             return replace(state, backorders={**state.backorders, id: basis})
-        case ChargeBasis(shipment_id=shipment_id, amount_minor=amount):
+        case ChargeBasis(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id):
             shipment = shipment_id or ""
-            return replace(state, charges={**state.charges, shipment: state.charges.get(shipment, 0) + amount})
+            charges = {**state.charges, shipment: state.charges.get(shipment, 0) + amount}
+            of_it = state.charges_to.get(shipment, {})
+            if tender_id is not None:
+                of_it = {**of_it, tender_id: of_it.get(tender_id, 0) + amount}
+            return replace(state, charges=charges, charges_to={**state.charges_to, shipment: of_it})
+        case HoldBasis(hold=hold, is_placed=is_placed):
+            return replace(state, holds=state.holds | {hold} if is_placed else state.holds - {hold})
+        case DueBasis(due_id=id):
+            return replace(state, dues={**state.dues, id: basis})
+        case RefundCauseBasis(refund_id=id, cause_id=cause_id):
+            return replace(state, refund_causes={**state.refund_causes, id: cause_id})
         case CancellationBasis(cancellation_id=id):
             return replace(state, cancellations={**state.cancellations, id: basis})
-        case ReturnBasis(return_id=id, label=label, declined=declined):
+        case ReturnBasis(return_id=id):
             known = state.returns.get(id, basis)
-            known = known.model_copy(update={"label": label or known.label, "declined": declined or known.declined})
+            more = basis.model_dump(exclude={"about", "return_id"}, exclude_none=True)
+            known = known.model_copy(update={name: value for name, value in more.items() if value not in ("", ())})
             return replace(state, returns={**state.returns, id: known})
         case RefundBasis(refund_id=id, stage=stage, legs=legs):
             after = {**state.refunds.get(id, {}), **{leg.leg_id: Leg(leg, stage) for leg in legs}}

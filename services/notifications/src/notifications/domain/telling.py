@@ -23,12 +23,16 @@ from notifications.domain.truth import restated, statements, untrue
 from shared.contracts import fulfillment, orders, payments, returns
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.notifications import (
+    AddressMatter,
     BackorderBasis,
     BackorderMatter,
     CancellationBasis,
     CancellationMatter,
     ChargeBasis,
     Corrected,
+    DueBasis,
+    HoldBasis,
+    HoldMatter,
     LegMatter,
     LegStage,
     Matter,
@@ -48,9 +52,11 @@ from shared.contracts.notifications import (
     NotificationSuppressed,
     OrderedLine,
     OrderMatter,
+    PaidBy,
     ParcelMatter,
     RecipientBasis,
     RefundBasis,
+    RefundCauseBasis,
     RefundMatter,
     ReturnBasis,
     ReturnedUnits,
@@ -66,6 +72,9 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     orders.OrderConfirmed,
     orders.OrderRejected,
     orders.OrderLinesCancelled,
+    orders.OrderHoldPlaced,
+    orders.OrderHoldReleased,
+    orders.OrderAddressChanged,
     fulfillment.BackorderCreated,
     fulfillment.BackorderEtaRevised,
     fulfillment.BackorderConsentRequested,
@@ -82,12 +91,17 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     fulfillment.ShipmentFound,
     fulfillment.ShipmentReturnedToSender,
     payments.PaymentCaptured,
+    payments.RefundRequested,
     payments.RefundRouted,
     payments.RefundLegSubmitted,
     payments.RefundLegSucceeded,
     payments.RefundLegFailed,
     payments.RefundLegReversed,
     payments.RefundCompleted,
+    returns.ReturnRequested,
+    returns.ReturnSentToReview,
+    returns.ReturnCancelled,
+    returns.ReturnRefundDue,
     returns.ReturnEligibilityEvaluated,
     returns.ReturnLabelIssued,
     returns.ReturnApproved,
@@ -219,16 +233,17 @@ def _moved(state: OrderNotifications, command: Outcome | Suppress, outbox: Outbo
             return [NotificationSuppressed(**about, detail=detail)]
         case Status.QUEUED, Suppress():
             raise NotAllowed(Status.QUEUED, "Suppress", detail=f"{id} is being sent just now")
-        case Status.SENT, RecordDelivery():
+        case Status.SENT | Status.FAILED | Status.SUPPRESSED, RecordDelivery():
             return [NotificationDelivered(**about)]
-        case Status.SENT, RecordBounce(detail=detail):
+        case Status.SENT | Status.DELIVERED, RecordBounce(detail=detail):
             return [NotificationBounced(**about, detail=detail)]
         case (
             (Status.SENT | Status.DELIVERED | Status.BOUNCED, RecordSent())
             | (Status.FAILED, RecordFailure())
             | (Status.SUPPRESSED, RecordStale() | Suppress())
             | (Status.DELIVERED, RecordDelivery())
-            | (Status.BOUNCED, RecordBounce())
+            | (Status.BOUNCED, RecordBounce() | RecordDelivery())
+            | (Status.FAILED | Status.SUPPRESSED, RecordBounce())
         ):
             return []
         case status, _:
@@ -277,6 +292,7 @@ def _recipient_known(state: OrderNotifications, note: Note, placed: orders.Order
         ),
         shipping_minor=placed.shipping_minor,
         total_minor=placed.total_minor,
+        tenders=tuple(PaidBy(tender_id=t.tender_id, kind=t.kind, amount_minor=t.amount_minor) for t in placed.tenders),
     )
     owed = tuple(LineQuantity(line_id=line.line_id, quantity=line.quantity) for line in placed.lines)
     facts: list[Fact] = [_basis(state, placed, recipient), _basis(state, placed, UnitsBasis(owed=owed))]
@@ -320,7 +336,9 @@ def _queued(
     """The message, with what an unread one tells of the same; held back where a person wants none of its kind."""
     replaced = None
     for id, n in state.notifications.items():
-        if n.status is Status.QUEUED and id in outbox.unread and (merged := _merged(n, telling)):
+        if n.status is Status.QUEUED and id in outbox.unread | outbox.idle and (merged := _merged(n, telling)):
+            if id in outbox.idle and telling.kind is not _KIND.REFUND_COMPLETED:
+                continue  # somebody may have read it
             replaced, telling = id, merged
             corrects = n.corrects + corrects
     about = {"order_id": state.order_id}
@@ -351,7 +369,9 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
     kind = telling.kind
     match unread.matter, telling.matter:
         case RefundMatter() as before, RefundMatter() as now if before.refund_id == now.refund_id:
-            if kind is _KIND.REFUND_COMPLETED or (unread.kind is _KIND.REFUND_COMPLETED and not now.failed):
+            if kind is _KIND.REFUND_COMPLETED:
+                return telling  # what was on its way, or took another one, has arrived
+            if unread.kind is _KIND.REFUND_COMPLETED and not now.failed:
                 return None
             kinds = {unread.kind, kind}
             kind = next(k for k in (_KIND.REFUND_REROUTED, _KIND.REFUND_FAILED, _KIND.REFUND_SUBMITTED) if k in kinds)
@@ -370,6 +390,12 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
                     "silence": asks.silence,
                 }
             )
+        case ReturnMatter() as before, ReturnMatter() as now if before.return_id == now.return_id:
+            return telling if unread.kind in _OVERTAKEN else None
+        case HoldMatter() as before, HoldMatter() as now if before.hold is now.hold:
+            return telling
+        case AddressMatter(), AddressMatter():
+            return telling
         case ParcelMatter() as before, ParcelMatter() as now if before.shipment_id == now.shipment_id:
             if before.what == now.what == "delivered":
                 matter = now.model_copy(update={"lines": (*before.lines, *now.lines)})
@@ -384,6 +410,12 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
 
 _KIND: Final = NotificationKind
 
+_OVERTAKEN: Final = frozenset({_KIND.RETURN_REQUESTED, _KIND.RETURN_REVIEWED})
+"""What is said of a return until it is decided."""
+
+WAITS_FOR_CUSTOMER: Final = frozenset({orders.Hold.PAYMENT, orders.Hold.ADDRESS, orders.Hold.AWAITING_RETURN})
+"""Holds that end when the customer does something. Consent to a later date is asked for by the message of that date."""
+
 
 def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
     """What later messages rest on."""
@@ -391,6 +423,10 @@ def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
         case orders.OrderLinesCancelled(cancellation_id=id, lines=cancelled, remaining_minor=remaining):
             worth = sum(line.goods_minor for line in cancelled)
             yield CancellationBasis(cancellation_id=id, worth_minor=worth, remaining_minor=remaining)
+        case orders.OrderHoldPlaced(hold=hold):
+            yield HoldBasis(hold=hold, is_placed=True)
+        case orders.OrderHoldReleased(hold=hold):
+            yield HoldBasis(hold=hold, is_placed=False)
         case fulfillment.BackorderCreated() | fulfillment.BackorderEtaRevised():
             yield _backorder(fact, fact.quantity, fact.eta)
         case fulfillment.BackorderFilled() | fulfillment.BackorderCancelled():
@@ -402,18 +438,35 @@ def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
             yield UnitsBasis(owed=owed)
         case fulfillment.ShipmentShipped(lines=shipped):
             yield UnitsBasis(shipped=shipped)
+        case fulfillment.ShipmentDelivered(lines=lines):
+            yield UnitsBasis(delivered=lines)
+        case fulfillment.ShipmentTrackingUpdated(lines=lines) if lines:
+            yield UnitsBasis(not_received=lines)
+        case fulfillment.ShipmentLost(lines=lines):
+            yield UnitsBasis(lost=lines)
+        case fulfillment.ShipmentFound(lines=lines):
+            yield UnitsBasis(found=lines)
+        case fulfillment.ShipmentReturnedToSender(lines=lines):
+            yield UnitsBasis(returned=lines)
         case payments.PaymentCaptured(exchange_id=str(), shipment_id=None):
             pass  # what an exchange costs more is charged for no parcel of the order
-        case payments.PaymentCaptured(shipment_id=shipment_id, amount_minor=amount):
-            yield ChargeBasis(shipment_id=shipment_id, amount_minor=amount)
+        case payments.PaymentCaptured(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id):
+            yield ChargeBasis(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id)
+        case payments.RefundRequested(refund_id=refund_id, cause_id=cause_id):
+            yield RefundCauseBasis(refund_id=refund_id, cause_id=cause_id)
         case payments.RefundRouted(legs=legs):
             matters = tuple(LegMatter(**leg.model_dump(include=set(LegMatter.model_fields))) for leg in legs)
             yield RefundBasis(refund_id=fact.refund_id, stage=LegStage.ROUTED, legs=matters)
         case payments.RefundLegFact():
             yield RefundBasis(refund_id=fact.refund_id, stage=_STAGES[type(fact)], legs=(_leg(state, fact),))
         case returns.ReturnEligibilityEvaluated(return_id=return_id, verdicts=verdicts):
-            if declined := _reasons(why for v in verdicts if v.outcome == "decline" for why in v.reasons):
-                yield ReturnBasis(return_id=return_id, declined=declined)
+            declined = _reasons(why for v in verdicts if v.outcome == "decline" for why in v.reasons)
+            fee = max((v.return_shipping_fee_minor for v in verdicts if v.outcome != "decline"), default=0)
+            yield ReturnBasis(return_id=return_id, declined=declined, shipping_fee_minor=fee)
+        case returns.ReturnRequested(return_id=return_id, resolution=resolution):
+            yield ReturnBasis(return_id=return_id, resolution=resolution)
+        case returns.ReturnRefundDue():
+            yield _due(fact)
         case returns.ReturnLabelIssued(return_id=return_id, carrier=carrier, tracking=tracking):
             yield ReturnBasis(return_id=return_id, label=f"{carrier} {tracking}")
         case _:
@@ -424,6 +477,19 @@ def _backorder(fact: fulfillment.BackorderFact, quantity: int, eta: datetime | N
     return BackorderBasis(backorder_id=fact.backorder_id, line_id=fact.line_id, quantity=quantity, eta=eta)
 
 
+def _due(due: returns.ReturnRefundDue) -> DueBasis:
+    worth = sum(line.gross_minor + line.shipping_minor for line in due.lines)
+    return DueBasis(
+        due_id=due.due_id,
+        return_id=due.return_id,
+        worth_minor=worth,
+        kept_minor=max(0, worth - sum(line.refund_minor for line in due.lines)),
+        shipping_fee_minor=due.return_shipping_fee_minor,
+        amount_minor=due.amount_minor,
+        currency=due.currency,
+    )
+
+
 def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matter] | None:
     """The message that the fact leads to; `state` rests on it already."""
     match fact:
@@ -431,6 +497,14 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
             return _KIND.ORDER_CONFIRMED, OrderMatter()
         case orders.OrderRejected(reason_code=reason):
             return _KIND.ORDER_REJECTED, OrderMatter(reason_code=reason)
+        case orders.OrderHoldPlaced(hold=hold):
+            return (_KIND.HOLD, HoldMatter(hold=hold)) if hold in WAITS_FOR_CUSTOMER else None
+        case orders.OrderHoldReleased(hold=hold):
+            # Who was not told that it waits need not hear that it goes on.
+            is_told = any(isinstance(m, HoldMatter) and m.hold is hold and not m.released for _, m in _matters(state))
+            return (_KIND.HOLD_RELEASED, HoldMatter(hold=hold, released=True)) if is_told else None
+        case orders.OrderAddressChanged(ship_to=ship_to):
+            return _KIND.ADDRESS_CHANGED, AddressMatter(ship_to=ship_to)
         case fulfillment.ShipmentShipped():
             return _KIND.SHIPMENT, _shipment(fact)
         case fulfillment.BackorderFact():
@@ -544,7 +618,7 @@ def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[No
             return _KIND.REFUND_FAILED, _refund(fact, currency, (), (legs[leg_id].matter,))
         case payments.RefundCompleted(currency=currency):
             return _KIND.REFUND_COMPLETED, _refund(fact, currency, _legs(legs, LegStage.SUCCEEDED))
-        case payments.RefundLegSucceeded():
+        case payments.RefundRequested() | payments.RefundLegSucceeded():
             return None
         case _:
             raise TypeError(f"{fact.type} is nothing to tell")
@@ -585,6 +659,13 @@ def _legs(legs: Mapping[str, Leg], stage: LegStage) -> tuple[LegMatter, ...]:
 
 def _of_return(fact: returns.ReturnFact) -> tuple[NotificationKind, Matter] | None:
     match fact:
+        case returns.ReturnRequested(lines=asked):
+            lines = _summed(asked)
+            return _KIND.RETURN_REQUESTED, _return(fact, lines)
+        case returns.ReturnSentToReview():
+            return _KIND.RETURN_REVIEWED, ReturnMatter(return_id=fact.return_id)
+        case returns.ReturnCancelled():
+            return _KIND.RETURN_CANCELLED, ReturnMatter(return_id=fact.return_id)
         case returns.ReturnApproved(lines=lines, expires_at=expires_at):
             return _KIND.RETURN_APPROVED, _return(fact, lines, expires_at=expires_at)
         case returns.ReturnDeclined(reasons=reasons):
@@ -615,6 +696,7 @@ def _return(
             outcome=line.outcome,
             refund_percent=0 if line.review else line.refund_percent,
             fee_percent=line.fee_percent,
+            review=line.review,
         )
         if isinstance(line, returns.InspectedLine)
         else ReturnedUnits(line_id=line.line_id, quantity=line.quantity)
@@ -628,7 +710,7 @@ def _reasons(reasons: Iterable[returns.Why]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(why.text or why.code for why in reasons))
 
 
-def _summed(lines: Iterable[fulfillment.CancelledUnits]) -> tuple[LineQuantity, ...]:
+def _summed(lines: Iterable[fulfillment.CancelledUnits | returns.ReturnLine]) -> tuple[LineQuantity, ...]:
     units: dict[str, int] = {}
     for line in lines:
         units[line.line_id] = units.get(line.line_id, 0) + line.quantity

@@ -12,9 +12,11 @@ from notifications.domain.messages import Notification, OrderNotifications, Stat
 from shared.contracts import fulfillment, payments
 from shared.contracts.base import Fact
 from shared.contracts.notifications import (
+    AddressMatter,
     BackorderMatter,
     CancellationMatter,
     Claim,
+    HoldMatter,
     LegStage,
     Matter,
     NotificationKind,
@@ -42,12 +44,10 @@ def _said(state: OrderNotifications, kind: NotificationKind, matter: Matter) -> 
             if kind is NotificationKind.ORDER_CONFIRMED:
                 yield from _remaining(state)
         case ShipmentMatter():
-            # Its own units, what is still to come of the order, when (None: no date is known), and what will not come.
+            # Its own units, what is still to come of the order, and what will not come.
             for u in matter.lines:
                 yield _of_line(Claim.SHIPPED, u.line_id, u.quantity, matter.shipment_id)
-            yield from _remaining(state)
-            for b in state.backorders.values():
-                yield _of_line(Claim.ETA, b.line_id, b.quantity, b.backorder_id, b.eta)
+            yield from _to_come(state)
             for line_id, units in state.units.items():
                 if units.cancelled:
                     yield _of_line(Claim.CANCELLED, line_id, units.cancelled)
@@ -60,10 +60,10 @@ def _said(state: OrderNotifications, kind: NotificationKind, matter: Matter) -> 
         case CancellationMatter():
             for u in matter.lines:
                 yield _of_line(Claim.CANCELLED, u.line_id, u.quantity, matter.cancellation_id)
-            yield from _remaining(state)
+            yield from _to_come(state)
         case RefundMatter():
             yield from _of_refund(state, kind, matter)
-        case ReturnMatter():
+        case ReturnMatter() | HoldMatter() | AddressMatter():
             pass
 
 
@@ -77,6 +77,13 @@ def _remaining(state: OrderNotifications) -> Iterator[dict[str, object]]:
     for line_id, units in state.units.items():
         if units.remaining:
             yield _of_line(Claim.REMAINING, line_id, units.remaining)
+
+
+def _to_come(state: OrderNotifications) -> Iterator[dict[str, object]]:
+    """What is still to come, and of what waits for goods, when (None: no date is known)."""
+    yield from _remaining(state)
+    for b in state.backorders.values():
+        yield _of_line(Claim.ETA, b.line_id, b.quantity, b.backorder_id, b.eta)
 
 
 def _of_refund(state: OrderNotifications, kind: NotificationKind, matter: RefundMatter) -> Iterator[dict[str, object]]:
@@ -105,8 +112,16 @@ def untrue(state: OrderNotifications, fact: Fact, unread: Set[str]) -> list[tupl
     return [
         (id, n.statements[place])
         for id, place, n in told
-        if place not in n.contradicted and _now(state, n.statements[place], fact) != n.statements[place]
+        if place not in n.contradicted
+        and not _may_change(n.statements[place])
+        and _now(state, n.statements[place], fact) != n.statements[place]
     ]
+
+
+def _may_change(said: Statement) -> bool:
+    """Whether it was said to last until further notice only: a date that is not known gets one, and what is still to come
+    is until a customer calls it off, or is asked about it in vain as announced."""
+    return said.claim is Claim.REMAINING or (said.claim is Claim.ETA and said.at is None)
 
 
 def restated(state: OrderNotifications, fact: Fact, unread: Set[str]) -> Mapping[str, tuple[Statement, ...]]:
