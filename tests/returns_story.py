@@ -7,9 +7,8 @@ from typing import Any
 
 from returns.domain import order
 from returns.domain.decisions import Command, RecordPurchase, RecordUnits, RequestReturn, SettleRefund, decide
-from returns.domain.inspections import InspectItems
 from returns.domain.order import OrderReturns
-from returns.domain.parcels import ReceiveParcel
+from returns.domain.parcels import InspectItems, ReceiveParcel
 from returns.domain.policies import Policies
 from returns.domain.rma import ReturnStatus
 from shared.contracts.base import Fact, LineQuantity, PolicyRef
@@ -20,9 +19,11 @@ from shared.contracts.returns import (
     Disposition,
     InspectionOutcome,
     InspectionRule,
+    ObservedLine,
     RecordedUnits,
     Resolution,
     ReturnLine,
+    ReturnObservationRecorded,
     ReturnPolicy,
     ReturnReason,
     ReturnRefundDue,
@@ -134,7 +135,8 @@ def returning(
 
 
 def parcel(receipt: str, at: datetime, return_id: str = "A1-RMA1", **units: int) -> ReceiveParcel:
-    return ReceiveParcel(return_id, receipt, "main", of(**units), (), at)
+    lines = tuple(ObservedLine(line_id=line_id, quantity=n) for line_id, n in units.items())
+    return ReceiveParcel(return_id, receipt, "main", lines, (), at)
 
 
 def surprise(receipt: str, at: datetime, sku: str, quantity: int) -> ReceiveParcel:
@@ -160,14 +162,14 @@ class Story:
     facts: list[Fact] = field(default_factory=list)
 
     def then(self, *commands: Command) -> list[Fact]:
-        """The facts of these commands; each is folded in before the next is told."""
+        """The facts of these commands, reports word by word aside; each is folded in before the next is told."""
         before = len(self.facts)
         for command in commands:
             for fact in decide(self.state, command, self.policies):
                 self.state = order.evolve(self.state, fact)
                 self.facts.append(fact)
             assert order.laws(self.state) == []
-        return self.facts[before:]
+        return [fact for fact in self.facts[before:] if not isinstance(fact, ReturnObservationRecorded)]
 
     def kinds(self, facts: Sequence[Fact]) -> list[str]:
         return [fact.type for fact in facts]

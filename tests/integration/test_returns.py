@@ -26,7 +26,12 @@ from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts.base import FACTS, Fact, Input, schema_id
 from shared.contracts.orders import CancelledValue, OrderLinesCancelled
-from shared.contracts.partners import WAREHOUSE_MESSAGES, WarehouseItemsInspected, WarehouseParcelReceived
+from shared.contracts.partners import (
+    WAREHOUSE_MESSAGES,
+    ReturnedUnits,
+    WarehouseItemsInspected,
+    WarehouseParcelReceived,
+)
 from shared.database import Pool
 from shared.http import BodyLimit, Desk, install_problems
 from shared.parking import Parked, Record
@@ -206,8 +211,11 @@ async def test_a_return_from_purchase_to_close(client: httpx.AsyncClient, pool: 
         "return.eligibility_evaluated",
         "return.approved",
         "return.in_transit",
+        "return.observation_recorded",
         "return.items_received",
+        "return.observation_recorded",
         "return.items_received",
+        "return.observation_recorded",
         "return.items_inspected",
         "return.refund_due",
         "return.refund_settled",
@@ -451,18 +459,22 @@ async def test_only_a_supervisor_says_otherwise_than_the_table(client: httpx.Asy
 async def test_a_webhook_is_believed_only_if_signed_and_has_one_effect(client: httpx.AsyncClient, pool: Pool) -> None:
     await delivered(client, pool)
     scan = {"order_id": "A1", "return_id": "A1-RMA1", "tracking": "T1", "occurred_at": day(4).isoformat()}
-    early = await webhook(client, scan)
-    assert early.status_code == 404
+    early = await webhook(client, scan, id="w0")
+    assert early.status_code == 200
+    assert (await kinds(pool)).count("return.discrepancy_recorded") == 1
     await ask(client, mug=1)
+    scan |= {"tracking": "T2"}
     assert (await webhook(client, scan, **{"webhook-signature": "v1,Zm9yZ2Vk"})).status_code == 401
     assert (await webhook(client, scan | {"mood": "blue"}, id="w2")).status_code == 422
     assert [(await webhook(client, scan)).status_code for _ in range(2)] == [200, 200]
     assert (await kinds(pool)).count("return.in_transit") == 1
 
 
-async def test_what_the_warehouse_says_of_an_unknown_return_is_parked_with_its_reason(
+async def test_what_the_warehouse_says_of_an_unknown_return_or_order_holds_nothing_up(
     client: httpx.AsyncClient, pool: Pool
 ) -> None:
+    """I16: a blind return, an inspection that overtakes its receipt, an order that is not known yet; none is parked, and the
+    order's real parcel is received as always."""
     await delivered(client, pool)
     message = WarehouseParcelReceived.model_validate(
         {
@@ -474,8 +486,48 @@ async def test_what_the_warehouse_says_of_an_unknown_return_is_parked_with_its_r
             "lines": [{"line_id": "tea", "quantity": 1}],
         }
     )
-    [parked] = await hear(pool, record(message))
-    assert (parked.reason, parked.detail) == ("invalid", "return_id: is not known")
+    ahead = WarehouseItemsInspected.model_validate(
+        {
+            "order_id": "A1",
+            "return_id": "A1-RMA7",
+            "location": "main",
+            "inspection_id": "i1",
+            "occurred_at": day(25),
+            "lines": [{"line_id": "tea", "quantity": 2, "outcome": "as_new"}],
+        }
+    )
+    nobodys = message.model_copy(update={"order_id": "A2"})
+    assert await hear(pool, record(ahead), record(message), record(nobodys)) == []
+    blind = (await client.get("/orders/A1/returns", headers=by("agent"))).json()["returns"][0]
+    assert (blind["status"], blind["announced_as"]) == ("under_review", "A1-RMA7")
+    assert await pool.fetchval("SELECT received_uninspected FROM lines WHERE line_id = 'tea'") == 2
+    assert (await ask(client, mug=1)).json()["status"] == "approved"
+    real = message.model_copy(
+        update={"return_id": "A1-RMA2", "receipt_id": "r2", "lines": (ReturnedUnits(line_id="mug", quantity=1),)}
+    )
+    assert await hear(pool, record(real)) == []
+    shown = (await client.get("/orders/A1/returns", headers=by("agent"))).json()["returns"][1]
+    assert shown["lines"][0]["units"] == {"uninspected": 1}
+
+
+async def test_a_parcel_by_http_for_a_return_that_nobody_knows_is_answered_with_what_became_of_it(
+    client: httpx.AsyncClient, pool: Pool
+) -> None:
+    await delivered(client, pool)
+    parcel = {"receipt_id": "r1", "location": "main", "lines": [{"line_id": "mug", "quantity": 1}]}
+    opened = await client.post("/orders/A1/returns/BOX-1/receipts", json=parcel, headers=by("warehouse"))
+    assert (opened.status_code, opened.json()["status"]) == (201, "under_review")
+    early = await client.post("/orders/A9/returns/BOX-1/receipts", json=parcel, headers=by("warehouse"))
+    assert (early.status_code, early.json()) == (202, {"recorded": True})
+    url = f"/orders/A1/returns/{opened.json()['return_id']}"
+    approved = await client.post(f"{url}/approve", json={"resolution": "store_credit"}, headers=by("agent"))
+    assert (approved.json()["status"], approved.json()["resolution"]) == ("received", "store_credit")
+    refused = await client.post(f"{url}/close", json={"reason": "enough"}, headers=by("agent"))
+    assert refused.status_code == 409
+    closed = await client.post(f"{url}/close", json={"reason": "enough"}, headers=by("supervisor"))
+    assert closed.json()["status"] == "closed"
+    row = await pool.fetchrow("SELECT data->>'approver', data->>'detail' FROM events WHERE type = 'return.closed'")
+    assert row is not None and row[1] == "enough" and row[0]
 
 
 async def test_the_database_itself_holds_the_laws(client: httpx.AsyncClient, pool: Pool) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
 from random import Random
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from hypothesis import given, settings
@@ -35,17 +35,18 @@ from returns.domain.decisions import (
     decide,
 )
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, window_end
-from returns.domain.inspections import InspectItems, RevisedUnits, ReviseInspection
+from returns.domain.inspections import RevisedUnits, ReviseInspection
 from returns.domain.order import OrderReturns, laws, rma_lines, valued
-from returns.domain.parcels import ReceiveParcel, RecordScan
+from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.policies import POLICY
 from returns.domain.rma import RETURN, ReturnStatus, Rma, status_of
 from returns.domain.units import EXPECTED, FREED, INSPECTED, RETURN_LINE, Stage, UnitStatus
 from shared.contracts.base import Fact, LineQuantity
-from shared.contracts.partners import InspectedUnits
+from shared.contracts.partners import InspectedUnits, WarehouseUnexpectedItem
 from shared.contracts.returns import (
     DeclaredCondition,
     InspectionOutcome,
+    ObservedLine,
     RecordedUnits,
     Resolution,
     ReturnFact,
@@ -103,7 +104,7 @@ OUTCOMES = (*InspectionOutcome, *[InspectionOutcome.AS_NEW] * 5)
 
 def about_one(chance: Random, one: Rma, at: datetime) -> Command:
     """Something that could be told of this return, in its place or not."""
-    lines = some_lines(chance, list(one.lines))
+    lines = some_lines(chance, list(one.lines) or ["mug"])
     found = tuple(
         InspectedUnits(line_id=line.line_id, quantity=chance.randint(1, 2), outcome=chance.choice(OUTCOMES))
         for line in lines
@@ -120,6 +121,7 @@ def about_one(chance: Random, one: Rma, at: datetime) -> Command:
         if status_of(line) is not None
     )
     rid = one.return_id
+    came = tuple(ObservedLine(line_id=line.line_id, quantity=line.quantity) for line in lines)
     receipt = f"r{chance.randint(0, 9)}"
     is_over = one.status in (ReturnStatus.RESOLVED, ReturnStatus.CLOSED, ReturnStatus.REOPENED)
     told: list[Command] = [
@@ -129,20 +131,49 @@ def about_one(chance: Random, one: Rma, at: datetime) -> Command:
         GrantException(rid, None, "supervisor:s", "because", at),
         IssueLabel(rid, "dhl", "T1", at),
         *[RecordScan(rid, f"T{chance.randint(1, 3)}", at)] * 3,
-        *[ReceiveParcel(rid, receipt, "main", lines, (), at)] * 4,
+        *[ReceiveParcel(rid, receipt, "main", came, (), at)] * 4,
         *[InspectItems(rid, f"i{chance.randint(1, 6)}", "main", found, at)] * 4,
         *[ReviseInspection(rid, inspection_id, revised, at)] * (4 if revised else 0),
         SettleDifference(rid, chance.choice([*one.exchanges, "A1-X0"]), at),
         *[SettleRefund(chance.choice([*one.dues, "other"]), "A1-R1", 1, at)] * 4,
         *([ExpireReturn(rid, one.expires_at)] if one.expires_at else []),
         *[CancelReturn(rid, "no", at)] * 2,
-        *[CloseReturn(rid, at)] * (5 if is_over else 1),
+        CloseReturn(rid, at, chance.choice([None, "supervisor:s"]), "enough"),
+        *[CloseReturn(rid, at)] * (5 if is_over else 0),
         *[ReopenReturn(rid, "photos", ("a.jpg",), at)] * (5 if is_over else 1),
     ]
     return chance.choice(told)
 
 
+REPORTED: Final = ("mug", "tea", "cup")
+"""Lines that a warehouse may name; the last is none of the order."""
+
+
+def any_report(chance: Random, state: OrderReturns, at: datetime) -> Command:
+    """Of any return: one that is there, in whatever status, or one that nobody knows."""
+    return_id = chance.choice([*state.returns, "A1-RMA9", "box"])
+    lines = tuple(
+        ObservedLine(
+            line_id=line_id, quantity=chance.randint(1, 3), sku=chance.choice([None, None, f"sku-{line_id}", "x"])
+        )
+        for line_id in chance.sample(REPORTED, chance.randint(0, 3))
+    )
+    found = tuple(
+        InspectedUnits(line_id=line.line_id, quantity=line.quantity, outcome=chance.choice(OUTCOMES), sku=line.sku)
+        for line in lines
+    )
+    strange = (WarehouseUnexpectedItem(sku="sock", quantity=1),) if chance.random() < 0.2 else ()
+    told: list[Command] = [
+        RecordScan(return_id, f"T{chance.randint(1, 5)}", at),
+        ReceiveParcel(return_id, f"r{chance.randint(0, 6)}", "main", lines, strange, at),
+        InspectItems(return_id, f"i{chance.randint(1, 6)}", "main", found, at),
+    ]
+    return chance.choice(told)
+
+
 def any_command(chance: Random, state: OrderReturns, at: datetime) -> Command:
+    if chance.random() < 0.15:
+        return any_report(chance, state, at)
     if state.returns and chance.random() < 0.75:
         return about_one(chance, chance.choice(list(state.returns.values())[-2:]), at)
     shipment_id = chance.choice(list(state.where.shipments))
@@ -184,10 +215,11 @@ class Walk:
     arrows: set[tuple[ReturnStatus, type[Fact], ReturnStatus]] = field(default_factory=set)
 
     def take(self, command: Command, terms: ReturnPolicy) -> None:
-        """Told; what is refused changes nothing. The laws hold after every command."""
+        """Told; what is refused changes nothing, and a report is never refused. The laws hold after every command."""
         try:
             new = decide(self.state, command, policies(terms))
-        except (NotAllowed, Invalid):
+        except (NotAllowed, Invalid) as error:
+            assert not isinstance(command, RecordScan | ReceiveParcel | InspectItems), f"{command} was refused: {error}"
             return
         before = self.state
         for fact in new:
@@ -197,7 +229,8 @@ class Walk:
                 and fact.return_id in after.returns
                 and not isinstance(fact, ReturnRequested)
             ):
-                was, now = self.state.returns[fact.return_id].status, after.returns[fact.return_id].status
+                known = self.state.returns.get(fact.return_id)
+                was, now = known.status if known else RETURN.initial, after.returns[fact.return_id].status
                 if RETURN.admits(was, type(fact)) or was is not now:
                     self.arrows.add((was, type(fact), now))
             self.state = after
@@ -241,12 +274,19 @@ def header_follows_lines(one: Rma) -> None:
     for line in one.lines.values():
         assert sum(line.units.values()) == line.asked.quantity
         assert line.approved == line.count(*approved)
-        outcomes = sum(i.quantity for i in one.inspected(line.asked.line_id) if status_of(i) is not None)
-        assert line.received == outcomes + line.count(UnitStatus.UNINSPECTED)
+        found = [(status_of(i), i.quantity) for i in one.inspected(line.asked.line_id)]
+        outcomes = {to: sum(n for status, n in found if status is to) for to in INSPECTED}
+        back = UnitStatus.REJECTED_SENT_BACK
+        assert all(outcomes[to] == line.count(to) for to in INSPECTED if to is not back)
+        assert outcomes[back] <= line.count(back), "what is declined goes back without a look at it"
     if one.status in (ReturnStatus.DECLINED, ReturnStatus.CANCELLED, ReturnStatus.EXPIRED):
         assert one.count(*FREED) == sum(line.asked.quantity for line in one.lines.values())
-    if one.status in (ReturnStatus.RESOLVED, ReturnStatus.CLOSED):
+    if one.status is ReturnStatus.RESOLVED:
         assert not one.has_open_units
+    if one.status is ReturnStatus.CLOSED:
+        assert not one.count(UnitStatus.PENDING, *EXPECTED), (
+            "a supervisor may close it with goods here, and none awaited"
+        )
     if one.status is ReturnStatus.RESOLVED:
         assert all(due.is_settled for due in one.dues.values())
 
@@ -274,6 +314,36 @@ def test_every_arrow_of_the_return_machine_is_taken_and_no_other() -> None:
         if taken == set(RETURN.edges()):
             break
     assert taken == set(RETURN.edges())
+
+
+@settings(max_examples=80, deadline=None)
+@given(CHANCE, st.integers(0, 12), st.integers(0, 12))
+def test_whatever_the_warehouse_reports_the_orders_real_parcel_is_received_as_always(
+    chance: Random, before: int, after: int
+) -> None:
+    """I16: reports of any return in any order, also before the order is known, are recorded and hold up nothing."""
+    terms, story = any_policy(chance), Walk()
+    for n in range(before):
+        story.take(any_report(chance, story.state, day(n * 0.1)), terms)
+    for command in (
+        RecordPurchase(placed()),
+        shipped("shipped", day(1), mug=3, tea=2),
+        shipped("delivered", day(2), mug=3, tea=2),
+    ):
+        story.take(command, terms)
+    for n in range(after):
+        story.take(any_report(chance, story.state, day(3 + n * 0.1)), terms)
+    assert {one.status for one in story.state.returns.values()} <= {ReturnStatus.UNDER_REVIEW}, "all is a person's task"
+    story.take(shipped("shipped", day(4), shipment="A1-S2", mug=1), terms)
+    story.take(shipped("delivered", day(5), shipment="A1-S2", mug=1), terms)
+    story.take(asking(day(6), mug=1), terms)
+    real = list(story.state.returns.values())[-1]
+    assert (real.announced_as, real.status) == (None, ReturnStatus.APPROVED)
+    story.take(parcel("real-receipt", day(7), real.return_id, mug=1), terms)
+    received = story.state.returns[real.return_id].lines["mug"]
+    assert received.units == {UnitStatus.UNINSPECTED: 1}
+    story.take(looked_at("real-look", day(8), ("mug", 1, "as_new"), return_id=real.return_id), terms)
+    assert story.state.returns[real.return_id].lines["mug"].units == {UnitStatus.ACCEPTED: 1}
 
 
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 4), min_size=1, max_size=6), CHANCE)

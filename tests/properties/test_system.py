@@ -46,6 +46,8 @@ from shared.contracts.partners import (
     InspectedUnits,
     ParcelTracking,
     PartnerLine,
+    PartnerMessage,
+    ReturnedUnits,
     WarehouseGoodsExpected,
     WarehouseGoodsReceived,
     WarehouseHandedOver,
@@ -244,7 +246,7 @@ def exchange(world: World, which: int, how: int) -> None:
             world.pass_time(timedelta(days=31), is_punctual=True)
             return
         at = {"occurred_at": world.now, "order_id": id, "return_id": one.return_id, "location": "berlin"}
-        back = (PartnerLine(line_id=line_id, quantity=1),)
+        back = (ReturnedUnits(line_id=line_id, quantity=1),)
         message = WarehouseParcelReceived(**at, receipt_id=f"p{world.number()}", lines=back)
         world.partner(Service.RETURNS, message, f"It comes back for {one.return_id}")
         as_new = (InspectedUnits(line_id=line_id, quantity=1, outcome=InspectionOutcome.AS_NEW),)
@@ -480,17 +482,34 @@ def receive(world: World, which: int, how: int) -> None:
             said = f"The carrier scans the return {one.return_id}"
             world.act(Service.RETURNS, id, command, "partner:carrier", said)
             return
-        line_id, line = pick(one.lines.items(), how)
-        quantity = max(1, line.count(*EXPECTED)) if how % 2 else 1
+        line_id = pick(one.lines or world.order(id).lines, how)
+        line = one.lines.get(line_id)
+        quantity = max(1, line.count(*EXPECTED)) if line and how % 2 else 1
         message = WarehouseParcelReceived(
             occurred_at=world.now,
             order_id=id,
             return_id=one.return_id,
             location="berlin",
             receipt_id=f"p{world.number()}",
-            lines=(PartnerLine(line_id=line_id, quantity=quantity),),
+            lines=(ReturnedUnits(line_id=line_id, quantity=quantity),),
         )
         said = f"{quantity} of line {line_id} come back for {one.return_id}"
+        world.partner(Service.RETURNS, message, said)
+
+
+def report(world: World, which: int, how: int) -> None:
+    """The warehouse says of any return, or of one that nobody knows, whatever it likes; also before the order is known."""
+    if id := pick(world.orders, which):
+        return_id = pick((*world.returns(id).returns, f"{id}-BOX", f"{id}-BOX", f"{id}-RMA7"), how)
+        line_id, quantity = pick((*world.order(id).lines, "none"), which + how), 1 + how % 3
+        at = {"occurred_at": world.now, "order_id": id, "return_id": return_id, "location": "berlin"}
+        said = f"The warehouse reports {quantity} of line {line_id} for {return_id}"
+        if how % 2:
+            came = (ReturnedUnits(line_id=line_id, quantity=quantity),)
+            message: PartnerMessage = WarehouseParcelReceived(receipt_id=f"p{how % 7}", lines=came, **at)
+        else:
+            found = (InspectedUnits(line_id=line_id, quantity=quantity, outcome=pick(InspectionOutcome, which)),)
+            message = WarehouseItemsInspected(inspection_id=f"i{how % 7}", lines=found, **at)
         world.partner(Service.RETURNS, message, said)
 
 
@@ -642,6 +661,7 @@ KINDS: Final[dict[str, tuple[int, Doing]]] = {
     "exchange": (2, exchange),
     "decide return": (2, decide_return),
     "receive": (3, receive),
+    "report": (2, report),
     "inspect": (5, inspect),
     "revise": (1, revise),
     "claim": (2, claim),

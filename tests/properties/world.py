@@ -420,12 +420,10 @@ class World:
         return self._answered(sentence, lambda: self.tell(service, FLOWS[service], told))
 
     def partner(self, service: Service, message: PartnerMessage, sentence: str) -> bool:
-        """The warehouse, by its topic. What it says of the goods that leave has happened, and is never refused (I16)."""
+        """The warehouse, by its topic. What it says of goods has happened, and is never refused (I16)."""
         flow, translate = HEARD[service, type(message)]
         told = translate(message, self.cause("partner:warehouse", sentence))
         assert told is not None
-        if service is not Service.FULFILLMENT:
-            return self._answered(sentence, lambda: self.tell(service, flow, told))
         try:
             facts = self.tell(service, flow, told)
         except (NotAllowed, Invalid) as error:

@@ -164,13 +164,28 @@ def _openapi(package: str) -> Json:
     return document
 
 
-def incompatibilities(old: Any, new: Any, where: str = "") -> list[str]:
+def incompatibilities(old: Json, new: Json, where: str = "") -> list[str]:
     """What would break a reader or a stored fact of `old`: a field gone, newly required, of another type, a word gone."""
+    return _incompatible(_inlined(old, old.get("$defs", {})), _inlined(new, new.get("$defs", {})), where)
+
+
+def _inlined(schema: Any, parts: Json) -> Any:
+    """With every part in its place: what a part is called does not travel."""
+    if isinstance(schema, list):
+        return [_inlined(one, parts) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    part = parts.get(str(schema.get("$ref", "")).removeprefix("#/$defs/"), {})
+    beside = {name: value for name, value in schema.items() if name not in ("$ref", "$defs")}
+    return {name: _inlined(value, parts) for name, value in {**part, **beside}.items()}
+
+
+def _incompatible(old: Any, new: Any, where: str) -> list[str]:
     if not isinstance(old, dict) or not isinstance(new, dict):
         return []
     broken = [
         f"{where}: {word} {old[word]!r} became {new.get(word)!r}"
-        for word in ("type", "$ref", "const", "format")
+        for word in ("type", "const", "format")
         if word in old and old[word] != new.get(word)
     ]
     if "enum" in old and (gone := set(map(str, old["enum"])) - set(map(str, new.get("enum", ())))):
@@ -183,16 +198,14 @@ def incompatibilities(old: Any, new: Any, where: str = "") -> list[str]:
             for name in sorted(set(new.get("required", ())) - set(old.get("required", ())))
             if "default" not in properties.get(name, {})
         ]
-    for word in ("properties", "$defs"):
-        for name, part in old.get(word, {}).items():
-            if name in new.get(word, {}):
-                broken += incompatibilities(part, new[word][name], f"{where}.{name}")
+    for name, part in old.get("properties", {}).items():
+        broken += _incompatible(part, new.get("properties", {}).get(name), f"{where}.{name}")
     if "items" in old:
-        broken += incompatibilities(old["items"], new.get("items"), f"{where}[]")
+        broken += _incompatible(old["items"], new.get("items"), f"{where}[]")
     for word in ("anyOf", "oneOf", "prefixItems"):
         for i, part in enumerate(old.get(word, ())):
             others = new.get(word, ())
-            broken += incompatibilities(part, others[i] if i < len(others) else {}, f"{where}|{i}")
+            broken += _incompatible(part, others[i] if i < len(others) else {}, f"{where}|{i}")
     return broken
 
 

@@ -43,8 +43,8 @@ from shared.contracts.partners import (
     InspectedUnits,
     Lines,
     ParcelTracking,
-    PartnerLine,
     PartnerMessage,
+    ReturnedUnits,
     ReturnScan,
     ScanCode,
     WarehouseGoodsExpected,
@@ -374,7 +374,7 @@ class ReturnReceipt(Told):
 
     order_id: Id
     location: Id
-    lines: Annotated[tuple[PartnerLine, ...], Field(max_length=500)]
+    lines: Annotated[tuple[ReturnedUnits, ...], Field(max_length=500)]
     unexpected: Annotated[tuple[WarehouseUnexpectedItem, ...], Field(max_length=100)] = ()
     receipt_id: Id | None = None
 

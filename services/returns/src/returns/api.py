@@ -23,17 +23,17 @@ from returns.domain.decisions import (
     ResolveClaim,
     SettleDifference,
 )
-from returns.domain.inspections import InspectItems, RevisedUnits, ReviseInspection
+from returns.domain.inspections import RevisedUnits, ReviseInspection
 from returns.domain.order import OrderReturns, law, law_lines, left
-from returns.domain.parcels import ReceiveParcel, RecordScan
+from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.policies import Policy, PublishPolicy, RetirePolicy, VersionStatus
 from returns.domain.rma import Due, Exchange, ReturnStatus, Rma, UnexpectedItem
 from returns.domain.units import ReverseBucket, UnitStatus
-from returns.handlers import summed
+from returns.handlers import reported, summed
 from returns.store import ORDER_RETURNS, POLICIES, find, find_policy, list_policies
 from shared.auth import Caller, Role
 from shared.contracts.base import Fact, Id, Input, LineQuantity, Name, PolicyRef, Quantity, Text
-from shared.contracts.partners import InspectedUnits, PartnerLine, ReturnScan, WarehouseUnexpectedItem
+from shared.contracts.partners import InspectedUnits, PartnerLine, ReturnedUnits, ReturnScan, WarehouseUnexpectedItem
 from shared.contracts.returns import (
     DeclaredCondition,
     Disposition,
@@ -161,9 +161,10 @@ Lines = Annotated[tuple[PartnerLine, ...], Field(min_length=1, max_length=MAX_LI
 
 
 class ApproveIn(Input):
-    """No lines: all that the policy does not decline."""
+    """No lines: all that the policy does not decline. Goods that came without a return are approved with a resolution."""
 
     lines: Lines | None = None
+    resolution: Resolution | None = None
     note: Text = ""
     occurred_at: OccurredAt
 
@@ -190,7 +191,7 @@ class LabelIn(Input):
 class ReceiptIn(Input):
     receipt_id: Id
     location: Id
-    lines: Annotated[tuple[PartnerLine, ...], Field(max_length=500)] = ()
+    lines: Annotated[tuple[ReturnedUnits, ...], Field(max_length=500)] = ()
     unexpected: Annotated[tuple[WarehouseUnexpectedItem, ...], Field(max_length=100)] = ()
     occurred_at: OccurredAt
 
@@ -283,6 +284,8 @@ class ReturnOut(BaseModel):
     evidence: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
     approver: str | None
+    announced_as: str | None = Field(description="of goods that came without a return: the name they came under")
+    decide_by: datetime | None = Field(description="a person decides by then, where one has to")
     expires_at: datetime | None
     closes_at: datetime | None
     lines: list[ReturnLineOut]
@@ -350,6 +353,8 @@ def shown_return(state: OrderReturns, one: Rma) -> ReturnOut:
         evidence=one.evidence,
         verdicts=one.verdicts,
         approver=one.approver,
+        announced_as=one.announced_as,
+        decide_by=one.decide_by if not one.is_decided else None,
         expires_at=one.expires_at,
         closes_at=one.closes_at,
         lines=[
@@ -550,7 +555,7 @@ async def read_returns(order_id: OrderId, request: Request, _: Reader) -> OrderR
 async def approve(order_id: OrderId, return_id: ReturnId, body: ApproveIn, by: Reviewer) -> Response:
     """End a review in the customer's favour; units that are not named are declined."""
     at = business_time(body.occurred_at)
-    command = ApproveReturn(return_id, _optional(body.lines), by.actor, at)
+    command = ApproveReturn(return_id, _optional(body.lines), by.actor, at, body.resolution)
     return await _tell(by, order_id, command, at, body.note or "approve", _the(return_id))
 
 
@@ -586,20 +591,44 @@ async def issue_label(order_id: OrderId, return_id: ReturnId, body: LabelIn, by:
     return await _tell(by, order_id, command, at, "issue label", _the(return_id, 201))
 
 
-@router.post("/orders/{order_id}/returns/{return_id}/receipts", status_code=201, response_model=ReturnOut)
+class Recorded(BaseModel):
+    """It is recorded, and no return of the order has it: the order is not known yet, or nothing could be made of it."""
+
+    recorded: Literal[True] = True
+
+
+RECORDED: dict[int | str, dict[str, Any]] = {202: {"model": Recorded, "description": Recorded.__doc__}}
+
+
+def _observed(return_id: str) -> Answer:
+    """The return that was named; else the one that took the goods."""
+
+    def answer(state: OrderReturns, facts: Sequence[Fact]) -> tuple[int, BaseModel]:
+        named = [one for one in state.returns.values() if return_id in (one.return_id, one.announced_as)]
+        one = state.returns.get(return_id) or (named[-1] if named else None)
+        return (202, Recorded()) if one is None else (201, shown_return(state, one))
+
+    return answer
+
+
+@router.post(
+    "/orders/{order_id}/returns/{return_id}/receipts", status_code=201, response_model=ReturnOut, responses=RECORDED
+)
 async def receive(order_id: OrderId, return_id: ReturnId, body: ReceiptIn, by: Receiver) -> Response:
-    """A parcel arrived. The same `receipt_id` again changes nothing; what nobody expected is recorded as that."""
+    """A parcel arrived. The same `receipt_id` again changes nothing; what no return expects waits for a person."""
     at = business_time(body.occurred_at)
-    command = ReceiveParcel(return_id, body.receipt_id, body.location, summed(body.lines), body.unexpected, at)
-    return await _tell(by, order_id, command, at, "receive parcel", _the(return_id, 201))
+    command = ReceiveParcel(return_id, body.receipt_id, body.location, reported(body.lines), body.unexpected, at)
+    return await _tell(by, order_id, command, at, "receive parcel", _observed(return_id))
 
 
-@router.post("/orders/{order_id}/returns/{return_id}/inspections", status_code=201, response_model=ReturnOut)
+@router.post(
+    "/orders/{order_id}/returns/{return_id}/inspections", status_code=201, response_model=ReturnOut, responses=RECORDED
+)
 async def inspect(order_id: OrderId, return_id: ReturnId, body: InspectionIn, by: Receiver) -> Response:
     """What was found. Disposition, refund and fee follow from the policy's table."""
     at = business_time(body.occurred_at)
     command = InspectItems(return_id, body.inspection_id, body.location, body.lines, at)
-    return await _tell(by, order_id, command, at, "inspect", _the(return_id, 201))
+    return await _tell(by, order_id, command, at, "inspect", _observed(return_id))
 
 
 @router.post(
@@ -634,9 +663,11 @@ async def release_exchange(
 
 @router.post("/orders/{order_id}/returns/{return_id}/close", response_model=ReturnOut)
 async def close(order_id: OrderId, return_id: ReturnId, body: ReasonIn, by: Reviewer) -> Response:
-    """Close a resolved return before its time."""
+    """Close a resolved return before its time; a supervisor closes any return that is not at its end."""
     at = business_time(body.occurred_at)
-    return await _tell(by, order_id, CloseReturn(return_id, at), at, body.reason, _the(return_id))
+    approver = by.actor if Role.SUPERVISOR in by.caller.roles else None
+    command = CloseReturn(return_id, at, approver, body.reason)
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id))
 
 
 @router.post("/orders/{order_id}/returns/{return_id}/reopen", response_model=ReturnOut)
@@ -683,7 +714,7 @@ async def carrier(
     body: Annotated[SignedBody, signed(lambda settings: settings.carrier_webhook_secret.get_secret_value())],
     desk: AtDesk,
 ) -> Accepted:
-    """A scan of a customer's parcel on its way back. 404 for a return that is not known (yet): send it again later."""
+    """A scan of a customer's parcel on its way back; of whatever return, it is recorded."""
     try:
         scan: ReturnScan = data_of(ReturnScan, body.body)
     except Undecodable as error:
@@ -695,8 +726,6 @@ async def carrier(
         webhook_cause("carrier", body.id, at, "carrier scan"),
     )
     [refused] = await desk.take(ORDER_RETURNS, [told])
-    if isinstance(refused, Invalid) and refused.field in NAMED_IN_PATH:
-        raise HTTPException(404, str(refused))
     if refused is not None:
         raise refused
     return Accepted()

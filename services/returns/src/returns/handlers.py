@@ -4,8 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from returns.domain.decisions import Command, RecordCharge, RecordDispute, RecordPurchase, RecordUnits, SettleRefund
-from returns.domain.inspections import InspectItems
-from returns.domain.parcels import ReceiveParcel
+from returns.domain.parcels import InspectItems, ReceiveParcel
 from returns.domain.units import Stage
 from returns.store import ORDER_RETURNS
 from shared.consumer import Route
@@ -19,9 +18,9 @@ from shared.contracts.fulfillment import (
     ShipmentTrackingUpdated,
 )
 from shared.contracts.orders import OrderLinesCancelled, OrderPlaced
-from shared.contracts.partners import PartnerLine, WarehouseItemsInspected, WarehouseParcelReceived
+from shared.contracts.partners import PartnerLine, ReturnedUnits, WarehouseItemsInspected, WarehouseParcelReceived
 from shared.contracts.payments import DisputeLost, DisputeOpened, DisputeWon, PaymentCaptured, RefundCompleted
-from shared.contracts.returns import RecordedUnits
+from shared.contracts.returns import ObservedLine, RecordedUnits
 from shared.envelope import Cause
 from shared.shell import Told
 
@@ -87,7 +86,7 @@ def received(message: WarehouseParcelReceived, cause: Cause) -> Told[Command]:
         return_id=message.return_id,
         receipt_id=message.receipt_id,
         location=message.location,
-        lines=summed(message.lines),
+        lines=reported(message.lines),
         unexpected=message.unexpected,
         at=message.occurred_at,
     )
@@ -103,6 +102,14 @@ def inspected(message: WarehouseItemsInspected, cause: Cause) -> Told[Command]:
         at=message.occurred_at,
     )
     return Told(message.order_id, command, cause)
+
+
+def reported(lines: Iterable[ReturnedUnits]) -> tuple[ObservedLine, ...]:
+    """One entry a line and article, as far as one is named."""
+    units: dict[tuple[str, str | None], int] = {}
+    for line in lines:
+        units[line.line_id, line.sku] = units.get((line.line_id, line.sku), 0) + line.quantity
+    return tuple(ObservedLine(line_id=id, sku=sku, quantity=n) for (id, sku), n in units.items())
 
 
 def summed(lines: Iterable[PartnerLine]) -> tuple[LineQuantity, ...]:

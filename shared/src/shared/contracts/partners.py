@@ -7,12 +7,13 @@ from pydantic import AwareDatetime, Field
 from shared.contracts.base import Id, Input, Quantity, Text
 from shared.contracts.returns import InspectionOutcome
 
-Lines = Annotated[tuple["PartnerLine", ...], Field(min_length=1, max_length=500)]
-
 
 class PartnerLine(Input):
     line_id: Id
     quantity: Quantity
+
+
+Lines = Annotated[tuple[PartnerLine, ...], Field(min_length=1, max_length=500)]
 
 
 class PartnerMessage(Input):
@@ -80,9 +81,19 @@ class WarehouseUnexpectedItem(Input):
     quantity: Quantity
 
 
+class ReturnedUnits(Input):
+    """`sku` names the article that came, where the warehouse knows it."""
+
+    line_id: Id
+    quantity: Quantity
+    sku: Id | None = None
+
+
 class WarehouseParcelReceived(WarehouseReturnMessage):
+    """A parcel came back. `return_id` is what is written on it, also where nobody knows a return by that name."""
+
     receipt_id: Id
-    lines: Annotated[tuple[PartnerLine, ...], Field(max_length=500)]
+    lines: Annotated[tuple[ReturnedUnits, ...], Field(max_length=500)]
     unexpected: Annotated[tuple[WarehouseUnexpectedItem, ...], Field(max_length=100)] = ()
 
 
@@ -90,6 +101,7 @@ class InspectedUnits(Input):
     line_id: Id
     quantity: Quantity
     outcome: InspectionOutcome
+    sku: Id | None = None
 
 
 class WarehouseItemsInspected(WarehouseReturnMessage):
@@ -144,6 +156,3 @@ class ReturnScan(Input):
     return_id: Id
     tracking: Id
     occurred_at: AwareDatetime
-
-
-PartnerLine.model_rebuild()

@@ -117,6 +117,9 @@ class ReturnPolicy(Model):
     late_parcel_reopens: bool = Field(default=True, description="of an expired return; else its items are unexpected")
     close_days: int = Field(default=14, ge=0, le=365, description="resolved for this long: closed")
     refund_trigger: Literal["carrier_scan", "receipt", "inspection", "at_once"] = "inspection"
+    review_days: int = Field(
+        default=5, ge=1, le=365, description="a person decides on a review or a claim within these"
+    )
     inspection: tuple[InspectionRule, ...]
 
 
@@ -243,16 +246,22 @@ class ReturnEligibilityEvaluated(ReturnFact, type="return.eligibility_evaluated"
 class ReturnSentToReview(ReturnFact, type="return.sent_to_review"):
     reasons: tuple[Why, ...]
     policy: PolicyRef
+    decide_by: datetime | None = Field(default=None, description="a person decides by then, or it is late")
 
 
 class ReturnApproved(ReturnFact, type="return.approved"):
+    """Units that are here already and are not named are sent back to the customer."""
+
     lines: tuple[LineQuantity, ...]
     expires_at: datetime
     approver: str | None
     policy: PolicyRef
+    resolution: Resolution | None = Field(default=None, description="of goods that came without a return, as decided")
 
 
 class ReturnDeclined(ReturnFact, type="return.declined"):
+    """Units that are here already are sent back to the customer."""
+
     reasons: tuple[Why, ...]
     policy: PolicyRef
 
@@ -278,10 +287,87 @@ class ReturnInTransit(ReturnFact, type="return.in_transit"):
     expires_at: datetime
 
 
+class ObservedLine(LineQuantity):
+    """Units of a line as the warehouse reports them: which article they are, and what an inspection found."""
+
+    sku: Id | None = Field(default=None, description="the article that came; None: the warehouse does not say")
+    outcome: InspectionOutcome | None = None
+
+
+class ObservedItem(Model):
+    """An item that is none of the order's, as the warehouse reports it."""
+
+    sku: Id
+    quantity: Quantity
+
+
+class ConfirmedUnits(Model):
+    return_id: Id
+    line_id: Id
+    quantity: Quantity
+
+
+class ReturnObservationRecorded(ReturnsFact, type="return.observation_recorded"):
+    """What the warehouse or the carrier reported, word by word, before anything is made of it.
+
+    One that waits is applied when the order is known or the return it is about is decided; a second fact of the same
+    observation, which waits no longer, stands for that.
+    """
+
+    observation: Literal["warehouse.parcel_received", "warehouse.items_inspected", "carrier.return_scanned"]
+    observation_id: Id = Field(description="the receipt, the inspection or the tracking number")
+    return_id: Id = Field(description="as the reporter names it")
+    location: Id | None = None
+    lines: tuple[ObservedLine, ...] = ()
+    unexpected: tuple[ObservedItem, ...] = ()
+    at: datetime
+    waits: bool = False
+    confirms: tuple[ConfirmedUnits, ...] = Field(
+        default=(), description="units of this receipt that an inspection had reported before"
+    )
+
+
+class ReturnDiscrepancyRecorded(ReturnsFact, type="return.discrepancy_recorded"):
+    """What was reported contradicts what returns know. It is recorded all the same; a person should look."""
+
+    discrepancy_id: Id
+    observation: Id = Field(description="the type of the message, such as `warehouse.parcel_received`")
+    contradicts: Literal[
+        "unknown_order",
+        "no_policy",
+        "unknown_return",
+        "unknown_line",
+        "return_over",
+        "quantities",
+        "not_delivered",
+        "other_article",
+        "other_content",
+        "empty",
+    ]
+    return_id: Id | None = None
+    lines: tuple[ObservedLine, ...] = ()
+    detail: Text
+
+
+class ReturnReceivedUnannounced(ReturnFact, type="return.received_unannounced"):
+    """Goods of the order came back without a return that expected them: a blind return, which a person decides on.
+
+    Again for the same return while it is under review: more of it came.
+    """
+
+    announced_as: Id = Field(description="the return that the warehouse named")
+    receipt_id: Id
+    location: Id
+    lines: tuple[ObservedLine, ...]
+    received_at: datetime
+    decide_by: datetime | None = Field(default=None, description="a person decides by then, or it is late")
+
+
 class ReceivedLine(Model):
     line_id: Id
     quantity: Quantity = Field(description="in this parcel")
     total: Count = Field(description="received of this line in this return, with this parcel")
+    sku: Id | None = Field(default=None, description="the article that came; None: the one that was ordered")
 
 
 class ReturnItemsReceived(ReturnFact, type="return.items_received"):
@@ -289,6 +375,9 @@ class ReturnItemsReceived(ReturnFact, type="return.items_received"):
     location: Id
     lines: tuple[ReceivedLine, ...]
     complete: bool
+    by_inspection: bool = Field(
+        default=False, description="an inspection reported them before their receipt, under the inspection's id"
+    )
 
 
 class ReturnUnexpectedItemReceived(ReturnFact, type="return.unexpected_item_received"):
@@ -300,6 +389,7 @@ class ReturnUnexpectedItemReceived(ReturnFact, type="return.unexpected_item_rece
 class InspectedLine(Model):
     line_id: Id
     quantity: Quantity
+    sku: Id | None = Field(default=None, description="the article that was inspected; None: the one that was ordered")
     outcome: InspectionOutcome
     disposition: Disposition
     refund_percent: int
@@ -384,7 +474,10 @@ class ReturnCancelled(ReturnFact, type="return.cancelled"):
 
 
 class ReturnClosed(ReturnFact, type="return.closed"):
-    pass
+    """By its deadline, or by a person; one that was not resolved only by a supervisor, who says why."""
+
+    approver: str | None = None
+    detail: Text = ""
 
 
 class ReturnReopened(ReturnFact, type="return.reopened"):
@@ -430,6 +523,7 @@ class ClaimOpened(ReturnsFact, type="claim.opened"):
     lines: tuple[LineQuantity, ...]
     reason: ReturnReason
     evidence: tuple[str, ...] = ()
+    decide_by: datetime | None = Field(default=None, description="a person decides by then, or it is late")
 
 
 class ClaimResolved(ReturnsFact, type="claim.resolved"):

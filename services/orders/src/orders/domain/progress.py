@@ -70,6 +70,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     fulfillment.ShipmentReturnedToSender,
     fulfillment.ReplacementCreated,
     returns.ReturnRequested,
+    returns.ReturnReceivedUnannounced,
     returns.ReturnApproved,
     returns.ReturnDeclined,
     returns.ReturnItemsReceived,
@@ -317,9 +318,10 @@ def _dispute(fact: payments.DisputeFact) -> DisputeStep:
 
 
 def _return(order: Order, fact: returns.ReturnFact) -> ReturnStep:
-    if isinstance(fact, returns.ReturnRequested):
-        return ReturnStep(return_id=fact.return_id, stage=ReturnStage.REQUESTED, returned=0)
     before = order.returns.get(fact.return_id)
+    if isinstance(fact, returns.ReturnRequested | returns.ReturnReceivedUnannounced):
+        returned = before.returned if before else 0
+        return ReturnStep(return_id=fact.return_id, stage=ReturnStage.REQUESTED, returned=returned)
     if before is None:
         raise Invalid("return_id", f"{fact.return_id} is not a return of this order")
     stage, returned = before.stage, before.returned

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, TypeAlias, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 from returns.domain import order
 from returns.domain.claims import CLAIM, CLAIMABLE, Claim, ClaimStatus
@@ -15,9 +15,19 @@ from returns.domain.dues import (
     unpaid_advance,
 )
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, inputs_hash
-from returns.domain.inspections import InspectItems, ReviseInspection, inspected, recovery, revised
+from returns.domain.inspections import ReviseInspection, recovery, revised
 from returns.domain.order import OrderReturns, free, goods_worth, groups, left, room, shipping_worth, valued
-from returns.domain.parcels import ReceiveParcel, RecordScan, arrived, check_named_once
+from returns.domain.parcels import (
+    UNDECIDED,
+    InspectItems,
+    Observation,
+    ReceiveParcel,
+    RecordScan,
+    check_named_once,
+    decided,
+    observe,
+    retried,
+)
 from returns.domain.policies import Binding, Policies
 from returns.domain.rma import REPLACEMENT, RETURN, ReturnStatus, Rma, owed_in_exchange
 from returns.domain.units import Stage, UnitStatus, is_known, purchase_of
@@ -39,7 +49,6 @@ from shared.contracts.returns import (
     ReturnEligibilityEvaluated,
     ReturnExceptionGranted,
     ReturnExpired,
-    ReturnInTransit,
     ReturnLabelIssued,
     ReturnLine,
     ReturnReason,
@@ -103,12 +112,13 @@ class RequestReturn:
 
 @dataclass(frozen=True, slots=True)
 class ApproveReturn:
-    """`lines` None: all that the policy does not decline."""
+    """`lines` None: all that the policy does not decline. `resolution` is said of goods that nobody had asked to return."""
 
     return_id: str
     lines: tuple[LineQuantity, ...] | None
     approver: str
     at: datetime
+    resolution: Resolution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +181,12 @@ class CancelReturn:
 
 @dataclass(frozen=True, slots=True)
 class CloseReturn:
+    """A supervisor closes any return, for a reason; everybody else one that is resolved."""
+
     return_id: str
     at: datetime
+    approver: str | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +228,6 @@ OneReturnCommand: TypeAlias = (
     | DeclineReturn
     | GrantException
     | IssueLabel
-    | RecordScan
-    | ReceiveParcel
-    | InspectItems
     | ReviseInspection
     | SettleDifference
     | ExpireReturn
@@ -224,7 +235,10 @@ OneReturnCommand: TypeAlias = (
     | CloseReturn
     | ReopenReturn
 )
-Command: TypeAlias = OrderCommand | OneReturnCommand
+Command: TypeAlias = OrderCommand | OneReturnCommand | Observation
+
+
+FOR_UNANNOUNCED: Final = (Resolution.REFUND, Resolution.STORE_CREDIT, Resolution.REPLACE_ON_RECEIPT)
 
 
 def decide(state: OrderReturns, command: Command, policies: Policies) -> Sequence[Fact]:
@@ -245,9 +259,11 @@ def decide(state: OrderReturns, command: Command, policies: Policies) -> Sequenc
         case RequestReturn():
             return _requested(state, command, policies)
         case OpenClaim():
-            return _claimed(state, command)
+            return _claimed(state, command, _bound(state, policies))
         case ResolveClaim():
             return _claim_resolved(state, command, policies)
+        case RecordScan() | ReceiveParcel() | InspectItems():
+            return observe(state, command, _bound(state, policies))
         case _:
             return _with_consequences(state, command, policies)
 
@@ -257,7 +273,13 @@ def _purchased(state: OrderReturns, placed: OrderPlaced, policies: Policies) -> 
         return []
     recorded = purchase_of(placed)
     bound = policies.in_force(placed.placed_at, placed.return_policy)
-    return [recorded, PolicyBound(order_id=state.order_id, policy=bound)] if bound else [recorded]
+    facts: list[Fact] = [recorded, PolicyBound(order_id=state.order_id, policy=bound)] if bound else [recorded]
+    return facts + _retried(_fold(state, facts), policies)
+
+
+def _retried(state: OrderReturns, policies: Policies) -> list[Fact]:
+    binding = _bound(state, policies) if state.waiting and state.purchase else None
+    return retried(state, binding) if binding else []
 
 
 def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
@@ -278,13 +300,19 @@ def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
     ]
 
 
-def _binding(state: OrderReturns, policies: Policies) -> Binding:
-    """The policy that binds the order. Raises Invalid where none was in force when it was placed."""
+def _bound(state: OrderReturns, policies: Policies) -> Binding | None:
+    """The policy that binds the order, where one does."""
     ref = _policy_of(state, policies)
     policy = policies.get(ref) if ref else None
-    if ref is None or policy is None:
+    return Binding(policy, ref) if ref and policy else None
+
+
+def _binding(state: OrderReturns, policies: Policies) -> Binding:
+    """The policy that binds the order. Raises Invalid where none was in force when it was placed."""
+    binding = _bound(state, policies)
+    if binding is None:
         raise Invalid("policy", "no return policy was in force when the order was placed")
-    return Binding(policy, ref)
+    return binding
 
 
 def _policy_of(state: OrderReturns, policies: Policies) -> PolicyRef | None:
@@ -362,7 +390,15 @@ def _requested(state: OrderReturns, command: RequestReturn, policies: Policies) 
     ]
     if any(v.outcome == "review" for v in verdicts):
         why = _reasons(v for v in verdicts if v.outcome != "approve")
-        facts.append(ReturnSentToReview(order_id=state.order_id, return_id=return_id, reasons=why, policy=binding.ref))
+        facts.append(
+            ReturnSentToReview(
+                order_id=state.order_id,
+                return_id=return_id,
+                reasons=why,
+                policy=binding.ref,
+                decide_by=command.at + timedelta(days=binding.policy.review_days),
+            )
+        )
         return facts
     approved = _summed(v for v in verdicts if v.outcome == "approve")
     if not approved:
@@ -436,6 +472,7 @@ def _approved(
     approver: str | None,
     binding: Binding,
     at: datetime,
+    resolution: Resolution | None = None,
 ) -> list[Fact]:
     """The approval, and the exchanges it makes."""
     facts: list[Fact] = [
@@ -446,10 +483,11 @@ def _approved(
             expires_at=at + timedelta(days=binding.policy.authorization_days),
             approver=approver,
             policy=binding.ref,
+            resolution=resolution,
         )
     ]
-    if state.returns[return_id].resolution in REPLACEMENT:
-        after = _fold(state, facts)
+    after = _fold(state, facts)
+    if after.returns[return_id].resolution in REPLACEMENT:
         facts += exchanges_made(after, after.returns[return_id])
     return facts
 
@@ -460,6 +498,8 @@ def _with_consequences(state: OrderReturns, command: OneReturnCommand, policies:
         raise Invalid("return_id", "is not known")
     binding = _binding(state, policies)
     facts = _one(state, one, command, binding)
+    if facts and one.status in UNDECIDED:
+        facts += decided(_fold(state, facts), one.return_id, binding)
     if not facts or isinstance(command, ReopenReturn | CancelReturn | CloseReturn | IssueLabel | DeclineReturn):
         return facts
     return [*facts, *consequences(_fold(state, facts), one.return_id, binding, command.at)]
@@ -470,9 +510,10 @@ def _one(state: OrderReturns, one: Rma, command: OneReturnCommand, binding: Bind
     status = ReturnStatus
     order_id, return_id = state.order_id, one.return_id
     match one.status, command:
-        case status.UNDER_REVIEW, ApproveReturn(lines=lines, approver=approver, at=at):
-            granted = _within(one, lines, UnitStatus.PENDING)
-            return _approved(state, return_id, granted, approver, binding, at)
+        case status.UNDER_REVIEW, ApproveReturn(lines=lines, approver=approver, at=at, resolution=resolution):
+            granted = _within(one, lines, UnitStatus.PENDING, UnitStatus.UNINSPECTED)
+            _check_decision(one, granted, resolution)
+            return _approved(state, return_id, granted, approver, binding, at, resolution)
         case status.UNDER_REVIEW, DeclineReturn(detail=detail):
             why = Why(code="declined_by_person", text=detail)
             return [ReturnDeclined(order_id=order_id, return_id=return_id, reasons=(why,), policy=binding.ref)]
@@ -483,34 +524,6 @@ def _one(state: OrderReturns, one: Rma, command: OneReturnCommand, binding: Bind
             IssueLabel(carrier=carrier, tracking=tracking),
         ):
             return [ReturnLabelIssued(order_id=order_id, return_id=return_id, carrier=carrier, tracking=tracking)]
-        case _, RecordScan(tracking=tracking) if tracking in one.tracking:
-            return []
-        case (
-            (status.APPROVED | status.IN_TRANSIT | status.PARTIALLY_RECEIVED | status.INSPECTING),
-            RecordScan(tracking=tracking, at=at),
-        ) if one.is_expecting:
-            expires_at = at + timedelta(days=binding.policy.authorization_days)
-            return [ReturnInTransit(order_id=order_id, return_id=return_id, tracking=tracking, expires_at=expires_at)]
-        case (
-            (
-                status.PARTIALLY_RECEIVED
-                | status.RECEIVED
-                | status.INSPECTING
-                | status.RESOLVED
-                | status.CLOSED
-                | status.REOPENED
-            ),
-            RecordScan(),
-        ):
-            return []  # a scan that comes after its parcel
-        case _, ReceiveParcel(receipt_id=receipt_id) if receipt_id in one.receipts:
-            return []
-        case _, ReceiveParcel():
-            return arrived(state, one, command, binding)
-        case _, InspectItems(inspection_id=inspection_id) if inspection_id in one.inspections:
-            return []
-        case ((status.PARTIALLY_RECEIVED | status.RECEIVED | status.INSPECTING), InspectItems()):
-            return [inspected(state, one, command, binding)]
         case ((status.INSPECTING | status.RESOLVED | status.REOPENED), ReviseInspection()):
             return revised(state, one, command, binding)
         case _, SettleDifference(exchange_id=exchange_id):
@@ -521,19 +534,31 @@ def _one(state: OrderReturns, one: Rma, command: OneReturnCommand, binding: Bind
         ) if one.is_expecting and one.expires_at is not None and one.expires_at <= at:
             return _expired(state, one)
         case ((status.UNDER_REVIEW | status.APPROVED | status.IN_TRANSIT), CancelReturn(detail=detail)) if (
-            not _is_paid_ahead(one)
+            not _is_paid_ahead(one) and not one.received
         ):
             return [ReturnCancelled(order_id=order_id, return_id=return_id, detail=detail)]
         case status.CANCELLED, CancelReturn():
             return []
-        case ((status.RESOLVED | status.REOPENED), CloseReturn()):
-            return [ReturnClosed(order_id=order_id, return_id=return_id)]
+        case ((status.RESOLVED | status.REOPENED), CloseReturn(detail=detail)):
+            return [ReturnClosed(order_id=order_id, return_id=return_id, approver=command.approver, detail=detail)]
         case status.CLOSED, CloseReturn():
             return []
+        case _, CloseReturn(approver=str()) if RETURN.admits(one.status, ReturnClosed):
+            return _closed(state, one, command)
         case status.CLOSED, ReopenReturn(detail=detail, evidence=evidence):
             return [ReturnReopened(order_id=order_id, return_id=return_id, detail=detail, evidence=evidence)]
         case _:
             raise NotAllowed(one.status, type(command).__name__, RETURN.allowed(one.status))
+
+
+def _closed(state: OrderReturns, one: Rma, command: CloseReturn) -> list[Fact]:
+    """What is awaited is awaited no longer; goods that are here stay where they are, and nothing more is asked of the
+    customer for what was not sent."""
+    closed = ReturnClosed(
+        order_id=state.order_id, return_id=one.return_id, approver=command.approver, detail=command.detail
+    )
+    asked = [id for id, e in one.exchanges.items() if e.due_minor and not e.is_settled and not e.released]
+    return [closed, *(difference_settled(state, one, id, 0, None) for id in asked)]
 
 
 def _is_paid_ahead(one: Rma) -> bool:
@@ -555,11 +580,25 @@ def _within(one: Rma, lines: tuple[LineQuantity, ...] | None, *statuses: UnitSta
     return lines
 
 
+def _check_decision(one: Rma, granted: tuple[LineQuantity, ...], resolution: Resolution | None) -> None:
+    """Goods that came without a return have no resolution that anybody asked for: whoever approves them says one."""
+    if one.announced_as is None:
+        if resolution not in (None, one.resolution):
+            raise Invalid("resolution", f"the customer asked for {one.resolution}")
+        return
+    if not granted:
+        raise Invalid("lines", "nothing that came is a unit of the order: decline the return and send it back")
+    if resolution not in (None, *FOR_UNANNOUNCED):
+        raise Invalid("resolution", f"must be one of {', '.join(FOR_UNANNOUNCED)}: the goods came without a return")
+
+
 def _excepted(state: OrderReturns, one: Rma, command: GrantException, binding: Binding) -> list[Fact]:
     """The policy is set aside for units that are there to come back; nobody can set aside that they are not."""
-    lines = _within(one, command.lines, UnitStatus.PENDING, UnitStatus.DECLINED)
+    lines = _within(one, command.lines, UnitStatus.PENDING, UnitStatus.UNINSPECTED, UnitStatus.DECLINED)
+    if not lines:
+        raise Invalid("lines", "must not be empty: nothing of this return can be approved")
     for i, line in enumerate(lines):
-        pending = one.lines[line.line_id].count(UnitStatus.PENDING)
+        pending = one.lines[line.line_id].count(UnitStatus.PENDING, UnitStatus.UNINSPECTED)
         available = free(state, line.line_id) + pending
         if line.quantity > available:
             rule = f"only {available} delivered and in no other return"
@@ -608,7 +647,7 @@ def _expired(state: OrderReturns, one: Rma) -> list[Fact]:
     return [fact.model_copy(update={"recovery_minor": recovery(one, after)}), *unpaid_advance(then, after)]
 
 
-def _claimed(state: OrderReturns, command: OpenClaim) -> Sequence[Fact]:
+def _claimed(state: OrderReturns, command: OpenClaim, binding: Binding | None) -> Sequence[Fact]:
     if state.purchase is None:
         raise Invalid("order_id", "is not known")
     if command.reason not in CLAIMABLE:
@@ -629,6 +668,7 @@ def _claimed(state: OrderReturns, command: OpenClaim) -> Sequence[Fact]:
             lines=command.lines,
             reason=command.reason,
             evidence=command.evidence,
+            decide_by=command.at + timedelta(days=binding.policy.review_days) if binding else None,
         )
     ]
 

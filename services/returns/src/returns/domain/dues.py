@@ -57,6 +57,8 @@ ReplacedFor: TypeAlias = Literal["exchange", "lost", "damaged", "wrong_item"]
 
 def consequences(state: OrderReturns, return_id: str, binding: Binding, at: datetime) -> Iterator[Fact]:
     """Facts that follow from the state as it is, each from the state after the one before."""
+    if not state.returns[return_id].is_decided:
+        return
     for step in (_lapsed, _releases, _refund_due, _resolved):
         for fact in tuple(step(state, state.returns[return_id], binding, at)):
             yield fact
@@ -230,7 +232,10 @@ def _stands_for(one: Rma, line: RmaLine, fresh: int, worth: int) -> Stated:
 
 
 def _shipping_fee(one: Rma, lines: list[DueLine], policy: ReturnPolicy) -> int:
-    """Once per return, unless every unit refunded came back by the shop's fault: as declared, or as found."""
+    """Once per return, unless every unit refunded came back by the shop's fault: as declared, or as found. Who sent goods
+    back unannounced has paid the postage already."""
+    if one.announced_as:
+        return 0
     for due in lines:
         found = [i for i in one.inspected(due.line_id) if is_refunded(i)]
         is_found_faulty = bool(found) and all(i.refund_shipping for i in found)

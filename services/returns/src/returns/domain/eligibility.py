@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from pydantic import TypeAdapter
 
-from returns.domain.policies import canonical
+from returns.domain.policies import canonical, document
 from shared.contracts.returns import DeclaredCondition, Resolution, ReturnLine, ReturnPolicy, Verdict, Why, WindowTier
 
 Outcome = Literal["approve", "review", "decline"]
@@ -59,7 +59,7 @@ _INPUTS: Final = TypeAdapter(Inputs)
 def inputs_hash(policy: ReturnPolicy, order: OrderFacts, units: Sequence[UnitGroup], request: Request) -> str:
     """SHA-256 of the canonical JSON of all that a verdict depends on."""
     inputs = _INPUTS.dump_python((policy, order, units, request), mode="json")
-    named = dict(zip(("policy", "order", "units", "request"), inputs, strict=True))
+    named = dict(zip(("policy", "order", "units", "request"), inputs, strict=True)) | {"policy": document(policy)}
     return sha256(canonical(named).encode()).hexdigest()
 
 

@@ -8,27 +8,18 @@ from returns.domain import order
 from returns.domain.order import OrderReturns, Valued, free, goods_worth, shipping_worth, too_much, valued
 from returns.domain.policies import NOT_HERE, Binding, rule_for
 from returns.domain.rma import MONEY, Rma, RmaLine, from_advanced, is_valued, status_of
-from returns.domain.units import EXPECTED, UnitStatus
+from returns.domain.units import EXPECTED, FREED, Purchase, UnitStatus
 from shared.contracts.base import Fact
-from shared.contracts.partners import InspectedUnits
 from shared.contracts.returns import (
     Disposition,
     InspectedLine,
     InspectionOutcome,
+    ObservedLine,
     ReturnInspectionRevised,
     ReturnItemsInspected,
 )
 from shared.machine import Invalid, replace
 from shared.money import cumulative
-
-
-@dataclass(frozen=True, slots=True)
-class InspectItems:
-    return_id: str
-    inspection_id: str
-    location: str
-    lines: tuple[InspectedUnits, ...]
-    at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,19 +44,26 @@ class ReviseInspection:
     at: datetime
 
 
-def inspected(state: OrderReturns, one: Rma, command: InspectItems, binding: Binding) -> Fact:
-    """Outcomes by the policy's table, and what the units are worth."""
+def inspected(
+    state: OrderReturns,
+    one: Rma,
+    inspection_id: str,
+    location: str,
+    found: Sequence[ObservedLine],
+    binding: Binding,
+) -> ReturnItemsInspected:
+    """Outcomes by the policy's table, and what the units are worth. All that is `found` of units is here, uninspected."""
+    assert state.purchase is not None
     before = {line_id: valued(state, line_id) for line_id in one.lines}
     lines: list[InspectedLine] = []
     after = one
-    for i, units in enumerate(command.lines):
-        line = after.lines.get(units.line_id)
-        if line is None:
-            raise Invalid(f"lines.{i}.line_id", "is not a line of this return")
+    for units in _by_article(state.purchase, one, found):
+        assert units.outcome is not None
         rule = rule_for(binding.policy, units.outcome)
         inspected = InspectedLine(
             line_id=units.line_id,
             quantity=units.quantity,
+            sku=units.sku,
             outcome=units.outcome,
             disposition=rule.disposition,
             refund_percent=rule.refund_percent,
@@ -74,9 +72,8 @@ def inspected(state: OrderReturns, one: Rma, command: InspectItems, binding: Bin
             review=rule.review and units.outcome not in NOT_HERE,
         )
         if status_of(inspected) is not None:
+            line = after.lines[units.line_id]
             waiting = line.count(UnitStatus.UNINSPECTED)
-            if units.quantity > waiting:
-                raise Invalid(f"lines.{i}.quantity", f"must not be above {waiting}, which wait for an inspection")
             advanced = from_advanced(line, units.quantity)
             if is_valued(inspected):
                 known = before[units.line_id]
@@ -95,14 +92,43 @@ def inspected(state: OrderReturns, one: Rma, command: InspectItems, binding: Bin
     fact = ReturnItemsInspected(
         order_id=state.order_id,
         return_id=one.return_id,
-        inspection_id=command.inspection_id,
-        location=command.location,
+        inspection_id=inspection_id,
+        location=location,
         lines=tuple(lines),
         policy=binding.ref,
         complete=after.count(UnitStatus.UNINSPECTED, *EXPECTED) == 0,
     )
     then = order.evolve(state, fact)
     return fact.model_copy(update={"recovery_minor": recovery(one, then.returns[one.return_id])})
+
+
+def _by_article(purchase: Purchase, one: Rma, found: Sequence[ObservedLine]) -> Iterator[ObservedLine]:
+    """Units by the article they are, None for the one that was ordered. Where the inspection does not say, it is what the
+    receipt said: the ordered ones first."""
+    others = {line_id: dict(line.others) for line_id, line in one.lines.items()}
+    for units in found:
+        ordered = purchase.lines[units.line_id].sku if units.line_id in purchase.lines else None
+        if units.outcome in NOT_HERE or units.line_id not in others:
+            yield units
+            continue
+        there = others[units.line_id]
+        if units.sku is not None:
+            if units.sku in there:
+                there[units.sku] = max(0, there[units.sku] - units.quantity)
+            yield units.model_copy(update={"sku": None if units.sku == ordered else units.sku})
+            continue
+        left = units.quantity
+        as_ordered = one.lines[units.line_id].count(UnitStatus.UNINSPECTED) - sum(
+            one.lines[units.line_id].others.values()
+        )
+        for sku, n in ((None, max(0, as_ordered)), *there.items()):
+            if taken := min(left, n):
+                left -= taken
+                if sku is not None:
+                    there[sku] -= taken
+                yield units.model_copy(update={"sku": sku, "quantity": taken})
+        if left:
+            yield units.model_copy(update={"quantity": left})
 
 
 def _and(known: Valued, line: InspectedLine, advanced: tuple[int, int]) -> Valued:
@@ -136,9 +162,9 @@ def revised(state: OrderReturns, one: Rma, command: ReviseInspection, binding: B
         given = sum(units.quantity for units in command.lines if units.line_id == line_id)
         if given != quantity:
             raise Invalid("lines", f"must account for all {quantity} inspected units of {line_id}, not {given}")
-        back = _missing(before, line_id) - _missing(lines, line_id)
+        back = _let_go(before, line_id) - _let_go(lines, line_id)
         if back > free(state, line_id):
-            raise Invalid("lines", f"units of {line_id} that were not in the box are in another return by now")
+            raise Invalid("lines", f"units of {line_id} that the customer had are in another return by now")
     after = tuple(_revalued(state, one, before, lines))
     if after == before:
         return []
@@ -156,8 +182,9 @@ def revised(state: OrderReturns, one: Rma, command: ReviseInspection, binding: B
     return [fact.model_copy(update={"recovery_minor": recovery(one, then.returns[one.return_id])})]
 
 
-def _missing(lines: Sequence[InspectedLine], line_id: str) -> int:
-    return sum(line.quantity for line in lines if line.line_id == line_id and status_of(line) is UnitStatus.NOT_IN_BOX)
+def _let_go(lines: Sequence[InspectedLine], line_id: str) -> int:
+    """Units that were not in the box, or were sent back."""
+    return sum(line.quantity for line in lines if line.line_id == line_id and status_of(line) in FREED)
 
 
 def _by_hand(where: str, units: RevisedUnits, binding: Binding) -> InspectedLine:

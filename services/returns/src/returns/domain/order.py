@@ -1,8 +1,10 @@
 """The returns of one order: all its returns and claims, under one lock, and what its units may still be asked for."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from hashlib import sha256
 from typing import TypeAlias
 
 from returns.domain import claims, rma, units
@@ -29,9 +31,12 @@ from shared.contracts.returns import (
     ExchangeReleased,
     PolicyBound,
     Resolution,
+    ReturnDiscrepancyRecorded,
     ReturnDisputeRecorded,
     ReturnFact,
+    ReturnObservationRecorded,
     ReturnPurchaseRecorded,
+    ReturnReceivedUnannounced,
     ReturnRefundDue,
     ReturnRefundSettled,
     ReturnRequested,
@@ -43,7 +48,11 @@ from shared.money import cumulative
 
 @dataclass(frozen=True, slots=True)
 class OrderReturns:
-    """`exchanges` counts those ever made, which names the next one."""
+    """`exchanges` counts those ever made, which names the next one; `discrepancies` likewise.
+
+    `observed` has, by what was reported, the digests of all that was said under that name; `waiting` are reports that
+    cannot be applied yet.
+    """
 
     order_id: str
     purchase: Purchase | None = None
@@ -53,6 +62,9 @@ class OrderReturns:
     returns: dict[str, Rma] = field(default_factory=dict)
     claims: dict[str, Claim] = field(default_factory=dict)
     exchanges: int = 0
+    observed: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    waiting: tuple[ReturnObservationRecorded, ...] = ()
+    discrepancies: int = 0
 
 
 def initial(order_id: str) -> OrderReturns:
@@ -77,6 +89,13 @@ def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
         case ReturnDisputeRecorded(dispute_id=dispute_id, is_open=is_open):
             others = tuple(d for d in state.disputes if d != dispute_id)
             return replace(state, disputes=(*others, dispute_id) if is_open else others)
+        case ReturnObservationRecorded():
+            return _observed(state, fact)
+        case ReturnDiscrepancyRecorded():
+            return replace(state, discrepancies=state.discrepancies + 1)
+        case ReturnReceivedUnannounced(return_id=return_id) if return_id not in state.returns:
+            one = rma.evolve(rma.unannounced(fact), fact)
+            return replace(state, returns={**state.returns, return_id: one})
         case ReturnRequested(return_id=return_id):
             return replace(state, returns={**state.returns, return_id: rma.requested(fact)})
         case ClaimOpened(claim_id=claim_id):
@@ -95,6 +114,35 @@ def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
             return replace(state, returns={**state.returns, return_id: changed}, exchanges=new)
         case _:
             raise TypeError(f"{type(fact).__name__} is no fact of an order's returns")
+
+
+def name_of(fact: ReturnObservationRecorded) -> str:
+    """What the report is known by: a second one of this name is a repeat, or contradicts it."""
+    return f"{fact.observation} {fact.return_id} {fact.observation_id}"
+
+
+def digest_of(fact: ReturnObservationRecorded) -> str:
+    """Of what was said, in whatever order its lines came."""
+    said = [[sorted(one.model_dump_json() for one in ones)] for ones in (fact.lines, fact.unexpected)]
+    return sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def _observed(state: OrderReturns, fact: ReturnObservationRecorded) -> OrderReturns:
+    name, digest = name_of(fact), digest_of(fact)
+    known = state.observed.get(name, ())
+    returns = dict(state.returns)
+    for seen in fact.confirms:
+        one = returns[seen.return_id]
+        line = one.lines[seen.line_id]
+        lines = {**one.lines, seen.line_id: replace(line, ahead=line.ahead - seen.quantity)}
+        returns[seen.return_id] = replace(one, lines=lines)
+    others = tuple(one for one in state.waiting if (name_of(one), digest_of(one)) != (name, digest))
+    return replace(
+        state,
+        returns=returns,
+        observed={**state.observed, name: known if digest in known else (*known, digest)},
+        waiting=(*others, fact) if fact.waits else others,
+    )
 
 
 def _claim(
@@ -372,7 +420,11 @@ def law(state: OrderReturns, line_id: str) -> LineLaw:
             refunded += n
             stated += claim.worth[line_id].refund_minor
     delivered = state.where.counted(line_id, "delivered")
-    elsewhere = sum(buckets.values()) - buckets[ReverseBucket.WITH_CUSTOMER]
+    # What was sent back is with the customer again, and may be in a later return: there it counts.
+    with_us = sum(buckets.values()) - buckets[ReverseBucket.WITH_CUSTOMER] - buckets[ReverseBucket.REJECTED_SENT_BACK]
+    sent_back = min(buckets[ReverseBucket.REJECTED_SENT_BACK], max(0, delivered - with_us))
+    buckets[ReverseBucket.REJECTED_SENT_BACK] = sent_back
+    elsewhere = with_us + sent_back
     buckets[ReverseBucket.WITH_CUSTOMER] = max(0, delivered - elsewhere)
     return LineLaw(
         line_id=line_id,

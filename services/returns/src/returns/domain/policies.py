@@ -80,8 +80,19 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+ADDED: Final = ("review_days",)
+"""Fields that older versions were published without: at their default they are not part of a digest."""
+
+
+def document(policy: ReturnPolicy) -> dict[str, Any]:
+    """What was published, as JSON: the same whatever fields were added since."""
+    default = {name: ReturnPolicy.model_fields[name].default for name in ADDED}
+    dumped = policy.model_dump(mode="json")
+    return {name: value for name, value in dumped.items() if name not in default or value != default[name]}
+
+
 def digest(policy: ReturnPolicy) -> str:
-    return sha256(canonical(policy.model_dump(mode="json")).encode()).hexdigest()
+    return sha256(canonical(document(policy)).encode()).hexdigest()
 
 
 def decide(state: Policy, command: PolicyCommand, _: object) -> Sequence[Fact]:

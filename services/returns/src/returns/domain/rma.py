@@ -8,6 +8,7 @@ from typing import Final
 
 from returns.domain.units import EXPECTED, INSPECTED, OPEN, RETURN_LINE, Units, UnitStatus, move
 from shared.contracts.returns import (
+    DeclaredCondition,
     Disposition,
     DueLine,
     ExchangeCreated,
@@ -31,6 +32,8 @@ from shared.contracts.returns import (
     ReturnItemsReceived,
     ReturnLabelIssued,
     ReturnLine,
+    ReturnReason,
+    ReturnReceivedUnannounced,
     ReturnRefundDue,
     ReturnRefundSettled,
     ReturnReopened,
@@ -69,13 +72,17 @@ RETURN: Final = Machine(
         ReturnStatus.REQUESTED: {
             ReturnEligibilityEvaluated: ReturnStatus.REQUESTED,
             ReturnSentToReview: ReturnStatus.UNDER_REVIEW,
+            ReturnReceivedUnannounced: ReturnStatus.UNDER_REVIEW,
             ReturnApproved: ReturnStatus.APPROVED,
             ReturnDeclined: ReturnStatus.DECLINED,
         },
         ReturnStatus.UNDER_REVIEW: {
             ReturnExceptionGranted: ReturnStatus.UNDER_REVIEW,
-            ReturnApproved: ReturnStatus.APPROVED,
+            ReturnReceivedUnannounced: ReturnStatus.UNDER_REVIEW,
+            ReturnItemsReceived: ReturnStatus.UNDER_REVIEW,
+            ReturnApproved: frozenset({ReturnStatus.APPROVED, *_ARRIVED}),
             ReturnDeclined: ReturnStatus.DECLINED,
+            ReturnClosed: ReturnStatus.CLOSED,
             ReturnCancelled: ReturnStatus.CANCELLED,
         },
         ReturnStatus.DECLINED: {ReturnExceptionGranted: ReturnStatus.UNDER_REVIEW},
@@ -85,6 +92,7 @@ RETURN: Final = Machine(
             ReturnItemsReceived: _ARRIVED,
             ReturnResolved: ReturnStatus.RESOLVED,
             ReturnExpired: ReturnStatus.EXPIRED,
+            ReturnClosed: ReturnStatus.CLOSED,
             ReturnCancelled: ReturnStatus.CANCELLED,
         },
         ReturnStatus.IN_TRANSIT: {
@@ -92,6 +100,7 @@ RETURN: Final = Machine(
             ReturnInTransit: ReturnStatus.IN_TRANSIT,
             ReturnItemsReceived: _ARRIVED,
             ReturnExpired: ReturnStatus.EXPIRED,
+            ReturnClosed: ReturnStatus.CLOSED,
             ReturnCancelled: ReturnStatus.CANCELLED,
         },
         ReturnStatus.PARTIALLY_RECEIVED: {
@@ -100,10 +109,12 @@ RETURN: Final = Machine(
             ReturnItemsReceived: _ARRIVED,
             ReturnItemsInspected: ReturnStatus.INSPECTING,
             ReturnExpired: ReturnStatus.RECEIVED,
+            ReturnClosed: ReturnStatus.CLOSED,
         },
         ReturnStatus.RECEIVED: {
             ReturnItemsReceived: ReturnStatus.RECEIVED,
             ReturnItemsInspected: ReturnStatus.INSPECTING,
+            ReturnClosed: ReturnStatus.CLOSED,
         },
         ReturnStatus.INSPECTING: {
             ReturnLabelIssued: ReturnStatus.INSPECTING,
@@ -113,6 +124,7 @@ RETURN: Final = Machine(
             ReturnInspectionRevised: ReturnStatus.INSPECTING,
             ReturnExpired: ReturnStatus.INSPECTING,
             ReturnResolved: ReturnStatus.RESOLVED,
+            ReturnClosed: ReturnStatus.CLOSED,
         },
         ReturnStatus.RESOLVED: {
             ReturnInspectionRevised: ReturnStatus.INSPECTING,
@@ -123,6 +135,7 @@ RETURN: Final = Machine(
         ReturnStatus.CANCELLED: {},
         ReturnStatus.REOPENED: {
             ReturnItemsReceived: ReturnStatus.RECEIVED,
+            ReturnItemsInspected: ReturnStatus.INSPECTING,
             ReturnInspectionRevised: ReturnStatus.INSPECTING,
             ReturnClosed: ReturnStatus.CLOSED,
         },
@@ -150,8 +163,8 @@ def status_of(line: InspectedLine) -> UnitStatus | None:
 
 
 def is_valued(line: InspectedLine) -> bool:
-    """These units are in our hands, and have a worth."""
-    return status_of(line) not in (None, UnitStatus.NOT_IN_BOX)
+    """These units stay in our hands, and have a worth. What is sent back may be returned again, and has it then."""
+    return status_of(line) not in (None, UnitStatus.NOT_IN_BOX, UnitStatus.REJECTED_SENT_BACK)
 
 
 def is_refunded(line: InspectedLine) -> bool:
@@ -180,13 +193,19 @@ class Stated:
 
 @dataclass(frozen=True, slots=True)
 class RmaLine:
-    """`advanced`: units refunded before their inspection, or never to be inspected, and what they were worth."""
+    """`advanced`: units refunded before their inspection, or never to be inspected, and what they were worth.
+
+    `ahead` are units that an inspection reported before their receipt did; `others` are uninspected units that are
+    another article than the one ordered, by SKU.
+    """
 
     asked: ReturnLine
     units: Units
     advanced_units: int = 0
     advanced_minor: int = 0
     stated: Stated = Stated()
+    ahead: int = 0
+    others: dict[str, int] = field(default_factory=dict)
 
     def count(self, *statuses: UnitStatus) -> int:
         return sum(self.units.get(status, 0) for status in statuses)
@@ -266,12 +285,23 @@ class Rma:
     dues: dict[str, Due] = field(default_factory=dict)
     fee_charged_minor: int = 0
     exchanges: dict[str, Exchange] = field(default_factory=dict)
+    announced_as: str | None = None
+    """The return that the warehouse named when these goods came, which none expected."""
+    decide_by: datetime | None = None
+
+    @property
+    def is_decided(self) -> bool:
+        return self.status not in (ReturnStatus.REQUESTED, ReturnStatus.UNDER_REVIEW, ReturnStatus.DECLINED)
 
     def inspected(self, line_id: str) -> list[InspectedLine]:
         return [line for i in self.inspections.values() for line in i.lines if line.line_id == line_id]
 
     def count(self, *statuses: UnitStatus) -> int:
         return sum(line.count(*statuses) for line in self.lines.values())
+
+    @property
+    def received(self) -> int:
+        return sum(line.received for line in self.lines.values())
 
     @property
     def is_expecting(self) -> bool:
@@ -349,6 +379,20 @@ def requested(fact: ReturnRequested) -> Rma:
     )
 
 
+def unannounced(fact: ReturnReceivedUnannounced) -> Rma:
+    """A blind return. Nobody gave a reason, so the goods count as unwanted until a person says otherwise."""
+    return Rma(
+        return_id=fact.return_id,
+        status=RETURN.initial,
+        requested_at=fact.received_at,
+        resolution=Resolution.REFUND,
+        lines={},
+        note="",
+        evidence=(),
+        announced_as=fact.announced_as,
+    )
+
+
 def evolve(rma: Rma, fact: ReturnFact) -> Rma:
     """Fold one fact of this return in. Raises NotAllowed where the table does not list it."""
     match fact:
@@ -361,6 +405,8 @@ def evolve(rma: Rma, fact: ReturnFact) -> Rma:
             return replace(rma, unexpected=unexpected, receipts=_with(rma.receipts, receipt_id))
         case ReturnItemsReceived():
             return _received(rma, fact)
+        case ReturnApproved():
+            return _approved(rma, fact)
     rma = replace(rma, status=RETURN.step(rma.status, fact))
     match fact:
         case ReturnEligibilityEvaluated(verdicts=verdicts):
@@ -369,14 +415,14 @@ def evolve(rma: Rma, fact: ReturnFact) -> Rma:
                 if v.outcome == "decline":
                     lines[v.line_id] = _moved(lines[v.line_id], fact, UnitStatus.PENDING, v.quantity)
             return replace(rma, lines=lines, verdicts=verdicts)
-        case ReturnApproved():
-            return _approved(rma, fact)
+        case ReturnReceivedUnannounced():
+            return _came(rma, fact)
         case ReturnDeclined():
-            return _all(rma, fact, UnitStatus.PENDING)
+            return _all(rma, fact, UnitStatus.PENDING, UnitStatus.UNINSPECTED)
         case ReturnExceptionGranted(lines=granted):
             lines = dict(rma.lines)
             for line in granted:
-                missing = line.quantity - lines[line.line_id].count(UnitStatus.PENDING)
+                missing = line.quantity - lines[line.line_id].count(UnitStatus.PENDING, UnitStatus.UNINSPECTED)
                 lines[line.line_id] = _moved(lines[line.line_id], fact, UnitStatus.DECLINED, max(0, missing))
             return replace(rma, lines=lines)
         case ReturnInTransit(tracking=tracking, expires_at=expires_at):
@@ -394,7 +440,11 @@ def evolve(rma: Rma, fact: ReturnFact) -> Rma:
             return replace(rma, closes_at=closes_at)
         case ReturnReopened(evidence=evidence):
             return replace(rma, evidence=(*rma.evidence, *evidence))
-        case ReturnSentToReview() | ReturnLabelIssued() | ReturnClosed():
+        case ReturnSentToReview(decide_by=decide_by):
+            return replace(rma, decide_by=decide_by)
+        case ReturnClosed():
+            return _all(rma, fact, UnitStatus.PENDING, *EXPECTED)
+        case ReturnLabelIssued():
             return rma
         case _:
             raise TypeError(f"{type(fact).__name__} is no fact of a return")
@@ -417,16 +467,35 @@ def _all(rma: Rma, fact: ReturnFact, *sources: UnitStatus) -> Rma:
     return replace(rma, lines=lines)
 
 
-def _approved(rma: Rma, fact: ReturnApproved) -> Rma:
-    """What is not named is declined; what the customer keeps is not awaited."""
-    to = UnitStatus.KEPT if rma.resolution is Resolution.KEEP_IT else UnitStatus.AWAITING
+def _came(rma: Rma, fact: ReturnReceivedUnannounced) -> Rma:
     lines = dict(rma.lines)
-    for approved in fact.lines:
-        lines[approved.line_id] = _moved(lines[approved.line_id], fact, UnitStatus.PENDING, approved.quantity, to)
+    for came in fact.lines:
+        known = lines.get(came.line_id)
+        n = came.quantity + (known.asked.quantity if known else 0)
+        asked = ReturnLine(
+            line_id=came.line_id, quantity=n, reason=ReturnReason.UNWANTED, condition=DeclaredCondition.OPENED
+        )
+        units = known.units if known else {}
+        units = {**units, RETURN_LINE.initial: units.get(RETURN_LINE.initial, 0) + came.quantity}
+        lines[came.line_id] = replace(known or RmaLine(asked, {}), asked=asked, units=units)
+    return replace(rma, lines=lines, decide_by=fact.decide_by)
+
+
+def _approved(rma: Rma, fact: ReturnApproved) -> Rma:
+    """What is not named is declined, or sent back where it is here already; what the customer keeps is not awaited."""
+    to = UnitStatus.KEPT if rma.resolution is Resolution.KEEP_IT else UnitStatus.AWAITING
+    approved = {line.line_id: line.quantity for line in fact.lines}
+    lines = dict(rma.lines)
     for line_id, line in lines.items():
-        rest = line.count(UnitStatus.PENDING)
-        lines[line_id] = _moved(line, fact, UnitStatus.PENDING, rest, UnitStatus.DECLINED)
-    return replace(rma, lines=lines, expires_at=fact.expires_at, approver=fact.approver)
+        here = min(approved.get(line_id, 0), line.count(UnitStatus.UNINSPECTED))
+        line = _moved(line, fact, UnitStatus.UNINSPECTED, line.count(UnitStatus.UNINSPECTED) - here)
+        line = _moved(line, fact, UnitStatus.PENDING, approved.get(line_id, 0) - here, to)
+        lines[line_id] = _moved(line, fact, UnitStatus.PENDING, line.count(UnitStatus.PENDING), UnitStatus.DECLINED)
+    after = replace(rma, lines=lines, expires_at=fact.expires_at, approver=fact.approver)
+    status = ReturnStatus.APPROVED
+    if after.count(UnitStatus.UNINSPECTED):
+        status = ReturnStatus.PARTIALLY_RECEIVED if after.is_expecting else ReturnStatus.RECEIVED
+    return replace(after, status=RETURN.step(rma.status, fact, status), resolution=fact.resolution or rma.resolution)
 
 
 def _received(rma: Rma, fact: ReturnItemsReceived) -> Rma:
@@ -436,12 +505,17 @@ def _received(rma: Rma, fact: ReturnItemsReceived) -> Rma:
     lines = dict(rma.lines)
     for received in fact.lines:
         left = received.quantity
-        for source in (*EXPECTED, UnitStatus.NOT_ARRIVED):
+        for source in (*EXPECTED, UnitStatus.NOT_ARRIVED, UnitStatus.PENDING):
             n = min(left, lines[received.line_id].count(source))
             lines[received.line_id] = _moved(lines[received.line_id], fact, source, n)
             left -= n
         if left:
             raise ValueError(f"{left} units of {received.line_id} were received that nobody expected")
+        line = lines[received.line_id]
+        if received.sku is not None:
+            others = {**line.others, received.sku: line.others.get(received.sku, 0) + received.quantity}
+            line = replace(line, others=others)
+        lines[received.line_id] = replace(line, ahead=line.ahead + received.quantity * fact.by_inspection)
     return replace(rma, status=status, lines=lines, receipts=_with(rma.receipts, fact.receipt_id))
 
 
@@ -452,8 +526,14 @@ def _inspected(rma: Rma, fact: ReturnItemsInspected) -> Rma:
         if to is not None:
             line = _moved(lines[one.line_id], fact, UnitStatus.UNINSPECTED, one.quantity, to)
             taken, worth = from_advanced(line, one.quantity)
+            others = dict(line.others)
+            if one.sku in others:
+                others[one.sku] -= min(one.quantity, others[one.sku])
             lines[one.line_id] = replace(
-                line, advanced_units=line.advanced_units - taken, advanced_minor=line.advanced_minor - worth
+                line,
+                advanced_units=line.advanced_units - taken,
+                advanced_minor=line.advanced_minor - worth,
+                others={sku: n for sku, n in others.items() if n},
             )
     inspection = Inspection(fact.location, fact.lines)
     return replace(rma, lines=lines, inspections={**rma.inspections, fact.inspection_id: inspection})

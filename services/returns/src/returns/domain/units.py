@@ -16,6 +16,7 @@ from shared.contracts.returns import (
     PurchasedLine,
     ReturnApproved,
     ReturnCancelled,
+    ReturnClosed,
     ReturnDeclined,
     ReturnEligibilityEvaluated,
     ReturnExceptionGranted,
@@ -68,8 +69,16 @@ INSPECTED: Final = frozenset(
 EXPECTED: Final = (UnitStatus.IN_TRANSIT, UnitStatus.AWAITING)
 """A parcel's units are taken from these, in this order."""
 OPEN: Final = frozenset({UnitStatus.PENDING, UnitStatus.UNINSPECTED, *EXPECTED})
-FREED: Final = frozenset({UnitStatus.DECLINED, UnitStatus.CANCELLED, UnitStatus.NOT_ARRIVED, UnitStatus.NOT_IN_BOX})
-"""The return has let go of them: they are with the customer, and may be asked for again."""
+FREED: Final = frozenset(
+    {
+        UnitStatus.DECLINED,
+        UnitStatus.CANCELLED,
+        UnitStatus.NOT_ARRIVED,
+        UnitStatus.NOT_IN_BOX,
+        UnitStatus.REJECTED_SENT_BACK,
+    }
+)
+"""The return has let go of them: they are with the customer, or on their way there, and may be asked for again."""
 HELD: Final = frozenset(UnitStatus) - FREED
 
 RETURN_LINE: Final = Machine(
@@ -80,7 +89,9 @@ RETURN_LINE: Final = Machine(
             ReturnEligibilityEvaluated: UnitStatus.DECLINED,
             ReturnApproved: frozenset({UnitStatus.AWAITING, UnitStatus.KEPT, UnitStatus.DECLINED}),
             ReturnDeclined: UnitStatus.DECLINED,
+            ReturnItemsReceived: UnitStatus.UNINSPECTED,
             ReturnCancelled: UnitStatus.CANCELLED,
+            ReturnClosed: UnitStatus.DECLINED,
         },
         UnitStatus.DECLINED: {ReturnExceptionGranted: UnitStatus.PENDING},
         UnitStatus.CANCELLED: {},
@@ -89,14 +100,20 @@ RETURN_LINE: Final = Machine(
             ReturnItemsReceived: UnitStatus.UNINSPECTED,
             ReturnExpired: UnitStatus.NOT_ARRIVED,
             ReturnCancelled: UnitStatus.CANCELLED,
+            ReturnClosed: UnitStatus.NOT_ARRIVED,
         },
         UnitStatus.IN_TRANSIT: {
             ReturnItemsReceived: UnitStatus.UNINSPECTED,
             ReturnExpired: UnitStatus.NOT_ARRIVED,
             ReturnCancelled: UnitStatus.CANCELLED,
+            ReturnClosed: UnitStatus.NOT_ARRIVED,
         },
         UnitStatus.NOT_ARRIVED: {ReturnItemsReceived: UnitStatus.UNINSPECTED},
-        UnitStatus.UNINSPECTED: {ReturnItemsInspected: INSPECTED},
+        UnitStatus.UNINSPECTED: {
+            ReturnItemsInspected: INSPECTED,
+            ReturnApproved: UnitStatus.REJECTED_SENT_BACK,
+            ReturnDeclined: UnitStatus.REJECTED_SENT_BACK,
+        },
         UnitStatus.ACCEPTED: {ReturnInspectionRevised: INSPECTED},
         UnitStatus.REJECTED_HELD: {ReturnInspectionRevised: INSPECTED},
         UnitStatus.REJECTED_SENT_BACK: {ReturnInspectionRevised: INSPECTED},
@@ -114,7 +131,7 @@ BUCKET_OF: Final[Mapping[UnitStatus, ReverseBucket]] = {
     UnitStatus.REJECTED_HELD: ReverseBucket.REJECTED_HELD,
     UnitStatus.REJECTED_SENT_BACK: ReverseBucket.REJECTED_SENT_BACK,
     UnitStatus.KEPT: ReverseBucket.KEPT_BY_CUSTOMER,
-    **dict.fromkeys(FREED, ReverseBucket.WITH_CUSTOMER),
+    **dict.fromkeys(FREED - {UnitStatus.REJECTED_SENT_BACK}, ReverseBucket.WITH_CUSTOMER),
 }
 
 Units: TypeAlias = dict[UnitStatus, int]

@@ -10,6 +10,7 @@ from shared.contracts.base import PolicyRef
 from shared.contracts.returns import (
     ClaimOpened,
     ClaimResolved,
+    DeclaredCondition,
     Disposition,
     ExchangeCreated,
     ExchangeDifferenceDue,
@@ -25,6 +26,7 @@ from shared.contracts.returns import (
     ReturnCancelled,
     ReturnClosed,
     ReturnDeclined,
+    ReturnDiscrepancyRecorded,
     ReturnDisputeRecorded,
     ReturnEligibilityEvaluated,
     ReturnExceptionGranted,
@@ -35,7 +37,10 @@ from shared.contracts.returns import (
     ReturnItemsInspected,
     ReturnItemsReceived,
     ReturnLabelIssued,
+    ReturnObservationRecorded,
     ReturnPurchaseRecorded,
+    ReturnReason,
+    ReturnReceivedUnannounced,
     ReturnRefundDue,
     ReturnRefundSettled,
     ReturnReopened,
@@ -152,6 +157,9 @@ class Return:
     inputs_hash: str = ""
     reasons: tuple[str, ...] = ()
     """Why it was declined or sent to review."""
+    decide_by: datetime | None = None
+    announced_as: str = ""
+    """Of goods that came without a return: the name they came under."""
     approved: Mapping[str, int] = field(default_factory=dict)
     approver: str | None = None
     exception: str = ""
@@ -161,6 +169,8 @@ class Return:
     """What was not received in time is not awaited any more."""
     trackings: tuple[str, ...] = ()
     received: Mapping[str, int] = field(default_factory=dict)
+    sent_back: Mapping[str, int] = field(default_factory=dict)
+    """Units that were here when it was decided, and not accepted: they go back without an inspection."""
     unexpected: Mapping[str, int] = field(default_factory=dict)
     found: tuple[Found, ...] = ()
     due_minor: int = 0
@@ -199,13 +209,15 @@ class Return:
         units = dict(NO_UNITS)
         if self.status in (Status.REQUESTED, Status.UNDER_REVIEW) and asked is not None:
             declined = sum(v.quantity for v in self.verdicts if v.line_id == line_id and v.outcome == "decline")
-            units[ReverseBucket.RETURN_OPEN] = asked.quantity - (0 if self.exception else declined)
+            units[ReverseBucket.RETURN_OPEN] = asked.quantity - (0 if self.exception else declined) - received
         elif approved and self.resolution == Resolution.KEEP_IT:
-            units[ReverseBucket.KEPT_BY_CUSTOMER] = approved
+            units[ReverseBucket.KEPT_BY_CUSTOMER] = max(0, approved - received + self.sent_back.get(line_id, 0))
         elif approved and not self.has_lapsed:
             awaited = ReverseBucket.RETURN_IN_TRANSIT if self.sent_at else ReverseBucket.RETURN_OPEN
             units[awaited] = max(0, approved - received)
-        units[ReverseBucket.RECEIVED_UNINSPECTED] = received
+        sent_back = self.sent_back.get(line_id, 0)
+        units[ReverseBucket.REJECTED_SENT_BACK] = sent_back
+        units[ReverseBucket.RECEIVED_UNINSPECTED] = received - sent_back
         for found in self.found:
             if found.line_id == line_id and found.bucket is not None:
                 units[found.bucket] += found.quantity
@@ -223,11 +235,22 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Discrepancy:
+    """What was reported against what returns know."""
+
+    at: datetime
+    contradicts: str
+    detail: str
+    return_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Returns:
     policy: str = ""
     """The return policy that binds the order since its purchase."""
     returns: Mapping[str, Return] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
+    discrepancies: Mapping[str, Discrepancy] = field(default_factory=dict)
     skus: Mapping[str, str] = field(default_factory=dict)
     """By line."""
     signs: tuple[Sign, ...] = ()
@@ -248,6 +271,11 @@ def fold(returns: Returns, entry: Entry) -> Returns:
             return replace(returns, skus={line.line_id: line.sku for line in lines})
         case ReturnUnitsRecorded() | ReturnDisputeRecorded():
             return returns  # what other services told; their own sections carry it
+        case ReturnObservationRecorded():
+            return returns  # word by word; what was made of it has facts of its own
+        case ReturnDiscrepancyRecorded() as fact:
+            found = Discrepancy(entry.occurred_at, fact.contradicts, fact.detail, fact.return_id)
+            return replace(returns, discrepancies=put(returns.discrepancies, fact.discrepancy_id, found))
         case ReturnFact(return_id=id) as fact if id in returns.claims:
             # What is due for a claim is told as for a return, under the claim's id.
             if not isinstance(fact, ReturnRefundDue):
@@ -288,11 +316,29 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 inputs_hash=fact.inputs_hash,
             )
         case ReturnSentToReview():
-            return replace(told, status=Status.UNDER_REVIEW, reasons=tuple(why.text for why in fact.reasons))
-        case ReturnApproved():
+            reasons = tuple(why.text for why in fact.reasons)
+            return replace(told, status=Status.UNDER_REVIEW, reasons=reasons, decide_by=fact.decide_by)
+        case ReturnReceivedUnannounced():
+            asked = dict(told.asked)
+            for line in fact.lines:
+                n = line.quantity + (asked[line.line_id].quantity if line.line_id in asked else 0)
+                asked[line.line_id] = Asked(n, ReturnReason.UNWANTED.value, DeclaredCondition.OPENED.value)
             return replace(
                 told,
-                status=Status.APPROVED,
+                status=Status.UNDER_REVIEW,
+                asked=asked,
+                resolution=Resolution.REFUND,
+                reasons=("The goods came without a return that expects them",),
+                announced_as=fact.announced_as,
+                decide_by=fact.decide_by,
+                requested_at=told.requested_at or fact.received_at,
+            )
+        case ReturnApproved():
+            told = _decided(told, add({}, fact.lines))
+            return replace(
+                told,
+                status=_approved_status(told, add({}, fact.lines)),
+                resolution=fact.resolution or told.resolution,
                 approved=add({}, fact.lines),
                 approver=fact.approver,
                 expires_at=fact.expires_at,
@@ -301,7 +347,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
             )
         case ReturnDeclined():
             return replace(
-                told,
+                _decided(told, {}),
                 status=Status.DECLINED,
                 reasons=tuple(why.text for why in fact.reasons),
                 policy=_named(fact.policy),
@@ -340,7 +386,12 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 inspected_at=at,
             )
         case ReturnInspectionRevised():
-            kept = tuple(found for found in told.found if found.inspection_id != fact.inspection_id)
+            named = {line.line_id for line in fact.before}
+            kept = tuple(
+                found
+                for found in told.found
+                if found.inspection_id != fact.inspection_id or found.line_id not in named or found.bucket is None
+            )
             found = tuple(_found(fact.inspection_id, line) for line in fact.after)
             return replace(
                 told,
@@ -371,7 +422,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
         case ReturnCancelled():
             return replace(told, status=Status.CANCELLED, has_lapsed=True)
         case ReturnClosed():
-            return replace(told, status=Status.CLOSED)
+            return replace(told, status=Status.CLOSED, has_lapsed=True)
         case ReturnReopened():
             return replace(told, status=Status.REOPENED, resolved_at=None)
         case (
@@ -388,6 +439,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
 
 _STAGES: Final[Mapping[type[ReturnFact], Stage]] = {
     ReturnRequested: Stage.REQUESTED,
+    ReturnReceivedUnannounced: Stage.REQUESTED,
     ReturnApproved: Stage.DECIDED,
     ReturnDeclined: Stage.DECIDED,
     ReturnInTransit: Stage.SENT,
@@ -432,8 +484,29 @@ _EXPIRED: Final = {
 """What has arrived goes on without what has not."""
 
 
+def _uninspected(told: Return, line_id: str) -> int:
+    return told.units(line_id)[ReverseBucket.RECEIVED_UNINSPECTED]
+
+
+def _decided(told: Return, approved: Mapping[str, int]) -> Return:
+    """What is here already and is not approved goes back."""
+    sent_back = dict(told.sent_back)
+    for line_id in told.received:
+        back = _uninspected(told, line_id) - approved.get(line_id, 0)
+        sent_back[line_id] = sent_back.get(line_id, 0) + max(0, back)
+    return replace(told, sent_back=sent_back)
+
+
+def _approved_status(told: Return, approved: Mapping[str, int]) -> Status:
+    here = {line_id: _uninspected(told, line_id) for line_id in told.received}
+    if not any(here.values()):
+        return Status.APPROVED
+    is_all = all(here.get(line_id, 0) >= n for line_id, n in approved.items()) or told.resolution == Resolution.KEEP_IT
+    return Status.RECEIVED if is_all else Status.PARTIALLY_RECEIVED
+
+
 def _after_parcel(status: Status, is_complete: bool) -> Status:
-    if status in (Status.RECEIVED, Status.INSPECTING):
+    if status in (Status.UNDER_REVIEW, Status.RECEIVED, Status.INSPECTING):
         return status
     # Reopened by a late parcel: nothing more is awaited.
     return Status.RECEIVED if is_complete or status == Status.REOPENED else Status.PARTIALLY_RECEIVED
@@ -503,6 +576,16 @@ SENTENCES: Final[Sentences] = {
     ReturnExceptionGranted: lambda f, w: f"Exception granted by {f.approver}: {w.units(f.lines)}",
     ReturnLabelIssued: lambda f, w: f"Return label issued: {f.carrier} {f.tracking}",
     ReturnInTransit: lambda f, w: f"Return {f.return_id} is on its way to us",
+    ReturnReceivedUnannounced: lambda f, w: (
+        f"Goods came back in {f.location} under {f.announced_as}, which no return expects: "
+        + (w.units(f.lines) if f.lines else "no unit of the order")
+        + "; a person decides"
+    ),
+    ReturnObservationRecorded: lambda f, w: (
+        f"Returns took note of what was reported of {f.return_id}"
+        + (": it is applied once it can be" if f.waits else "")
+    ),
+    ReturnDiscrepancyRecorded: lambda f, w: f"What was reported contradicts the plan: {f.detail}",
     ReturnItemsReceived: lambda f, w: (
         f"Return parcel received in {f.location}: {w.units(f.lines)}; "
         + ("all is here" if f.complete else "more is awaited")
@@ -530,7 +613,7 @@ SENTENCES: Final[Sentences] = {
     ),
     ReturnExpired: lambda f, w: f"Return {f.return_id} expired: nothing was sent in time",
     ReturnCancelled: lambda f, w: f"Return {f.return_id} cancelled",
-    ReturnClosed: lambda f, w: f"Return {f.return_id} closed",
+    ReturnClosed: lambda f, w: f"Return {f.return_id} closed" + (f" by {f.approver}" if f.approver else ""),
     ReturnReopened: lambda f, w: f"Return {f.return_id} reopened",
     ExchangeCreated: lambda f, w: f"Exchange agreed: {w.units(f.lines)} for {f.sku}",
     ExchangeDifferenceDue: lambda f, w: (
@@ -546,7 +629,13 @@ SENTENCES: Final[Sentences] = {
 }
 
 QUIET: Final[Quiet] = frozenset(
-    {ReturnPurchaseRecorded, ReturnUnitsRecorded, ReturnDisputeRecorded, ReturnRefundSettled}
+    {
+        ReturnPurchaseRecorded,
+        ReturnUnitsRecorded,
+        ReturnDisputeRecorded,
+        ReturnObservationRecorded,
+        ReturnRefundSettled,
+    }
 )
 
 DETAILS: Final[Details] = {
@@ -561,6 +650,9 @@ DETAILS: Final[Details] = {
         f"{w.some(verdict.quantity, verdict.line_id)}: {why.text}" for verdict in f.verdicts for why in verdict.reasons
     ],
     ReturnSentToReview: lambda f, w: [why.text for why in f.reasons],
+    ReturnDiscrepancyRecorded: lambda f, w: [
+        f"{line.quantity} × line {line.line_id}" + (f" ({line.sku})" if line.sku else "") for line in f.lines
+    ],
     ReturnDeclined: lambda f, w: [why.text for why in f.reasons],
     ReturnExceptionGranted: lambda f, w: [f.detail],
     ReturnItemsInspected: lambda f, w: [_inspection(line, w) for line in f.lines],
@@ -571,6 +663,7 @@ DETAILS: Final[Details] = {
         for line in f.lines
     ],
     ReturnCancelled: lambda f, w: [f.detail],
+    ReturnClosed: lambda f, w: [f.detail],
     ReturnReopened: lambda f, w: [f.detail],
     ClaimResolved: lambda f, w: [f.detail],
 }

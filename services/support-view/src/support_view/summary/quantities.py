@@ -46,6 +46,9 @@ def _reverse(s: Sections, line_id: str, delivered: int) -> dict[ReverseBucket, i
         for bucket, quantity in told.units(line_id).items():
             if bucket != ReverseBucket.WITH_CUSTOMER:
                 units[bucket] += quantity
+    # What was sent back is with the customer again, and may be in a later return: there it counts.
+    sent_back = units.pop(ReverseBucket.REJECTED_SENT_BACK)
+    units[ReverseBucket.REJECTED_SENT_BACK] = min(sent_back, max(0, delivered - sum(units.values())))
     units[ReverseBucket.WITH_CUSTOMER] = max(0, delivered - sum(units.values()))
     return units
 
