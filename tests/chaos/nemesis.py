@@ -303,6 +303,23 @@ async def _long_transaction(stage: Stage, strike: Strike) -> str:
     return f"open for {strike.seconds} s"
 
 
+async def _locked_row(stage: Stage, strike: Strike) -> str:
+    """Somebody's session holds the state of the order that was heard of last: it alone waits, and every other goes on."""
+    db = await stage.connect(strike.target)
+    try:
+        async with db.transaction():
+            key = await db.fetchval("SELECT subject FROM events ORDER BY recorded_at DESC, id LIMIT 1")
+            if key is None or not await db.fetchval("SELECT key FROM states WHERE key = $1 FOR UPDATE", key):
+                raise Missed("there is no order yet")
+            facts = "SELECT count(*) FROM events WHERE subject <> $1"
+            before = await db.fetchval(facts, key)
+            await asyncio.sleep(strike.seconds)
+            after = await db.fetchval(facts, key)
+    finally:
+        await db.close()
+    return f"{key} for {strike.seconds} s, {after - before} facts of others meanwhile"
+
+
 async def _told_again(stage: Stage, strike: Strike) -> str:
     """Facts of the past come again, late, shuffled within and across topics, as a producer that repeats itself would."""
     dice = Random(strike.dice)
@@ -385,6 +402,7 @@ KINDS: Final[dict[str, Kind]] = {
     "cut connections": Kind(_cut, ("kafka", "postgres")),
     "slow network": Kind(_delayed, ("kafka", "postgres"), (3, 10)),
     "long transaction": Kind(_long_transaction, CONSUMING, (10, 40)),
+    "a row is locked": Kind(_locked_row, CONSUMING, (5, 25)),
     "facts told again": Kind(_told_again),
     "clock an hour off": Kind(_clock_off, CONSUMING, (15, 40)),
 }
