@@ -569,6 +569,90 @@ async def asked_three_times(people: People) -> str:
     return order_id
 
 
+async def refunded_after_refund_and_cancellation(people: People) -> str:
+    """Part is given back and the rest cancelled: what is still owed is refunded, not the whole sum again."""
+    desk = f"DESK-{people.run}"
+    people.says("prepaid, and none in stock")
+    lines, tender = [_line("1", desk, "Desk", 1, 127200)], _tender("gift", "gift_card", 127200)
+    order = await place(people, "owed", lines, [tender])
+    order_id: str = order["order_id"]
+    await people.sees(
+        order_id, "captured and backordered", lambda v: captured(v) == 127200 and units(v, "1", "backordered") == 1
+    )
+    people.says("600.00 off for the wait: more than an agent may give, so it stands in the supervisor's queue")
+    path = f"/orders/{order_id}/refunds"
+    off = {"kind": "price_adjustment", "currency": "EUR", "reason": "six weeks late"}
+    asked = off | {"lines": [{"line_id": "1", "quantity": 0, "amount_minor": 60000}]}
+    await people.post("payments", path, asked, Role.AGENT)
+    await _stands_in_queue(people, order_id, "policy_exception")
+    await people.post("payments", f"{path}/{order_id}-R1/approve", {"reason": "agreed"}, Role.SUPERVISOR)
+    await people.sees(order_id, "600.00 given back", lambda v: v["totals"]["refunded"]["minor"] == 60000)
+    people.says(
+        "the customer cancels: 672.00 are left of it, and no more is asked for; a supervisor agrees to that too"
+    )
+    await people.post("orders", f"/orders/{order_id}/cancellations", {"detail": "waited enough"}, Role.AGENT)
+    await people.sees(order_id, "a second refund to approve", lambda v: len(v["refunds"]) == 2)
+    await _stands_in_queue(people, order_id, "policy_exception")
+    await people.post("payments", f"{path}/{order_id}-R2/approve", {"reason": "cancelled"}, Role.SUPERVISOR)
+    view = await people.sees(
+        order_id,
+        "cancelled, and all of it given back",
+        lambda v: v["order"]["status"] == "cancelled" and v["totals"]["refunded"]["minor"] == 127200,
+        never=lambda v: v["totals"]["refunded"]["minor"] + v["totals"]["refund_pending"]["minor"] > 127200,
+    )
+    assert sorted(r["amount"]["minor"] for r in view["refunds"]) == [60000, 67200], view["refunds"]
+    assert all(r["status"] == "succeeded" for r in view["refunds"]), view["refunds"]
+    await books_agree(people, order_id, captured=127200, refunded=127200)
+    return order_id
+
+
+async def comes_back_to_its_sender(people: People) -> str:
+    """Nobody is found at the address, and the parcel comes back: somebody's task, until it is made good."""
+    globe = f"GLOBE-{people.run}"
+    people.says("on its way, and nobody is at home")
+    await policy(people, f"anytime-{people.run}", 1, 30, 60)
+    await people.stocks([(globe, "BER", 1)], people.ago(days=9))
+    lines, tender = [_line("1", globe, "Globe", 1, 4400)], _tender("card", "card", 4400)
+    order = await place(people, "back", lines, [tender], days_ago=8)
+    order_id: str = order["order_id"]
+    shipment = f"{order_id}-S1"
+    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await people.ships(shipment, people.ago(days=7))
+    for code, days in (("in_transit", 6), ("attempted", 5), ("returning", 4), ("returned", 1)):
+        await people.scans(shipment, code, people.ago(days=days))
+    people.says("it is back: the order is not at its end, and says whose task it is")
+    view = await people.sees(
+        order_id,
+        "returned to its sender, with a next step",
+        lambda v: units(v, "1", "returned_to_sender") == 1 and captured(v) == 4400 and v["next_steps"],
+    )
+    assert view["order"]["status"] != "completed", view["order"]
+    await _stands_in_queue(people, order_id)
+    people.says("support makes it good: the money goes back")
+    claim = {"lines": [{"line_id": "1", "quantity": 1}], "reason": "not_received"}
+    opened = await people.post("returns", f"/orders/{order_id}/claims", claim, Role.AGENT)
+    settled = {"outcome": "refunded", "reason": "wants it no more"}
+    await people.post("returns", f"/orders/{order_id}/claims/{opened['claim_id']}/resolve", settled, Role.SUPERVISOR)
+    await people.sees(
+        order_id,
+        "refunded once, and completed",
+        lambda v: v["totals"]["refunded"]["minor"] == 4400 and v["order"]["status"] in ("completed", "closed"),
+        never=lambda v: v["totals"]["refunded"]["minor"] > 4400,
+    )
+    await books_agree(people, order_id, captured=4400, refunded=4400)
+    return order_id
+
+
+async def _stands_in_queue(people: People, order_id: str, rule: str | None = None) -> None:
+    """Somebody must look at the order: an escalation, of this rule where one is named."""
+    await people.reads(
+        "support-view",
+        "/api/queue?limit=500",
+        f"{rule or 'anything'} of {order_id}",
+        lambda q: any(e["order_id"] == order_id and rule in (None, e["rule"]) for e in q["escalations"]),
+    )
+
+
 async def _arrives(people: People, order_id: str) -> None:
     shipment = f"{order_id}-S1"
     await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
@@ -657,5 +741,7 @@ STORIES: Final[dict[str, Story]] = {
     "declined return, exception": exception_to_policy,
     "unknown outcome": unknown_outcome,
     "asked three times": asked_three_times,
+    "refund after refund and cancellation": refunded_after_refund_and_cancellation,
+    "comes back to its sender": comes_back_to_its_sender,
     "out of order": out_of_order,
 }
