@@ -17,7 +17,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
-from ops import verify
+from ops import open_work, verify
 from ops.cli import app
 from ops.control import NotScalable
 from ops.endpoints import live_endpoints
@@ -553,6 +553,56 @@ async def test_verify_follows_an_order_through_all_services(oms: Oms, people: Pe
         return code == 0 and looked_at["orders"] >= 1 and looked_at["operations"] >= 1 and looked_at["in_timeline"] > 5
 
     await until(is_well)
+
+
+async def test_verify_names_an_observation_that_was_parked_although_it_could_be_read(oms: Oms, shelf: Shelf) -> None:
+    key = f"refused-{uuid4().hex[:8]}"
+    park = """
+        INSERT INTO parked (key, topic, partition, position, header_names, header_values, reason, detail)
+        VALUES ($1, 'warehouse.events', 0, $2, '{}', '{}', $3, 'it left although held')"""
+    try:
+        await shelf.db.execute(park, key, -1, "not_allowed")
+        await shelf.db.execute(park, key, -2, "behind")
+        await shelf.db.execute(park, f"{key}-2", -3, "bad_data")
+        _, told = await oms("verify", "--full")
+        assert [(each["where"], each["what"][:3]) for each in told["findings"]] == [(f"fulfillment {key}", "I16")]
+        assert "not_allowed" in told["findings"][0]["what"]
+    finally:
+        await shelf.db.execute("DELETE FROM parked WHERE key LIKE $1 || '%'", key)
+
+
+async def test_verify_names_what_is_late_and_was_brought_to_nobody(
+    oms: Oms, people: People, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refund waits for its approver. Who must look was told, until somebody made support forget it."""
+    monkeypatch.setattr(open_work, "RAISED_WITHIN", timedelta(0))
+    id = f"late-{uuid4().hex[:8]}"
+    order = await place(people, id, [_line("a", f"NONE-{id}", "Lamp", 1, 1000)], [_tender("t1", "gift_card", 1000)])
+    key = order["order_id"]
+    await people.sees(key, "captured", lambda view: view["totals"]["captured"]["minor"] == 1000)
+    goodwill = {"kind": "goodwill", "currency": "EUR", "amount_minor": 100, "reason": "sorry"}
+    await people.post("payments", f"/orders/{key}/refunds", goodwill, Role.AGENT)
+    await people.reads(
+        "support-view", "/api/queue?limit=500", "a task", lambda q: any(e["order_id"] == key for e in q["escalations"])
+    )
+
+    async def unattended() -> list[str]:
+        _, told = await oms("verify", "--full")
+        return [each["what"] for each in told["findings"] if each["where"] == key]
+
+    assert await unattended() == []
+    view = await asyncpg.connect(oms.system.endpoints.database("support-view"))
+    try:
+        kept = await view.fetchval("SELECT state::text FROM states WHERE key = $1", key)
+        forgotten = json.dumps(json.loads(kept) | {"escalations": {}})
+        await view.execute("UPDATE states SET state = $2::text::json WHERE key = $1", key, forgotten)
+        [what] = await unattended()
+        assert what.startswith(f"I15: {key}-R1 is late since ")
+        assert what.endswith("(policy_exception), and nobody was told")
+        await view.execute("UPDATE states SET state = $2::text::json WHERE key = $1", key, kept)
+    finally:
+        await view.close()
+    await people.post("payments", f"/orders/{key}/refunds/{key}-R1/approve", {"reason": "fine"}, Role.SUPERVISOR)
 
 
 async def test_marks_that_are_not_of_these_databases_are_none(oms: Oms, shelf: Shelf) -> None:

@@ -2,9 +2,10 @@
 
 Per service, in pages: the state equals the fold of the journal, the chain is unbroken, `sequence` has no holes, no law
 of domain.md is broken. Across services: the timeline has every fact of the journals as it stands there, and none that
-they have not, delivered units have one reverse bucket, money and units agree, and our books equal the processor's. When
-everything is looked at, the topics are read too: what was published is in the journal, as it was published. So what was
-taken out of a journal or changed in it shows by the copies that others have of it.
+they have not, delivered units have one reverse bucket, money and units agree, whatever is not at its end is somebody's
+task, and our books equal the processor's. When everything is looked at, the topics are read too: what was published is
+in the journal, as it was published. So what was taken out of a journal or changed in it shows by the copies that others
+have of it.
 
 With marks of a run before, only the aggregates whose journals grew since are looked at, each from its first fact; and
 those that something was wrong with, until nothing is. So no mark is ever set past a finding.
@@ -32,6 +33,7 @@ from fulfillment.store import STOCK_DRIFT
 from ops.endpoints import Place
 from ops.laws import States
 from ops.laws import broken as broken_laws
+from ops.open_work import refused_observations, unattended
 from ops.places import locked, write_whole
 from ops.system import DECIDING
 from ops.topics import expiring, whole_topic
@@ -235,6 +237,9 @@ class Verification:
             if self.is_of_all:
                 await self._vanished()
                 await self._published()
+            for service in DECIDING:
+                for key, what in await refused_observations(self._dbs[service]):
+                    self._found("a law of the domain", service, key, what)
             shelves = await self._shelves()
             await self._arrivals(await self._across())
             await self._books()
@@ -419,6 +424,8 @@ class Verification:
             shared = States(of.get("orders"), of.get("payments"), of.get("fulfillment"), of.get("returns"))
             if laws := broken_laws(shared, stock.get(key, ()), at_rest=True):
                 found[key] = laws
+        for key, unmet in (await unattended(self._dbs["support-view"], keys) if keys else {}).items():
+            found[key] = found.get(key, []) + unmet
         return found
 
     async def _arrivals(self, broken: Sequence[str]) -> None:
