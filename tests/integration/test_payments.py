@@ -19,6 +19,7 @@ from payments.api import router
 from payments.app import expire
 from payments.gateway import SandboxProcessor, Unanswered
 from payments.handlers import ROUTE
+from payments.reconciliation import Auditor
 from payments.settings import PaymentsSettings
 from payments.store import PAYMENTS, Call
 from payments.work import Reconciler, Submitter
@@ -382,16 +383,20 @@ async def test_a_refund_without_an_answer_is_paid_once(payments: Payments, token
     assert (await payments.there.account("o1"))["refunded_minor"] == 2_500
 
 
+class Killed(BaseException):
+    """The process is gone."""
+
+
 async def test_a_worker_that_dies_after_the_call_leaves_the_truth_to_the_next(payments: Payments) -> None:
     await payments.hear(placed(card(10_000)))
 
     class Dying:
         async def perform(self, call: Call) -> Any:
             await payments.processor.perform(call)
-            raise RuntimeError("killed")
+            raise Killed
 
     dying = Submitter(payments.pool, payments.desk, Dying(), 4)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match="killed"):
+    with pytest.raises(Killed):
         while True:
             await dying.step()
     assert await payments.pool.fetchval("SELECT status FROM operations") == "submitted"
@@ -497,10 +502,6 @@ async def test_a_notice_replayed_has_no_second_effect(payments: Payments) -> Non
         (notice("capture.exploded", operation_key="o1-P1"), 422, "type"),
         (notice("capture.succeeded", operation_key="o1-P1", amount_minor=-1), 422, "data.amount_minor"),
         (notice("capture.succeeded", operation_key="o1-P1", amount_minor=1.5), 422, "data.amount_minor"),
-        (notice("capture.succeeded", operation_key="o9-P9"), 404, "o9-P9"),
-        (notice("dispute.opened", authorization_id="elsewhere"), 404, "elsewhere"),
-        (notice("capture.succeeded", operation_key="o1-P1", order_id="o2"), 422, "data.order_id"),
-        (notice("capture.succeeded", operation_key="o1-P1", currency="USD"), 422, "data.currency"),
         (
             notice("capture.succeeded", datetime.now(timezone.utc) + timedelta(hours=1), operation_key="o1-P1"),
             422,
@@ -636,6 +637,186 @@ async def test_an_authorization_that_runs_out_is_asked_for_again_in_its_time(pay
     assert (await payments.types())[-2:] == ["payment.authorization_expired", "payment.authorization_requested"]
     await payments.work()
     assert (await payments.account())["tenders"][0]["status"] == "authorized"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (notice("capture.succeeded", operation_key="o9-P9", order_id="o9"), "order o9 is not known"),
+        (notice("dispute.opened", authorization_id="elsewhere", order_id="o9"), "order o9 is not known"),
+        (notice("capture.succeeded", operation_key="o1-P1", order_id="o2"), "belongs to order o1"),
+        (notice("capture.succeeded", operation_key="o1-P1", currency="USD"), "order o1 is in EUR"),
+    ],
+)
+async def test_a_notice_that_fits_nothing_here_is_kept_and_shown_until_a_person_has_seen_to_it(
+    payments: Payments, body: bytes, said: str
+) -> None:
+    await payments.hear(placed(card(5_000)))
+    for _ in range(2):
+        assert (await _post(payments, body, signature(body))).status_code == 204
+    assert await payments.types() == ["payment.opened", "payment.authorization_requested"]
+    [kept] = (await payments.http.get("/provider-notices", headers=bearer("operator"))).json()
+    assert said in kept["reason"]
+    settle = {"reason": "another shop's", "occurred_at": THEN.isoformat()}
+    for status in (204, 404):
+        answer = await payments.http.post("/provider-notices/evt1/settle", json=settle, headers=bearer("operator"))
+        assert answer.status_code == status
+    assert (await payments.http.get("/provider-notices", headers=bearer("operator"))).json() == []
+
+
+def auditor(payments: Payments) -> Auditor:
+    return Auditor(payments.pool, payments.desk, payments, 300)
+
+
+async def audited(payments: Payments) -> None:
+    """All orders once, whatever had been compared before."""
+    await payments.pool.execute("UPDATE reconciliation SET after = '', next_at = now()")
+    await payments.pool.execute("UPDATE provider_notices SET next_attempt_at = now() WHERE settled_at IS NULL")
+    while await auditor(payments).step():
+        continue
+
+
+async def test_a_notice_that_comes_before_its_order_has_its_effect_when_the_order_comes(payments: Payments) -> None:
+    refunded = notice("refund.succeeded", operation_key="dash-1", reference="re_1", amount_minor=700)
+    assert (await _post(payments, refunded, signature(refunded))).status_code == 204
+    await payments.shipped(card(10_000))
+    await audited(payments)
+    assert (await payments.types())[-1] == "payment.movement_recorded"
+    assert (await payments.account())["refunded_minor"] == 700
+    assert (await payments.http.get("/provider-notices", headers=bearer("operator"))).json() == []
+
+
+async def test_a_refund_in_the_providers_dashboard_is_booked_by_its_notice_and_lowers_what_is_left(
+    payments: Payments,
+) -> None:
+    await payments.shipped(card(10_000))
+    reference = (await payments.account())["operations"][0]["reference"]
+    assert await forward(payments, payments.there.system, 2) == [204, 204]
+    await payments.there.pay(f"authorizations/{reference}/refunds", "by-hand", amount_minor=4_000)
+    assert await forward(payments, payments.there.system, 1) == [204]
+    assert (await payments.types())[-1] == "payment.movement_recorded"
+    refused = await payments.refund(amount_minor=6_001)
+    assert refused.json()["errors"] == [{"field": "amount_minor", "rule": "only €60.00 is left to refund"}]
+    assert (await payments.refund(amount_minor=6_000)).status_code == 201
+    await payments.work()
+    assert (await payments.there.account("o1"))["refunded_minor"] == 10_000
+    report = await payments.http.get("/reconciliation", headers=bearer("auditor"))
+    assert report.json()["drift"] == []
+
+
+async def test_what_no_notice_told_is_booked_by_the_comparison_of_books_that_runs_by_itself(payments: Payments) -> None:
+    await payments.shipped(card(10_000))
+    reference = (await payments.account())["operations"][0]["reference"]
+    await payments.there.pay(f"authorizations/{reference}/refunds", "by-hand", amount_minor=1_000)
+    charged = {
+        "order_id": "o1",
+        "amount_minor": 10_000,
+        "currency": "EUR",
+        "key": "twice",
+        "occurred_at": THEN.isoformat(),
+    }
+    await payments.there.http.post("/processor/control/charge", json=charged)
+    for id, outcome in (("d1", "opened"), ("d2", "opened"), ("d1", "won"), ("d2", "lost")):
+        disputed = {"authorization_id": reference, "dispute_id": id, "outcome": outcome, "amount_minor": 2_000}
+        answer = await payments.there.http.post("/processor/control/dispute", json=disputed)
+        assert answer.status_code == 200, answer.text
+    await audited(payments)
+    account = await payments.account()
+    assert (account["captured_minor"], account["refunded_minor"]) == (20_000, 1_000)
+    assert [(r["kind"], r["status"], r["amount_minor"]) for r in account["refunds"]] == [
+        ("overpaid", "processing", 10_000)
+    ]
+    await payments.work()
+    account = await payments.account()
+    assert (account["refunded_minor"], account["refunds"][0]["status"]) == (11_000, "succeeded")
+    assert account["refundable_minor"] == 20_000 - 2_000 - 11_000
+    assert await payments.pool.fetchval("SELECT count(*) FROM differences WHERE resolved_at IS NULL") == 0
+    assert await payments.pool.fetchval("SELECT ended_at IS NOT NULL FROM reconciliation")
+    before = await payments.types()
+    await audited(payments)
+    assert await payments.types() == before
+
+
+async def test_a_difference_that_cannot_be_booked_is_kept_counted_and_told(payments: Payments) -> None:
+    await payments.shipped(card(10_000))
+    await payments.pool.execute("UPDATE operations SET amount_minor = 9_999 WHERE kind = 'capture'")
+    await audited(payments)
+    [row] = await payments.pool.fetch("SELECT * FROM differences WHERE resolved_at IS NULL")
+    assert (row["difference"], row["ours"], row["theirs"]) == ("amount", "succeeded 9999", "succeeded 10000")
+    await payments.pool.execute("UPDATE operations SET amount_minor = 10_000 WHERE kind = 'capture'")
+    await audited(payments)
+    assert await payments.pool.fetchval("SELECT count(*) FROM differences WHERE resolved_at IS NULL") == 0
+
+
+async def test_replicas_take_turns_in_comparing_the_books(payments: Payments) -> None:
+    await payments.shipped(card(10_000))
+    assert sorted(await asyncio.gather(*(auditor(payments).step() for _ in range(4)))) == [False, False, False, True]
+
+
+async def test_a_refund_that_failed_was_paid_by_transfer_and_then_arrived_is_booked_twice(payments: Payments) -> None:
+    await payments.shipped(card(10_000, "tok_refund_fails"))
+    consents = ["bank_transfer"]
+    asked = await payments.refund(
+        amount_minor=5_000, consents=consents, account={"iban": "DE89 3704 0044 0532 0130 00"}
+    )
+    assert asked.status_code == 201, asked.text
+    await payments.work()
+    assert (await payments.account())["refunds"][0]["status"] == "succeeded"
+    assert len(await forward(payments, payments.there.system, 4)) == 4
+    late = await payments.there.http.post("/processor/control/succeed", json={"operation_key": "o1-R1L1"})
+    assert late.status_code == 200, late.text
+    assert await forward(payments, payments.there.system, 1) == [204]
+    account = await payments.account()
+    assert (account["refunded_minor"], account["refundable_minor"]) == (10_000, 0)
+    assert (await payments.refund(amount_minor=1)).status_code == 422
+    report = await payments.http.get("/reconciliation", headers=bearer("auditor"))
+    assert report.json()["drift"] == []
+
+
+async def test_one_operation_that_cannot_be_dealt_with_holds_up_no_other_and_is_shown(payments: Payments) -> None:
+    await payments.hear(placed(card(10_000)), placed(card(5_000), order="o2"))
+
+    class Breaking:
+        """A fault of ours with one operation alone."""
+
+        async def perform(self, call: Call) -> Any:
+            if call.order_id == "o1":
+                raise ValueError("no such thing")
+            return await payments.processor.perform(call)
+
+        async def find(self, operation_id: str) -> Any:
+            raise ValueError("no such thing")
+
+    breaking: Any = Breaking()
+    submitter = Submitter(payments.pool, payments.desk, breaking, 4)
+    while await submitter.step() or not submitter.is_idle:
+        continue
+    assert (await payments.account("o2"))["authorized_minor"] == 5_000
+    reconciler = Reconciler(payments.pool, payments.desk, breaking, 4)
+    for _ in range(12):
+        await payments.pool.execute("UPDATE operations SET next_attempt_at = now() WHERE status = 'unknown'")
+        assert await reconciler.step()
+    [row] = await payments.pool.fetch("SELECT status, failure, failures FROM operations WHERE order_id = 'o1'")
+    assert (row["status"], row["failure"], row["failures"]) == ("unknown", "ValueError('no such thing')", 13)
+    assert (await payments.types()).count("payment.anomaly_detected") == 1
+    pause = await payments.pool.fetchval("SELECT next_attempt_at - now() FROM operations WHERE order_id = 'o1'")
+    assert pause > timedelta(minutes=50)
+    await payments.work()
+    assert (await payments.account())["authorized_minor"] == 10_000
+
+
+async def test_a_law_that_one_operation_breaks_holds_up_no_other(payments: Payments) -> None:
+    await payments.hear(placed(card(10_000)), placed(card(5_000), order="o2"))
+    await payments.pool.execute("ALTER TABLE tenders ADD CONSTRAINT broken CHECK (authorized_minor <> 10000)")
+    submitter = payments.submitter()
+    while await submitter.step() or not submitter.is_idle:
+        continue
+    assert (await payments.account("o2"))["authorized_minor"] == 5_000
+    row = await payments.pool.fetchrow("SELECT status, failure FROM operations WHERE order_id = 'o1'")
+    assert row is not None and row["status"] == "submitted" and "broken" in row["failure"]
+    await payments.pool.execute("ALTER TABLE tenders DROP CONSTRAINT broken")
+    await payments.work()
+    assert (await payments.account())["authorized_minor"] == 10_000
 
 
 async def test_drift_is_found_and_named(payments: Payments) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +15,7 @@ from payments.domain.decision import (
     ExpireAuthorization,
     LoseSight,
     NoteUnits,
+    RecordMovement,
     RetryCaptures,
 )
 from payments.domain.operation import OPERATION, Operation, OperationStatus, Result, Verdict
@@ -38,11 +39,11 @@ from payments.domain.routing import (
     route,
 )
 from payments.domain.tender import CAPTURABLE, DISPUTE, TENDER, DisputeStatus
-from payments.gateway import BookedThere
+from payments.gateway import BookedThere, TheirBooks
 from payments.reconciliation import compare
-from payments.store import STATE, Booked
+from payments.store import STATE, Booked, OurBooks
 from shared.contracts.base import Fact, TenderKind
-from shared.contracts.payments import OperationKind, RefundChannel, RefundKind, RefundLine, UnitsChange
+from shared.contracts.payments import MovementKind, OperationKind, RefundChannel, RefundKind, RefundLine, UnitsChange
 from shared.machine import Invalid, NotAllowed
 from shared.money import largest_remainder
 from tests.unit.payments_story import NOON, Story, approval, line, opening, paid, routing, tender, units
@@ -59,7 +60,8 @@ class There:
     captured: dict[str, int] = field(default_factory=dict)
     released: dict[str, int] = field(default_factory=dict)
     refunded: dict[str, int] = field(default_factory=dict)
-    disputed: dict[str, int] = field(default_factory=dict)
+    disputed: dict[str, set[str]] = field(default_factory=dict)
+    lost: dict[str, dict[str, int]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     def perform(self, o: Operation, refuses: bool) -> None:
@@ -78,9 +80,9 @@ class There:
             case OperationKind.CAPTURE:
                 self.captured[ref] = self.captured.get(ref, 0) + o.amount_minor
                 if o.final:
-                    self.released[ref] = self.released.get(ref, 0) + self._open(ref)
+                    self.released[ref] = self.released.get(ref, 0) + self.open(ref)
             case OperationKind.VOID:
-                self.released[ref] = self.released.get(ref, 0) + self._open(ref)
+                self.released[ref] = self.released.get(ref, 0) + self.open(ref)
             case OperationKind.REFUND if ref:
                 self.refunded[ref] = self.refunded.get(ref, 0) + o.amount_minor
 
@@ -97,19 +99,28 @@ class There:
         _, result, amount, code = self.operations[o.id]
         return Verdict(result, amount, o.requested_at, f"ref-{o.id}", code, NOON + timedelta(days=30))
 
-    def _open(self, ref: str) -> int:
+    def kept(self, ref: str) -> int:
+        return self.captured.get(ref, 0) - self.refunded.get(ref, 0) - sum(self.lost.get(ref, {}).values())
+
+    def succeed_after_all(self, o: Operation) -> None:
+        _, _, amount, _ = self.operations[o.id]
+        self.operations[o.id] = (o.kind, Result.SUCCEEDED, amount, "")
+        if o.authorization:
+            self.refunded[o.authorization] = self.refunded.get(o.authorization, 0) + amount
+
+    def open(self, ref: str) -> int:
         return self.authorized[ref] - self.captured.get(ref, 0) - self.released.get(ref, 0)
 
     def _objection(self, o: Operation) -> str:
         ref = o.authorization or ""
         match o.kind:
-            case OperationKind.CAPTURE if o.amount_minor > self._open(ref):
+            case OperationKind.CAPTURE if o.amount_minor > self.open(ref):
                 return "exceeds_authorization"
-            case OperationKind.VOID if not self._open(ref):
+            case OperationKind.VOID if not self.open(ref):
                 return "nothing_to_void"
-            case OperationKind.REFUND if ref in self.disputed:
+            case OperationKind.REFUND if self.disputed.get(ref):
                 return "disputed"
-            case OperationKind.REFUND if ref and o.amount_minor > self.captured.get(ref, 0) - self.refunded.get(ref, 0):
+            case OperationKind.REFUND if ref and o.amount_minor > self.kept(ref):
                 return "exceeds_captured"
         return ""
 
@@ -267,14 +278,48 @@ def _dispute(world: World, n: int) -> None:
     refs = [a.reference for t in world.story.state.tenders.values() for a in t.authorizations if not t.is_own]
     if not refs:
         return
-    ref = refs[n % len(refs)]
+    change, at = ("opened", "won", "lost")[n % 3], NOON + timedelta(days=n % 2)
+    tell_dispute(world, refs[n % len(refs)], f"d{n % 2}-{refs[n % len(refs)]}", change, 1 + n % 900, at)
+
+
+def tell_dispute(world: World, ref: str, id: str, change: str, amount: int, at: datetime) -> None:
+    """The provider's books follow what payments made of it, since what it tells late or again changes nothing there."""
     world.is_undisturbed = False
-    change = ("opened", "won", "lost")[n % 3]
-    if change == "won":
-        world.there.disputed.pop(ref, None)
-    else:
-        world.there.disputed[ref] = 1
-    world.story.tell(Dispute(ref, f"d-{ref}", change, 1 + n % 900, NOON))  # type: ignore[arg-type]
+    world.story.tell(Dispute(ref, id, change, amount, at))  # type: ignore[arg-type]
+    [now] = [t.disputes[id] for t in world.story.state.tenders.values() if id in t.disputes]
+    world.there.disputed.setdefault(ref, set()).discard(id)
+    world.there.lost.setdefault(ref, {}).pop(id, None)
+    if now.status is DisputeStatus.OPEN:
+        world.there.disputed[ref].add(id)
+    elif now.status is DisputeStatus.LOST:
+        world.there.lost[ref][id] = now.amount_minor
+
+
+def _dashboard(world: World, n: int) -> None:
+    """Somebody refunds or captures in the provider's own dashboard."""
+    there = world.there
+    if not there.authorized:
+        return
+    ref = list(there.authorized)[n % len(there.authorized)]
+    world.is_undisturbed = False
+    kind, most = (MovementKind.REFUND, there.kept(ref)) if n % 2 else (MovementKind.CAPTURE, there.open(ref))
+    in_flight = [o for o in world.story.state.operations.values() if o.authorization == ref and o.is_in_flight]
+    if most > 0 and not in_flight:
+        amount = 1 + n % most
+        books = there.refunded if kind is MovementKind.REFUND else there.captured
+        books[ref] = books.get(ref, 0) + amount
+        world.causes += 1
+        world.story.tell(RecordMovement(kind, ref, f"dash{world.causes}", amount, NOON, "by hand"))
+
+
+def _succeed_after_all(world: World, n: int) -> None:
+    """A refund that had failed for good arrives, whatever became of it here."""
+    failed = [o for o in world.story.state.legs() if o.id in world.there.operations and o.status == "failed"]
+    failed = [o for o in failed if world.there.operations[o.id][1] is Result.FAILED]
+    if failed:
+        o = failed[n % len(failed)]
+        world.there.succeed_after_all(o)
+        world.hear(o.id)
 
 
 def _expire(world: World, n: int) -> None:
@@ -304,6 +349,8 @@ STEPS: dict[str, Callable[[World, int], None]] = {
     "ask": _ask,
     "on refund": _on_refund,
     "dispute": _dispute,
+    "dashboard": _dashboard,
+    "succeed after all": _succeed_after_all,
     "expire": _expire,
     "retry": _retry,
 }
@@ -350,15 +397,20 @@ def test_the_laws_hold_at_every_step_and_the_books_agree_at_rest(world: World, t
         STEPS[name](world, n)
     world.rest()
     state = world.story.state
-    drift = compare(
+    ours = OurBooks(
         [
             Booked(o.id, "o1", o.kind, o.status, o.amount_minor, o.code)
             for o in state.operations.values()
             if not (state.tenders[o.tender_id].is_own and o.kind is not OperationKind.REFUND)
         ],
-        [BookedThere(id, "o1", result, amount) for id, (_, result, amount, _) in world.there.operations.items()],
+        [],
+        frozenset(m.reference for m in state.movements.values()),
     )
-    assert drift == []
+    theirs = [
+        BookedThere(id, "o1", result, amount, kind, f"ref-{id}", None, NOON)
+        for id, (kind, result, amount, _) in world.there.operations.items()
+    ]
+    assert compare(ours, TheirBooks(theirs, [])) == []
     units_of = [(r.kind, r.return_id) for r in state.refunds.values() if any(n.quantity for n in r.lines)]
     assert [kind for kind, _ in units_of] == [
         RefundKind.LOST if return_id in state.claims else RefundKind.RETURN for _, return_id in units_of
@@ -376,7 +428,7 @@ def test_undisturbed_all_that_was_handed_over_is_captured_and_nothing_more_is_ke
     world: World, told: list[tuple[str, int]]
 ) -> None:
     for name, n in told:
-        if name not in ("submit, refused", "dispute", "expire"):
+        if name not in ("submit, refused", "dispute", "dashboard", "succeed after all", "expire"):
             STEPS[name](world, n)
     world.rest()
     state = world.story.state
@@ -417,7 +469,10 @@ def test_a_completed_refund_is_the_sum_of_its_legs(world: World, told: list[tupl
             assert 0 < paid < refund.amount_minor
 
 
-GIVES_BACK = ("ask", "cancel", "return", "claim", "lose", "dispute", "bounce", "submit", "submit, refused", "on refund")
+GIVES_BACK = (
+    *("ask", "on refund", "cancel", "return", "claim", "lose", "dispute", "dashboard"),
+    *("submit", "submit, refused", "bounce", "succeed after all"),
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -440,7 +495,9 @@ def test_whatever_gives_money_back_in_whatever_order_never_gives_back_more_than_
             settle(world, refund.id)
         world.rest()
     state = world.story.state
-    assert state.refunded_minor() <= state.captured_minor
+    unasked = sum(m.amount_minor for m in state.unasked_refunds())
+    assert state.refunded_minor() - unasked <= state.captured_minor
+    assert sum(r.amount_minor for r in state.refunds.values() if not r.is_dead) <= state.captured_minor
     assert {r.id: r.status for r in state.refunds.values() if not REFUND.is_terminal(r.status)} == {
         r.id: RefundStatus.SUCCEEDED for r in state.refunds.values() if not r.is_dead
     }
@@ -448,10 +505,11 @@ def test_whatever_gives_money_back_in_whatever_order_never_gives_back_more_than_
 
 
 def end_disputes(world: World) -> None:
-    for t in world.story.state.tenders.values():
-        if t.dispute is DisputeStatus.OPEN and t.dispute_id is not None:
-            ref = t.authorizations[-1].reference
-            world.story.tell(Dispute(ref, t.dispute_id, "lost", t.disputed_minor, NOON))
+    for t in list(world.story.state.tenders.values()):
+        for id, dispute in t.disputes.items():
+            if dispute.status is DisputeStatus.OPEN:
+                ref, later = dispute.authorization or "", NOON + timedelta(days=9)
+                tell_dispute(world, ref, id, "lost", dispute.amount_minor, later)
 
 
 def settle(world: World, refund_id: str) -> None:

@@ -13,12 +13,12 @@ from payments.domain.payout import Policies, preview
 from payments.domain.refund import REFUND
 from payments.domain.routing import Strategy
 from payments.domain.tender import DISPUTE, TENDER, TenderStatus
-from payments.gateway import BookedThere
+from payments.gateway import BookedThere, DisputedThere, TheirBooks
 from payments.reconciliation import Difference, compare
-from payments.store import STATE, Booked
+from payments.store import STATE, Booked, BookedDispute, OurBooks
 from shared.contracts import payments as p
 from shared.contracts.base import TenderKind
-from shared.contracts.payments import RefundLine
+from shared.contracts.payments import OperationKind, RefundLine
 from shared.machine import Invalid, Machine
 from tests.unit.payments_story import (
     CARD,
@@ -56,7 +56,7 @@ def test_the_machines_keep_their_laws(machine: Machine[Any]) -> None:
         (TENDER, {"captured", "declined", "voided", "expired_final"}),
         (OPERATION, {"reversed"}),
         (REFUND, {"rejected", "cancelled"}),
-        (DISPUTE, {"won", "lost"}),
+        (DISPUTE, set()),
         (CHARGE, {"captured"}),
     ],
     ids=lambda value: value.name if isinstance(value, Machine) else "",
@@ -322,9 +322,9 @@ def test_the_books_are_compared_operation_by_operation() -> None:
         return Booked(id, "o1", "capture", status, amount, None)
 
     def theirs(id: str, result: Result, amount: int = 100) -> BookedThere:
-        return BookedThere(id, "o1", result, amount)
+        return BookedThere(id, "o1", result, amount, OperationKind.CAPTURE, f"ref-{id}", None, NOON)
 
-    drift = compare(
+    here = OurBooks(
         [
             ours("same", "succeeded"),
             ours("withdrawn", "failed"),
@@ -333,7 +333,12 @@ def test_the_books_are_compared_operation_by_operation() -> None:
             ours("gone", "succeeded"),
             ours("less", "succeeded"),
             ours("unheard", "failed"),
+            ours("late", "failed"),
         ],
+        [BookedDispute("d1", "o1", "open", 100), BookedDispute("d2", "o1", "lost", 60)],
+        frozenset({"ref-late", "ref-by-hand"}),
+    )
+    there = TheirBooks(
         [
             theirs("same", Result.SUCCEEDED),
             theirs("under-way", Result.SUCCEEDED),
@@ -341,13 +346,23 @@ def test_the_books_are_compared_operation_by_operation() -> None:
             theirs("less", Result.SUCCEEDED, 99),
             theirs("unheard", Result.SUCCEEDED),
             theirs("stray", Result.SUCCEEDED),
+            theirs("declined", Result.FAILED),
+            theirs("late", Result.SUCCEEDED),
+            theirs("by-hand", Result.SUCCEEDED),
+        ],
+        [
+            DisputedThere("d1", "o1", "won", 100, "a1", NOON),
+            DisputedThere("d2", "o1", "lost", 60, "a1", NOON),
+            DisputedThere("d3", "o1", "opened", 5, "a1", NOON),
         ],
     )
-    assert {d.operation_id: d.difference for d in drift} == {
+    assert {d.operation_id: d.difference for d in compare(here, there)} == {
         "gone": Difference.UNKNOWN_THERE,
         "less": Difference.AMOUNT,
         "unheard": Difference.STATUS,
         "stray": Difference.UNKNOWN_HERE,
+        "d1": Difference.DISPUTE,
+        "d3": Difference.DISPUTE,
     }
 
 

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from payments.domain.decision import Dispute, LoseSight, NoteUnits, RetryCaptures
+from payments.domain.decision import Dispute, LoseSight, NoteUnits, RecordMovement, RetryCaptures
 from payments.domain.operation import OperationStatus, Result
 from payments.domain.payout import ApproveRefund, Asked, CancelRefund, Policies, RequestRefund, RerouteRefund
 from payments.domain.refund import RefundStatus
@@ -529,13 +529,34 @@ def test_a_pending_refund_is_in_flight_until_its_notice() -> None:
     assert types(story.answer("o1-R1L1"))[-1] == "refund.completed"
 
 
-def test_a_leg_that_failed_and_was_paid_otherwise_cannot_succeed_after_all() -> None:
+def test_a_leg_that_failed_and_succeeds_after_all_withdraws_the_payout_that_was_to_replace_it() -> None:
     story = shipped_card()
     story.tell(refund(500, consents=(RefundChannel.BANK_TRANSFER,)))
     story.submit("o1-R1L1")
     story.answer("o1-R1L1", Result.FAILED, code="account_closed")
-    assert types(story.answer("o1-R1L1")) == ["payment.anomaly_detected"]
-    assert story.state.refunding_minor() + story.state.refunded_minor() == 500
+    assert types(story.answer("o1-R1L1")) == ["refund.leg_failed", "refund.leg_succeeded", "refund.completed"]
+    assert story.submit("o1-R1L2") == []
+    assert story.state.refunded_minor() == 500
+
+
+def test_a_leg_that_failed_was_paid_by_transfer_and_then_succeeded_is_booked_a_second_time() -> None:
+    story = shipped_card()
+    story.tell(refund(5_000, consents=(RefundChannel.BANK_TRANSFER,)))
+    story.submit("o1-R1L1")
+    story.answer("o1-R1L1", Result.FAILED, code="account_closed")
+    story.submit("o1-R1L2")
+    story.answer("o1-R1L2")
+    [moved] = story.answer("o1-R1L1")
+    assert isinstance(moved, p.PaymentMovementRecorded)
+    assert (moved.kind, moved.amount_minor, moved.operation_id) == (p.MovementKind.REFUND, 5_000, "o1-R1L1")
+    assert moved.contradicts == "failed_before"
+    assert story.answer("o1-R1L1") == []
+    assert (story.state.refunded_minor(), story.state.refundable_minor) == (10_000, 0)
+    with pytest.raises(Invalid, match="amount_minor"):
+        story.tell(refund(1))
+    back = story.answer("o1-R1L1", Result.REVERSED, code="returned_by_bank")
+    assert types(back) == ["payment.movement_recorded"]
+    assert (story.state.refunded_minor(), story.state.refundable_minor) == (5_000, 5_000)
 
 
 def test_a_leg_that_failed_and_was_not_paid_otherwise_is_put_right() -> None:
@@ -566,7 +587,17 @@ def test_a_lost_dispute_keeps_its_money() -> None:
     disputed(story, "lost", 9_000)
     assert disputed(story, "lost", 9_000) == []
     assert story.state.held_minor(story.state.tenders["t1"]) == 9_000
-    assert story.state.refundable_minor == 0
+
+
+def test_what_a_lost_dispute_left_is_refundable() -> None:
+    story = shipped_card()
+    disputed(story, "opened", 9_000)
+    disputed(story, "lost", 6_000)
+    with pytest.raises(Invalid, match=r"only €40\.00 is left"):
+        story.tell(refund(4_001))
+    story.tell(refund(4_000))
+    story.all_succeed()
+    assert status_of(story) is RefundStatus.SUCCEEDED
 
 
 def test_a_dispute_drives_refunds_that_were_not_sent_to_the_other_tenders() -> None:
@@ -581,21 +612,104 @@ def test_a_dispute_drives_refunds_that_were_not_sent_to_the_other_tenders() -> N
     assert status_of(story) is RefundStatus.SUCCEEDED
 
 
-def test_a_dispute_about_money_that_was_refunded_is_an_anomaly_and_breaks_no_law() -> None:
+def test_a_dispute_lost_about_money_that_was_refunded_is_booked_whole_and_an_anomaly() -> None:
     story = shipped_card()
     story.tell(refund(8_000))
     story.all_succeed()
-    assert types(disputed(story, "opened", 10_000)) == ["dispute.opened", "payment.anomaly_detected"]
+    assert types(disputed(story, "opened", 10_000)) == ["dispute.opened"]
     assert story.state.held_minor(story.state.tenders["t1"]) == 2_000
+    [_, anomaly] = disputed(story, "lost", 10_000)
+    assert isinstance(anomaly, p.PaymentAnomalyDetected)
+    assert (anomaly.expected_minor, anomaly.observed_minor) == (10_000, 18_000)
+    assert (story.state.tenders["t1"].overdrawn_minor, story.state.refundable_minor) == (8_000, 0)
+
+
+def test_two_disputes_on_one_charge_each_have_their_amount() -> None:
+    story = shipped_card()
+    disputed(story, "opened", 6_000, id="d1")
+    disputed(story, "opened", 4_000, id="d2")
+    assert story.state.held_minor(story.state.tenders["t1"]) == 10_000
+    disputed(story, "won", 6_000, id="d1")
+    assert [d.status for d in story.state.tenders["t1"].disputes.values()] == [DisputeStatus.WON, DisputeStatus.OPEN]
+    disputed(story, "lost", 4_000, id="d2")
+    story.tell(refund(6_000))
+    story.all_succeed()
+    assert story.state.refundable_minor == 0
+
+
+@pytest.mark.parametrize("change", ["opened", "lost"])
+def test_a_chargeback_under_the_id_of_a_dispute_that_was_won_is_booked(change: str) -> None:
+    story = shipped_card()
+    disputed(story, "opened", 10_000)
+    disputed(story, "won", 10_000)
+    later = NOON + timedelta(days=9)
+    facts = story.tell(Dispute("ref-o1-P1", "d1", change, 10_000, later))  # type: ignore[arg-type]
+    assert types(facts) == [f"dispute.{change}"]
+    assert story.state.refundable_minor == 0
+    assert story.tell(Dispute("ref-o1-P1", "d1", "opened", 10_000, NOON)) == []
+
+
+def test_a_refund_made_in_the_providers_dashboard_is_booked_and_lowers_what_is_left() -> None:
+    story = shipped_card()
+    dashboard = RecordMovement(p.MovementKind.REFUND, "ref-o1-P1", "re_1", 4_000, NOON, "made in the dashboard")
+    [moved] = story.tell(dashboard)
+    assert isinstance(moved, p.PaymentMovementRecorded) and moved.tender_id == "t1"
+    assert story.tell(dashboard) == []
+    with pytest.raises(Invalid, match=r"only €60\.00 is left"):
+        story.tell(refund(6_001))
+    assert types(story.tell(owed(10_000)))[1:2] == ["refund.reduced"]
+    story.all_succeed()
+    assert story.state.refunded_minor() == 10_000
+
+
+def test_a_refund_in_the_dashboard_leaves_nothing_for_one_that_was_not_sent_yet() -> None:
+    story = shipped_card()
+    story.tell(owed(8_000))
+    facts = story.tell(RecordMovement(p.MovementKind.REFUND, "ref-o1-P1", "re_1", 10_000, NOON, ""))
+    assert types(facts) == [
+        "payment.movement_recorded",
+        "refund.leg_failed",
+        "refund.attention_needed",
+        "refund.rejected",
+    ]
+    assert story.submit("o1-R1L1") == []
+    assert (story.state.refunded_minor(), story.state.tenders["t1"].overdrawn_minor) == (10_000, 0)
+
+
+def test_a_double_capture_is_given_back_as_overpaid() -> None:
+    story = shipped_card()
+    facts = story.tell(RecordMovement(p.MovementKind.CAPTURE, None, "ch_2", 10_000, NOON, "charged twice"))
+    assert types(facts) == ["payment.movement_recorded", "refund.requested", "refund.approved", "refund.routed"]
+    assert story.state.refunds["o1-R1"].kind is RefundKind.OVERPAID
+    story.all_succeed()
+    assert (story.state.captured_minor, story.state.refunded_minor()) == (20_000, 10_000)
+
+
+def test_what_the_provider_captured_by_itself_is_not_captured_again() -> None:
+    story = paid(tender("t1", CARD, 10_000), lines=[line("a", 1, 10_000)])
+    story.tell(RecordMovement(p.MovementKind.CAPTURE, "ref-o1-P1", "cap_9", 10_000, NOON, ""))
+    assert story.handed_over("S1", a=1)[1:] == []
+    assert story.state.captured_minor == 10_000
+
+
+def test_an_authorization_released_in_the_dashboard_is_asked_for_again() -> None:
+    story = paid(tender("t1", CARD, 10_000), lines=[line("a", 1, 10_000)])
+    facts = story.tell(RecordMovement(p.MovementKind.VOID, "ref-o1-P1", "void_9", 10_000, NOON, ""))
+    assert types(facts) == [
+        "payment.movement_recorded",
+        "payment.authorization_expired",
+        "payment.authorization_requested",
+    ]
 
 
 def test_the_end_of_a_dispute_told_before_its_opening_comes_to_the_same() -> None:
     story = shipped_card()
     assert types(disputed(story, "won", 500)) == ["dispute.opened", "dispute.won"]
     assert disputed(story, "opened", 500) == []
-    assert types(disputed(story, "opened", 500, id="d2")) == ["payment.anomaly_detected"]
+    assert types(disputed(story, "opened", 500, id="d2")) == ["dispute.opened"]
 
 
-def test_a_dispute_of_nothing_we_authorized_is_invalid() -> None:
-    with pytest.raises(Invalid, match="authorization_id"):
-        shipped_card().tell(Dispute("elsewhere", "d1", "opened", 1, NOON))
+def test_a_dispute_of_nothing_we_authorized_holds_money_of_the_order() -> None:
+    story = shipped_card()
+    assert types(story.tell(Dispute("elsewhere", "d1", "opened", 1_000, NOON))) == ["dispute.opened"]
+    assert story.state.held_minor(story.state.tenders["t1"]) == 1_000

@@ -299,7 +299,8 @@ def _dues(returned: OrderReturns) -> Mapping[str, Due]:
 
 
 def _disputed(account: Account) -> set[str]:
-    return {t.dispute_id or "" for t in account.tenders.values() if t.dispute is DisputeStatus.OPEN}
+    disputes = ((id, d) for t in account.tenders.values() for id, d in t.all_disputes.items())
+    return {id for id, dispute in disputes if dispute.status is DisputeStatus.OPEN}
 
 
 def _open(shipped: OrderFulfillment) -> dict[str, int]:

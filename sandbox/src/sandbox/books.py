@@ -60,6 +60,15 @@ create table if not exists operations (
     is_answer_lost integer not null
 ) strict;
 create index if not exists operations_of_order on operations (order_id);
+create table if not exists disputes (
+    id text primary key,
+    authorization_id text not null references authorizations (id),
+    order_id text not null,
+    outcome text not null check (outcome in ('opened', 'won', 'lost')),
+    amount_minor integer not null check (amount_minor > 0),
+    occurred_at text not null
+) strict;
+create index if not exists disputes_of_order on disputes (order_id);
 create table if not exists unheard (
     operation_key text primary key       -- requests that were dropped once, and are heard the next time
 ) strict;
@@ -96,6 +105,14 @@ DROP_ONCE = "insert into unheard (operation_key) values (?) on conflict do nothi
 ADD_SEQUEL = "insert into sequels (operation_key, sequel, due_at) values (?, ?, ?)"
 NEXT_SEQUEL = "select operation_key, sequel, due_at from sequels order by due_at limit 1"
 END_SEQUEL = "delete from sequels where operation_key = ?"
+DISPUTES_ON = "select * from disputes where authorization_id = ? order by id"
+DISPUTES_OF = "select * from disputes where order_id in (select value from json_each(?)) order by id"
+SAVE_DISPUTE = """
+insert into disputes (id, authorization_id, order_id, outcome, amount_minor, occurred_at)
+values (:id, :authorization_id, :order_id, :outcome, :amount_minor, :occurred_at)
+on conflict (id) do update set outcome = excluded.outcome, amount_minor = excluded.amount_minor,
+    occurred_at = excluded.occurred_at
+"""
 AUTHORIZATIONS_OF = "select * from authorizations where order_id in (select value from json_each(?)) order by id"
 OPERATIONS_OF = "select * from operations where order_id in (select value from json_each(?)) order by seq"
 TOTALS = """
@@ -126,6 +143,17 @@ class Status(StrEnum):
 
 
 DisputeOutcome = Literal["opened", "won", "lost"]
+
+
+class Dispute(Model):
+    """One of the disputes about an authorization; `occurred_at` is when it came to its outcome."""
+
+    id: str
+    authorization_id: str
+    order_id: str
+    outcome: DisputeOutcome
+    amount_minor: int
+    occurred_at: AwareDatetime
 
 
 class Operation(Model):
@@ -314,7 +342,7 @@ def objection(account: Authorization, kind: Kind, amount: int, at: datetime) -> 
             return "exceeds_authorization"
         case Kind.VOID if account.remaining_minor == 0:
             return "nothing_to_void"
-        case Kind.REFUND if account.dispute in ("opened", "lost"):
+        case Kind.REFUND if account.dispute == "opened":
             return "disputed"
         case Kind.REFUND if amount > account.refundable_minor:
             return "exceeds_captured"
@@ -408,30 +436,48 @@ def dispute(
     amount_minor: int | None,
     occurred_at: datetime,
     pace: Pace,
+    dispute_id: str | None = None,
 ) -> Authorization:
-    """The cardholder disputes what was captured, once per authorization; while it is open or lost, that money is held.
+    """The cardholder disputes what was captured; while a dispute is open or lost, its money is held.
 
-    `amount_minor` counts when it opens; None: all that is refundable. Raises NotAllowed and UnknownSubject.
+    Without `dispute_id` it is the authorization's newest, and the first that is opened. With a new one there are several; one
+    that was won may be opened or lost again. `amount_minor` counts when it opens and when it is lost; None: all that is
+    refundable, or all that it is about. Raises NotAllowed and UnknownSubject.
     """
     account, token = find_authorization(db, authorization_id)
-    if account.dispute == outcome:
+    known = {row["id"]: Dispute.model_validate(dict(row)) for row in db.execute(DISPUTES_ON, (account.id,))}
+    before = known.get(dispute_id or account.dispute_id or "")
+    if before is not None and before.outcome == outcome:
         return account
-    if outcome == "opened":
-        amount = account.refundable_minor if amount_minor is None else amount_minor
-        if account.dispute != "none" or not 0 < amount <= account.refundable_minor:
-            detail = f"dispute is {account.dispute}; {account.refundable_minor} can be disputed, not {amount}"
-            raise NotAllowed(account.dispute, "dispute", detail=detail)
-        change = {"dispute_id": new_id("disp"), "disputed_minor": amount}
-    elif account.dispute != "opened":
-        raise NotAllowed(account.dispute, "dispute", detail="only an open dispute is won or lost")
-    else:
-        amount = account.disputed_minor
-        change = {"disputed_minor": 0 if outcome == "won" else amount}
-    account = account.model_copy(update={"dispute": outcome, **change})
+    if outcome != "opened" and before is None:
+        raise NotAllowed(account.dispute, "dispute", detail="only a dispute that was opened is won or lost")
+    if outcome == "opened" and before is not None and dispute_id is None:
+        raise NotAllowed(
+            account.dispute, "dispute", detail="it was disputed before: name the dispute, this one or a new one"
+        )
+    held = before.amount_minor if before is not None and before.outcome != "won" else 0
+    free = account.refundable_minor + held
+    amount = amount_minor or (before.amount_minor if before is not None else free)
+    if outcome != "won" and not 0 < amount <= free:
+        detail = f"dispute is {account.dispute}; {free} can be disputed, not {amount}"
+        raise NotAllowed(account.dispute, "dispute", detail=detail)
+    told = Dispute(
+        id=before.id if before else dispute_id or new_id("disp"),
+        authorization_id=account.id,
+        order_id=account.order_id,
+        outcome=outcome,
+        amount_minor=amount,
+        occurred_at=occurred_at,
+    )
+    db.execute(SAVE_DISPUTE, told.model_dump(mode="json"))
+    outcomes = {d.outcome for d in {**known, told.id: told}.values()}
+    weighed = next(o for o in ("opened", "lost", "won") if o in outcomes)
+    now_held = account.disputed_minor - held + (0 if outcome == "won" else amount)
+    account = account.model_copy(update={"dispute": weighed, "dispute_id": told.id, "disputed_minor": now_held})
     _save(db, account)
     data = {
         "operation_key": None,
-        "reference": account.dispute_id,
+        "reference": told.id,
         "authorization_id": account.id,
         "order_id": account.order_id,
         "amount_minor": amount,
@@ -439,6 +485,22 @@ def dispute(
     }
     _notify(db, account.id, f"dispute.{outcome}", occurred_at, data, FAULTS[token].notices, pace)
     return account
+
+
+def succeed_after_all(db: sqlite3.Connection, key: str, pace: Pace, now: datetime) -> Operation:
+    """A refund that had failed arrives nevertheless. Raises NotAllowed unless it is one and its money is there."""
+    operation, token = find_operation(db, key)
+    if operation.kind not in (Kind.REFUND, Kind.PAYOUT) or operation.status is not Status.FAILED:
+        detail = f"{operation.kind} is {operation.status}: only a refund that failed can succeed after all"
+        raise NotAllowed(operation.status, "succeed", detail=detail)
+    done = _mark(db, operation, Status.SUCCEEDED, None)
+    if operation.authorization_id:
+        account, _ = find_authorization(db, operation.authorization_id)
+        if operation.amount_minor > account.refundable_minor:
+            raise NotAllowed(operation.status, "succeed", detail=f"only {account.refundable_minor} can be refunded")
+        _save(db, booked(account, done))
+    _tell(db, done, now, FAULTS[token].notices, pace)
+    return done
 
 
 def _tell(db: sqlite3.Connection, operation: Operation, at: datetime, manner: Notices, pace: Pace) -> None:
@@ -499,11 +561,14 @@ def find_authorization(db: sqlite3.Connection, authorization_id: str) -> tuple[A
     return Authorization.model_validate(dict(row)), row["token"]
 
 
-def books_of(db: sqlite3.Connection, order_ids: Sequence[str]) -> tuple[list[Authorization], list[Operation]]:
+def books_of(
+    db: sqlite3.Connection, order_ids: Sequence[str]
+) -> tuple[list[Authorization], list[Operation], list[Dispute]]:
     orders = (json.dumps(list(order_ids)),)
     return (
         [Authorization.model_validate(dict(row)) for row in db.execute(AUTHORIZATIONS_OF, orders)],
         [Operation.model_validate(dict(row)) for row in db.execute(OPERATIONS_OF, orders)],
+        [Dispute.model_validate(dict(row)) for row in db.execute(DISPUTES_OF, orders)],
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
+from sqlite3 import Connection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
@@ -14,7 +15,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from sandbox import books
-from sandbox.books import Authorization, CurrencyTotals, DisputeOutcome, Operation, Pace, Request, Terms
+from sandbox.books import Authorization, CurrencyTotals, Dispute, DisputeOutcome, Operation, Pace, Request, Terms
 from sandbox.faults import FAULTS, GOOD, Kind
 from sandbox.ledger import AtLedger
 from sandbox.notices import Notice, Receiver, notices_about, release
@@ -99,11 +100,27 @@ class BounceRequest(Input):
 
 
 class DisputeRequest(Input):
-    """`amount_minor` counts when it opens: nothing said, all that could be refunded."""
+    """`amount_minor` counts when it opens and when it is lost: nothing said, all that could be refunded, or all it is about.
+    `dispute_id` names one of several; a new one opens another."""
 
     authorization_id: Id
     outcome: DisputeOutcome
+    dispute_id: Id | None = None
     amount_minor: Amount | None = None
+    occurred_at: Instant | None = None
+
+
+class SucceedRequest(Input):
+    operation_key: Key
+
+
+class ChargeRequest(Input):
+    """A charge made by hand, in the processor's dashboard: authorized and captured, under keys of its own."""
+
+    order_id: Id
+    amount_minor: Amount
+    currency: Currency
+    key: Key = Field(description="its captures' key; the authorization's is this with `-auth`")
     occurred_at: Instant | None = None
 
 
@@ -120,6 +137,7 @@ class Released(Model):
 class Books(Model):
     authorizations: list[Authorization]
     operations: list[Operation]
+    disputes: list[Dispute]
 
 
 DESCRIPTION = """
@@ -243,8 +261,8 @@ async def operation(idempotency_key: Annotated[Key, Query()], ledger: AtLedger) 
 
 @routes.get("/ledger")
 async def books_of(order_id: Annotated[list[Id], Query(min_length=1, max_length=200)], ledger: AtLedger) -> Books:
-    authorizations, operations = await ledger.run(lambda db: books.books_of(db, order_id))
-    return Books(authorizations=authorizations, operations=operations)
+    authorizations, operations, disputes = await ledger.run(lambda db: books.books_of(db, order_id))
+    return Books(authorizations=authorizations, operations=operations, disputes=disputes)
 
 
 @routes.get("/ledger/totals")
@@ -262,8 +280,36 @@ async def bounce(body: BounceRequest, ledger: AtLedger, pace: AtPace) -> Operati
 async def dispute(body: DisputeRequest, ledger: AtLedger, pace: AtPace) -> Authorization:
     occurred_at = body.occurred_at or datetime.now(UTC)
     return await ledger.run(
-        lambda db: books.dispute(db, body.authorization_id, body.outcome, body.amount_minor, occurred_at, pace)
+        lambda db: books.dispute(
+            db, body.authorization_id, body.outcome, body.amount_minor, occurred_at, pace, body.dispute_id
+        )
     )
+
+
+@routes.post("/control/succeed")
+async def succeed(body: SucceedRequest, ledger: AtLedger, pace: AtPace) -> Operation:
+    """A refund or payout that failed arrives after all."""
+    return await ledger.run(lambda db: books.succeed_after_all(db, body.operation_key, pace, datetime.now(UTC)))
+
+
+@routes.post("/control/charge")
+async def charge(body: ChargeRequest, ledger: AtLedger, pace: AtPace) -> Operation:
+    """Take money of the order's customer once more, as by hand in the dashboard: nobody here asked for it."""
+    at = body.occurred_at or datetime.now(UTC)
+
+    def work(db: Connection) -> Operation:
+        terms = Terms(body.order_id, TenderKind.CARD, body.currency, GOOD)
+        asked = Request(Kind.AUTHORIZATION, f"{body.key}-auth", body.model_dump_json(), at, terms, body.amount_minor)
+        authorized = books.perform(db, asked, pace, datetime.now(UTC)).operation
+        assert authorized is not None
+        taken = Request(
+            Kind.CAPTURE, body.key, body.model_dump_json(), at, authorized.id, body.amount_minor, final=True
+        )
+        captured = books.perform(db, taken, pace, datetime.now(UTC)).operation
+        assert captured is not None
+        return captured
+
+    return await ledger.run(work)
 
 
 @routes.post("/control/release-notices")

@@ -10,16 +10,26 @@ from pydantic import BaseModel, Field, ValidationError
 from payments.domain import payout
 from payments.domain.account import Account
 from payments.domain.charge import ChargeStatus
-from payments.domain.decision import Command, Conclude, Dispute, RetryCaptures, RetryCharge
+from payments.domain.decision import Command, RetryCaptures, RetryCharge
 from payments.domain.operation import Operation, OperationStatus
 from payments.domain.payout import ApproveRefund, Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
 from payments.domain.policy import Policy
 from payments.domain.refund import ApprovalPolicy, Refund, RefundStatus
 from payments.domain.routing import RoutingPolicy
 from payments.domain.tender import DisputeStatus, TenderStatus
-from payments.gateway import Notice, Processor, Unanswered
-from payments.reconciliation import Report, compare
-from payments.store import PAYMENTS, Booked, all_policies, booked, find, is_known, order_of, orders_after, publish
+from payments.gateway import Notice, Unanswered
+from payments.notices import hear
+from payments.reconciliation import Report, held_against
+from payments.store import (
+    PAYMENTS,
+    all_policies,
+    find,
+    is_known,
+    kept_notices,
+    orders_after,
+    publish,
+    settle_notice,
+)
 from shared.auth import Caller, Role
 from shared.card_numbers import NoCardNumber
 from shared.contracts.base import Fact, Id, Input, PolicyRef, TenderKind, Text
@@ -44,11 +54,9 @@ from shared.http import (
     business_time,
     needs,
     signed,
-    webhook_cause,
 )
 from shared.machine import Invalid
 from shared.money import Currency, Minor
-from shared.shell import Told
 
 router = APIRouter(tags=["payments"])
 
@@ -459,47 +467,53 @@ def _secret(settings: Any) -> str:
 
 @router.post("/webhooks/processor", status_code=204)
 async def hear_processor(request: Request, desk: AtDesk, signed_body: Annotated[SignedBody, signed(_secret)]) -> None:
-    """A notice of the processor, signed. Each has one effect, however often and in whatever order it comes."""
+    """A notice of the processor, signed. Each has one effect, however often and in whatever order it comes.
+
+    What has happened is never refused: a notice that fits no order here is kept, tried again and shown.
+    """
     try:
         notice = Notice.model_validate_json(signed_body.body)
     except ValidationError as error:
         first = error.errors()[0]
         raise Invalid(".".join(str(p) for p in first["loc"]) or "body", first["msg"]) from None
-    data, at = notice.data, business_time(notice.occurred_at)
-    found = await order_of(request.app.state.pool, data.operation_key, data.authorization_id)
-    if found is None:
-        subject = data.operation_key or data.authorization_id
-        raise HTTPException(404, f"nothing was ever asked for under {subject}")
-    order_id, currency = found
-    if data.order_id != order_id:
-        raise Invalid("data.order_id", "is not the order that this was asked for")
-    if data.currency != currency:
-        raise Invalid("data.currency", f"must be {currency}, as it was asked for")
-    cause = webhook_cause("processor", signed_body.id, at, notice.type)
-    told: Told[Command] = Told(order_id, await _heard(request, notice, at), cause)
-    [refusal] = await desk.take(PAYMENTS, [told])
-    if refusal is not None:
-        raise refusal
+    business_time(notice.occurred_at)
+    try:
+        await hear(
+            request.app.state.pool, desk, request.app.state.processor, notice, signed_body.id, signed_body.body.decode()
+        )
+    except Unanswered as error:
+        detail = f"the processor did not say how long the authorization lasts: {error}"
+        raise HTTPException(503, detail, {"Retry-After": "5"}) from None
 
 
-async def _heard(request: Request, notice: Notice, at: datetime) -> Command:
-    """The command. A notice of an authorization that does not say how long it lasts is completed by asking."""
-    data = notice.data
-    if notice.type == "dispute.opened" or notice.type == "dispute.won" or notice.type == "dispute.lost":
-        if data.authorization_id is None:
-            raise Invalid("data.authorization_id", "is required for a dispute")
-        change: Any = notice.type.partition(".")[2]
-        return Dispute(data.authorization_id, data.reference, change, data.amount_minor, at)
-    if data.operation_key is None:
-        raise Invalid("data.operation_key", "is required")
-    if notice.type == "authorization.succeeded" and data.expires_at is None:
-        processor: Processor = request.app.state.processor
-        try:
-            return Conclude(data.operation_key, await processor.find(data.operation_key) or notice.verdict())
-        except Unanswered as error:
-            detail = f"the processor did not say how long the authorization lasts: {error}"
-            raise HTTPException(503, detail, {"Retry-After": "5"}) from None
-    return Conclude(data.operation_key, notice.verdict())
+class NoticeOut(BaseModel):
+    """A notice of the provider that fits no order here, or that our books contradict. It is tried again by itself."""
+
+    notice_id: str
+    type: str
+    order_id: str
+    occurred_at: datetime
+    received_at: datetime
+    reason: str = Field(description="what it does not fit, in words")
+    attempts: int
+    body: str
+
+
+@router.get("/provider-notices", tags=["reconciliation"])
+async def provider_notices(
+    request: Request, _: Auditor, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> list[NoticeOut]:
+    """Those that are open, the oldest first."""
+    return [NoticeOut.model_validate(row) for row in await kept_notices(request.app.state.pool, limit)]
+
+
+@router.post("/provider-notices/{notice_id}/settle", status_code=204, tags=["reconciliation"])
+async def settle_provider_notice(
+    notice_id: Annotated[str, Path(max_length=200)], body: ReasonIn, request: Request, who: Publisher
+) -> None:
+    """A person has seen to it: it is not tried again."""
+    if not await settle_notice(request.app.state.pool, notice_id, who.actor, body.reason):
+        raise HTTPException(404, f"notice {notice_id} is not open")
 
 
 @router.get("/routing-policies", tags=["policies"])
@@ -561,30 +575,14 @@ async def reconcile(
     """Hold a page of orders against the processor's books. What seems to differ is read again before it is told."""
     pool = request.app.state.pool
     orders = order or await orders_after(pool, after, limit)
-    ours = await booked(pool, orders)
-    drift = compare(ours, await _books(request, orders))
-    if drift:
-        suspects = sorted({d.order_id for d in drift})
-        theirs = await _books(request, suspects)
-        again = await booked(pool, suspects)
-        named = {(d.operation_id, d.difference) for d in drift}
-        drift = [d for d in compare(again, theirs) if (d.operation_id, d.difference) in named]
-    return Report(
-        orders=len(orders),
-        operations=len(ours),
-        under_way=sum(1 for o in ours if _is_under_way(o)),
-        drift=drift,
-        next=orders[-1] if not order and len(orders) == limit else None,
-    )
-
-
-def _is_under_way(operation: Booked) -> bool:
-    return operation.status in ("requested", "submitted", "unknown")
-
-
-async def _books(request: Request, orders: Sequence[str]) -> Any:
-    processor: Processor = request.app.state.processor
     try:
-        return await processor.books(orders) if orders else []
+        found = await held_against(pool, request.app.state.processor, orders)
     except Unanswered as error:
         raise HTTPException(503, f"the processor did not show its books: {error}", {"Retry-After": "5"}) from None
+    return Report(
+        orders=len(orders),
+        operations=found.operations,
+        under_way=found.under_way,
+        drift=list(found.drift),
+        next=orders[-1] if not order and len(orders) == limit else None,
+    )

@@ -9,9 +9,10 @@ from payments.api import router
 from payments.domain.decision import ExpireAuthorization
 from payments.gateway import sandbox_processor
 from payments.handlers import ROUTE, TOPICS
+from payments.reconciliation import Auditor
 from payments.settings import PaymentsSettings
 from payments.store import GAUGES, PAYMENTS
-from payments.work import Reconciler, Submitter, keep_reconciling, keep_submitting
+from payments.work import Reconciler, Submitter, keep_auditing, keep_reconciling, keep_submitting
 from shared.runtime import Running, build
 
 
@@ -37,6 +38,11 @@ async def reconciler(running: Running, stop: asyncio.Event) -> None:
     await keep_reconciling(Reconciler(running.pool, running.desk, app.state.processor, calls), stop)
 
 
+async def auditor(running: Running, stop: asyncio.Event) -> None:
+    every = _settings(running).reconciliation_seconds
+    await keep_auditing(Auditor(running.pool, running.desk, app.state.processor, every), stop)
+
+
 def expire(_: str, name: str, due_at: datetime) -> ExpireAuthorization:
     late = datetime.now(timezone.utc) - due_at
     return ExpireAuthorization(tender_id=name.partition(":")[2], at=due_at, late=late)
@@ -50,7 +56,7 @@ app = build(
     routes=(ROUTE,),
     router=router,
     timers=((PAYMENTS, expire),),
-    workers=(submitter, reconciler),
+    workers=(submitter, reconciler, auditor),
     gauges=GAUGES,
     resources=processor,
 )

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Literal, Protocol, TypeVar
 
 import aiohttp
@@ -24,12 +25,33 @@ class Unanswered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BookedThere:
-    """An operation as the provider's books have it."""
+    """An operation as the provider's books have it. `reference` is theirs, of the operation; `authorization` of what it is
+    about."""
 
     operation_id: str
     order_id: str
     result: Result
     amount_minor: int
+    kind: OperationKind
+    reference: str
+    authorization: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DisputedThere:
+    dispute_id: str
+    order_id: str
+    change: Literal["opened", "won", "lost"]
+    amount_minor: int
+    authorization: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TheirBooks:
+    operations: list[BookedThere]
+    disputes: list[DisputedThere]
 
 
 class Processor(Protocol):
@@ -43,7 +65,7 @@ class Processor(Protocol):
         """What became of it; None when the provider has never seen the key. Raises Unanswered."""
         ...
 
-    async def books(self, order_ids: Sequence[str]) -> list[BookedThere]:
+    async def books(self, order_ids: Sequence[str]) -> TheirBooks:
         """Everything it has in its books of these orders. Raises Unanswered."""
         ...
 
@@ -64,11 +86,22 @@ RESULTS: Final = {
 }
 
 
+KINDS: Final = {
+    "authorization": OperationKind.AUTHORIZE,
+    "capture": OperationKind.CAPTURE,
+    "void": OperationKind.VOID,
+    "refund": OperationKind.REFUND,
+    "payout": OperationKind.REFUND,
+}
+
+
 class _Operation(Model):
     """The sandbox's own words."""
 
     id: str
     operation_key: str
+    kind: Literal["authorization", "capture", "void", "refund", "payout"]
+    authorization_id: str | None
     status: Literal["authorized", "declined", "succeeded", "pending", "failed", "bounced"]
     code: str | None
     order_id: str
@@ -87,8 +120,18 @@ class _Operation(Model):
         )
 
 
+class _Dispute(Model):
+    id: str
+    authorization_id: str
+    order_id: str
+    outcome: Literal["opened", "won", "lost"]
+    amount_minor: int
+    occurred_at: AwareDatetime
+
+
 class _Books(Model):
     operations: tuple[_Operation, ...]
+    disputes: tuple[_Dispute, ...] = ()
 
 
 class SandboxProcessor:
@@ -112,12 +155,28 @@ class SandboxProcessor:
         response = await self._sent("GET", "operations", params={"idempotency_key": operation_id})
         return None if response.status_code == 404 else _read(response, _Operation).verdict()
 
-    async def books(self, order_ids: Sequence[str]) -> list[BookedThere]:
+    async def books(self, order_ids: Sequence[str]) -> TheirBooks:
         response = await self._sent("GET", "ledger", params={"order_id": list(order_ids)})
-        return [
-            BookedThere(o.operation_key, o.order_id, RESULTS[o.status], o.amount_minor)
-            for o in _read(response, _Books).operations
-        ]
+        books = _read(response, _Books)
+        return TheirBooks(
+            operations=[
+                BookedThere(
+                    o.operation_key,
+                    o.order_id,
+                    RESULTS[o.status],
+                    o.amount_minor,
+                    KINDS[o.kind],
+                    o.id,
+                    o.authorization_id,
+                    o.processed_at,
+                )
+                for o in books.operations
+            ],
+            disputes=[
+                DisputedThere(d.id, d.order_id, d.outcome, d.amount_minor, d.authorization_id, d.occurred_at)
+                for d in books.disputes
+            ],
+        )
 
     async def _sent(
         self, method: str, path: str, headers: Mapping[str, str] | None = None, **what: Any

@@ -19,19 +19,23 @@ from shared.shell import Db, Flow, Held, Told
 
 KEEP_TENDERS = """
 INSERT INTO tenders (order_id, tender_id, kind, status, dispute, currency, authorized_minor, captured_minor, voided_minor,
-    refunded_minor, refunding_minor, disputed_minor)
+    refunded_minor, refunding_minor, disputed_minor, overdrawn_minor)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::bigint[],
-    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
+    $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[])
 ON CONFLICT (order_id, tender_id) DO UPDATE SET status = excluded.status, dispute = excluded.dispute,
     authorized_minor = excluded.authorized_minor, captured_minor = excluded.captured_minor,
     voided_minor = excluded.voided_minor, refunded_minor = excluded.refunded_minor,
-    refunding_minor = excluded.refunding_minor, disputed_minor = excluded.disputed_minor"""
+    refunding_minor = excluded.refunding_minor, disputed_minor = excluded.disputed_minor,
+    overdrawn_minor = excluded.overdrawn_minor"""
 
 KEEP_ACCOUNTS = """
-INSERT INTO accounts (order_id, currency, total_minor, worth_minor, captured_minor, refunded_minor, refunding_minor)
-SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+INSERT INTO accounts (order_id, currency, total_minor, worth_minor, captured_minor, refunded_minor, refunding_minor,
+    overdrawn_minor)
+SELECT * FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+    $8::bigint[])
 ON CONFLICT (order_id) DO UPDATE SET worth_minor = excluded.worth_minor, captured_minor = excluded.captured_minor,
-    refunded_minor = excluded.refunded_minor, refunding_minor = excluded.refunding_minor"""
+    refunded_minor = excluded.refunded_minor, refunding_minor = excluded.refunding_minor,
+    overdrawn_minor = excluded.overdrawn_minor"""
 
 KEEP_LINES = """
 INSERT INTO lines (order_id, line_id, ordered, handed_over, cancelled, undelivered, due_back, refunded)
@@ -56,6 +60,8 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool
         authorization_ref, channel, final, requested_at, reference, code, traceparent)
 ON CONFLICT (operation_id) DO UPDATE SET status = excluded.status, reference = excluded.reference, code = excluded.code,
     attempts = CASE WHEN operations.status = excluded.status THEN operations.attempts ELSE 0 END,
+    failures = CASE WHEN operations.status = excluded.status OR excluded.status IN ('submitted', 'unknown')
+        THEN operations.failures ELSE 0 END,
     next_attempt_at = CASE WHEN operations.status = excluded.status THEN operations.next_attempt_at
         ELSE excluded.next_attempt_at END"""
 
@@ -67,31 +73,81 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[],
 ON CONFLICT (refund_id) DO UPDATE SET status = excluded.status, amount_minor = excluded.amount_minor, paid_minor = excluded.paid_minor,
     paying_minor = excluded.paying_minor, approver = excluded.approver"""
 
+KEEP_MOVEMENTS = """
+INSERT INTO movements (order_id, movement_id, tender_id, kind, amount_minor, currency, reference, operation_id)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[], $8::text[])"""
+
+KEEP_DISPUTES = """
+INSERT INTO disputes (order_id, dispute_id, tender_id, status, amount_minor)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+ON CONFLICT (order_id, dispute_id) DO UPDATE SET status = excluded.status, amount_minor = excluded.amount_minor"""
+
 POLICIES = "SELECT policy_id, policy::text FROM policies ORDER BY policy_id, version"
 PUBLISH = """
 INSERT INTO policies (policy_id, version, effective_from, policy, published_by, reason) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT DO NOTHING RETURNING true"""
 PUBLISHED = "SELECT policy::text FROM policies WHERE policy_id = $1 AND version = $2"
 
-# A lease: taken up by one worker, and by another if that one dies. The pauses grow to a minute.
+# A lease: taken up by one worker, and by another if that one dies. The pauses grow to a minute, and to an hour for what no
+# worker could deal with ten times.
 CLAIM = """
 UPDATE operations SET attempts = attempts + 1,
-    next_attempt_at = now() + least(interval '1 minute', interval '1 second' * 2 ^ least(attempts, 6)) + make_interval(secs => $3)
+    next_attempt_at = now() + make_interval(secs => $3)
+        + CASE WHEN failures >= 10 THEN interval '1 hour'
+            ELSE least(interval '1 minute', interval '1 second' * 2 ^ least(attempts, 6)) END
 WHERE operation_id IN (
     SELECT operation_id FROM operations WHERE next_attempt_at <= now() AND status = ANY($1::text[])
     ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *"""
 SUBMITTED = "SELECT * FROM operations WHERE operation_id = ANY($1::text[]) AND status = 'submitted'"
+FAILED = "UPDATE operations SET failures = failures + 1, failure = $2 WHERE operation_id = $1 RETURNING failures"
 ORDER_OF = "SELECT order_id, currency FROM operations WHERE operation_id = $1"
 AUTHORIZED_BY = "SELECT order_id, currency FROM operations WHERE reference = $1 AND kind = 'authorize'"
 
 READ = "SELECT state, sequence FROM states WHERE key = $1 AND sequence > 0"
 EXISTS = "SELECT EXISTS (SELECT FROM states WHERE key = $1 AND sequence > 0)"
 HAS_REFUND = "SELECT EXISTS (SELECT FROM refunds WHERE order_id = $1 AND refund_id = $2)"
+OPENED = "SELECT currency FROM accounts WHERE order_id = $1"
 ORDERS = "SELECT order_id FROM accounts WHERE order_id > $1 ORDER BY order_id LIMIT $2"
 OPERATIONS = """
 SELECT operation_id, order_id, kind, status, amount_minor, code FROM operations
 WHERE order_id = ANY($1::text[]) AND NOT is_own ORDER BY operation_id"""
+
+MOVED = "SELECT reference FROM movements WHERE order_id = ANY($1::text[])"
+DISPUTES = "SELECT dispute_id, order_id, status, amount_minor FROM disputes WHERE order_id = ANY($1::text[])"
+
+KEEP_NOTICE = """
+INSERT INTO provider_notices (notice_id, type, order_id, body, occurred_at, reason) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (notice_id) DO UPDATE SET reason = excluded.reason"""
+NOTICES = """
+SELECT notice_id, type, order_id, occurred_at, received_at, reason, attempts, body FROM provider_notices
+WHERE settled_at IS NULL ORDER BY received_at LIMIT $1"""
+# The pauses grow to an hour: the order may be on its way, or be nobody's.
+CLAIM_NOTICES = """
+UPDATE provider_notices SET attempts = attempts + 1,
+    next_attempt_at = now() + least(interval '1 hour', interval '1 second' * 2 ^ least(attempts + 1, 12))
+WHERE notice_id IN (
+    SELECT notice_id FROM provider_notices WHERE next_attempt_at <= now() AND settled_at IS NULL
+    ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED)
+RETURNING notice_id, body"""
+SETTLE_NOTICE = """
+UPDATE provider_notices SET settled_at = now(), next_attempt_at = NULL, settled_by = $2, reason = coalesce($3, reason)
+WHERE notice_id = $1 AND settled_at IS NULL RETURNING true"""
+
+CLAIM_PAGE = """
+UPDATE reconciliation SET next_at = now() + make_interval(secs => $1) WHERE next_at <= now() RETURNING after, failures"""
+END_PAGE = """
+UPDATE reconciliation SET after = $1, next_at = now() + make_interval(secs => $2), failures = $3,
+    ended_at = CASE WHEN $1 = '' AND $3 = 0 THEN now() ELSE ended_at END"""
+KEEP_DIFFERENCES = """
+INSERT INTO differences (order_id, subject, difference, ours, theirs)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+ON CONFLICT (order_id, subject, difference) DO UPDATE SET ours = excluded.ours, theirs = excluded.theirs,
+    last_seen_at = now(), resolved_at = NULL"""
+RESOLVE_DIFFERENCES = """
+UPDATE differences SET resolved_at = now()
+WHERE resolved_at IS NULL AND order_id = ANY($1::text[]) AND (order_id, subject, difference) NOT IN
+    (SELECT * FROM unnest($2::text[], $3::text[], $4::text[]))"""
 
 UNANSWERED = "FROM operations WHERE next_attempt_at IS NOT NULL AND status IN ('submitted', 'unknown')"
 GAUGES: Final = (
@@ -104,6 +160,26 @@ GAUGES: Final = (
         "oms_operations_unanswered_seconds",
         "age of the oldest of them, by its business time",
         f"SELECT coalesce(extract(epoch FROM now() - min(requested_at)), 0) {UNANSWERED}",  # noqa: S608
+    ),
+    Gauge(
+        "oms_operations_failing",
+        "open operations that a worker could not deal with",
+        "SELECT count(*) FROM operations WHERE failures > 0 AND next_attempt_at IS NOT NULL",
+    ),
+    Gauge(
+        "oms_provider_notices_unmatched",
+        "notices of the provider that fit no order or contradict our books",
+        "SELECT count(*) FROM provider_notices WHERE settled_at IS NULL",
+    ),
+    Gauge(
+        "oms_reconciliation_differences",
+        "what our books and the provider's do not have alike",
+        "SELECT count(*) FROM differences WHERE resolved_at IS NULL",
+    ),
+    Gauge(
+        "oms_reconciliation_age_seconds",
+        "since all orders had last been compared with the provider's books",
+        "SELECT coalesce(extract(epoch FROM now() - ended_at), 0) FROM reconciliation",
     ),
 )
 
@@ -140,6 +216,23 @@ class Booked:
     code: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class BookedDispute:
+    dispute_id: str
+    order_id: str
+    status: str
+    amount_minor: int
+
+
+@dataclass(frozen=True, slots=True)
+class OurBooks:
+    """The provider's side of some orders as our books have it; `moved` are its references of what we did not ask for."""
+
+    operations: list[Booked]
+    disputes: list[BookedDispute]
+    moved: frozenset[str]
+
+
 async def policies(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Account]) -> Policies:
     """Every version there is; which one binds is for the decision to say."""
     return _policies([(row[0], row[1]) for row in await db.fetch(POLICIES)])
@@ -159,6 +252,8 @@ async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
     lines: list[tuple[Any, ...]] = []
     operations: list[tuple[Any, ...]] = []
     refunds: list[tuple[Any, ...]] = []
+    movements: list[tuple[Any, ...]] = []
+    disputes: list[tuple[Any, ...]] = []
     for held in touched:
         now, before = held.state, held.before
         refunds += _refunds(now, before)
@@ -166,7 +261,11 @@ async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
             continue
         moved = now.operations is not before.operations or now.tenders is not before.tenders
         accounts += _changed(_accounts, now, before)
-        if moved:
+        if now.movements is not before.movements:
+            movements += _changed(_movements, now, before)
+        if now.tenders is not before.tenders:
+            disputes += _changed(_disputes, now, before)
+        if moved or movements:
             tenders += _changed(_tenders, now, before)
             operations += _operations(held)
         if now.units is not before.units or now.refunds is not before.refunds or not before.is_open:
@@ -177,6 +276,8 @@ async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
         (KEEP_LINES, lines),
         (KEEP_OPERATIONS, operations),
         (KEEP_REFUNDS, refunds),
+        (KEEP_MOVEMENTS, movements),
+        (KEEP_DISPUTES, disputes),
     ):
         if rows:
             await db.execute(statement, *zip(*rows, strict=True))
@@ -198,7 +299,23 @@ def _accounts(now: Account) -> list[tuple[Any, ...]]:
             now.captured_minor,
             now.refunded_minor(),
             now.refunding_minor(),
+            sum(t.overdrawn_minor for t in now.tenders.values()),
         )
+    ]
+
+
+def _movements(now: Account) -> list[tuple[Any, ...]]:
+    return [
+        (now.order_id, m.id, m.tender_id, m.kind, m.amount_minor, now.currency, m.reference, m.operation_id)
+        for m in now.movements.values()
+    ]
+
+
+def _disputes(now: Account) -> list[tuple[Any, ...]]:
+    return [
+        (now.order_id, id, t.id, d.status, d.amount_minor)
+        for t in now.tenders.values()
+        for id, d in t.all_disputes.items()
     ]
 
 
@@ -217,6 +334,7 @@ def _tenders(now: Account) -> list[tuple[Any, ...]]:
             now.refunded_minor(t.id),
             now.refunding_minor(t.id),
             now.held_minor(t),
+            t.overdrawn_minor,
         )
         for t in now.tenders.values()
     ]
@@ -323,6 +441,20 @@ async def order_of(pool: Pool, operation_id: str | None, authorization: str | No
     return None if row is None else (row["order_id"], row["currency"])
 
 
+async def currency_of(pool: Pool, order_id: str) -> str | None:
+    """Of an order whose payments are open, or None."""
+    async with pool.acquire(timeout=5) as db:
+        found: str | None = await db.fetchval(OPENED, order_id)
+        return found
+
+
+async def failed(pool: Pool, operation_id: str, why: str) -> int:
+    """Keep with the operation why a worker could not deal with it. Returns how often none could."""
+    async with pool.acquire(timeout=5) as db:
+        failures: int = await db.fetchval(FAILED, operation_id, why[:2000]) or 0
+        return failures
+
+
 async def find(pool: Pool, order_id: str) -> tuple[Account, int] | None:
     """The account and its version, or None where the order is not known."""
     async with pool.acquire(timeout=5) as db:
@@ -361,10 +493,71 @@ async def orders_after(pool: Pool, after: str, most: int) -> list[str]:
         return [row["order_id"] for row in await db.fetch(ORDERS, after, most)]
 
 
-async def booked(pool: Pool, orders: Sequence[str]) -> list[Booked]:
-    """The orders' operations with the provider."""
+async def booked(pool: Pool, orders: Sequence[str]) -> OurBooks:
+    """The orders' operations with the provider, their disputes, and what it moved by itself."""
     async with pool.acquire(timeout=5) as db:
-        return [Booked(**row) for row in await db.fetch(OPERATIONS, orders)]
+        return OurBooks(
+            operations=[Booked(**row) for row in await db.fetch(OPERATIONS, orders)],
+            disputes=[BookedDispute(**row) for row in await db.fetch(DISPUTES, orders)],
+            moved=frozenset(row["reference"] for row in await db.fetch(MOVED, orders)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptNotice:
+    """A notice of the provider that fits nothing here yet."""
+
+    notice_id: str
+    body: str
+
+
+async def keep_notice(
+    pool: Pool, notice_id: str, kind: str, order_id: str, body: str, at: datetime, reason: str
+) -> None:
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(KEEP_NOTICE, notice_id, kind, order_id, body, at, reason[:2000])
+
+
+async def kept_notices(pool: Pool, most: int) -> list[Mapping[str, Any]]:
+    """The open ones, the oldest first."""
+    async with pool.acquire(timeout=5) as db:
+        return [dict(row) for row in await db.fetch(NOTICES, most)]
+
+
+async def claim_notices(pool: Pool, most: int) -> list[KeptNotice]:
+    async with pool.acquire(timeout=5) as db:
+        return [KeptNotice(**row) for row in await db.fetch(CLAIM_NOTICES, most)]
+
+
+async def settle_notice(pool: Pool, notice_id: str, by: str, reason: str | None = None) -> bool:
+    async with pool.acquire(timeout=5) as db:
+        return bool(await db.fetchval(SETTLE_NOTICE, notice_id, by, reason))
+
+
+async def claim_page(pool: Pool, lease_seconds: float) -> tuple[str, int] | None:
+    """After which order the next page to compare begins, and how often it has failed; None where it is not due, or
+    another's."""
+    async with pool.acquire(timeout=5) as db:
+        row = await db.fetchrow(CLAIM_PAGE, lease_seconds)
+    return None if row is None else (row["after"], row["failures"])
+
+
+async def end_page(pool: Pool, after: str, pause_seconds: float, failures: int = 0) -> None:
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(END_PAGE, after, pause_seconds, failures)
+
+
+async def keep_differences(
+    pool: Pool, orders: Sequence[str], found: Sequence[tuple[str, str, str, str | None, str | None]]
+) -> None:
+    """Those of the orders that were not found again are resolved."""
+    columns: list[list[Any]] = (
+        [list(column) for column in zip(*found, strict=True)] if found else [[] for _ in range(5)]
+    )
+    async with pool.acquire(timeout=5) as db, db.transaction():
+        if found:
+            await db.execute(KEEP_DIFFERENCES, *columns)
+        await db.execute(RESOLVE_DIFFERENCES, list(orders), *columns[:3])
 
 
 def _unopened(order_id: str) -> Account:

@@ -14,11 +14,12 @@ from typing import Final
 import structlog
 from uuid_utils.compat import uuid7
 
-from payments.domain.decision import Command, Conclude, LoseSight, Submit
+from payments.domain.decision import Command, Conclude, GiveUp, LoseSight, Submit
 from payments.domain.operation import Verdict
 from payments.gateway import Processor, Unanswered
-from payments.store import PAYMENTS, Call, claim, submitted
-from shared.database import OUTAGES, Pool
+from payments.reconciliation import Auditor
+from payments.store import PAYMENTS, Call, claim, failed, submitted
+from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
 from shared.http import Desk
 from shared.shell import Told
@@ -28,6 +29,10 @@ log = structlog.get_logger()
 POLL_SECONDS: Final = 0.1
 ASKS_SECONDS: Final = 0.5
 """Between two looks for operations whose answer is missing: none is missed sooner than that."""
+AUDITS_SECONDS: Final = 1.0
+"""Between two looks for notices to try again, and for a page of books to compare."""
+TELLS_AFTER: Final = 10
+"""Failures of one operation after which an anomaly is told of it."""
 PAUSE_SECONDS: Final = 1.0
 LEASE_SECONDS: Final = 15.0
 """From taking an operation up to telling that it is submitted; whoever takes longer is taken for dead."""
@@ -42,7 +47,8 @@ class News:
     at: datetime
 
 
-async def _tell(desk: Desk, news: Sequence[News], reason: str) -> None:
+async def _tell(pool: Pool, desk: Desk, news: Sequence[News], reason: str) -> None:
+    """What cannot be told of one operation is kept with it, and holds up no other. Raises an outage."""
     if not news:
         return
     told: list[Told[Command]] = [
@@ -60,9 +66,38 @@ async def _tell(desk: Desk, news: Sequence[News], reason: str) -> None:
         )
         for n in news
     ]
-    for t, error in zip(told, await desk.take(PAYMENTS, told), strict=True):
+    errors: Sequence[Exception | None]
+    try:
+        errors = await desk.take(PAYMENTS, told)
+    except Exception as broken:
+        if isinstance(broken, OUTAGES) and not isinstance(broken, BROKEN_LAWS):
+            raise
+        if len(news) > 1:
+            for one in news:
+                await _tell(pool, desk, [one], reason)
+            return
+        errors = [broken]
+    for one, error in zip(news, errors, strict=True):
         if error is not None:
-            log.error("operation.undecided", operation=t.cause.correlation_id, error=repr(error), exc_info=error)
+            log.error("operation.undecided", operation=one.call.operation_id, error=repr(error), exc_info=error)
+            await _keep_failure(pool, desk, one.call, f"{reason}: {error!r}")
+
+
+async def _keep_failure(pool: Pool, desk: Desk, call: Call, why: str) -> None:
+    """With its row; it is tried again less and less often, and once it is clear that this leads nowhere, a person is told."""
+    if await failed(pool, call.operation_id, why) != TELLS_AFTER:
+        return
+    cause = Cause(
+        id=uuid7(),
+        at=call.requested_at,
+        actor="service:payments",
+        reason="it cannot be dealt with",
+        correlation_id=call.operation_id,
+        traceparent=call.traceparent,
+    )
+    [error] = await desk.take(PAYMENTS, [Told[Command](call.order_id, GiveUp(call.operation_id, why), cause)])
+    if error is not None:
+        log.error("failure.untold", operation=call.operation_id, error=repr(error), exc_info=error)
 
 
 class Submitter:
@@ -92,7 +127,7 @@ class Submitter:
                 del self._flying[task]
                 self._answered.append(task.result())
         answered = len(self._answered)
-        await _tell(self._desk, self._answered, "provider answered")
+        await _tell(self._pool, self._desk, self._answered, "provider answered")
         del self._answered[:answered]
         return bool(taken or answered or self._flying)
 
@@ -102,7 +137,7 @@ class Submitter:
         if not taken:
             return 0
         news = [News(call, Submit(call.operation_id), call.requested_at) for call in taken]
-        await _tell(self._desk, news, "provider asked")
+        await _tell(self._pool, self._desk, news, "provider asked")
         # What was concluded or withdrawn meanwhile is not asked for.
         for call in await submitted(self._pool, [call.operation_id for call in taken]):
             self._flying[asyncio.create_task(self._perform(call))] = call
@@ -113,6 +148,10 @@ class Submitter:
             verdict = await self._processor.perform(call)
         except Unanswered as error:
             log.warning("operation.unanswered", operation=call.operation_id, kind=call.kind, error=str(error))
+            return News(call, LoseSight(call.operation_id), call.requested_at)
+        except Exception as error:  # a fault of ours with this one: whether it was sent is not known
+            log.error("operation.failed", operation=call.operation_id, error=repr(error), exc_info=error)
+            await failed(self._pool, call.operation_id, repr(error))
             return News(call, LoseSight(call.operation_id), call.requested_at)
         return News(call, Conclude(call.operation_id, verdict), verdict.at)
 
@@ -130,7 +169,8 @@ class Reconciler:
         """Whether there was anything to ask after. Raises an outage."""
         taken = await claim(self._pool, ["submitted", "unknown"], self._calls, 0)
         found = await asyncio.gather(*(self._find(call) for call in taken))
-        await _tell(self._desk, [news for news in found if news is not None], "provider asked what became of it")
+        news = [one for one in found if one is not None]
+        await _tell(self._pool, self._desk, news, "provider asked what became of it")
         return bool(taken)
 
     async def _find(self, call: Call) -> News | None:
@@ -138,6 +178,10 @@ class Reconciler:
             verdict: Verdict | None = await self._processor.find(call.operation_id)
         except Unanswered as error:
             log.warning("operation.still_unknown", operation=call.operation_id, kind=call.kind, error=str(error))
+            return None
+        except Exception as error:
+            log.error("operation.failed", operation=call.operation_id, error=repr(error), exc_info=error)
+            await _keep_failure(self._pool, self._desk, call, repr(error))
             return None
         return News(call, Conclude(call.operation_id, verdict), verdict.at if verdict else call.requested_at)
 
@@ -155,6 +199,10 @@ async def keep_submitting(submitter: Submitter, stop: asyncio.Event) -> None:
 
 async def keep_reconciling(reconciler: Reconciler, stop: asyncio.Event) -> None:
     await _keep_at(reconciler.step, ASKS_SECONDS, stop)
+
+
+async def keep_auditing(auditor: Auditor, stop: asyncio.Event) -> None:
+    await _keep_at(auditor.step, AUDITS_SECONDS, stop)
 
 
 async def _keep_at(step: Callable[[], Awaitable[bool]], seconds: float, stop: asyncio.Event) -> None:

@@ -208,23 +208,60 @@ class PaymentChargeDropped(ChargeFact, type="payment.charge_dropped"):
     """Settled otherwise, or no longer due: nothing more is charged for it."""
 
 
+class MovementKind(StrEnum):
+    """What the provider did with money: it took it, gave it back, got it back, released it, or may take it."""
+
+    CAPTURE = "capture"
+    REFUND = "refund"
+    REFUND_REVERSED = "refund_reversed"
+    VOID = "void"
+    AUTHORIZATION = "authorization"
+
+
+class PaymentMovementRecorded(PaymentsFact, type="payment.movement_recorded"):
+    """The provider moved money in a way that we did not ask for. It is booked: by a capture more can be refunded, by a refund
+    less.
+
+    `not_asked_for`: under a key of nobody here, in the provider's dashboard for example; `failed_before`: the operation had
+    failed for us, and its money went another way since. `authorization` is the provider's reference of what it moved on.
+    """
+
+    movement_id: Id
+    tender_id: Id | None
+    kind: MovementKind
+    amount_minor: Minor
+    currency: Currency
+    reference: str = Field(description="the provider's")
+    authorization: str | None = None
+    operation_id: Id | None = Field(default=None, description="the operation of ours that it contradicts")
+    occurred_at: datetime
+    contradicts: Literal["not_asked_for", "failed_before"]
+    detail: Text
+    tender_captured_minor: Minor = Field(description="of the tender, with it")
+    tender_open_minor: Minor = Field(description="authorized on the tender and neither captured nor released, with it")
+
+
 class DisputeFact(PaymentsFact):
+    """A tender may have several disputes, each with its amount, and one that was won may be opened or lost again."""
+
     dispute_id: Id
     tender_id: Id
     amount_minor: Minor
     currency: Currency
+    at: datetime | None = Field(default=None, description="when it happened, as the provider says")
+    authorization: str | None = Field(default=None, description="the provider's reference of what is disputed")
 
 
 class DisputeOpened(DisputeFact, type="dispute.opened"):
-    pass
+    """The money is held until it ends."""
 
 
 class DisputeWon(DisputeFact, type="dispute.won"):
-    pass
+    """The money is ours again."""
 
 
 class DisputeLost(DisputeFact, type="dispute.lost"):
-    pass
+    """The amount has left for good."""
 
 
 class RefundKind(StrEnum):

@@ -35,6 +35,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     payments.PaymentCaptured,
     payments.PaymentCaptureFailed,
     payments.PaymentVoided,
+    payments.PaymentMovementRecorded,
     payments.RefundRequested,
     payments.RefundRouted,
     payments.RefundReduced,
@@ -109,6 +110,12 @@ def _step(order: Order, fact: Fact) -> Step | None:
             return None  # a charge for an exchange is no tender of the order, and its refusal holds nothing of it
         case payments.TenderFact() | payments.PaymentAuthorizationExpired():
             return _tender(order, fact)
+        case payments.PaymentMovementRecorded(kind=kind, tender_id=id):
+            if kind is not payments.MovementKind.CAPTURE or id is None or id not in order.tenders:
+                return None
+            return TenderStep(
+                tender_id=id, authorized_minor=fact.tender_open_minor, captured_minor=fact.tender_captured_minor
+            )
         case payments.RefundFact():
             return _refund(order, fact)
         case payments.DisputeFact():

@@ -10,14 +10,12 @@ from payments.domain.charge import CHARGE, Charge
 from payments.domain.operation import IN_FLIGHT, OPERATION, Operation, OperationStatus
 from payments.domain.refund import PAYOUT_FAILED, REDUCES_PRICE, REFUND, REPAYS_EXCESS, Refund, RefundStatus
 from payments.domain.routing import Source
-from payments.domain.tender import DISPUTE, TENDER, DisputeStatus, Tender, TenderStatus
+from payments.domain.tender import TENDER, DisputeStatus, Tender, TenderStatus
 from shared.contracts.base import Fact
 from shared.contracts.payments import (
     ChargeFact,
     DisputeFact,
-    DisputeLost,
-    DisputeOpened,
-    DisputeWon,
+    MovementKind,
     OperationKind,
     PaymentAnomalyDetected,
     PaymentAuthorizationExpired,
@@ -28,6 +26,7 @@ from shared.contracts.payments import (
     PaymentCaptureRequested,
     PaymentChargeRequested,
     PaymentDeclined,
+    PaymentMovementRecorded,
     PaymentOpened,
     PaymentOperationReconciled,
     PaymentOperationSubmitted,
@@ -87,6 +86,19 @@ class Units:
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """Money that the provider moved without having been asked to. `reference` is the provider's, and names it once per kind."""
+
+    id: str
+    kind: MovementKind
+    tender_id: str | None
+    amount_minor: int
+    reference: str
+    authorization: str | None = None
+    operation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """All payments of one order. Units may be known before the order itself is: topics cross without order."""
 
@@ -109,6 +121,7 @@ class Account:
     refunds: Mapping[str, Refund] = field(default_factory=dict)
     charges: Mapping[str, Charge] = field(default_factory=dict)
     """By exchange: what the customer owes for it."""
+    movements: Mapping[str, Movement] = field(default_factory=dict)
 
     @property
     def is_open(self) -> bool:
@@ -199,18 +212,42 @@ class Account:
                 yield o
 
     def refunded_minor(self, tender_id: str | None = None) -> int:
-        return sum(o.amount_minor for o in self.legs(tender_id) if o.status is OperationStatus.SUCCEEDED)
+        """Given back, by refunds of ours and without having been asked for."""
+        legs = sum(o.amount_minor for o in self.legs(tender_id) if o.status is OperationStatus.SUCCEEDED)
+        return legs + sum(m.amount_minor for m in self.unasked_refunds(tender_id))
+
+    def has_moved(self, kind: MovementKind, reference: str) -> bool:
+        return any(m.kind is kind and m.reference == reference for m in self.movements.values())
+
+    def unasked_refunds(self, tender_id: str | None = None) -> Iterator[Movement]:
+        """Refunds that nobody here asked for, those that came back left out."""
+        for m in self.movements.values():
+            is_out = m.kind is MovementKind.REFUND and tender_id in (None, m.tender_id)
+            if is_out and not self.has_moved(MovementKind.REFUND_REVERSED, m.reference):
+                yield m
+
+    def lost_minor(self, tender: Tender) -> int:
+        """Lost to disputes. Of states from before there could be several, what refunds had left of it."""
+        if tender.disputes or tender.dispute is not DisputeStatus.LOST:
+            return tender.disputed(DisputeStatus.LOST)
+        back = self.refunded_minor(tender.id) + self.refunding_minor(tender.id)
+        return max(0, min(tender.disputed_minor, tender.captured_minor - back))
+
+    def gone_minor(self, tender_id: str) -> int:
+        """Left the tender or on its way out: refunds in flight, and what disputes took, included."""
+        lost = self.lost_minor(self.tenders[tender_id])
+        return self.refunded_minor(tender_id) + self.refunding_minor(tender_id) + lost
 
     def refunding_minor(self, tender_id: str | None = None) -> int:
         """Refunds in flight, unknown ones included."""
         return sum(o.amount_minor for o in self.legs(tender_id) if o.is_in_flight)
 
     def held_minor(self, tender: Tender) -> int:
-        """What an open or lost dispute holds of what the refunds have left."""
-        if not tender.is_disputed:
+        """What open disputes hold of what is left, and what lost ones took."""
+        if tender.dispute is DisputeStatus.NONE:
             return 0
-        spoken_for = self.refunded_minor(tender.id) + self.refunding_minor(tender.id)
-        return max(0, min(tender.disputed_minor, tender.captured_minor - spoken_for))
+        held = max(0, min(tender.disputed(DisputeStatus.OPEN), tender.captured_minor - self.gone_minor(tender.id)))
+        return held + self.lost_minor(tender)
 
     def left_minor(self, tender: Tender) -> int:
         """Captured, and neither refunded, on its way back, nor held by a dispute."""
@@ -224,12 +261,14 @@ class Account:
 
     @property
     def refundable_minor(self) -> int:
-        return sum(self.left_minor(t) for t in self.tenders.values() if not t.is_disputed)
+        """What was overdrawn of one tender is not there on the others either."""
+        left = sum(self.left_minor(t) for t in self.tenders.values() if not t.is_disputed)
+        return max(0, left - sum(t.overdrawn_minor for t in self.tenders.values()))
 
     @property
     def is_held_open(self) -> bool:
         """An open dispute holds money that comes free when it is won."""
-        return any(t.dispute is DisputeStatus.OPEN and self.held_minor(t) for t in self.tenders.values())
+        return any(t.is_disputed and self.held_minor(t) > self.lost_minor(t) for t in self.tenders.values())
 
     @property
     def disputed_tenders(self) -> tuple[str, ...]:
@@ -242,6 +281,10 @@ class Account:
             left = self.left_minor(tender)
             for a in tender.authorizations:
                 back = sum(o.holds_minor for o in self.legs(tender.id) if o.authorization == a.reference)
+                back += sum(m.amount_minor for m in self.unasked_refunds(tender.id) if m.authorization == a.reference)
+                back += sum(
+                    d.amount_minor for d in tender.disputes.values() if d.is_lost and d.authorization == a.reference
+                )
                 part = min(left, a.captured_minor - back)
                 if part > 0 and a.captured_at is not None:
                     found.append(Source(tender.id, tender.kind, a.reference, part, a.captured_at))
@@ -270,7 +313,8 @@ class Account:
             for r in self.refunds.values()
             if not r.is_dead
         )
-        return sum(self.left_minor(t) for t in self.tenders.values()) - waiting
+        left = sum(self.left_minor(t) - t.overdrawn_minor for t in self.tenders.values())
+        return left - waiting
 
     def price_reduced_minor(self, line_id: str) -> int:
         """What live refunds took off the price of the line's units."""
@@ -319,6 +363,10 @@ class Account:
     def paying_out_minor(self, refund: Refund) -> int:
         return sum(self.operations[id].amount_minor for id in refund.legs if self.operations[id].is_in_flight)
 
+    @property
+    def movement_id(self) -> str:
+        return f"{self.order_id}-M{len(self.movements) + 1}"
+
     def operation_id(self, ahead: int = 0) -> str:
         """The id of the next operation on a tender, or of the one `ahead` of it."""
         count = sum(1 for o in self.operations.values() if o.kind is not OperationKind.REFUND)
@@ -339,9 +387,10 @@ def laws(state: Account) -> list[str]:
         refunds = state.refunded_minor(t.id) + state.refunding_minor(t.id)
         if t.captured_minor + t.voided_minor > t.authorized_minor:
             broken.append(f"I6: tender {t.id} captured {t.captured_minor} of {t.authorized_minor} authorized")
-        if refunds + state.held_minor(t) > t.captured_minor:
+        if refunds + state.held_minor(t) > t.captured_minor + t.overdrawn_minor:
             broken.append(f"I6: tender {t.id} gives back {refunds} of {t.captured_minor} captured")
-    if (back := state.refunded_minor() + state.refunding_minor()) > state.captured_minor:
+    overdrawn = sum(t.overdrawn_minor for t in state.tenders.values())
+    if (back := state.refunded_minor() + state.refunding_minor()) > state.captured_minor + overdrawn:
         broken.append(f"I7: refunds of {back} of {state.captured_minor} captured")
     for id in state.charges:
         taken = [t.id for t in state.tenders.values() if t.exchange_id == id and t.captured_minor]
@@ -361,6 +410,10 @@ def laws(state: Account) -> list[str]:
 @knowing
 def evolve(state: Account, fact: Fact) -> Account:
     """The account after the fact. Raises NotAllowed where a machine does not list it, TypeError for a fact of others."""
+    return _overdraw(_evolve(state, fact), fact)
+
+
+def _evolve(state: Account, fact: Fact) -> Account:
     match fact:
         case PaymentOpened():
             lines = {n.line_id: Line(n.quantity, n.goods_minor, n.shipping_minor) for n in fact.lines}
@@ -392,7 +445,9 @@ def evolve(state: Account, fact: Fact) -> Account:
         case ChargeFact():
             return _with_charge(state, fact.exchange_id, fact)
         case DisputeFact():
-            return _with_tender(state, _dispute(state.tenders[fact.tender_id], fact))
+            return _with_tender(state, tenders.dispute(state.tenders[fact.tender_id], fact))
+        case PaymentMovementRecorded():
+            return _move(state, fact)
         case RefundLegFact():
             return _pay_out(state, fact)
         case RefundFact():
@@ -441,12 +496,32 @@ def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
     return state
 
 
-def _dispute(tender: Tender, fact: DisputeFact) -> Tender:
-    if isinstance(fact, DisputeOpened):
-        tender = replace(tender, dispute_id=fact.dispute_id, disputed_minor=fact.amount_minor)
-    elif not isinstance(fact, DisputeWon | DisputeLost):
-        raise TypeError(f"{fact.type} is no fact of a dispute")
-    return replace(tender, dispute=DISPUTE.step(tender.dispute, fact))
+def _move(state: Account, fact: PaymentMovementRecorded) -> Account:
+    movement = Movement(
+        fact.movement_id,
+        fact.kind,
+        fact.tender_id,
+        fact.amount_minor,
+        fact.reference,
+        fact.authorization,
+        fact.operation_id,
+    )
+    state = replace(state, movements={**state.movements, movement.id: movement})
+    if fact.kind is MovementKind.CAPTURE and fact.tender_id is not None:
+        return _with_tender(state, tenders.capture_unasked(state.tenders[fact.tender_id], fact))
+    return state
+
+
+def _overdraw(state: Account, fact: Fact) -> Account:
+    """How much went beyond what was captured. What the provider reports may raise it, what we decide never does."""
+    is_reported = isinstance(fact, PaymentMovementRecorded | DisputeFact)
+    for t in state.tenders.values():
+        if is_reported or t.overdrawn_minor:
+            beyond = max(0, state.gone_minor(t.id) - t.captured_minor)
+            beyond = beyond if is_reported else min(beyond, t.overdrawn_minor)
+            if beyond != t.overdrawn_minor:
+                state = _with_tender(state, replace(t, overdrawn_minor=beyond))
+    return state
 
 
 def _operate(state: Account, fact: TenderFact) -> Account:

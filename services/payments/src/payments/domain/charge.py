@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from payments.domain.tender import Tender, TenderStatus
+from payments.domain.tender import DisputeStatus, Tender, TenderStatus
 from shared.contracts.base import TenderKind
 from shared.contracts.payments import (
     PaymentCaptured,
@@ -95,7 +95,7 @@ def _against(tender: Tender) -> Iterator[str]:
     """Why it cannot be charged again, the first reason alone."""
     if tender.kind not in CHARGEABLE:
         yield "kind_not_chargeable"
-    elif tender.is_disputed:
+    elif tender.dispute in (DisputeStatus.OPEN, DisputeStatus.LOST):
         yield "disputed"
     elif not tender.authorizations:
         yield "never_authorized"

@@ -4,7 +4,7 @@ What follows is one rule for all commands: release what is not needed, give back
 that wait. It is computed from the account alone, so whichever message comes first, the account comes to the same rest.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
@@ -29,6 +29,7 @@ from shared.contracts.payments import (
     DisputeLost,
     DisputeOpened,
     DisputeWon,
+    MovementKind,
     OperationKind,
     PayableLine,
     PaymentAnomalyDetected,
@@ -37,6 +38,7 @@ from shared.contracts.payments import (
     PaymentChargeDropped,
     PaymentChargeRequested,
     PaymentDeclined,
+    PaymentMovementRecorded,
     PaymentOpened,
     PaymentOperationReconciled,
     PaymentOperationSubmitted,
@@ -155,8 +157,41 @@ class Conclude:
 
 
 @dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The workers could not deal with an operation time and again: a person is to look at it."""
+
+    operation_id: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The provider tells of something that moved no money, and that we did not ask for."""
+
+    detail: str
+    amount_minor: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RecordMovement:
+    """The provider moved money that we did not ask for, or not so."""
+
+    kind: MovementKind
+    authorization: str | None
+    reference: str
+    amount_minor: int
+    at: datetime
+    detail: str
+    contradicts: Literal["not_asked_for", "failed_before"] = "not_asked_for"
+    operation_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Dispute:
-    authorization: str
+    """`authorization` is the provider's reference of what is disputed, as far as it says one."""
+
+    authorization: str | None
     dispute_id: str
     change: Literal["opened", "won", "lost"]
     amount_minor: int
@@ -177,6 +212,9 @@ Command: TypeAlias = (
     | LoseSight
     | Conclude
     | Dispute
+    | RecordMovement
+    | Report
+    | GiveUp
     | RequestRefund
     | OweRefund
     | ApproveRefund
@@ -222,6 +260,13 @@ def decide(state: Account, command: Command, policies: Policies) -> Sequence[Fac
             return _conclude(state, operation, verdict, policies) if verdict else _never_seen(state, operation)
         case Dispute():
             return _dispute(state, command, policies)
+        case RecordMovement():
+            return _moved(state, command, policies)
+        case GiveUp(operation_id=id, why=why):
+            said = f"this {_operation(state, id).kind} could not be dealt with: {why}"
+            return [_anomaly(state, _operation(state, id), None, None, said[:2000])]
+        case Report():
+            return [_anomaly(state, None, None, command.amount_minor, command.detail)]
         case RequestRefund() if state.is_open:
             return _and_then(state, payout.request(state, command, policies), policies, command.at)
         case RequestRefund():
@@ -427,6 +472,12 @@ def _conclude(state: Account, operation: Operation, verdict: Verdict, policies: 
         case OperationStatus.FAILED, Result.SUCCEEDED if _is_room_for(state, operation):
             return _succeed(state, operation, verdict, policies)
         case (OperationStatus.SUCCEEDED | OperationStatus.REVERSED | OperationStatus.FAILED) as status, result:
+            if status is OperationStatus.FAILED:
+                if replaced := _withdrawn(state, operation):
+                    after = evolve(state, replaced)
+                    return [replaced, *_succeed(after, operation, verdict, policies)]
+                if (moved := _contradicted(state, operation, verdict, policies)) is not None:
+                    return moved
             if operation.is_questioned:
                 return []
             said = f"the provider says that this {operation.kind} {result}, after it had {status}"
@@ -465,7 +516,21 @@ def _is_room_for(state: Account, operation: Operation) -> bool:
             refund = state.refunds[operation.refund_id or ""]
             owed = refund.amount_minor - state.paid_out_minor(refund) - state.paying_out_minor(refund)
             is_owed = owed >= operation.amount_minor and not refund.is_dead and operation.submissions > 0
-            return is_owed and state.left_minor(tender) >= operation.amount_minor
+            left = state.left_minor(tender) - state.tenders[tender.id].overdrawn_minor
+            return is_owed and left >= operation.amount_minor
+
+
+def _withdrawn(state: Account, operation: Operation) -> Fact | None:
+    """The payout that was to replace one that had failed, as long as it was not sent: the failed one did happen after all."""
+    if operation.kind is not OperationKind.REFUND:
+        return None
+    refund = state.refunds[operation.refund_id or ""]
+    for leg in (state.operations[id] for id in refund.legs):
+        is_unsent = leg.status is OperationStatus.REQUESTED and not leg.submissions
+        if is_unsent and leg.amount_minor == operation.amount_minor:
+            withdrawn = payout.withdrawn(state, leg)
+            return withdrawn if _is_room_for(evolve(state, withdrawn), operation) else None
+    return None
 
 
 def _succeed(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
@@ -526,57 +591,131 @@ def _reauthorize(operation: Operation) -> Rule:
 
 
 def _dispute(state: Account, command: Dispute, policies: Policies) -> Sequence[Fact]:
-    tender = _of_authorization(state, command.authorization)
+    """What happened before what is known of the dispute, or is told again, changes nothing."""
+    tender = _about(state, command.authorization, command.dispute_id)
     fields = {
         "order_id": state.order_id,
         "dispute_id": command.dispute_id,
         "tender_id": tender.id,
         "amount_minor": command.amount_minor,
         "currency": state.currency,
+        "at": command.at,
+        "authorization": command.authorization,
     }
-    is_known = tender.dispute_id == command.dispute_id
-    match tender.dispute, command.change:
-        case DisputeStatus.NONE, "opened":
-            return _opened(state, tender, DisputeOpened(**fields), policies, command.at)
-        case DisputeStatus.NONE, change:
-            # Told out of order: the opening is part of what the end says.
-            before = _opened(state, tender, DisputeOpened(**fields), policies, command.at)
-            return [*before, DisputeWon(**fields) if change == "won" else DisputeLost(**fields)]
-        case DisputeStatus.OPEN, "won" if is_known:
-            return _and_then(state, [DisputeWon(**fields)], policies, command.at)
-        case DisputeStatus.OPEN, "lost" if is_known:
-            return _and_then(state, [DisputeLost(**fields)], policies, command.at)
-        case _ if is_known:
-            return []
-        case status, change:
-            said = f"dispute {command.dispute_id} {change} on tender {tender.id}, whose dispute is {status}"
-            return [_anomaly(state, None, None, command.amount_minor, said)]
+    status, kind = _DISPUTES[command.change]
+    known = tender.all_disputes.get(command.dispute_id)
+    if known is not None and not known.is_before(command.at, status):
+        return []
+    facts: list[Fact] = []
+    if known is None and kind is not DisputeOpened:
+        facts.append(DisputeOpened(**fields))  # told out of order: the opening is part of what the end says
+    facts.append(kind(**fields))
+    return _and_then(state, _gone(state, facts, policies, command.at), policies, command.at)
 
 
-def _opened(state: Account, tender: Tender, opened: DisputeOpened, policies: Policies, at: datetime) -> Sequence[Fact]:
-    """Refunds to the tender that were not sent yet are drawn from elsewhere; what was sent may still come back."""
-    facts: list[Fact] = [opened]
-    known = tender.captured_minor + state.capturing_minor(tender.id) - state.refunded_minor(tender.id)
-    if opened.amount_minor > known:
-        said = f"dispute {opened.dispute_id} is about more than was captured on tender {tender.id} and kept"
-        facts.append(_anomaly(state, None, known, opened.amount_minor, said))
+_DISPUTES: Final[Mapping[str, tuple[DisputeStatus, type[DisputeOpened | DisputeWon | DisputeLost]]]] = {
+    "opened": (DisputeStatus.OPEN, DisputeOpened),
+    "won": (DisputeStatus.WON, DisputeWon),
+    "lost": (DisputeStatus.LOST, DisputeLost),
+}
+
+
+def _moved(state: Account, command: RecordMovement, policies: Policies) -> Sequence[Fact]:
+    """What the provider did is booked, whoever asked for it; once per kind and reference."""
+    if not state.is_open:
+        raise NotAllowed("not opened", "record a movement")
+    ours = next((o for o in state.operations.values() if o.reference == command.reference), None)
+    if state.has_moved(command.kind, command.reference) or (ours is not None and command.operation_id is None):
+        return []
+    tender = _about(state, command.authorization)
+    moved = PaymentMovementRecorded(
+        order_id=state.order_id,
+        movement_id=state.movement_id,
+        tender_id=tender.id,
+        kind=command.kind,
+        amount_minor=command.amount_minor,
+        currency=state.currency,
+        reference=command.reference,
+        authorization=command.authorization,
+        operation_id=command.operation_id,
+        occurred_at=command.at,
+        contradicts=command.contradicts,
+        detail=command.detail,
+        tender_captured_minor=0,
+        tender_open_minor=0,
+    )
+    now = evolve(state, moved).tenders[tender.id]
+    sums = {"tender_captured_minor": now.captured_minor, "tender_open_minor": now.open_minor}
+    moved = moved.model_copy(update=sums)
+    facts = _gone(state, [moved], policies, command.at)
+    after = state
+    for fact in facts:
+        after = evolve(after, fact)
+    tender = after.tenders[tender.id]
+    is_released = command.kind is MovementKind.VOID and tender.status in CAPTURABLE and not after.is_busy(tender.id)
+    if is_released and tender.current.reference == command.authorization:
+        facts = [*facts, *capture.expiry(after, tender, command.at)]
+    return _and_then(state, facts, policies, command.at)
+
+
+def _gone(state: Account, facts: Sequence[Fact], policies: Policies, at: datetime) -> list[Fact]:
+    """The provider's facts and what they do to refunds: what was not sent yet is drawn from where there is money, or not at
+    all; what was sent may still come back. More gone than was captured is an anomaly."""
+    before = sum(t.overdrawn_minor for t in state.tenders.values())
+    told = list(facts)
     for fact in facts:
         state = evolve(state, fact)
-    told = list(facts)
-    for leg in list(state.legs(tender.id)):
-        if leg.status is OperationStatus.REQUESTED and not leg.submissions:
-            more = payout.leg_blocked(state, leg, policies, at)
+    overdrawn = [t for t in state.tenders.values() if t.overdrawn_minor]
+    for tender in state.tenders.values():
+        if not tender.is_disputed and not overdrawn:
+            continue
+        for leg in list(state.legs(tender.id)):
+            if leg.status is not OperationStatus.REQUESTED or leg.submissions:
+                continue
+            code = "disputed" if tender.is_disputed else "nothing_left"
+            more = payout.leg_blocked(state, leg, code, policies, at)
             for fact in more:
                 state = evolve(state, fact)
             told += more
+    after = sum(t.overdrawn_minor for t in state.tenders.values())
+    if after > before:
+        said = f"{after} more than was captured has left the order's tenders, by refunds and disputes"
+        told.append(_anomaly(state, None, state.captured_minor, state.captured_minor + after, said))
     return told
 
 
-def _of_authorization(state: Account, reference: str) -> Tender:
-    for tender in state.tenders.values():
-        if any(a.reference == reference for a in tender.authorizations):
+def _contradicted(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact] | None:
+    """A capture or refund that had failed did happen after all, and its money went another way since: both are booked."""
+    happened = {
+        (OperationKind.CAPTURE, Result.SUCCEEDED): MovementKind.CAPTURE,
+        (OperationKind.REFUND, Result.SUCCEEDED): MovementKind.REFUND,
+        (OperationKind.REFUND, Result.REVERSED): MovementKind.REFUND_REVERSED,
+    }
+    kind = happened.get((operation.kind, verdict.result))
+    if kind is None:
+        return None
+    moved = RecordMovement(
+        kind,
+        operation.authorization,
+        verdict.reference,
+        verdict.amount_minor,
+        verdict.at,
+        f"the provider says that this {operation.kind} {verdict.result}, after it had {operation.status}",
+        "failed_before",
+        operation.id,
+    )
+    return _moved(state, moved, policies)
+
+
+def _about(state: Account, authorization: str | None, dispute_id: str = "") -> Tender:
+    """The tender that the provider speaks of; where it does not say which, the one that most was captured of."""
+    tenders = list(state.tenders.values())
+    for tender in tenders:
+        if dispute_id in tender.all_disputes or any(a.reference == authorization for a in tender.authorizations):
             return tender
-    raise Invalid("authorization_id", "is no authorization of this order")
+    if not tenders:
+        raise NotAllowed("not opened", "record what the provider reports")
+    return max(tenders, key=lambda t: t.captured_minor)
 
 
 def _anomaly(

@@ -20,7 +20,7 @@ from payments.domain.refund import (
     RefundStatus,
     is_same_person,
 )
-from payments.domain.routing import Request, RoutingPolicy, Share, Unroutable, fall_back, route
+from payments.domain.routing import NOTHING_LEFT, Request, RoutingPolicy, Share, Unroutable, fall_back, route
 from shared.contracts.base import Fact, LineQuantity, TenderKind
 from shared.contracts.payments import (
     PaymentUnitsNoted,
@@ -44,6 +44,7 @@ from shared.contracts.payments import (
     RefundRouted,
     StoreCreditClawedBack,
     StoreCreditIssued,
+    TenderExcluded,
     UnitsChange,
 )
 from shared.machine import Invalid, NotAllowed
@@ -454,14 +455,18 @@ def leg_failed(state: Account, leg: Operation, code: str, policies: Policies, at
     return [failed, *finished(after, leg.refund_id or "")]
 
 
-def leg_blocked(state: Account, leg: Operation, policies: Policies, at: datetime) -> list[Fact]:
-    """A dispute stands in the way of a leg that was not sent yet: its money is drawn from the other tenders."""
-    failed = RefundLegFailed(**_of_leg(state, leg), code="disputed")
+def withdrawn(state: Account, leg: Operation) -> RefundLegFailed:
+    return RefundLegFailed(**_of_leg(state, leg), code="paid_otherwise")
+
+
+def leg_blocked(state: Account, leg: Operation, code: str, policies: Policies, at: datetime) -> list[Fact]:
+    """A leg that was not sent yet has no money to draw on, by a dispute or since more has left: the other tenders give it."""
+    failed = RefundLegFailed(**_of_leg(state, leg), code=code)
     after = evolve(state, failed)
     refund = after.refunds[leg.refund_id or ""]
     routed = _routed(after, refund, leg.amount_minor, refund.channel, policies, at)
     if isinstance(routed, Unroutable):
-        return [failed, *finished(after, refund.id, DISPUTED)]
+        return [failed, *finished(after, refund.id, DISPUTED if code == DISPUTED else PAYOUT_FAILED)]
     return [failed, routed]
 
 
@@ -537,6 +542,9 @@ def _approved(state: Account, refund: Refund, approver: str | None, policies: Po
 def _routed(
     state: Account, refund: Refund, amount: int, channel: RefundChannel, policies: Policies, at: datetime
 ) -> RefundRouted | Unroutable:
+    if amount > state.refundable_minor:
+        disputed = tuple(TenderExcluded(tender_id=id, reason=DISPUTED) for id in state.disputed_tenders)
+        return Unroutable(DISPUTED if disputed else NOTHING_LEFT, amount - state.refundable_minor, disputed)
     policy = policies.routing_for(state, at)
     trigger_at = at if refund.legs else refund.trigger_at
     asked = Request(
@@ -565,7 +573,7 @@ def _by_fallback(state: Account, leg: Operation, code: str, policies: Policies, 
     """None where nothing is left to try, or its tender has no balance for it any more."""
     refund = state.refunds[leg.refund_id or ""]
     tender = state.tenders[leg.tender_id]
-    if tender.is_disputed or state.left_minor(tender) < leg.amount_minor:
+    if tender.is_disputed or min(state.left_minor(tender), state.refundable_minor) < leg.amount_minor:
         return None
     policy = policies.routing_for(state, at)
     channel = leg.channel or RefundChannel.ORIGINAL
@@ -624,7 +632,8 @@ def _check_left(state: Account, amount: int) -> None:
     if amount <= left:
         rule = f"only {_text(state, max(0, left - waiting))} is left: {_text(state, waiting)} waits for an approval"
         raise Invalid("amount_minor", rule)
-    if amount <= sum(state.left_minor(t) + state.held_minor(t) for t in state.tenders.values()):
+    held = sum(state.held_minor(t) - state.lost_minor(t) for t in state.tenders.values())
+    if state.disputed_tenders and amount <= sum(state.left_minor(t) for t in state.tenders.values()) + held:
         raise NotAllowed("disputed", "refund", (), "an open dispute holds the money this refund would need")
     raise Invalid("amount_minor", f"only {_text(state, state.refundable_minor)} is left to refund")
 

@@ -1,12 +1,14 @@
 """One way an order is paid: what was authorized on it, captured, released and disputed, to the minor unit."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 from shared.contracts.base import PREPAID, TenderKind
 from shared.contracts.payments import (
+    DisputeFact,
     DisputeLost,
     DisputeOpened,
     DisputeWon,
@@ -17,6 +19,7 @@ from shared.contracts.payments import (
     PaymentCaptureFailed,
     PaymentCaptureRequested,
     PaymentDeclined,
+    PaymentMovementRecorded,
     PaymentReauthorized,
     PaymentVoided,
     PaymentVoidFailed,
@@ -58,7 +61,9 @@ TENDER: Final = Machine(
             PaymentReauthorized: frozenset({TenderStatus.AUTHORIZED, TenderStatus.PARTIALLY_CAPTURED}),
             PaymentDeclined: TenderStatus.DECLINED,
         },
+        # A movement: the provider captured some of it without having been asked.
         TenderStatus.AUTHORIZED: {
+            PaymentMovementRecorded: frozenset({TenderStatus.PARTIALLY_CAPTURED, TenderStatus.CAPTURED}),
             PaymentCaptureRequested: TenderStatus.AUTHORIZED,
             PaymentCaptureFailed: TenderStatus.AUTHORIZED,
             PaymentCaptured: frozenset({TenderStatus.PARTIALLY_CAPTURED, TenderStatus.CAPTURED}),
@@ -67,6 +72,7 @@ TENDER: Final = Machine(
         },
         # What remains may be released after a partial capture too; then nothing is left to capture.
         TenderStatus.PARTIALLY_CAPTURED: {
+            PaymentMovementRecorded: frozenset({TenderStatus.PARTIALLY_CAPTURED, TenderStatus.CAPTURED}),
             PaymentCaptureRequested: TenderStatus.PARTIALLY_CAPTURED,
             PaymentCaptureFailed: TenderStatus.PARTIALLY_CAPTURED,
             PaymentCaptured: frozenset({TenderStatus.PARTIALLY_CAPTURED, TenderStatus.CAPTURED}),
@@ -96,10 +102,14 @@ DISPUTE: Final = Machine(
     {
         DisputeStatus.NONE: {DisputeOpened: DisputeStatus.OPEN},
         DisputeStatus.OPEN: {DisputeWon: DisputeStatus.WON, DisputeLost: DisputeStatus.LOST},
-        DisputeStatus.WON: {},
-        DisputeStatus.LOST: {},
+        # A bank may take up again under the same id what had ended, or correct its end.
+        DisputeStatus.WON: {DisputeOpened: DisputeStatus.OPEN, DisputeLost: DisputeStatus.LOST},
+        DisputeStatus.LOST: {DisputeOpened: DisputeStatus.OPEN, DisputeWon: DisputeStatus.WON},
     },
 )
+
+RANK: Final = (DisputeStatus.OPEN, DisputeStatus.WON, DisputeStatus.LOST)
+"""What counts where the provider says that several happened at the same instant: the last of them."""
 
 CAPTURABLE: Final = frozenset({TenderStatus.AUTHORIZED, TenderStatus.PARTIALLY_CAPTURED})
 PROMISED: Final = frozenset({TenderStatus.CREATED, TenderStatus.AUTHORIZING, TenderStatus.AUTHORIZATION_EXPIRED})
@@ -125,6 +135,26 @@ class Authorization:
 
 
 @dataclass(frozen=True, slots=True)
+class Dispute:
+    """`at` is when it came to its status, as the provider says; `authorization` its reference of what is disputed."""
+
+    amount_minor: int
+    status: DisputeStatus
+    at: datetime | None = None
+    authorization: str | None = None
+
+    @property
+    def is_lost(self) -> bool:
+        return self.status is DisputeStatus.LOST
+
+    def is_before(self, at: datetime, status: DisputeStatus) -> bool:
+        """Whether what is told happened after what is known of it."""
+        if self.at is None or self.at == at:
+            return RANK.index(self.status) < RANK.index(status)
+        return self.at < at
+
+
+@dataclass(frozen=True, slots=True)
 class Tender:
     """`amount_minor` is what the order wants of it; the authorizations say what there is, the newest last."""
 
@@ -143,8 +173,13 @@ class Tender:
     charged_tender_id: str | None = None
     """The tender of the order whose token it charges."""
     dispute: DisputeStatus = DisputeStatus.NONE
+    """Of all its disputes: open where one is, else lost where one is."""
     dispute_id: str | None = None
     disputed_minor: int = 0
+    """Of the dispute that moved last; states from before `disputes` have no other."""
+    disputes: Mapping[str, Dispute] = field(default_factory=dict)
+    overdrawn_minor: int = 0
+    """What the provider let go of it beyond what was captured, without having been asked."""
 
     @property
     def is_prepaid(self) -> bool:
@@ -156,7 +191,18 @@ class Tender:
 
     @property
     def is_disputed(self) -> bool:
-        return self.dispute in (DisputeStatus.OPEN, DisputeStatus.LOST)
+        """No refund goes to it. What a lost dispute left can be refunded."""
+        return self.dispute is DisputeStatus.OPEN
+
+    @property
+    def all_disputes(self) -> Mapping[str, Dispute]:
+        if self.disputes or self.dispute_id is None:
+            return self.disputes
+        return {self.dispute_id: Dispute(self.disputed_minor, self.dispute)}
+
+    def disputed(self, status: DisputeStatus) -> int:
+        """The sum of its disputes in that status."""
+        return sum(d.amount_minor for d in self.all_disputes.values() if d.status is status)
 
     @property
     def authorized_minor(self) -> int:
@@ -198,10 +244,12 @@ def authorize(tender: Tender, fact: PaymentAuthorized | PaymentReauthorized, req
 
 
 def capture(tender: Tender, fact: PaymentCaptured, reference: str, requested_at: datetime) -> Tender:
-    """A final capture releases what remains of the authorization it was made on."""
+    """A final capture releases what remains of the authorization it was made on. Where the provider took more than was left of
+    it, it had authorized more."""
     authorizations = []
     for a in tender.authorizations:
         if a.reference == reference:
+            a = replace(a, amount_minor=a.amount_minor + max(0, fact.amount_minor - a.open_minor))
             a = replace(
                 a, captured_minor=a.captured_minor + fact.amount_minor, captured_at=a.captured_at or requested_at
             )
@@ -211,6 +259,46 @@ def capture(tender: Tender, fact: PaymentCaptured, reference: str, requested_at:
     is_whole = not after.open_minor
     to = TenderStatus.CAPTURED if is_whole else TenderStatus.PARTIALLY_CAPTURED
     return replace(after, status=TENDER.step(tender.status, fact, to))
+
+
+def capture_unasked(tender: Tender, fact: PaymentMovementRecorded) -> Tender:
+    """On the authorization that it names; the provider had authorized as much as it took, there or by another that is not
+    known here."""
+    authorizations = list(tender.authorizations)
+    at = next((i for i, a in enumerate(authorizations) if a.reference == fact.authorization), None)
+    if at is None:
+        reference, amount, when = fact.authorization or fact.reference, fact.amount_minor, fact.occurred_at
+        # The newest authorization stays the last: it is the one that is captured and renewed.
+        extra = Authorization(reference, amount, when, None, captured_minor=amount, captured_at=when)
+        authorizations.insert(max(0, len(authorizations) - 1), extra)
+        return replace(tender, authorizations=tuple(authorizations))
+    a = authorizations[at]
+    authorizations[at] = replace(
+        a,
+        amount_minor=a.amount_minor + max(0, fact.amount_minor - a.open_minor),
+        captured_minor=a.captured_minor + fact.amount_minor,
+        captured_at=a.captured_at or fact.occurred_at,
+    )
+    after = replace(tender, authorizations=tuple(authorizations))
+    if tender.status not in CAPTURABLE:
+        return after
+    to = TenderStatus.PARTIALLY_CAPTURED if after.open_minor else TenderStatus.CAPTURED
+    return replace(after, status=TENDER.step(tender.status, fact, to))
+
+
+def dispute(tender: Tender, fact: DisputeFact) -> Tender:
+    was = tender.all_disputes.get(fact.dispute_id)
+    status = DISPUTE.step(was.status if was else DISPUTE.initial, fact)
+    told = Dispute(fact.amount_minor, status, fact.at, fact.authorization or (was.authorization if was else None))
+    disputes = {**tender.all_disputes, fact.dispute_id: told}
+    weight = (DisputeStatus.OPEN, DisputeStatus.LOST, DisputeStatus.WON)
+    return replace(
+        tender,
+        dispute=min((d.status for d in disputes.values()), key=weight.index),
+        dispute_id=fact.dispute_id,
+        disputed_minor=fact.amount_minor,
+        disputes=disputes,
+    )
 
 
 def release(tender: Tender, fact: PaymentVoided) -> Tender:

@@ -161,6 +161,17 @@ def of_payments(states: States, _: EscalationPolicy) -> Obligations:
                 ),
                 link="money",
             )
+    for id, movement in payments.movements.items():
+        if movement.kind is not MovementKind.AUTHORIZATION:
+            yield Obligation(
+                RuleName.BOOKS_DIFFER,
+                id,
+                movement.mark.at,
+                f"the provider moved money that was not asked for: {movement.detail}",
+                owner=Owner.SUPPORT,
+                step=_say(f"See why the provider moved money that was not asked for: {movement.detail}"),
+                link="money",
+            )
     for anomaly in payments.anomalies[-1:]:
         yield Obligation(
             RuleName.BOOKS_DIFFER,

@@ -12,6 +12,7 @@ from shared.contracts.payments import (
     DisputeLost,
     DisputeOpened,
     DisputeWon,
+    MovementKind,
     OperationKind,
     PaymentAnomalyDetected,
     PaymentAuthorizationExpired,
@@ -24,6 +25,7 @@ from shared.contracts.payments import (
     PaymentChargeFailed,
     PaymentChargeRequested,
     PaymentDeclined,
+    PaymentMovementRecorded,
     PaymentOpened,
     PaymentOperationReconciled,
     PaymentOperationSubmitted,
@@ -247,6 +249,18 @@ class Anomaly:
 
 
 @dataclass(frozen=True, slots=True)
+class Movement:
+    """Money that the provider moved without having been asked to."""
+
+    mark: Mark
+    kind: MovementKind
+    tender_id: str | None
+    amount_minor: int
+    reference: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Payments:
     currency: str | None = None
     tenders: Mapping[str, Tender] = field(default_factory=dict)
@@ -262,6 +276,16 @@ class Payments:
     """Issued for this order, less what was clawed back."""
     anomalies: tuple[Anomaly, ...] = ()
     signs: tuple[Sign, ...] = ()
+    movements: Mapping[str, Movement] = field(default_factory=dict)
+
+    def refunded_unasked_minor(self, tender_id: str | None = None) -> int:
+        """Given back by the provider without having been asked to, less what of it came back."""
+        came_back = {m.reference for m in self.movements.values() if m.kind == MovementKind.REFUND_REVERSED}
+        return sum(
+            m.amount_minor
+            for m in self.movements.values()
+            if m.kind == MovementKind.REFUND and tender_id in (None, m.tender_id) and m.reference not in came_back
+        )
 
 
 def fold(payments: Payments, entry: Entry) -> Payments:
@@ -294,6 +318,17 @@ def _fold(payments: Payments, entry: Entry) -> Payments:
             if final:
                 status = TenderStatus.CAPTURED if tender.captured_minor else TenderStatus.EXPIRED_FINAL
             return _tender(payments, id, replace(tender, status=status, open_minor=0))
+        case PaymentMovementRecorded() as fact:
+            movement = Movement(
+                Mark(entry.sequence, entry.occurred_at),
+                fact.kind,
+                fact.tender_id,
+                fact.amount_minor,
+                fact.reference,
+                fact.detail,
+            )
+            payments = replace(payments, movements=put(payments.movements, fact.movement_id, movement))
+            return _captured_unasked(payments, fact) if fact.kind == MovementKind.CAPTURE else payments
         case PaymentAnomalyDetected(detail=detail, expected_minor=ours, observed_minor=theirs):
             anomaly = Anomaly(Mark(entry.sequence, entry.occurred_at), detail, ours, theirs)
             return replace(payments, anomalies=(*payments.anomalies, anomaly))
@@ -330,6 +365,21 @@ def _fold(payments: Payments, entry: Entry) -> Payments:
             return payments  # told on the timeline; the tenders and refunds carry what follows from it
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of payments")
+
+
+def _captured_unasked(payments: Payments, fact: PaymentMovementRecorded) -> Payments:
+    if fact.tender_id is None:
+        return payments
+    tender = payments.tenders.get(fact.tender_id) or Tender()
+    is_taken = tender.status in (TenderStatus.AUTHORIZED, TenderStatus.PARTIALLY_CAPTURED)
+    status = TenderStatus.PARTIALLY_CAPTURED if fact.tender_open_minor else TenderStatus.CAPTURED
+    tender = replace(
+        tender,
+        captured_minor=fact.tender_captured_minor,
+        open_minor=fact.tender_open_minor,
+        status=status if is_taken else tender.status,
+    )
+    return _tender(payments, fact.tender_id, tender)
 
 
 _DISPUTES: Final = {
@@ -623,6 +673,14 @@ _OUTCOMES: Final = {
     "never_seen": "never arrived there; it is sent again under the same key",
 }
 
+_MOVED: Final = {
+    MovementKind.CAPTURE: "took",
+    MovementKind.REFUND: "gave back",
+    MovementKind.REFUND_REVERSED: "got back a refund of",
+    MovementKind.VOID: "released",
+    MovementKind.AUTHORIZATION: "authorized",
+}
+
 SENTENCES: Final[Sentences] = {
     PaymentOpened: lambda f, w: (
         f"To be paid: {w.money(f.total_minor, f.currency)} by {w.listed(plain(tender.kind) for tender in f.tenders)}"
@@ -678,7 +736,11 @@ SENTENCES: Final[Sentences] = {
     PaymentAnomalyDetected: lambda f, w: "The provider's word contradicts our books; nothing was changed",
     DisputeOpened: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} opened; refunds to it are blocked",
     DisputeWon: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} won",
-    DisputeLost: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} lost",
+    DisputeLost: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} lost; the money is gone",
+    PaymentMovementRecorded: lambda f, w: (
+        f"The provider {_MOVED[f.kind]} {w.money(f.amount_minor, f.currency)}"
+        + (", which had failed before" if f.contradicts == "failed_before" else ", and nobody here asked for it")
+    ),
     RefundRequested: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} requested: {plain(f.kind)}",
     RefundApprovalRequired: lambda f, w: f"Refund {f.refund_id} needs an approval",
     RefundApproved: lambda f, w: (
@@ -741,6 +803,7 @@ DETAILS: Final[Details] = {
         ),
         *(f"not to {w.tender(tender.tender_id)}: {plain(tender.reason)}" for tender in f.excluded),
     ],
+    PaymentMovementRecorded: lambda f, w: [f.detail, f"the provider's reference is {f.reference}"],
     PaymentAnomalyDetected: lambda f, w: [
         f.detail,
         *([f"expected {w.money(f.expected_minor)}"] if f.expected_minor is not None else []),

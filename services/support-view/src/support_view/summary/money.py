@@ -90,7 +90,9 @@ def _legs(s: Sections, tender_id: str) -> list[Leg]:
 
 def tenders(s: Sections) -> Iterator[TenderState]:
     planned = {tender.tender_id: tender for tender in s.orders.placed.tenders} if s.orders.placed else {}
-    disputes = {dispute.tender_id: dispute.status for dispute in s.payments.disputes.values()}
+    weights = (DisputeStatus.WON, DisputeStatus.LOST, DisputeStatus.OPEN)
+    by_weight = sorted(s.payments.disputes.values(), key=lambda dispute: weights.index(dispute.status))
+    disputes = {dispute.tender_id: dispute.status for dispute in by_weight}
     for id in [*planned, *(id for id in s.payments.tenders if id not in planned)]:
         tender, spec, legs = s.payments.tenders.get(id, Tender()), planned.get(id), _legs(s, id)
         in_flight = [
@@ -107,7 +109,10 @@ def tenders(s: Sections) -> Iterator[TenderState]:
             authorized=s.amount(tender.authorized_minor),
             captured=s.amount(tender.captured_minor),
             voided=s.amount(tender.voided_minor),
-            refunded=s.amount(sum(leg.amount_minor for leg in legs if leg.status == LegStatus.SUCCEEDED)),
+            refunded=s.amount(
+                sum(leg.amount_minor for leg in legs if leg.status == LegStatus.SUCCEEDED)
+                + s.payments.refunded_unasked_minor(id)
+            ),
             refund_pending=s.amount(sum(leg.amount_minor for leg in legs if leg.is_pending)),
             in_flight=s.amount(sum(o.amount_minor for o in in_flight if o.kind == OperationKind.CAPTURE)),
             dispute=disputes.get(id),
@@ -128,7 +133,7 @@ def totals(s: Sections) -> Totals:
         captured=s.amount(sum(tender.captured_minor for tender in tenders)),
         charged=s.amount(charged),
         voided=s.amount(sum(tender.voided_minor for tender in tenders)),
-        refunded=s.amount(sum(refund.settled_minor for refund in refunds)),
+        refunded=s.amount(sum(refund.settled_minor for refund in refunds) + s.payments.refunded_unasked_minor()),
         refund_pending=s.amount(sum(refund.pending_minor for refund in refunds)),
         store_credit=s.amount(s.payments.store_credit_minor),
     )
