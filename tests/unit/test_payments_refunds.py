@@ -6,7 +6,15 @@ import pytest
 
 from payments.domain.decision import Dispute, LoseSight, NoteUnits, RecordMovement, RetryCaptures
 from payments.domain.operation import OperationStatus, Result
-from payments.domain.payout import ApproveRefund, Asked, CancelRefund, Policies, RequestRefund, RerouteRefund
+from payments.domain.payout import (
+    ApproveRefund,
+    Asked,
+    CancelRefund,
+    Policies,
+    RejectRefund,
+    RequestRefund,
+    RerouteRefund,
+)
 from payments.domain.refund import RefundStatus
 from payments.domain.routing import Strategy
 from payments.domain.tender import DisputeStatus
@@ -146,6 +154,39 @@ def test_goodwill_and_returns_by_exception_always_need_an_approval() -> None:
     story.tell(NoteUnits(UnitsChange.EXCEPTIONAL, "o1-RMA1", units(a=1), NOON))
     required = story.tell(owed(100))[-1]
     assert isinstance(required, p.RefundApprovalRequired) and required.reasons == ("policy_exception",)
+
+
+def approving(window_days: int | None) -> Policies:
+    version = approval().model_copy(update={"window_days": window_days})
+    return Policies(routing=(routing(),), approval=(version,))
+
+
+@pytest.mark.parametrize("second", [RefundKind.PRICE_ADJUSTMENT, RefundKind.OVERPAID])
+def test_two_refunds_just_below_the_threshold_need_a_second_person_whatever_they_are_called(second: RefundKind) -> None:
+    story = shipped_card(200_000, policies=approving(30))
+    story.tell(RecordMovement(p.MovementKind.CAPTURE, None, "ch_2", 60_000, NOON, "charged twice"))
+    story.tell(RejectRefund("o1-R1", "mistake", "let a person do it", NOON))
+    assert types(story.tell(refund(49_999))) == ["refund.requested", "refund.approved", "refund.routed"]
+    required = story.tell(refund(49_999, kind=second, at=NOON + timedelta(days=29)))[1]
+    assert isinstance(required, p.RefundApprovalRequired) and required.reasons == ("above_threshold_together",)
+
+
+def test_what_a_second_person_approved_or_is_older_than_the_window_does_not_count() -> None:
+    story = shipped_card(200_000, policies=approving(30))
+    story.tell(refund(50_001))
+    story.tell(ApproveRefund("o1-R1", "supervisor:ben", NOON))
+    assert story.tell(refund(49_999))[1].type == "refund.approved"
+    assert story.tell(refund(49_999, at=NOON + timedelta(days=30)))[1].type == "refund.approved"
+    assert story.tell(owed(49_999))[-1].type == "refund.routed"
+
+
+def test_a_line_named_twice_is_refused_since_its_sum_would_be_checked_by_nobody() -> None:
+    story = paid(tender("t1", CARD, 9_000), lines=[line("a", 1, 5_000), line("b", 1, 4_000)])
+    story.handed_over("S1", a=1, b=1)
+    story.all_succeed()
+    with pytest.raises(Invalid, match="named twice") as error:
+        story.tell(refund(6_000, lines=(Asked("a", 0, 3_000), Asked("a", 0, 3_000))))
+    assert error.value.field == "lines.1.line_id"
 
 
 def test_a_currency_without_a_threshold_needs_an_approval() -> None:

@@ -32,7 +32,7 @@ from payments.store import (
 )
 from shared.auth import Caller, Role
 from shared.card_numbers import NoCardNumber
-from shared.contracts.base import Fact, Id, Input, PolicyRef, TenderKind, Text
+from shared.contracts.base import EachLineOnce, Fact, Id, Input, PolicyRef, TenderKind, Text
 from shared.contracts.payments import (
     OperationKind,
     RefundApprovalRequired,
@@ -83,7 +83,7 @@ class RefundIn(Input):
 
     kind: RefundKind
     currency: Currency
-    lines: Annotated[tuple[LineIn, ...], Field(max_length=MAX_LINES)] = ()
+    lines: Annotated[tuple[LineIn, ...], Field(max_length=MAX_LINES), EachLineOnce] = ()
     amount_minor: Minor | None = None
     reason: Reason
     cause_id: Id | None = Field(default=None, description="what makes it due; one refund per cause")

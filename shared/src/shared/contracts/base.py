@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 _NO_CONTROLS = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
 """Tab and line feed only; a pattern rather than a function, since it is checked on every fact that is read."""
@@ -49,6 +49,28 @@ class PolicyRef(Model):
 class LineQuantity(Model):
     line_id: Id
     quantity: Quantity
+
+
+class _OfLine(Protocol):
+    @property
+    def line_id(self) -> str: ...
+
+
+L = TypeVar("L", bound=tuple[_OfLine, ...])
+
+
+def each_line_once(lines: L) -> L:
+    """Raises ValueError for a line that is named twice: each entry would be checked alone, and the sum by nobody."""
+    named: set[str] = set()
+    for line in lines:
+        if line.line_id in named:
+            raise ValueError(f"must name each line once, with its sum: {line.line_id} is there twice")
+        named.add(line.line_id)
+    return lines
+
+
+EachLineOnce = AfterValidator(each_line_once)
+"""For every list of lines in a request whose entries are checked one by one."""
 
 
 class Fact(Model):

@@ -5,7 +5,7 @@ Everything of an order is decided under its one row lock, so that no two refunds
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from payments.domain.account import Account, evolve
@@ -156,7 +156,7 @@ def request(state: Account, command: RequestRefund, policies: Policies) -> list[
         )
     if command.cause_id is not None and _of_cause(state, command.cause_id):
         raise Invalid("cause_id", "a refund was asked for by this cause already")
-    lines = [_valued(state, i, line) for i, line in enumerate(command.lines)]
+    lines = [_valued(state, i, line, command.lines[:i]) for i, line in enumerate(command.lines)]
     amount = sum(line.amount_minor for line in lines) if lines else command.amount_minor
     if amount is None:
         raise Invalid("amount_minor", "is required where no lines are given")
@@ -360,7 +360,8 @@ def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -
         return cut if refund.is_dead else [*cut, *consider(state, refund_id, policies, at)]
     policy = policies.approval_at(at)
     is_exception = refund.return_id in state.exceptions
-    reasons = policy.reasons(refund.kind, refund.amount_minor, refund.currency, is_exception)
+    others = 0 if refund.is_stated else _asked_by_persons(state, refund, policy.window_days, at)
+    reasons = policy.reasons(refund.kind, refund.amount_minor, refund.currency, is_exception, others)
     if reasons:
         return [
             RefundApprovalRequired(order_id=state.order_id, refund_id=refund_id, reasons=reasons, policy=policy.ref)
@@ -370,6 +371,18 @@ def consider(state: Account, refund_id: str, policies: Policies, at: datetime) -
             return []
         return [_attention(state, refund, DISPUTED if state.is_held_open else "not_captured")]
     return _approved(state, refund, None, policies, at)
+
+
+def _asked_by_persons(state: Account, refund: Refund, window_days: int | None, at: datetime) -> int:
+    """What people asked for on the order within the window, of whatever kind, and no second person has seen."""
+    if window_days is None:
+        return 0
+    since = at - timedelta(days=window_days)
+    return sum(
+        r.amount_minor
+        for r in state.refunds.values()
+        if r.id != refund.id and not r.is_stated and not r.is_dead and r.approver is None and r.trigger_at > since
+    )
 
 
 def approve(state: Account, command: ApproveRefund, policies: Policies) -> list[Fact]:
@@ -609,12 +622,14 @@ def _legs(refund: Refund, shares: Sequence[Share]) -> tuple[RefundLeg, ...]:
     )
 
 
-def _valued(state: Account, index: int, asked: Asked) -> RefundLine:
+def _valued(state: Account, index: int, asked: Asked, before: Sequence[Asked]) -> RefundLine:
     """A line of a person's request: money of the line, and never units, which a return or a claim makes good (I8)."""
     at = f"lines.{index}"
     line = state.lines.get(asked.line_id)
     if line is None:
         raise Invalid(f"{at}.line_id", "is no line of this order")
+    if any(other.line_id == asked.line_id for other in before):
+        raise Invalid(f"{at}.line_id", "is named twice: name each line once, with its sum")
     if asked.quantity:
         raise Invalid(f"{at}.quantity", "must be 0: refunds of units are stated by the return or the claim")
     left = line.goods_minor + line.shipping_minor - state.refunded_value(asked.line_id)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -185,13 +185,22 @@ class ApprovalPolicy(Policy):
         description="refunds above it need an approval; in a currency that is not here, all do"
     )
     always: tuple[RefundKind, ...] = Field(max_length=10, description="kinds that always need one")
+    window_days: Annotated[int, Field(ge=1, le=3650, strict=True)] | None = Field(
+        default=None,
+        description="what people ask for on one order within so many days counts together, whatever its kind; none: each alone",
+    )
 
-    def reasons(self, kind: RefundKind, amount_minor: int, currency: str, is_exception: bool) -> tuple[str, ...]:
-        """All reasons for which it needs an approval, as codes; empty when it needs none."""
+    def reasons(
+        self, kind: RefundKind, amount_minor: int, currency: str, is_exception: bool, others_minor: int = 0
+    ) -> tuple[str, ...]:
+        """All reasons for which it needs an approval, as codes; empty when it needs none. `others_minor` was asked for within
+        the window, and approved by nobody."""
         limit = self.threshold_minor.get(currency)
+        is_above = limit is not None and amount_minor > limit
         given = {
             f"kind_{kind}": kind in self.always,
-            "above_threshold": limit is not None and amount_minor > limit,
+            "above_threshold": is_above,
+            "above_threshold_together": limit is not None and not is_above and amount_minor + others_minor > limit,
             "no_threshold_for_currency": limit is None,
             "policy_exception": is_exception,
         }

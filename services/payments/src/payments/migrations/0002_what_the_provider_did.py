@@ -94,6 +94,14 @@ CREATE TABLE differences (
 CREATE INDEX differences_open ON differences (first_seen_at) WHERE resolved_at IS NULL;
 COMMENT ON TABLE differences IS 'What our books and the provider''s did not have alike when they were last compared.';
 COMMENT ON COLUMN differences.subject IS 'the operation''s key, or the dispute''s id';
+
+INSERT INTO policies (policy_id, version, effective_from, policy, published_by, reason) VALUES
+('refund-approval', 2, '2000-01-02T00:00:00Z', '{
+    "policy_id": "refund-approval", "version": 2, "effective_from": "2000-01-02T00:00:00Z",
+    "threshold_minor": {"EUR": 50000, "USD": 50000, "GBP": 50000, "CHF": 50000, "CAD": 75000, "AUD": 75000,
+        "SEK": 500000, "DKK": 350000, "PLN": 200000, "JPY": 75000, "KWD": 150000},
+    "always": ["goodwill"], "window_days": 30
+}', 'service:payments', 'a threshold counts for an order and a month, not for each request');
 """
 
 
