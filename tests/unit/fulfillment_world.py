@@ -43,6 +43,7 @@ class World:
         self.journal: dict[str, list[Fact]] = {}
         self.shelves: dict[str, dict[str, Shelf]] = {}
         self.policy = policy
+        self.now = NOON
 
     def shelf(self, sku: str, location: str, on_hand: int, incoming: int = 0, eta: datetime | None = None) -> None:
         before = self.shelves.setdefault(sku, {}).get(location, Shelf())
@@ -57,7 +58,13 @@ class World:
                     if places[other.order_id] < place:
                         key = (order_id, backorder.sku)
                         ahead[key] = ahead.get(key, 0) + backorder.open
-        return Stock(shelves=self.shelves, places=places, ahead=ahead, policies=(self.policy,))
+        return Stock(
+            shelves=self.shelves,
+            places=places,
+            ahead=ahead,
+            policies=(self.policy,),
+            told_at={o: self.now for o in self.orders},
+        )
 
     def when(self, order_id: str, command: Command) -> list[Fact]:
         """Decide and fold; the laws hold after every command, on the order and on the shelves."""

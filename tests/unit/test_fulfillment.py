@@ -10,6 +10,7 @@ from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus
 from fulfillment.domain.order import (
     Cancel,
     Fill,
+    Fund,
     HandOver,
     Open,
     Pack,
@@ -250,3 +251,41 @@ def test_a_time_zone_is_no_slip(world: World) -> None:
     elsewhere = datetime.fromisoformat("2026-05-09T14:00:00+02:00")
     world.shelves["mug"]["berlin"] = replace(world.shelves["mug"]["berlin"], eta=elsewhere)
     assert world.when("o1", Fill(NOON)) == []
+
+
+# Funding
+
+
+def test_what_is_no_longer_paid_for_by_the_clock_is_not_packed_until_it_is_authorized_again() -> None:
+    world = World()
+    world.shelf("mug", "berlin", 2)
+    world.placed("o1", mug=2)
+    world.when("o1", Plan(days(30)))
+    world.now = days(30)
+    with pytest.raises(NotAllowed, match="payment ran out"):
+        world.packed("o1-S1")
+    assert world.when("o1", Fund(days(30))) == []
+    assert types(world.when("o1", Fund(days(60)))) == ["fulfillment.funding_changed"]
+    assert types(world.packed("o1-S1")) == ["shipment.packed"]
+
+
+def test_a_hand_over_after_the_payment_had_run_out_is_recorded_and_the_units_have_left() -> None:
+    world = World()
+    world.shelf("mug", "berlin", 2)
+    world.placed("o1", mug=2)
+    world.when("o1", Plan(days(30)))
+    world.packed("o1-S1")
+    world.now = days(31)
+    discrepancy = world.handed_over("o1-S1")[0]
+    assert isinstance(discrepancy, f.FulfillmentDiscrepancyRecorded) and discrepancy.contradicts == "unfunded"
+    assert world.units("o1", "mug") == {"in_transit": 2}
+
+
+def test_what_is_paid_for_without_an_end_is_packed_whenever() -> None:
+    world = World()
+    world.shelf("mug", "berlin", 2)
+    world.placed("o1", mug=2)
+    world.when("o1", Plan(days(30)))
+    world.when("o1", Fund(None))
+    world.now = days(99)
+    assert types(world.packed("o1-S1")) == ["shipment.packed"]

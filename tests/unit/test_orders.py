@@ -24,6 +24,7 @@ from shared.contracts.orders import (
     OrderBackorderConsentGiven,
     OrderClosed,
     OrderConfirmed,
+    OrderFundingChanged,
     OrderHoldPlaced,
     OrderHoldReleased,
     OrderPlaced,
@@ -381,3 +382,36 @@ def test_nothing_is_told_of_an_order_nobody_placed() -> None:
         assert type(fact) in NOTED
         with pytest.raises(NotAllowed, match="not known"):
             decide(None, Note(fact, NOON), POLICIES)
+
+
+# Funding
+
+
+def holding(amount: int, until: Any, *, again: bool = False) -> Fact:
+    fields = authorized("t1", amount).model_dump() | {"expires_at": until}
+    return (p.PaymentReauthorized if again else p.PaymentAuthorized).model_validate(fields)
+
+
+def test_fulfillment_is_told_until_when_an_order_is_paid_for_and_when_that_changes() -> None:
+    story = Story()
+    day = timedelta(days=1)
+    [confirmed_] = [x for x in story.heard(holding(4500, NOON + 30 * day)) if isinstance(x, OrderConfirmed)]
+    assert confirmed_.funded_until == NOON + 30 * day
+    expired = p.PaymentAuthorizationExpired(order_id="o1", tender_id="t1", amount_minor=4500, final=False)
+    assert not [x for x in story.heard(expired) if isinstance(x, OrderFundingChanged)]
+    changed = [x for x in story.heard(holding(4500, NOON + 60 * day, again=True)) if isinstance(x, OrderFundingChanged)]
+    assert [x.funded_until for x in changed] == [NOON + 60 * day]
+
+
+def test_an_authorization_that_runs_out_for_good_or_is_released_funds_nothing_any_more() -> None:
+    story = Story()
+    story.heard(holding(4500, NOON + timedelta(days=30)))
+    expired = p.PaymentAuthorizationExpired(order_id="o1", tender_id="t1", amount_minor=4500, final=True)
+    [changed] = [x for x in story.heard(expired) if isinstance(x, OrderFundingChanged)]
+    assert changed.funded_until is None
+
+
+def test_an_order_on_terms_is_not_judged_by_what_is_authorized() -> None:
+    story = Story(terms=True)
+    [confirmed_] = [x for x in story.heard(holding(4500, NOON + timedelta(days=1))) if isinstance(x, OrderConfirmed)]
+    assert confirmed_.funded_until is None

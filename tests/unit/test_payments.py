@@ -229,7 +229,7 @@ def test_an_expiry_told_long_after_it_is_part_of_a_story_in_the_past() -> None:
 
 def test_a_capture_that_comes_too_late_is_authorized_again_and_captured_then() -> None:
     story = expiring(days=1)
-    story.handed_over("S1", NOON + timedelta(days=2), a=2)
+    story.handed_over("S1", NOON + timedelta(hours=23), a=2)
     [capture] = story.waiting()
     story.submit(capture.id)
     facts = story.answer(capture.id, Result.FAILED, code="authorization_expired")

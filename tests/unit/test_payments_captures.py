@@ -1,5 +1,6 @@
 """Payments: what is captured as units leave, and what a cancellation leaves of it, told as stories of the business."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -286,3 +287,18 @@ def test_what_is_captured_is_what_orders_leaves_of_the_line_to_the_minor_unit(ha
     left = 1_000 - {0: 0, 1: 333, 2: 667, 3: 1_000}[3 - handed]
     assert story.state.captured_minor == story.state.worth_minor == left
     assert story.state.refunds == {}
+
+
+def test_a_hand_over_after_the_authorization_ran_out_is_authorized_again_before_it_is_captured() -> None:
+    """Its timer is late: the clock says it."""
+    story = Story()
+    story.tell(opening([line("a", 1, 1_000)], [tender("t1", CARD, 1_000)]))
+    story.submit("o1-P1")
+    story.answer("o1-P1", expires_at=NOON + timedelta(days=30))
+    late = NOON + timedelta(days=31)
+    facts = story.handed_over("S1", at=late, a=1)
+    assert types(facts)[1:] == ["payment.authorization_expired", "payment.authorization_requested"]
+    story.submit("o1-P2")
+    assert "payment.capture_requested" in types(story.answer("o1-P2", at=late, expires_at=late + timedelta(days=30)))
+    story.all_succeed()
+    assert story.state.captured_minor == 1_000

@@ -6,6 +6,7 @@ from typing import Final, TypeAlias
 from fulfillment.domain.order import (
     Cancel,
     Command,
+    Fund,
     HandOver,
     Inspect,
     Open,
@@ -28,6 +29,7 @@ from shared.contracts.orders import (
     OrderBackorderConsentGiven,
     OrderCancellationRequested,
     OrderConfirmed,
+    OrderFundingChanged,
     OrderHoldPlaced,
     OrderHoldReleased,
     OrderPlaced,
@@ -68,7 +70,11 @@ def placed(fact: OrderPlaced, cause: Cause) -> ToldOrder:
 
 
 def confirmed(fact: OrderConfirmed, cause: Cause) -> ToldOrder:
-    return _of_order(fact, Plan(), cause)
+    return _of_order(fact, Plan(fact.funded_until), cause)
+
+
+def funding_changed(fact: OrderFundingChanged, cause: Cause) -> ToldOrder:
+    return _of_order(fact, Fund(fact.funded_until), cause)
 
 
 def rejected(fact: OrderRejected, cause: Cause) -> ToldOrder:
@@ -134,6 +140,7 @@ ROUTES: Final = (
             OrderPlaced: placed,
             OrderConfirmed: confirmed,
             OrderRejected: rejected,
+            OrderFundingChanged: funding_changed,
             OrderHoldPlaced: hold_placed,
             OrderHoldReleased: hold_released,
             OrderCancellationRequested: cancellation_requested,

@@ -95,7 +95,11 @@ async def _keep_failure(pool: Pool, desk: Desk, call: Call, why: str) -> None:
         correlation_id=call.operation_id,
         traceparent=call.traceparent,
     )
-    [error] = await desk.take(PAYMENTS, [Told[Command](call.order_id, GiveUp(call.operation_id, why), cause)])
+    told: Told[Command] = Told(call.order_id, GiveUp(call.operation_id, why), cause)
+    try:
+        [error] = await desk.take(PAYMENTS, [told])
+    except BROKEN_LAWS as broken:
+        error = broken
     if error is not None:
         log.error("failure.untold", operation=call.operation_id, error=repr(error), exc_info=error)
 

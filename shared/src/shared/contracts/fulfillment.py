@@ -72,6 +72,13 @@ class FulfillmentPlanned(FulfillmentFact, type="fulfillment.planned"):
     preference: ShippingPreference
     reasons: tuple[Text, ...]
     policy: PolicyRef | None = None
+    funded_until: datetime | None = Field(default=None, description="until when it is paid for, by what is authorized")
+
+
+class FulfillmentFundingChanged(FulfillmentFact, type="fulfillment.funding_changed"):
+    """Until when what has not left is paid for, by what is authorized: not packed and not handed over after it."""
+
+    funded_until: datetime | None
 
 
 class FulfillmentReplanned(FulfillmentFact, type="fulfillment.replanned"):
@@ -113,6 +120,7 @@ class FulfillmentLinesShortShipped(FulfillmentFact, type="fulfillment.lines_shor
 Contradiction: TypeAlias = Literal[
     "held",
     "cancelled",
+    "unfunded",
     "old_label",
     "unknown_order",
     "unknown_shipment",
@@ -124,9 +132,9 @@ Contradiction: TypeAlias = Literal[
     "stock",
     "settled",
 ]
-"""What an observation contradicts: the hold or cancellation of its shipment, a label that is no longer right, an order or
-shipment that is not known, how far the shipment has come, what it holds, its parcels, what the shelves hold, or units
-that are settled already."""
+"""What an observation contradicts: the hold or cancellation of its shipment, a payment that has run out, a label that is no
+longer right, an order or shipment that is not known, how far the shipment has come, what it holds, its parcels, what the
+shelves hold, or units that are settled already."""
 
 
 class FulfillmentDiscrepancyRecorded(FulfillmentFact, type="fulfillment.discrepancy_recorded"):

@@ -111,6 +111,15 @@ class OrderPlaced(OrdersFact, type="order.placed"):
 class OrderConfirmed(OrdersFact, type="order.confirmed"):
     authorized_minor: Minor
     total_minor: Minor
+    funded_until: datetime | None = Field(
+        default=None, description="from when on an authorization has run out; none: nothing of it runs out"
+    )
+
+
+class OrderFundingChanged(OrdersFact, type="order.funding_changed"):
+    """Until when what has not left is paid for: an authorization ran out, was renewed, or is not needed any more."""
+
+    funded_until: datetime | None
 
 
 class OrderRejected(OrdersFact, type="order.rejected"):
@@ -229,6 +238,8 @@ class TenderStep(Model):
     fraud: bool = False
     shipment_id: Id | None = None
     failed_minor: Minor = 0
+    expires_at: datetime | None = Field(default=None, description="when what is authorized runs out")
+    lapsed: bool = Field(default=False, description="it has run out, and is to be authorized again")
 
 
 class RefundStage(StrEnum):

@@ -21,6 +21,7 @@ from shared.contracts.fulfillment import (
     BackorderFilled,
     FulfillmentCancellationRefused,
     FulfillmentDiscrepancyRecorded,
+    FulfillmentFundingChanged,
     FulfillmentHoldsChanged,
     FulfillmentLinesCancelled,
     FulfillmentLinesShortShipped,
@@ -94,6 +95,8 @@ class OrderFulfillment:
     inspections: tuple[str, ...] = ()
     replacements: tuple[str, ...] = ()
     discrepancies: int = 0
+    funded_until: datetime | None = None
+    """When an authorization runs out that what has not left is to be paid by; none: none does."""
 
     @property
     def waiting(self) -> list[Backorder]:
@@ -103,6 +106,10 @@ class OrderFulfillment:
     @property
     def live_shipments(self) -> list[Shipment]:
         return [shipment for shipment in self.shipments.values() if shipment.is_live]
+
+    def is_unfunded(self, at: datetime | None) -> bool:
+        """Judged by the clock, whether or not anybody has told that the authorization ran out."""
+        return self.funded_until is not None and at is not None and at >= self.funded_until
 
     def skus(self) -> set[str]:
         """All that stand in the order, those of exchanges and substitutes included."""
@@ -255,7 +262,11 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
                     for line in opened
                 },
             )
-        case FulfillmentPlanned() | FulfillmentReplanned():
+        case FulfillmentPlanned(funded_until=until):
+            return replace(state, status=FULFILLMENT.step(state.status, fact), funded_until=until)
+        case FulfillmentFundingChanged(funded_until=until):
+            return replace(state, funded_until=until)
+        case FulfillmentReplanned():
             return replace(state, status=FULFILLMENT.step(state.status, fact))
         case FulfillmentWithdrawn(lines=moves):
             lines = _moved(state.lines, moves, Bucket.UNALLOCATED, Bucket.CANCELLED)

@@ -131,6 +131,8 @@ def hand_over(
     found: list[Contradicted] = []
     if shipment.status is ShipmentStatus.HELD:
         found.append(("held", lines, f"it left although it is held: {', '.join(state.holds)}"))
+    if state.is_unfunded(stock.told_at.get(state.order_id)):
+        found.append(("unfunded", lines, f"it left after its payment had run out on {state.funded_until:%d %b %Y}"))
     if not shipment.is_packed:
         found.append(("not_packed", lines, "it left, and nobody had said that it was packed"))
     contents = shipment.contents if shipment.is_packed else {next(iter(tracking)): lines}

@@ -16,8 +16,10 @@ from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.fulfillment import (
     CancelledUnits,
+    FulfillmentFundingChanged,
     FulfillmentHoldsChanged,
     FulfillmentOpened,
+    FulfillmentPlanned,
     FulfillmentWithdrawn,
     OpenedLine,
     ReplacementCreated,
@@ -41,7 +43,16 @@ class Open:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The order is confirmed."""
+    """The order is confirmed, and paid for until then by what is authorized."""
+
+    funded_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fund:
+    """An authorization ran out, was renewed, or is not needed any more."""
+
+    until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,7 @@ class Replace:
 Command: TypeAlias = (
     Open
     | Plan
+    | Fund
     | Withdraw
     | PlaceHold
     | ReleaseHold
@@ -194,8 +206,13 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
                 for line in state.lines.values()
                 if line.of(Bucket.UNALLOCATED)
             ]
-            return allocation.place(state, needs, stock) if needs else []
+            return _funded(allocation.place(state, needs, stock), command.funded_until) if needs else []
         case _S.PLANNED, Plan():
+            return []
+        case _S.PLANNED, Fund(until=until):
+            about = {"order_id": state.order_id, "funded_until": until}
+            return [] if until == state.funded_until else [FulfillmentFundingChanged(**about)]
+        case _, Fund():
             return []
         case _S.OPENED, Withdraw():
             left = {line_id: line.of(Bucket.UNALLOCATED) for line_id, line in state.lines.items()}
@@ -208,6 +225,10 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
             return _with_holds(state, sorted({*state.holds} - {hold}))
         case ((_S.OPENED | _S.PLANNED | _S.WITHDRAWN), Cancel(cancellation_id=cancellation_id, lines=lines)):
             return cancellation.cancel(state, cancellation_id, lines)
+        case _S.PLANNED, Pack() if state.is_unfunded(stock.told_at.get(state.order_id)):
+            assert state.funded_until is not None
+            detail = f"its payment ran out on {state.funded_until:%d %b %Y}, and is to be authorized again first"
+            raise NotAllowed("unfunded", "pack", (), detail)
         case _S.PLANNED, Pack(shipment_id=shipment_id, parcels=parcels):
             return shipments_.pack(state.order_id, _shipment(state, shipment_id), _by_parcel(parcels))
         case _S.PLANNED, ShortPick(shipment_id=shipment_id, lines=lines):
@@ -259,6 +280,13 @@ def _observed(state: OrderFulfillment, command: HandOver | Pack | ShortPick, sto
             if shipment is None:
                 return observations.of_nothing_known(state, observations.SHORT_PICKED, id, _sums(lines))
             return observations.short_pick(state, shipment, _sums(lines), stock)
+
+
+def _funded(facts: Sequence[Fact], until: datetime | None) -> list[Fact]:
+    return [
+        fact.model_copy(update={"funded_until": until}) if until and isinstance(fact, FulfillmentPlanned) else fact
+        for fact in facts
+    ]
 
 
 def _shipment(state: OrderFulfillment, shipment_id: str) -> Shipment:

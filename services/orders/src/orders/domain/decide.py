@@ -24,6 +24,7 @@ from shared.contracts.orders import (
     OrderClosed,
     OrderCompleted,
     OrderConfirmed,
+    OrderFundingChanged,
     OrderHoldPlaced,
     OrderHoldReleased,
     OrderLinesCancelled,
@@ -238,7 +239,11 @@ def _noted(order: Order, fact: Fact, at: datetime, policies: Sequence[OrderPolic
             return [_reopened(order, "goodwill", at, policies), *progressed(order, fact)]
         case payments.TenderFact(exchange_id=None):
             steps = progressed(order, fact)
-            return [*steps, *_payment_hold(order, fact, evolve(order, steps[0]))]
+            after = evolve(order, steps[0])
+            return [*steps, *_payment_hold(order, fact, after), *_funding(order, after)]
+        case payments.PaymentAuthorizationExpired(exchange_id=None):
+            steps = progressed(order, fact)
+            return [*steps, *_funding(order, evolve(order, steps[0]))]
         case _:
             return list(progressed(order, fact))
 
@@ -275,6 +280,14 @@ def _payment_hold(order: Order, fact: payments.TenderFact, after: Order) -> list
     return []
 
 
+def _funding(order: Order, after: Order) -> list[OrderFundingChanged]:
+    """Fulfillment judges by its clock until when it may pack and hand over."""
+    is_confirmed = order.status in (Status.CONFIRMED, Status.CANCEL_PENDING) and order.is_before_hand_over
+    if not is_confirmed or after.funded_until == order.funded_until:
+        return []
+    return [OrderFundingChanged(order_id=order.order_id, funded_until=after.funded_until)]
+
+
 def _following(order: Order, at: datetime, policies: Sequence[OrderPolicy]) -> Fact | None:
     """What must follow from the state alone."""
     declined = next((t for t in order.tenders.values() if t.declined is not None), None)
@@ -287,7 +300,10 @@ def _following(order: Order, at: datetime, policies: Sequence[OrderPolicy]) -> F
             )
         case Status.PLACED if _is_covered(order):
             return OrderConfirmed(
-                order_id=order.order_id, authorized_minor=order.authorized_minor, total_minor=order.due_minor
+                order_id=order.order_id,
+                authorized_minor=order.authorized_minor,
+                total_minor=order.due_minor,
+                funded_until=order.funded_until,
             )
         case Status.CANCEL_PENDING if order.is_all_cancelled and order.pending is not None:
             return OrderCancelled(order_id=order.order_id, cancellation_id=order.pending)

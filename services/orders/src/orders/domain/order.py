@@ -40,6 +40,7 @@ from shared.contracts.orders import (
     OrderClosed,
     OrderCompleted,
     OrderConfirmed,
+    OrderFundingChanged,
     OrderHoldPlaced,
     OrderHoldReleased,
     OrderLinesCancelled,
@@ -220,6 +221,14 @@ class Order:
         )
 
     @property
+    def funded_until(self) -> datetime | None:
+        """When the first authorization that what has not left relies on runs out, or ran out; none: none does."""
+        if self.terms:
+            return None
+        held = (t for t in self.tenders.values() if t.authorized_minor or t.lapsed)
+        return min((t.expires_at for t in held if t.expires_at is not None), default=None)
+
+    @property
     def is_before_hand_over(self) -> bool:
         """Whether any unit is still in the house."""
         return self.units(*BEFORE_HAND_OVER) > 0
@@ -279,7 +288,7 @@ def evolve(order: Order | None, fact: Fact) -> Order:
             return replace(order, version=version, holds={h: d for h, d in order.holds.items() if h is not hold})
         case OrderAddressChanged(ship_to=ship_to):
             return replace(order, version=version, ship_to=ship_to)
-        case OrderBackorderConsentGiven():
+        case OrderBackorderConsentGiven() | OrderFundingChanged():
             return replace(order, version=version)
         case OrderConfirmed() | OrderRejected() | OrderCancelled() | OrderClosed():
             return replace(order, version=version, status=ORDER.step(order.status, fact))

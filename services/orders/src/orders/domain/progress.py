@@ -114,7 +114,10 @@ def _step(order: Order, fact: Fact) -> Step | None:
             if kind is not payments.MovementKind.CAPTURE or id is None or id not in order.tenders:
                 return None
             return TenderStep(
-                tender_id=id, authorized_minor=fact.tender_open_minor, captured_minor=fact.tender_captured_minor
+                tender_id=id,
+                authorized_minor=fact.tender_open_minor,
+                captured_minor=fact.tender_captured_minor,
+                expires_at=order.tenders[id].expires_at,
             )
         case payments.RefundFact():
             return _refund(order, fact)
@@ -244,15 +247,21 @@ def _tender(order: Order, fact: payments.TenderFact | payments.PaymentAuthorizat
     if tender is None:
         raise Invalid("tender_id", f"{fact.tender_id} is not a tender of this order")
     authorized, captured = tender.authorized_minor, tender.captured_minor
+    expires_at, lapsed = tender.expires_at, tender.lapsed
     match fact:
         case payments.PaymentAuthorized(amount_minor=amount) | payments.PaymentReauthorized(amount_minor=amount):
-            return TenderStep(tender_id=fact.tender_id, authorized_minor=amount, captured_minor=captured)
+            return TenderStep(
+                tender_id=fact.tender_id,
+                authorized_minor=amount,
+                captured_minor=captured,
+                expires_at=fact.expires_at,
+            )
         case payments.PaymentDeclined(code=code, fraud=fraud):
             return TenderStep(
                 tender_id=fact.tender_id, authorized_minor=0, captured_minor=captured, declined=code, fraud=fraud
             )
-        case payments.PaymentAuthorizationExpired():
-            authorized = 0
+        case payments.PaymentAuthorizationExpired(final=final):
+            authorized, lapsed = 0, not final
         case payments.PaymentVoided(amount_minor=amount):
             authorized = max(0, authorized - amount)
         case payments.PaymentCaptured(shipment_id=shipment_id, tender_captured_minor=in_all, final=final):
@@ -263,6 +272,8 @@ def _tender(order: Order, fact: payments.TenderFact | payments.PaymentAuthorizat
                 authorized_minor=left,
                 captured_minor=max(in_all, captured),
                 shipment_id=shipment_id,
+                expires_at=expires_at,
+                lapsed=lapsed,
             )
         case payments.PaymentCaptureFailed(shipment_id=shipment_id, amount_minor=amount):
             return TenderStep(
@@ -271,10 +282,18 @@ def _tender(order: Order, fact: payments.TenderFact | payments.PaymentAuthorizat
                 captured_minor=captured,
                 shipment_id=shipment_id,
                 failed_minor=amount,
+                expires_at=expires_at,
+                lapsed=lapsed,
             )
         case _:
             raise TypeError(f"{fact.type} moves no tender")
-    return TenderStep(tender_id=fact.tender_id, authorized_minor=authorized, captured_minor=captured)
+    return TenderStep(
+        tender_id=fact.tender_id,
+        authorized_minor=authorized,
+        captured_minor=captured,
+        expires_at=expires_at,
+        lapsed=lapsed,
+    )
 
 
 def _refund(order: Order, fact: payments.RefundFact) -> RefundStep:

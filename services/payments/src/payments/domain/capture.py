@@ -57,6 +57,12 @@ def captures(state: Account, at: datetime, *, again: bool = False) -> list[Fact]
     for tender in sorted(_in_drawing_order(state), key=lambda t: t.is_capture_refused):
         if missing <= 0:
             break
+        if has_run_out(state, tender, at):
+            # Whether or not its timer has fired: the provider would decline the capture.
+            facts += expiry(state, tender, at, requests)
+            requests += 1
+            missing -= tender.amount_minor - tender.captured_minor
+            continue
         if tender.status is TenderStatus.AUTHORIZATION_EXPIRED:
             facts.append(_ask(state, tender, _still_needed(state, tender), at, requests))
             requests += 1
@@ -161,7 +167,15 @@ def charge_fields(state: Account, charge: Charge) -> dict[str, Any]:
     }
 
 
-def expiry(state: Account, tender: Tender, at: datetime) -> list[Fact]:
+def has_run_out(state: Account, tender: Tender, at: datetime) -> bool:
+    """Nothing while an operation is in flight: its outcome will tell."""
+    if tender.status not in CAPTURABLE or not tender.open_minor or state.is_busy(tender.id):
+        return False
+    expires_at = tender.current.expires_at
+    return expires_at is not None and expires_at > tender.current.requested_at and expires_at <= at
+
+
+def expiry(state: Account, tender: Tender, at: datetime, ahead: int = 0) -> list[Fact]:
     """An authorization has run out. It is asked for again, unless it had run out by the time it was asked for."""
     expired = PaymentAuthorizationExpired(
         order_id=state.order_id,
@@ -176,7 +190,7 @@ def expiry(state: Account, tender: Tender, at: datetime) -> list[Fact]:
     lived = tender.current.expires_at is None or tender.current.expires_at > tender.current.requested_at
     if tender.attempts > 1 and not lived:
         return [expired]
-    return [expired, _ask(state, tender, needed, at, 0)]
+    return [expired, _ask(state, tender, needed, at, ahead)]
 
 
 def captured(state: Account, operation_id: str, reference: str) -> PaymentCaptured:

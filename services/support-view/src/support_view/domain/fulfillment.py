@@ -18,6 +18,7 @@ from shared.contracts.fulfillment import (
     BackorderFilled,
     FulfillmentCancellationRefused,
     FulfillmentDiscrepancyRecorded,
+    FulfillmentFundingChanged,
     FulfillmentHoldsChanged,
     FulfillmentLinesCancelled,
     FulfillmentLinesShortShipped,
@@ -212,6 +213,7 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
             | FulfillmentLinesCancelled()
             | FulfillmentLinesShortShipped()
             | ReplacementCreated()
+            | FulfillmentFundingChanged()
             | FulfillmentHoldsChanged()
             | FulfillmentCancellationRefused()
             | FulfillmentDiscrepancyRecorded()
@@ -455,6 +457,11 @@ _SCAN_WORDS: Final = {
 SENTENCES: Final[Sentences] = {
     FulfillmentOpened: lambda f, w: f"Fulfillment took note of the order: {w.units(f.lines)} to plan once confirmed",
     FulfillmentWithdrawn: lambda f, w: f"Nothing to plan: {w.units(f.lines)} withdrawn with the order",
+    FulfillmentFundingChanged: lambda f, w: (
+        f"Packed and handed over until {day(f.funded_until)} at most, when its payment runs out"
+        if f.funded_until
+        else "What has not left is paid for, and nothing of it runs out"
+    ),
     FulfillmentHoldsChanged: lambda f, w: (
         f"Hand-over blocked: {w.listed(plain(hold) for hold in f.holds)}" if f.holds else "Nothing blocks the hand-over"
     ),
@@ -524,7 +531,7 @@ SENTENCES: Final[Sentences] = {
 }
 
 QUIET: Final[Quiet] = frozenset(
-    {FulfillmentOpened, FulfillmentHoldsChanged, StockAllocated, StockReleased, StockShipped}
+    {FulfillmentOpened, FulfillmentFundingChanged, FulfillmentHoldsChanged, StockAllocated, StockReleased, StockShipped}
 )
 
 DETAILS: Final[Details] = {

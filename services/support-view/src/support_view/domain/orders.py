@@ -18,6 +18,7 @@ from shared.contracts.orders import (
     OrderClosed,
     OrderCompleted,
     OrderConfirmed,
+    OrderFundingChanged,
     OrderHoldPlaced,
     OrderHoldReleased,
     OrderLine,
@@ -30,7 +31,7 @@ from shared.contracts.orders import (
 )
 from shared.machine import replace
 from support_view.domain.signs import Sign
-from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, plain, plural, put
+from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 
 
 class Status(StrEnum):
@@ -183,7 +184,7 @@ def fold(orders: Orders, entry: Entry) -> Orders:
             return replace(orders, placed=replace(orders.placed, ship_to=_address(ship_to)))
         case OrderBackorderConsentGiven(backorder_id=id, choice=choice):
             return replace(orders, choices=put(orders.choices, id, choice.value))
-        case OrderProgressed():
+        case OrderProgressed() | OrderFundingChanged():
             return orders  # what another service told; its own section carries it
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of orders")
@@ -247,6 +248,11 @@ SENTENCES: Final[Sentences] = {
     OrderRejected: lambda f, w: f"Order rejected: {plain(f.reason_code)}",
     OrderHoldPlaced: lambda f, w: f"Held: {plain(f.hold)}. Nothing is handed over until it is released",
     OrderHoldReleased: lambda f, w: f"Hold released: {plain(f.hold)}",
+    OrderFundingChanged: lambda f, w: (
+        f"Paid for until {day(f.funded_until)}, by what is authorized"
+        if f.funded_until
+        else "What has not left is paid for, and nothing of it runs out"
+    ),
     OrderCancellationRequested: lambda f, w: (
         f"Cancellation requested: {'the whole order' if f.whole else w.units(f.lines)}"
     ),
@@ -263,7 +269,7 @@ SENTENCES: Final[Sentences] = {
     OrderProgressed: lambda f, w: f"The order took note of {f.heard}",
 }
 
-QUIET: Final[Quiet] = frozenset({OrderProgressed})
+QUIET: Final[Quiet] = frozenset({OrderProgressed, OrderFundingChanged})
 
 DETAILS: Final[Details] = {
     OrderPlaced: lambda f, w: [f"{w.some(line.quantity, line.line_id)}, {line.sku}" for line in f.lines],
