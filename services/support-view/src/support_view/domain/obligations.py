@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from shared.contracts.base import Bucket
 from shared.contracts.orders import Hold as HoldName
-from shared.contracts.payments import OperationKind, RefundKind
+from shared.contracts.payments import MovementKind, OperationKind, RefundKind
 from shared.contracts.returns import Resolution
 from support_view.domain import support
 from support_view.domain.cases import Case, CaseStatus, Support, last_word, running_out
