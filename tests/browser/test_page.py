@@ -455,6 +455,24 @@ async def test_every_number_of_a_figure_leads_to_the_facts_behind_it(
         await expect(page.locator("pre")).to_contain_text('"resolution": "refund"')
 
 
+async def test_a_chart_draws_no_line_across_weeks_in_which_nothing_was_counted(browser: Browser, site: str) -> None:
+    async with supervised(browser, site, scripts=True) as page:
+        await page.goto("/figures/refund-latency?from=2026-08-01&to=2026-11-15")
+        await expect(page.locator("#chart canvas")).to_be_visible()
+        values = await page.evaluate("Array.from(plot.data[1])")
+        counted = [value is not None for value in values]
+        assert counted.count(True) >= 1 and counted.count(False) >= 1
+        assert not await page.evaluate("plot.series.slice(1).some((drawn) => drawn.spanGaps)")
+
+
+async def test_a_mistyped_address_is_answered_by_a_page_with_a_way_back(browser: Browser, site: str) -> None:
+    async with opened(browser, site) as page:
+        await page.goto("/nowhere")
+        await expect(page.get_by_role("heading", name="Nothing there")).to_be_visible()
+        await page.get_by_role("link", name="Find an order").click()
+        await expect(page).to_have_url(re.compile("/$"))
+
+
 @pytest.mark.parametrize("scripts", [False, True], ids=["plain", "scripts"])
 async def test_what_keeps_going_wrong_is_seen_by_week_and_leads_to_the_facts_that_bear_it_out(
     browser: Browser, site: str, tell: Tell, dsn: str, scripts: bool

@@ -14,12 +14,14 @@ import structlog
 
 from shared.auth import Caller, Role
 from shared.contracts.base import Bucket
+from shared.contracts.returns import Resolution
 from shared.contracts.support import Channel, Direction, RootCauseTag
 from shared.http import trace
 from support_view.api import OrderView
 from support_view.casework_api import CaseOut, EscalationOut
 from support_view.domain.cases import CaseStatus
 from support_view.domain.escalations import EscalationStatus
+from support_view.domain.fulfillment import ShipmentStatus
 from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.payments import RefundStatus
 from support_view.domain.returns import Status as ReturnStatus
@@ -209,6 +211,49 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "grant-exception": Action(
         "Grant an exception", "The exception is granted.", "returns", f"{_RETURN}/exception", SUPERVISORS
     ),
+    "approve-unannounced": Action(
+        "Accept",
+        "What came back is accepted.",
+        "returns",
+        f"{_RETURN}/approve",
+        AGENTS,
+        lambda form: {"resolution": form.get("choice"), "note": form.get("reason", "")},
+        (
+            Field(
+                "choice",
+                "The customer gets",
+                "Say what the customer gets for it.",
+                [(Resolution.REFUND, "the money back"), (Resolution.STORE_CREDIT, "store credit")],
+            ),
+            REASON,
+        ),
+    ),
+    "close-return": Action("Close", "The return is closed.", "returns", f"{_RETURN}/close", SUPERVISORS),
+    "resolve-claim": Action(
+        "Decide",
+        "The claim is decided.",
+        "returns",
+        "/orders/{order}/claims/{id}/resolve",
+        AGENTS,
+        lambda form: {"outcome": form.get("choice"), **_reason(form)},
+        (
+            Field(
+                "choice",
+                "The customer gets",
+                "Say how it is decided.",
+                [("refunded", "the money back"), ("replaced", "the goods again"), ("rejected", "nothing")],
+            ),
+            REASON,
+        ),
+    ),
+    "send-again": Action(
+        "Send it again",
+        "What was lost or came back is sent again.",
+        "fulfillment",
+        "/shipments/{id}/reship",
+        AGENTS,
+        _detail,
+    ),
     "cancel-return": Action("Call off", "The return is called off.", "returns", f"{_RETURN}/cancel", AGENTS),
     "release-hold": Action(
         "Release", "The hold is released.", "orders", "/orders/{order}/holds/{id}/release", AGENTS, _detail
@@ -320,7 +365,7 @@ def offered(view: OrderView, caller: Caller, services: Mapping[str, str], again:
             label = f"{action.label} “{plain(id)}”" if name == "release-hold" else ""
             choices = {
                 "line": [
-                    ("", "everything that has not left"),
+                    ("", "everything that has not left or came back"),
                     *(
                         (line.line_id, f"{line.title}, {left} at most")
                         for line in view.lines
@@ -386,9 +431,14 @@ def attended(escalations: Sequence[EscalationOut], caller: Caller, again: Form) 
 _NOT_LEFT: Final = (Bucket.UNALLOCATED, Bucket.ALLOCATED, Bucket.BACKORDERED, Bucket.PACKED)
 
 
-def cancellable(line: LineQuantities) -> int:
-    """Units of a line that are ours still: they can be held back and cancelled."""
+def here(line: LineQuantities) -> int:
+    """Units of a line that have not left: they can be held back."""
     return sum(line.forward[bucket] for bucket in _NOT_LEFT)
+
+
+def cancellable(line: LineQuantities) -> int:
+    """Units of a line that have not left, or came back to us."""
+    return here(line) + line.forward[Bucket.RETURNED_TO_SENDER]
 
 
 def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
@@ -399,21 +449,32 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
                 yield f"refund-{refund.refund_id}", name, refund.refund_id
     for told in view.returns:
         if told.status == ReturnStatus.UNDER_REVIEW:
-            names: tuple[str, ...] = ("approve-return", "decline-return", "grant-exception")
+            is_announced = bool(told.resolution)
+            approving = ("approve-return", "grant-exception") if is_announced else ("approve-unannounced",)
+            names: tuple[str, ...] = (*approving, "decline-return", "close-return")
         elif told.status == ReturnStatus.DECLINED:
             names = ("grant-exception",)
         elif told.status == ReturnStatus.APPROVED:
-            names = ("cancel-return",)
-        else:
+            names = ("cancel-return", "close-return")
+        elif told.status in (ReturnStatus.CLOSED, ReturnStatus.CANCELLED, ReturnStatus.EXPIRED):
             names = ()
+        else:
+            names = ("close-return",)
         for name in names:
             yield f"return-{told.return_id}", name, told.return_id
     for hold in view.order.holds:
         yield "order", "release-hold", hold.hold
-    if view.order.status in (OrderStatus.PLACED, OrderStatus.CONFIRMED) and any(map(cancellable, view.lines)):
-        if "manual" not in {hold.hold for hold in view.order.holds}:
+    if view.order.status in (OrderStatus.PLACED, OrderStatus.CONFIRMED):
+        if "manual" not in {hold.hold for hold in view.order.holds} and any(map(here, view.lines)):
             yield "order", "place-hold", "manual"
-        yield "order", "cancel-units", "units"
+        if any(map(cancellable, view.lines)):
+            yield "order", "cancel-units", "units"
+    for shipment in view.shipments:
+        if shipment.status in (ShipmentStatus.LOST, ShipmentStatus.RETURNED_TO_SENDER) and shipment.waits_for:
+            yield f"shipment-{shipment.shipment_id}", "send-again", shipment.shipment_id
+    for claim in view.claims:
+        if not claim.outcome:
+            yield f"claim-{claim.claim_id}", "resolve-claim", claim.claim_id
     if view.customer is not None:
         yield "casework", "contact", view.customer.customer_id
     for cause in view.causes:

@@ -62,6 +62,7 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import BackorderChoice
 from shared.machine import replace
+from support_view.domain.discrepancies import Discrepancies, Discrepancy
 from support_view.domain.signs import Sign
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 
@@ -187,6 +188,7 @@ class Fulfillment:
     skus: Mapping[str, str] = field(default_factory=dict)
     """By line."""
     signs: tuple[Sign, ...] = ()
+    discrepancies: Discrepancies = field(default_factory=dict)
 
 
 def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
@@ -199,6 +201,12 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
             return replace(fulfillment, skus={line.line_id: line.sku for line in lines})
         case FulfillmentPlanned(reasons=reasons) | FulfillmentReplanned(reasons=reasons):
             return replace(fulfillment, reasons=reasons)
+        case FulfillmentDiscrepancyRecorded(
+            discrepancy_id=id, shipment_id=shipment_id, contradicts=code, detail=detail
+        ):
+            about = f"shipment-{shipment_id}" if shipment_id in fulfillment.shipments else "shipments"
+            found = Discrepancy(entry.occurred_at, code, detail, about)
+            return replace(fulfillment, discrepancies=put(fulfillment.discrepancies, id, found))
         case ShipmentFact():
             before = fulfillment.shipments.get(fact.shipment_id)
             shipment = _move(before or Shipment(), fact, entry.occurred_at)
@@ -216,7 +224,6 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
             | FulfillmentFundingChanged()
             | FulfillmentHoldsChanged()
             | FulfillmentCancellationRefused()
-            | FulfillmentDiscrepancyRecorded()
             | StockFact()
         ):
             return fulfillment  # told on the timeline; units, shipments and backorders carry what follows from it

@@ -15,6 +15,7 @@ from shared.contracts.payments import MovementKind, OperationKind, RefundKind
 from shared.contracts.returns import Resolution
 from support_view.domain import support
 from support_view.domain.cases import Case, CaseStatus, Support, last_word, running_out
+from support_view.domain.discrepancies import Discrepancies
 from support_view.domain.escalations import Obligation, Owner, due_at
 from support_view.domain.fulfillment import Backorder, Fulfillment, Shipment, ShipmentStatus
 from support_view.domain.notifications import Notifications
@@ -33,7 +34,7 @@ from support_view.domain.payments import (
     approval_reason,
 )
 from support_view.domain.policies import EscalationPolicy, RuleName
-from support_view.domain.returns import Return, Returns, ReverseBucket
+from support_view.domain.returns import Claim, Return, Returns, ReverseBucket
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.timeline import Words, day, plain, plural
 
@@ -53,6 +54,19 @@ def _say(text: str) -> Callable[[Words], str]:
 def _known(states: States, service: str, nothing: S) -> S:
     found: S = states.get(service, nothing)
     return found
+
+
+def _contradictions(found: Discrepancies) -> Obligations:
+    for id, one in found.items():
+        yield Obligation(
+            RuleName.CONTRADICTED_PLAN,
+            id,
+            one.at,
+            f"what happened is not what was planned: {one.detail}",
+            owner=Owner.SUPPORT,
+            step=_say(f"See what it means for the order: {one.detail}"),
+            link=one.about,
+        )
 
 
 # Orders.
@@ -114,7 +128,7 @@ def of_orders(states: States, _: EscalationPolicy) -> Obligations:
     else:
         yield whole(
             RuleName.ORDER_UNCLOSED,
-            since=orders.completed_at or placed_at,
+            since=orders.closes_at or orders.completed_at or placed_at,
             why="an order is complete and does not close",
             owner=Owner.SYSTEM,
             step=_say("Close the order, by itself, once no return is possible any more and nothing is open"),
@@ -260,7 +274,7 @@ def _of_refund(payments: Payments, id: str, refund: Refund) -> Obligations:
         )
 
 
-_LAPSED: Final = frozenset({TenderStatus.AUTHORIZATION_EXPIRED, TenderStatus.EXPIRED_FINAL, TenderStatus.DECLINED})
+_LAPSED: Final = frozenset({TenderStatus.AUTHORIZATION_EXPIRED, TenderStatus.DECLINED})
 
 
 def _of_tenders(payments: Payments, orders: Orders) -> Obligations:
@@ -322,6 +336,7 @@ def of_fulfillment(states: States, policy: EscalationPolicy) -> Obligations:
             yield from _of_backorder(id, backorder, limit)
     for id, shipment in fulfillment.shipments.items():
         yield from _of_shipment(states, id, shipment)
+    yield from _contradictions(fulfillment.discrepancies)
 
 
 def _of_backorder(id: str, backorder: Backorder, limit: int) -> Obligations:
@@ -418,7 +433,7 @@ def _of_shipment(states: States, id: str, shipment: Shipment) -> Obligations:
                 owner=Owner.CARRIER,
                 step=named(f"Clear what is in the way of {{}}: {trouble}"),
             )
-        case ShipmentStatus.LOST if is_unsettled(states, shipment):
+        case ShipmentStatus.LOST if is_unsettled(states, shipment, Bucket.LOST):
             yield of(
                 RuleName.SHIPMENT_LOST,
                 since=since,
@@ -434,7 +449,7 @@ def _of_shipment(states: States, id: str, shipment: Shipment) -> Obligations:
                 owner=Owner.CARRIER,
                 step=named(f"Bring {{}} back to the warehouse ({carrier})"),
             )
-        case ShipmentStatus.RETURNED_TO_SENDER if has_units(states, shipment, Bucket.RETURNED_TO_SENDER):
+        case ShipmentStatus.RETURNED_TO_SENDER if is_unsettled(states, shipment, Bucket.RETURNED_TO_SENDER):
             yield of(
                 RuleName.SHIPMENT_CAME_BACK,
                 since=since,
@@ -454,22 +469,33 @@ def _of_shipment(states: States, id: str, shipment: Shipment) -> Obligations:
             return
 
 
-def has_units(states: States, shipment: Shipment, bucket: Bucket) -> bool:
-    """Units of its lines are there; that these are its own is not told."""
+def is_unsettled(states: States, shipment: Shipment, bucket: Bucket) -> bool:
+    """Units of its lines are lost, or came back to us, and no refund and no claim takes care of them: what is made good is
+    first what is lost."""
     units = _known(states, "fulfillment", Fulfillment()).units
-    return any(units.get(line_id, {}).get(bucket, 0) for line_id in shipment.lines)
+    good: dict[str, int] = {}
+    for refund in _known(states, "payments", Payments()).refunds.values():
+        if _settles(refund):
+            for line_id, quantity in refund.lines.items():
+                good[line_id] = good.get(line_id, 0) + quantity
+    claimed: dict[str, int] = {}
+    for claim in _known(states, "returns", Returns()).claims.values():
+        if _makes_good(claim):
+            for line_id, quantity in claim.lines.items():
+                claimed[line_id] = claimed.get(line_id, 0) + quantity
+    for line_id in shipment.lines:
+        left = max(good.get(line_id, 0), claimed.get(line_id, 0))
+        counted = units.get(line_id, {})
+        if bucket is not Bucket.LOST:
+            left = max(0, left - counted.get(Bucket.LOST, 0))
+        if counted.get(bucket, 0) > left:
+            return True
+    return False
 
 
-def is_unsettled(states: States, shipment: Shipment) -> bool:
-    """Units of a lost shipment count as lost, and neither a refund nor a claim takes care of them."""
-    if not has_units(states, shipment, Bucket.LOST):
-        return False
-    if any(_settles(refund) for refund in _known(states, "payments", Payments()).refunds.values()):
-        return False
-    claims = _known(states, "returns", Returns()).claims.values()
-    claimed = {line_id for claim in claims if claim.outcome != "rejected" for line_id in claim.lines}
-    units = _known(states, "fulfillment", Fulfillment()).units
-    return any(line_id not in claimed and units.get(line_id, {}).get(Bucket.LOST, 0) for line_id in shipment.lines)
+def _makes_good(claim: Claim) -> bool:
+    """Its units are refunded, or wait for a decision; those that are sent again are not lost any more."""
+    return claim.outcome in ("", "refunded")
 
 
 def _settles(refund: Refund) -> bool:
@@ -833,9 +859,9 @@ def _unfinished(states: States) -> Iterator[tuple[str, str, str]]:
             case ShipmentStatus.CANCELLED:
                 is_over = not shipment.is_recalled
             case ShipmentStatus.LOST:
-                is_over = not is_unsettled(states, shipment)
+                is_over = not is_unsettled(states, shipment, Bucket.LOST)
             case ShipmentStatus.RETURNED_TO_SENDER:
-                is_over = not has_units(states, shipment, Bucket.RETURNED_TO_SENDER)
+                is_over = not is_unsettled(states, shipment, Bucket.RETURNED_TO_SENDER)
             case _:
                 is_over = False
         if not is_over:
@@ -877,5 +903,5 @@ def answers(service: str, state: Any) -> frozenset[tuple[str, Any]]:
             found = {("fulfillment", id) for id, refund in payments.refunds.items() if _settles(refund)}
         case "returns":
             returns: Returns = state
-            found = {("fulfillment", id) for id, claim in returns.claims.items() if claim.outcome != "rejected"}
+            found = {("fulfillment", id) for id, claim in returns.claims.items() if _makes_good(claim)}
     return frozenset(found)

@@ -126,6 +126,8 @@ class Orders:
     confirmed_at: datetime | None = None
     completed_at: datetime | None = None
     closed_at: datetime | None = None
+    closes_at: datetime | None = None
+    """When it closes if nothing is open then, once it is complete."""
     signs: tuple[Sign, ...] = ()
 
     @property
@@ -171,8 +173,8 @@ def fold(orders: Orders, entry: Entry) -> Orders:
             return replace(orders, cancellations=put(orders.cancellations, fact.cancellation_id, asked))
         case OrderCancelled():
             return replace(orders, standing=Status.CANCELLED)
-        case OrderCompleted():
-            return replace(orders, standing=Status.COMPLETED, completed_at=at)
+        case OrderCompleted(closes_at=closes_at):
+            return replace(orders, standing=Status.COMPLETED, completed_at=at, closes_at=closes_at)
         case OrderClosed():
             return replace(orders, standing=Status.CLOSED, closed_at=at)
         case OrderReopened(cause=cause):

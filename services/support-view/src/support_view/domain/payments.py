@@ -59,7 +59,7 @@ from shared.contracts.payments import (
 )
 from shared.machine import replace
 from support_view.domain.signs import Sign
-from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, day, plain, put
+from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, add, day, plain, put
 
 
 class TenderStatus(StrEnum):
@@ -188,6 +188,8 @@ class Refund:
     """Sequences of all that was told of it."""
     since: datetime | None = None
     """When it came to its status."""
+    lines: Mapping[str, int] = field(default_factory=dict)
+    """Units that it is for, by line."""
 
     @property
     def settled_minor(self) -> int:
@@ -524,6 +526,7 @@ def _refund(refund: Refund, entry: Entry) -> Refund:
                 cause_id=fact.cause_id,
                 return_id=fact.return_id,
                 requester=fact.requester,
+                lines=add({}, fact.lines),
                 requested_at=at,
                 trigger_at=fact.trigger_at,
             )

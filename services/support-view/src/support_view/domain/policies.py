@@ -99,7 +99,7 @@ _STANDARD: Final[Mapping[RuleName, Rule]] = {
         24, Unit.HOURS, 1, "Ask the provider what became of it, or for another way to pay."
     ),
     RuleName.ORDER_UNFINISHED: _rule(30, Unit.DAYS, 1, "Find which unit is on nobody's way, and settle it."),
-    RuleName.ORDER_UNCLOSED: _rule(120, Unit.DAYS, 0, "See what keeps it open."),
+    RuleName.ORDER_UNCLOSED: _rule(30, Unit.DAYS, 0, "See what keeps it open."),
     RuleName.HOLD_STANDING: _rule(2, Unit.BUSINESS_DAYS, 1, "Clear up why it is held, and release it or cancel."),
     RuleName.HOLD_OF_CUSTOMER: _rule(14, Unit.DAYS, 0, "Ask the customer again, by another way."),
     RuleName.OPERATION_UNANSWERED: _rule(2, Unit.HOURS, 1, "Ask the provider what became of it, or reconcile by hand."),

@@ -28,7 +28,6 @@ function drawn(width) {
         label,
         stroke: colours[n],
         width: 2,
-        spanGaps: true,
         points: { show: true, size: 7, fill: colours[n] },
         value: (_, value) => (value === null ? "–" : `${Number(value.toFixed(2))}${unit}`),
       })),

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from shared.contracts.base import Bucket, Model
 from support_view.domain.fulfillment import Backorder, Shipment, ShipmentStatus
-from support_view.domain.obligations import has_units, is_unsettled
+from support_view.domain.obligations import is_unsettled
 from support_view.domain.orders import Orders
 from support_view.domain.timeline import Words, day, plain
 from support_view.summary.sections import Amount, Sections
@@ -111,11 +111,11 @@ def _awaited(s: Sections, shipment: Shipment) -> str:
             return "its delivery today"
         case ShipmentStatus.EXCEPTION:
             return f"the carrier to clear what is in the way: {shipment.trouble or 'an exception'}"
-        case ShipmentStatus.LOST if is_unsettled(s.states, shipment):
+        case ShipmentStatus.LOST if is_unsettled(s.states, shipment, Bucket.LOST):
             return "a replacement or a refund"
         case ShipmentStatus.RETURNING_TO_SENDER:
             return "its arrival back at the warehouse"
-        case ShipmentStatus.RETURNED_TO_SENDER if has_units(s.states, shipment, Bucket.RETURNED_TO_SENDER):
+        case ShipmentStatus.RETURNED_TO_SENDER if is_unsettled(s.states, shipment, Bucket.RETURNED_TO_SENDER):
             return "somebody to send it again or to cancel it"
         case ShipmentStatus.CANCELLED if shipment.is_recalled:
             return f"{shipment.carrier or 'the carrier'} to bring it back: it left although it was cancelled"

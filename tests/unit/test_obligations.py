@@ -1,0 +1,315 @@
+"""What was once seen standing still: each has a next step, an owner and a date, is escalated when late, and ends."""
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+import pytest
+
+from shared.auth import Caller, Role
+from shared.contracts import Fact
+from shared.contracts.base import Bucket, LineQuantity, PolicyRef
+from shared.contracts.fulfillment import (
+    CancelledUnits,
+    FulfillmentDiscrepancyRecorded,
+    FulfillmentLinesCancelled,
+    ShipmentFound,
+    ShipmentLost,
+    ShipmentReturnedToSender,
+    ShipmentReturnStarted,
+)
+from shared.contracts.notifications import NotificationFailed
+from shared.contracts.orders import Hold, OrderCancelled, OrderHoldPlaced, OrderHoldReleased
+from shared.contracts.payments import (
+    PaymentAuthorizationExpired,
+    PaymentDeclined,
+    PaymentReauthorized,
+    RefundAttentionNeeded,
+    RefundCompleted,
+    RefundKind,
+    RefundLine,
+    RefundRequested,
+)
+from shared.contracts.returns import (
+    ClaimOpened,
+    ClaimResolved,
+    DeclaredCondition,
+    Disposition,
+    InspectedLine,
+    InspectionOutcome,
+    Resolution,
+    ReturnApproved,
+    ReturnClosed,
+    ReturnDeclined,
+    ReturnItemsInspected,
+    ReturnItemsReceived,
+    ReturnLine,
+    ReturnReason,
+    ReturnRequested,
+    ReturnSentToReview,
+    ReturnUnexpectedItemReceived,
+)
+from shared.contracts.returns import ReceivedLine as Received
+from shared.contracts.support import EscalationAcknowledged, EscalationCleared, EscalationRaised
+from support_view.actions import offered
+from support_view.api import OrderView
+from support_view.domain.escalations import Look, Owner, settle
+from support_view.domain.obligations import SERVICE, obligations, rules_of
+from support_view.domain.policies import RuleName
+from support_view.summary import Freshness
+from tests.telling import ESCALATIONS, POLICY, START, Telling, confirmed_order, split_order, units
+from tests.unit.test_support_view import sections_of, seen
+
+ORDER, S2, R1 = "ORD-1042", "ORD-1042-S2", "ORD-1042-RMA1"
+RUG = (LineQuantity(line_id="rug", quantity=1),)
+RETURN = {"order_id": ORDER, "return_id": R1}
+ASKED = ReturnLine(
+    line_id="lamp", quantity=1, reason=ReturnReason.UNWANTED, condition=DeclaredCondition.UNOPENED, exchange_sku=None
+)
+TENDER = {"order_id": ORDER, "tender_id": "card", "operation_id": "x", "amount_minor": 41_470, "currency": "EUR"}
+SPOT = {"tender_kind": "card", "reference": "ref"}
+
+
+def requested() -> list[Fact]:
+    asked = ReturnRequested(
+        **RETURN, requested_at=START, lines=(ASKED,), resolution=Resolution.REFUND, note="", evidence=()
+    )
+    approved = ReturnApproved(
+        **RETURN, lines=units(lamp=1), expires_at=START + timedelta(days=14), approver=None, policy=POLICY
+    )
+    return [asked, approved]
+
+
+def received(*after: Fact) -> list[Fact]:
+    line = Received(line_id="lamp", quantity=1, total=1)
+    came = ReturnItemsReceived(**RETURN, receipt_id="p1", location="BER", lines=(line,), complete=True)
+    return [*requested(), came, *after]
+
+
+HELD = ReturnItemsInspected(
+    **RETURN,
+    inspection_id="i1",
+    location="BER",
+    lines=(
+        InspectedLine(
+            line_id="lamp",
+            quantity=1,
+            outcome=InspectionOutcome.WRONG_ITEM,
+            disposition=Disposition.HOLD,
+            refund_percent=0,
+            fee_percent=0,
+        ),
+    ),
+    policy=POLICY,
+    complete=True,
+)
+LOST_REFUND = RefundRequested(
+    order_id=ORDER,
+    refund_id="r9",
+    kind=RefundKind.LOST,
+    cause_id="c9",
+    lines=(RefundLine(line_id="rug", quantity=1, amount_minor=8900),),
+    amount_minor=8900,
+    currency="EUR",
+    trigger_at=START,
+    requester="agent:ann",
+)
+STUCK = RefundAttentionNeeded(
+    order_id=ORDER, refund_id="r9", reason_code="no_channel_left", outstanding_minor=8900, currency="EUR"
+)
+BACK = ShipmentReturnedToSender(order_id=ORDER, shipment_id=S2, lines=units(rug=1))
+CANCELLED = FulfillmentLinesCancelled(
+    order_id=ORDER,
+    cancellation_id="c1",
+    lines=(CancelledUnits(line_id="rug", quantity=1, was=Bucket.RETURNED_TO_SENDER),),
+)
+LAPSED = [
+    PaymentAuthorizationExpired(order_id=ORDER, tender_id="card", amount_minor=41_470, currency="EUR", final=False),
+    PaymentDeclined(**TENDER, tender_kind="card", code="insufficient_funds"),
+]
+AGAIN = PaymentReauthorized(**TENDER, **SPOT, expires_at=START + timedelta(days=30))
+
+STANDING: list[tuple[str, Callable[[str], Telling], Sequence[Fact], RuleName, Owner, Sequence[Fact]]] = [
+    ("returned to its sender", split_order, [BACK], RuleName.SHIPMENT_CAME_BACK, Owner.SUPPORT, [CANCELLED]),
+    (
+        "turned round by the carrier",
+        split_order,
+        [ShipmentReturnStarted(order_id=ORDER, shipment_id=S2, tracking="JD0147111043", detail="nobody was there")],
+        RuleName.SHIPMENT_RETURNING,
+        Owner.CARRIER,
+        [BACK],
+    ),
+    (
+        "lost",
+        split_order,
+        [ShipmentLost(order_id=ORDER, shipment_id=S2, lines=RUG)],
+        RuleName.SHIPMENT_LOST,
+        Owner.SUPPORT,
+        [LOST_REFUND],
+    ),
+    (
+        "lost, and found again",
+        split_order,
+        [ShipmentLost(order_id=ORDER, shipment_id=S2, lines=RUG)],
+        RuleName.SHIPMENT_LOST,
+        Owner.SUPPORT,
+        [ShipmentFound(order_id=ORDER, shipment_id=S2, lines=RUG, review=False)],
+    ),
+    (
+        "a refund without a route",
+        split_order,
+        [LOST_REFUND, STUCK],
+        RuleName.REFUND_STUCK,
+        Owner.SUPPORT,
+        [
+            RefundCompleted(
+                order_id=ORDER,
+                refund_id="r9",
+                kind=RefundKind.LOST,
+                cause_id="c9",
+                return_id=None,
+                amount_minor=8900,
+                currency="EUR",
+                trigger_at=START,
+            )
+        ],
+    ),
+    (
+        "under review for long",
+        split_order,
+        [*requested()[:1], ReturnSentToReview(**RETURN, reasons=(), policy=POLICY)],
+        RuleName.RETURN_UNDECIDED,
+        Owner.SUPPORT,
+        [ReturnDeclined(**RETURN, reasons=(), policy=POLICY)],
+    ),
+    (
+        "approved and never sent",
+        split_order,
+        requested(),
+        RuleName.RETURN_SILENT,
+        Owner.CUSTOMER,
+        [ReturnClosed(**RETURN)],
+    ),
+    (
+        "wrong goods held at inspection",
+        split_order,
+        received(HELD),
+        RuleName.RETURN_HELD,
+        Owner.SUPPORT,
+        [ReturnClosed(**RETURN)],
+    ),
+    ("came and is not inspected", split_order, received(), RuleName.RETURN_UNINSPECTED, Owner.WAREHOUSE, [HELD]),
+    (
+        "an open claim",
+        split_order,
+        [ClaimOpened(order_id=ORDER, claim_id="c1", lines=RUG, reason=ReturnReason.NOT_RECEIVED)],
+        RuleName.CLAIM_OPEN,
+        Owner.SUPPORT,
+        [ClaimResolved(order_id=ORDER, claim_id="c1", outcome="rejected", detail="it is there")],
+    ),
+    (
+        "a renewed authorization declined",
+        confirmed_order,
+        LAPSED,
+        RuleName.AUTHORIZATION_LAPSED,
+        Owner.SUPPORT,
+        [AGAIN],
+    ),
+    (
+        "money lapsed of an order that is cancelled",
+        confirmed_order,
+        LAPSED,
+        RuleName.AUTHORIZATION_LAPSED,
+        Owner.SUPPORT,
+        [OrderCancelled(order_id=ORDER, cancellation_id="c1")],
+    ),
+    (
+        "held for an address",
+        split_order,
+        [OrderHoldPlaced(order_id=ORDER, hold=Hold.ADDRESS, detail="no such street")],
+        RuleName.HOLD_STANDING,
+        Owner.SUPPORT,
+        [OrderHoldReleased(order_id=ORDER, hold=Hold.ADDRESS, detail="called")],
+    ),
+]
+
+
+def raised(t: Telling, rule: RuleName) -> list[EscalationRaised]:
+    """Long after, of one rule."""
+    states = {service: section.state for service, section in sections_of(t.entries).items() if service != "support"}
+    service = SERVICE[rule]
+    look = Look(rules_of(service), obligations(service, states, ESCALATIONS), START + timedelta(days=400))
+    facts = settle(ORDER, {}, look, ESCALATIONS, PolicyRef(policy_id="escalations", version=1))
+    return [fact for fact in facts if isinstance(fact, EscalationRaised) and fact.rule == rule]
+
+
+@pytest.mark.parametrize(
+    ("tell", "facts", "rule", "owner", "ends"), [case[1:] for case in STANDING], ids=[case[0] for case in STANDING]
+)
+def test_what_stood_still_has_an_owner_and_a_date_is_escalated_and_ends(
+    tell: Callable[[str], Telling], facts: Sequence[Fact], rule: RuleName, owner: Owner, ends: Sequence[Fact]
+) -> None:
+    t = tell(ORDER)
+    assert not raised(t, rule)
+    for fact in facts:
+        t.tell(fact)
+    [step] = [step for step in seen(t).next_steps if step.rule is rule]
+    assert step.owner is owner and step.due_at >= START
+    [escalation] = raised(t, rule)
+    assert escalation.due_at == step.due_at
+    for fact in ends:
+        t.tell(fact)
+    assert rule not in {step.rule for step in seen(t).next_steps}
+    assert not raised(t, rule)
+
+
+@pytest.mark.parametrize(
+    ("fact", "rule"),
+    [
+        (
+            FulfillmentDiscrepancyRecorded(
+                order_id=ORDER,
+                discrepancy_id="d1",
+                observation="warehouse.handed_over",
+                contradicts="held",
+                shipment_id=S2,
+                detail="it left although it is held",
+            ),
+            RuleName.CONTRADICTED_PLAN,
+        ),
+        (NotificationFailed(order_id=ORDER, notification_id="n1", detail="no such mailbox"), RuleName.MESSAGE_FAILED),
+        (ReturnUnexpectedItemReceived(**RETURN, receipt_id="p1", sku="CUP", quantity=2), RuleName.RETURN_UNEXPECTED),
+    ],
+    ids=["a hand-over against the plan", "a mail that failed", "two units too many in a return parcel"],
+)
+def test_what_no_fact_ends_stands_until_somebody_acknowledges_it(fact: Fact, rule: RuleName) -> None:
+    t = split_order(ORDER)
+    t.tell(fact)
+    assert [step.owner for step in seen(t).next_steps if step.rule is rule] == [Owner.SUPPORT]
+    [escalation] = raised(t, rule)
+    t.tell(escalation)
+    of = {"order_id": ORDER, "customer": None, "escalation_id": escalation.escalation_id}
+    t.tell(EscalationAcknowledged(**of, note="seen"))
+    assert rule in {step.rule for step in seen(t).next_steps}
+    t.tell(EscalationCleared(**of, detail="somebody has dealt with it"))
+    assert rule not in {step.rule for step in seen(t).next_steps}
+
+
+def test_what_came_back_is_offered_to_be_sent_again_or_cancelled_and_nothing_is_where_nothing_is_left() -> None:
+    def names(t: Telling, anchor: str) -> set[str]:
+        freshness = Freshness(facts=1, occurred_at=START, seen_at=START, services={}, holes=())
+        view = OrderView(freshness=freshness, **dict(seen(t)))
+        services = dict.fromkeys(("orders", "fulfillment", "returns", "payments"), "")
+        offers = offered(view, Caller("sue", frozenset({Role.SUPERVISOR})), services, {})
+        return {offer.name for offer in offers.get(anchor, ())}
+
+    t = split_order(ORDER)
+    assert names(t, f"shipment-{S2}") == set()
+    t.tell(BACK)
+    assert names(t, f"shipment-{S2}") == {"send-again"} and "cancel-units" in names(t, "order")
+    t.tell(CANCELLED)
+    assert names(t, f"shipment-{S2}") == set()
+    for fact in requested():
+        t.tell(fact)
+    assert names(t, f"return-{R1}") == {"cancel-return", "close-return"}
+    t.tell(ReturnClosed(**RETURN))
+    assert names(t, f"return-{R1}") == set()
