@@ -160,7 +160,7 @@ WITH told AS NOT MATERIALIZED (
 ), ended AS (
     SELECT DISTINCT ON (subject, thing) subject, thing, type, CASE
         WHEN type = 'notification.coalesced' THEN 'told in another message'
-        WHEN type = 'notification.suppressed' AND actor <> 'service:notifications' THEN 'held back by a person' END AS left_out
+        WHEN type = 'notification.suppressed' AND actor <> 'service:notifications' THEN 'held back' END AS left_out
     FROM told WHERE type IN ('notification.sent', 'notification.failed', 'notification.bounced', 'notification.suppressed',
         'notification.coalesced') ORDER BY subject, thing, sequence DESC
 ), things AS (

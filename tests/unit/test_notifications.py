@@ -822,3 +822,46 @@ def test_no_subject_is_longer_than_mail_programs_show(length: int) -> None:
         mail = composed(state, n)
         assert len(mail.title) < 80, (id, mail.title)
         assert "o" * length in mail.html
+
+
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        ("not_due", "There is nothing more to be paid back for your order o1: all of it was paid back to you before."),
+        ("policy", "A refund of €15.04 for your order o1 is not paid out."),
+    ],
+)
+def test_a_refund_that_was_promised_and_is_not_paid_is_told(reason: str, sentence: str) -> None:
+    story = Story()
+    rejected = p.RefundRejected(
+        order_id="o1", refund_id="o1-R1", reason_code=reason, detail="internal", cause_id="due", return_id="o1-R1"
+    )
+    story.heard(placed(), inspected(r.InspectionOutcome.AS_NEW, 100), refund_due(), refund_asked())
+    story.sent()
+    [queued] = story.heard(rejected)
+    assert queued.kind == "refund_declined"
+    assert sentence in flat(story)
+    assert "internal" not in story.mail().text
+    goodwill = Story()
+    asked = refund_asked().model_copy(update={"cause_id": "goodwill-1"})
+    assert goodwill.heard(placed(), asked, rejected) == [], "nobody was promised it"
+
+
+def test_what_was_paid_back_before_is_taken_off_what_a_return_comes_to() -> None:
+    story = Story()
+    owed = refund_asked().model_copy(update={"amount_minor": 504})
+    story.heard(placed(), inspected(r.InspectionOutcome.AS_NEW, 100), refund_due(), owed)
+    text = " ".join(story.mail("o1-N1").text.split())
+    assert "Less, paid back to you before: €10.00 Comes back to you: €5.04" in text
+
+
+def test_what_is_here_before_its_message_was_read_is_not_told_to_be_out_of_stock() -> None:
+    story = Story()
+    story.heard(placed(), backordered(1, PROMISED), filled(1, 0, "o1-S1"))
+    assert story.state.notifications["o1-N1"].status is Status.SUPPRESSED
+    read = Story()
+    read.heard(placed(), backordered(1, PROMISED))
+    read.sent()
+    assert read.heard(slipped(PROMISED, LATER), filled(1, 0, "o1-S1"))[0].corrects
+    assert read.mail().title == "Correction: Waited for no more: 1 × Mug of your order o1"
+    assert "is here by now, or was called off" in flat(read)

@@ -13,7 +13,7 @@ from babel import Locale, UnknownLocaleError
 from babel.dates import format_date, format_time
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from notifications.domain.messages import Notification, OrderNotifications
+from notifications.domain.messages import Notification, OrderNotifications, Status
 from shared.contracts.base import PREPAID, LineQuantity, TenderKind
 from shared.contracts.notifications import (
     AddressMatter,
@@ -114,6 +114,7 @@ _REFUNDS: Final = {
     NotificationKind.REFUND_COMPLETED: "is complete",
     NotificationKind.REFUND_FAILED: "could not be paid out",
     NotificationKind.REFUND_REROUTED: "takes another way",
+    NotificationKind.REFUND_DECLINED: "is not paid",
 }
 
 _RETURNS: Final = {
@@ -369,6 +370,8 @@ def _when_paid(writer: _Writer) -> str:
         return f"{what} is paid when it is handed to you."
     if later == {TenderKind.INVOICE}:
         return f"{what} is paid by invoice."
+    if later & _ON_ACCOUNT:
+        return f"{what} is not charged before it leaves."
     return f"{what} is charged when it leaves, and not before."
 
 
@@ -410,28 +413,28 @@ def _shipment(writer: _Writer, matter: ShipmentMatter) -> tuple[_Subject, dict[s
 
 
 def _backorder(writer: _Writer, matter: BackorderMatter) -> tuple[_Subject, dict[str, Any]]:
-    [said] = writer.notification.statements
+    said = next(iter(writer.notification.statements), None)  # none where nothing is waited for any more
+    quantity, eta = (said.quantity, said.at) if said else (matter.quantity, None)
+    options = matter.options if said else ()
     words = {
-        "item": writer.item(said.quantity, matter.line_id),
-        "eta": writer.day(said.at) if said.at else "",
+        "is_waited_for": said is not None,
+        "item": writer.item(quantity, matter.line_id),
+        "eta": writer.day(eta) if eta else "",
         "previous": writer.day(matter.previous_eta) if matter.previous_eta else "",
-        "options": [_CHOICES[option] for option in matter.options],
+        "options": [_CHOICES[option] for option in options],
         "due": writer.moment(matter.due_at) if matter.due_at else "",
         "silence": _SILENCE[matter.silence] if matter.silence else "",
         "waits": writer.waits(),
         "when_paid": _when_paid(writer),
     }
-    kind = writer.notification.kind
-    starts = (
-        "Not in stock just now"
-        if kind is NotificationKind.BACKORDER
-        else "Please choose"
-        if matter.options
-        else "New date for"
-    )
-    colon = "" if starts == "New date for" else ":"
+    if writer.notification.kind is NotificationKind.BACKORDER:
+        starts = "Not in stock just now:"
+    elif options:
+        starts = "Please choose:"
+    else:
+        starts = "New date for" if said else "Waited for no more:"
     return _Subject(
-        f"{starts}{colon} {said.quantity} × {{title}} of your order {{order}}",
+        f"{starts} {quantity} × {{title}} of your order {{order}}",
         {"title": writer.state.title(matter.line_id), "order": writer.state.order_id},
     ), words
 
@@ -491,6 +494,8 @@ def _return(writer: _Writer, matter: ReturnMatter) -> tuple[_Subject, dict[str, 
     kind = writer.notification.kind
     fee = known.shipping_fee_minor if known else None
     due = _open_due(writer.state, matter.return_id) if kind is NotificationKind.RETURN_INSPECTED else None
+    if due and not _left(writer.state, due):
+        due = None
     words = {
         "return_id": matter.return_id,
         "items": [writer.item(u.quantity, u.line_id, _found(u, resolution)) for u in matter.lines],
@@ -501,7 +506,7 @@ def _return(writer: _Writer, matter: ReturnMatter) -> tuple[_Subject, dict[str, 
         "declined": known.declined if known else (),
         "is_kept": resolution is Resolution.KEEP_IT,
         "fee": writer.money(fee) if fee and resolution in _MONEY else "",
-        "due": writer.money(due.amount_minor, due.currency) if due else "",
+        "due": writer.money(_left(writer.state, due), due.currency) if due else "",
         "kept": _kept(writer, due) if due else [],
         "pays": resolution in _MONEY,
         "sends": resolution in (Resolution.EXCHANGE, Resolution.REPLACE_ON_RECEIPT)
@@ -526,10 +531,22 @@ def _found(units: ReturnedUnits, resolution: Resolution | None) -> str:
 
 
 def _open_due(state: OrderNotifications, return_id: str) -> DueBasis | None:
-    """The newest sum that a return came to, unless it is on its way already."""
-    begun = {state.refund_causes.get(id) for id in state.refunds}
-    dues = [due for due in state.dues.values() if due.return_id == return_id and due.due_id not in begun]
+    """The newest sum that a return came to, unless the customer has heard of its payment or there is none."""
+    heard = {
+        n.matter.refund_id
+        for n in state.notifications.values()
+        if isinstance(n.matter, RefundMatter)
+        and (n.status in (Status.SENT, Status.DELIVERED) or n.kind is NotificationKind.REFUND_DECLINED)
+    }
+    over = {cause.cause_id for id, cause in state.refund_causes.items() if id in heard}
+    dues = [due for due in state.dues.values() if due.return_id == return_id and due.due_id not in over]
     return dues[-1] if dues else None
+
+
+def _left(state: OrderNotifications, due: DueBasis) -> int:
+    """What of it is still owed: less what was given back for the same units before."""
+    amounts = [c.amount_minor for c in state.refund_causes.values() if c.cause_id == due.due_id]
+    return min([due.amount_minor, *(minor for minor in amounts if minor is not None)])
 
 
 def _kept(writer: _Writer, due: DueBasis) -> list[tuple[str, str]]:
@@ -538,6 +555,7 @@ def _kept(writer: _Writer, due: DueBasis) -> list[tuple[str, str]]:
         ("Less, for the condition it came in", due.kept_minor),
         ("Less, for sending it back", due.shipping_fee_minor),
     ]
+    kept.append(("Less, paid back to you before", due.amount_minor - _left(writer.state, due)))
     rows = [(why, writer.money(minor, due.currency)) for why, minor in kept if minor]
     return [("Worth of what you returned", writer.money(due.worth_minor, due.currency)), *rows] if rows else []
 
@@ -556,9 +574,12 @@ def _refund(writer: _Writer, matter: RefundMatter) -> tuple[_Subject, dict[str, 
 
     legs = [row(leg, "paid" if is_done else f"expected by {writer.day(leg.promised_at)}") for leg in matter.legs]
     failed = [row(leg, "could not be paid out") for leg in matter.failed]
-    due = writer.state.dues.get(writer.state.refund_causes.get(matter.refund_id, ""))
+    cause = writer.state.refund_causes.get(matter.refund_id)
+    due = writer.state.dues.get(cause.cause_id) if cause else None
     kept = _kept(writer, due) if due and not is_failed else []
-    words = {"total": total, "legs": legs + failed, "kept": kept}
+    if kind is NotificationKind.REFUND_DECLINED and cause and cause.amount_minor is not None:
+        total = writer.money(cause.amount_minor, matter.currency)
+    words = {"total": total, "legs": legs + failed, "kept": kept, "reason": matter.reason_code}
     return _Subject(
         f"Your refund of {{total}} for order {{order}} {_REFUNDS[kind]}",
         {"total": total, "order": writer.state.order_id},

@@ -37,6 +37,7 @@ class NotificationKind(StrEnum):
     REFUND_COMPLETED = "refund_completed"
     REFUND_FAILED = "refund_failed"
     REFUND_REROUTED = "refund_rerouted"
+    REFUND_DECLINED = "refund_declined"
 
 
 class Claim(StrEnum):
@@ -176,6 +177,7 @@ class RefundMatter(Model):
     currency: Currency
     legs: tuple[LegMatter, ...]
     failed: tuple[LegMatter, ...] = ()
+    reason_code: Id | None = Field(default=None, description="why it is not paid")
 
 
 Matter = Annotated[
@@ -305,9 +307,12 @@ class DueBasis(Model):
 
 
 class RefundCauseBasis(Model):
+    """What a refund is for, and how much of that is still owed."""
+
     about: Literal["refund_cause"] = "refund_cause"
     refund_id: Id
     cause_id: Id
+    amount_minor: Minor | None = None
 
 
 class LegStage(StrEnum):

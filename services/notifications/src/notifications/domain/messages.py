@@ -146,7 +146,7 @@ class Notification:
 @dataclass(frozen=True, slots=True)
 class OrderNotifications:
     """All notifications of one order, and what they rest on. `charges` by shipment, "" for those of no shipment;
-    `charges_to` the same by shipment and tender; `dues` by due id; `refund_causes` by refund, as due ids are among them;
+    `charges_to` the same by shipment and tender; `dues` by due id; `refund_causes` by refund;
     `muted` kinds are not sent, with the reason."""
 
     order_id: str
@@ -158,7 +158,7 @@ class OrderNotifications:
     cancellations: Mapping[str, CancellationBasis] = field(default_factory=dict)
     returns: Mapping[str, ReturnBasis] = field(default_factory=dict)
     refunds: Mapping[str, Mapping[str, Leg]] = field(default_factory=dict)
-    refund_causes: Mapping[str, str] = field(default_factory=dict)
+    refund_causes: Mapping[str, RefundCauseBasis] = field(default_factory=dict)
     dues: Mapping[str, DueBasis] = field(default_factory=dict)
     holds: frozenset[Hold] = frozenset()
     waiting: tuple[WaitingBasis, ...] = ()
@@ -264,8 +264,8 @@ def _resting_on(state: OrderNotifications, basis: Basis) -> OrderNotifications:
             return replace(state, holds=state.holds | {hold} if is_placed else state.holds - {hold})
         case DueBasis(due_id=id):
             return replace(state, dues={**state.dues, id: basis})
-        case RefundCauseBasis(refund_id=id, cause_id=cause_id):
-            return replace(state, refund_causes={**state.refund_causes, id: cause_id})
+        case RefundCauseBasis(refund_id=id):
+            return replace(state, refund_causes={**state.refund_causes, id: basis})
         case CancellationBasis(cancellation_id=id):
             return replace(state, cancellations={**state.cancellations, id: basis})
         case ReturnBasis(return_id=id):

@@ -3,7 +3,7 @@
 Facts come from four topics without order: what cannot be told yet, because it is not known to whom, waits for it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
@@ -98,6 +98,8 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     payments.RefundLegFailed,
     payments.RefundLegReversed,
     payments.RefundCompleted,
+    payments.RefundRejected,
+    payments.RefundCancelled,
     returns.ReturnRequested,
     returns.ReturnSentToReview,
     returns.ReturnCancelled,
@@ -262,7 +264,7 @@ def _noted(state: OrderNotifications, note: Note, outbox: Outbox) -> list[Fact]:
         state = evolve(state, facts[-1])
     told = _told(state, note.fact)
     if told is None:
-        return facts
+        return [*facts, *_rewritten(state, note, outbox.unread)]
     kind, matter = told
     telling = WaitingBasis(
         kind=kind, trigger_id=note.fact_id, matter=matter, service=note.fact.service, sequence=note.sequence
@@ -318,12 +320,22 @@ def _tell(state: OrderNotifications, note: Note, telling: WaitingBasis, outbox: 
             NotificationContradicted(**about, notification_id=id, statement=statement, heard=note.fact.type)
             for id, statement in wrong
         ),
-        *(
-            NotificationRestated(**about, notification_id=id, statements=true)
-            for id, true in restated(state, note.fact, outbox.unread - replaced).items()
-        ),
+        *_rewritten(state, note, outbox.unread - replaced),
         *queued,
     ]
+
+
+def _rewritten(state: OrderNotifications, note: Note, unread: Set[str]) -> Iterator[Fact]:
+    """What messages that nobody has read say instead; one of which nothing is left to say is not sent."""
+    for id, true in restated(state, note.fact, unread).items():
+        n = state.notifications[id]
+        if isinstance(n.matter, BackorderMatter) and not true and not n.corrects:
+            detail = "it was to say that goods are waited for, and they are no more"
+            yield NotificationSuppressed(order_id=state.order_id, notification_id=id, detail=detail)
+        else:
+            yield NotificationRestated(
+                order_id=state.order_id, notification_id=id, by_fact_id=note.fact_id, statements=true
+            )
 
 
 def _queued(
@@ -369,7 +381,7 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
     kind = telling.kind
     match unread.matter, telling.matter:
         case RefundMatter() as before, RefundMatter() as now if before.refund_id == now.refund_id:
-            if kind is _KIND.REFUND_COMPLETED:
+            if kind in (_KIND.REFUND_COMPLETED, _KIND.REFUND_DECLINED):
                 return telling  # what was on its way, or took another one, has arrived
             if unread.kind is _KIND.REFUND_COMPLETED and not now.failed:
                 return None
@@ -452,8 +464,9 @@ def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
             pass  # what an exchange costs more is charged for no parcel of the order
         case payments.PaymentCaptured(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id):
             yield ChargeBasis(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id)
-        case payments.RefundRequested(refund_id=refund_id, cause_id=cause_id):
-            yield RefundCauseBasis(refund_id=refund_id, cause_id=cause_id)
+        case payments.RefundRequested():
+            about = {"refund_id": fact.refund_id, "cause_id": fact.cause_id}
+            yield RefundCauseBasis(**about, amount_minor=fact.amount_minor)
         case payments.RefundRouted(legs=legs):
             matters = tuple(LegMatter(**leg.model_dump(include=set(LegMatter.model_fields))) for leg in legs)
             yield RefundBasis(refund_id=fact.refund_id, stage=LegStage.ROUTED, legs=matters)
@@ -620,6 +633,13 @@ def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[No
             return _KIND.REFUND_COMPLETED, _refund(fact, currency, _legs(legs, LegStage.SUCCEEDED))
         case payments.RefundRequested() | payments.RefundLegSucceeded():
             return None
+        case payments.RefundRejected() | payments.RefundCancelled():
+            cause = state.refund_causes.get(fact.refund_id)
+            if cause is None or state.recipient is None or cause.cause_id not in {*state.dues, *state.cancellations}:
+                return None  # nobody was told of it
+            reason = fact.reason_code if isinstance(fact, payments.RefundRejected) else "cancelled"
+            matter = _refund(fact, state.recipient.currency, ()).model_copy(update={"reason_code": reason})
+            return _KIND.REFUND_DECLINED, matter
         case _:
             raise TypeError(f"{fact.type} is nothing to tell")
 

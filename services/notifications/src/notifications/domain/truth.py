@@ -113,15 +113,21 @@ def untrue(state: OrderNotifications, fact: Fact, unread: Set[str]) -> list[tupl
         (id, n.statements[place])
         for id, place, n in told
         if place not in n.contradicted
-        and not _may_change(n.statements[place])
+        and not _is_news(n.statements[place], fact)
         and _now(state, n.statements[place], fact) != n.statements[place]
     ]
 
 
-def _may_change(said: Statement) -> bool:
-    """Whether it was said to last until further notice only: a date that is not known gets one, and what is still to come
-    is until a customer calls it off, or is asked about it in vain as announced."""
-    return said.claim is Claim.REMAINING or (said.claim is Claim.ETA and said.at is None)
+def _is_news(said: Statement, fact: Fact) -> bool:
+    """Whether the fact takes a statement further and does not make it wrong: what was to come left or was called off, what
+    had no date got one, what waited for goods has them."""
+    match said.claim:
+        case Claim.REMAINING:
+            return True
+        case Claim.ETA:
+            return said.at is None or not isinstance(fact, fulfillment.BackorderEtaRevised)
+        case _:
+            return False
 
 
 def restated(state: OrderNotifications, fact: Fact, unread: Set[str]) -> Mapping[str, tuple[Statement, ...]]:
@@ -145,13 +151,20 @@ def _now(state: OrderNotifications, said: Statement, fact: Fact) -> Statement | 
     match fact, said.claim:
         case fulfillment.BackorderEtaRevised(backorder_id=id, eta=eta), Claim.ETA if said.about_id == id:
             return said if _day(said.at) == _day(eta) else said.model_copy(update={"at": eta})
-        case fulfillment.FulfillmentLinesCancelled(lines=lines), Claim.REMAINING if any(
-            u.line_id == said.line_id for u in lines
-        ):
+        case (
+            fulfillment.FulfillmentLinesCancelled(lines=lines) | fulfillment.ShipmentShipped(lines=lines),
+            Claim.REMAINING,
+        ) if any(u.line_id == said.line_id for u in lines):
             assert said.line_id is not None
             left = state.units[said.line_id].remaining
             if left >= said.quantity:
                 return said
+            return said.model_copy(update={"quantity": left}) if left else None
+        case (
+            fulfillment.BackorderFilled(backorder_id=id, remaining=left)
+            | fulfillment.BackorderCancelled(backorder_id=id, remaining=left),
+            Claim.ETA,
+        ) if said.about_id == id:
             return said.model_copy(update={"quantity": left}) if left else None
         case fulfillment.ShipmentTrackingUpdated(shipment_id=id, lines=lines), Claim.DELIVERED if (
             said.about_id == id and any(u.line_id == said.line_id for u in lines)

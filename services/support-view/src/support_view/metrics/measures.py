@@ -150,7 +150,7 @@ def of_message(id: str, message: Notification) -> Iterator[Measured]:
     if message.status is MessageStatus.COALESCED:
         left_out = "told in another message"
     elif message.status is MessageStatus.SUPPRESSED and not message.is_stale:
-        left_out = "held back by a person"
+        left_out = "held back"
     yield Measured(
         MESSAGE,
         id,
