@@ -530,6 +530,35 @@ async def test_a_parcel_by_http_for_a_return_that_nobody_knows_is_answered_with_
     assert row is not None and row[1] == "enough" and row[0]
 
 
+async def test_what_a_customer_holds_and_did_not_pay_is_charged_or_written_off_by_a_supervisor(
+    client: httpx.AsyncClient, pool: Pool
+) -> None:
+    await delivered(client, pool)
+    line = {"line_id": "mug", "quantity": 1, "reason": "defective", "condition": "used"}
+    body = {"lines": [line], "resolution": "replace_in_advance", "occurred_at": day(3).isoformat()}
+    await client.post("/orders/A1/returns", json=body, headers=by("storefront"))
+    found = {
+        "inspection_id": "i1",
+        "location": "main",
+        "lines": [{"line_id": "mug", "quantity": 1, "outcome": "wrong_item"}],
+    }
+    await client.post("/orders/A1/returns/A1-RMA1/inspections", json=found, headers=by("warehouse"))
+    shown = (await client.get("/orders/A1/returns", headers=by("agent"))).json()
+    [case] = shown["recoveries"]
+    assert (case["amount_minor"], case["status"], shown["returns"][0]["status"]) == (333, "open", "inspecting")
+    url = f"/orders/A1/recoveries/{case['recovery_id']}"
+    assert (await client.post(f"{url}/charge", json={"reason": "x"}, headers=by("agent"))).status_code == 403
+    asked = await client.post(f"{url}/charge", json={"reason": "an empty box"}, headers=by("supervisor"))
+    assert asked.json()["status"] == "charge_requested"
+    off = {"how": "written_off", "reason": "a good customer"}
+    assert (await client.post(f"{url}/settle", json=off, headers=by("supervisor"))).json()["status"] == "settled"
+    assert (await client.post(f"{url}/charge", json={"reason": "x"}, headers=by("supervisor"))).status_code == 409
+    unknown = await client.post("/orders/A1/recoveries/A1-RC9/settle", json=off, headers=by("supervisor"))
+    assert unknown.status_code == 404
+    shown = (await client.get("/orders/A1/returns", headers=by("agent"))).json()
+    assert shown["returns"][0]["status"] == "resolved"
+
+
 async def test_the_database_itself_holds_the_laws(client: httpx.AsyncClient, pool: Pool) -> None:
     await delivered(client, pool)
     for change, law in (

@@ -17,13 +17,17 @@ from returns.domain.claims import CLAIM, CLAIMABLE
 from returns.domain.decisions import (
     ApproveReturn,
     CancelReturn,
+    ChargeRecovery,
     CloseReturn,
     Command,
     DeclineReturn,
+    DropRefund,
     ExpireReturn,
+    FailCharge,
     GrantException,
     IssueLabel,
     OpenClaim,
+    RecordCharge,
     RecordDispute,
     RecordPurchase,
     RecordUnits,
@@ -31,14 +35,17 @@ from returns.domain.decisions import (
     RequestReturn,
     ResolveClaim,
     SettleDifference,
+    SettleRecovery,
     SettleRefund,
     decide,
 )
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, window_end
 from returns.domain.inspections import RevisedUnits, ReviseInspection
 from returns.domain.order import OrderReturns, laws, rma_lines, valued
+from returns.domain.owed import Source, all_owed
 from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.policies import POLICY
+from returns.domain.recoveries import RECOVERY, Recovery, RecoveryStatus
 from returns.domain.rma import RETURN, ReturnStatus, Rma, status_of
 from returns.domain.units import EXPECTED, FREED, INSPECTED, RETURN_LINE, Stage, UnitStatus
 from shared.contracts.base import Fact, LineQuantity
@@ -136,12 +143,25 @@ def about_one(chance: Random, one: Rma, at: datetime) -> Command:
         *[ReviseInspection(rid, inspection_id, revised, at)] * (4 if revised else 0),
         SettleDifference(rid, chance.choice([*one.exchanges, "A1-X0"]), at),
         *[SettleRefund(chance.choice([*one.dues, "other"]), "A1-R1", 1, at)] * 4,
+        DropRefund(chance.choice([*one.dues, "other"]), "A1-R1", "not_due", at),
         *([ExpireReturn(rid, one.expires_at)] if one.expires_at else []),
         *[CancelReturn(rid, "no", at)] * 2,
         CloseReturn(rid, at, chance.choice([None, "supervisor:s"]), "enough"),
         *[CloseReturn(rid, at)] * (5 if is_over else 0),
         *[ReopenReturn(rid, "photos", ("a.jpg",), at)] * (5 if is_over else 1),
     ]
+    return chance.choice(told)
+
+
+def about_a_case(chance: Random, case: Recovery, at: datetime) -> Command:
+    told: list[Command] = [
+        ChargeRecovery(case.recovery_id, at, chance.choice([None, "supervisor:s"])),
+        FailCharge(case.recovery_id, "declined", at),
+        SettleRecovery(case.recovery_id, "written_off", "supervisor:s", "", at),
+        SettleRecovery(case.recovery_id, "returned", "supervisor:s", "", at),
+    ]
+    if case.status is not RecoveryStatus.OPEN:
+        told.append(RecordCharge(case.recovery_id, "op", case.amount_minor, at))
     return chance.choice(told)
 
 
@@ -176,6 +196,8 @@ def any_command(chance: Random, state: OrderReturns, at: datetime) -> Command:
         return any_report(chance, state, at)
     if state.returns and chance.random() < 0.75:
         return about_one(chance, chance.choice(list(state.returns.values())[-2:]), at)
+    if state.recoveries and chance.random() < 0.2:
+        return about_a_case(chance, chance.choice(list(state.recoveries.values())), at)
     shipment_id = chance.choice(list(state.where.shipments))
     parcels = state.where.shipments[shipment_id].parcels
     parcel = parcels[chance.choice(list(parcels))]
@@ -236,6 +258,7 @@ class Walk:
             self.state = after
         self.facts += new
         assert laws(self.state) == [], command
+        nobody_keeps_what_is_not_paid(self.state)
         money_keeps_its_word(before, self.state)
 
 
@@ -253,6 +276,23 @@ def walk(chance: Random, steps: int) -> Walk:
     for n in range(steps):
         story.take(any_command(chance, story.state, day(4 + n * 0.5)), terms)
     return story
+
+
+def nobody_keeps_what_is_not_paid(state: OrderReturns) -> None:
+    """What is owed has a case with an owner and a date, until it was charged, written off or came back; nothing that is owed
+    counts as resolved."""
+    answered: dict[Source, int] = {}
+    for case in state.recoveries.values():
+        if case.answers:
+            answered[case.source] = answered.get(case.source, 0) + case.amount_minor
+    for source, owed in all_owed(state).items():
+        assert answered.get(source, 0) >= owed.amount_minor, source
+    for one in state.returns.values():
+        open_cases = [case for case in state.recoveries.values() if case.return_id == one.return_id and case.is_open]
+        is_surprised = any(due.paid_minor is not None for due in one.dues.values())
+        assert is_surprised or not (open_cases and one.status is ReturnStatus.RESOLVED), (
+            "never resolved while something is owed"
+        )
 
 
 def money_keeps_its_word(before: OrderReturns, after: OrderReturns) -> None:
@@ -412,6 +452,6 @@ def test_a_window_never_ends_early_nor_on_a_closed_day(days: int, grace: int, bu
     assert verdict.outcome == "approve"
 
 
-@pytest.mark.parametrize("machine", [RETURN, RETURN_LINE, CLAIM, POLICY], ids=lambda machine: machine.name)
+@pytest.mark.parametrize("machine", [RETURN, RETURN_LINE, CLAIM, POLICY, RECOVERY], ids=lambda machine: machine.name)
 def test_machines_keep_their_laws(machine: Machine[Any]) -> None:
     assert machine.broken_laws() == []

@@ -126,7 +126,7 @@ class TestExchange:
     def test_no_difference_is_settled_for_what_was_rejected_after_all(self) -> None:
         story = self.exchange(700)
         story.then(looked_at("i1", day(6), ("tea", 2, "as_new")))
-        lines = (RevisedUnits("tea", 2, InspectionOutcome.COUNTERFEIT),)
+        lines = (RevisedUnits("tea", 2, InspectionOutcome.WRONG_ITEM),)
         facts = story.then(ReviseInspection(RMA1, "i1", lines, day(7)))
         assert only(facts, ReturnResolved).refunded_minor == 0
         with pytest.raises(NotAllowed, match="no difference is due"):
@@ -146,7 +146,7 @@ class TestExchange:
 
     def test_nothing_accepted_is_nothing_exchanged(self) -> None:
         story = self.exchange(700)
-        facts = story.then(looked_at("i1", day(6), ("tea", 2, "counterfeit")))
+        facts = story.then(looked_at("i1", day(6), ("tea", 2, "wrong_item")))
         assert [f.type for f in facts] == ["return.items_inspected", "return.resolved"]
 
     def test_a_replacement_on_receipt_leaves_when_everything_is_here(self) -> None:

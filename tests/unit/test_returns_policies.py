@@ -167,6 +167,16 @@ class TestEligibility:
         verdict = self.judge(policy(return_shipping_fee_minor=495), at=day(5), line={"reason": reason})
         assert verdict.return_shipping_fee_minor == fee
 
+    def test_a_verdict_names_no_fee_that_will_not_be_taken(self) -> None:
+        """Nothing is refunded of what is declined or replaced, so no fee can be kept of it."""
+        terms = policy(return_shipping_fee_minor=495, resolutions=tuple(Resolution))
+        assert self.judge(terms, at=day(90)).return_shipping_fee_minor == 0
+        assert self.judge(terms, at=day(5), resolution=Resolution.REPLACE_ON_RECEIPT).return_shipping_fee_minor == 0
+
+    def test_a_reason_names_the_day_as_a_person_says_it(self) -> None:
+        [why] = self.judge(policy(), at=day(90)).reasons
+        assert why.text == "Requested after the window ended on 1 July 2026"
+
     def test_the_hash_is_of_the_inputs_and_of_nothing_else(self) -> None:
         facts = OrderFacts(NOON, False, {"mug": LineFacts("general", False)})
         group = UnitGroup("mug", 1, NOON, NOON)

@@ -211,7 +211,7 @@ def test_a_return_shows_who_decided_by_which_policy_and_how_long_it_took() -> No
         "2 × Desk lamp: day 18 of 30 since delivery",
         "2 × Desk lamp: unopened goods may come back",
     )
-    assert told.inspection[1] == "1 × Desk lamp: opened, to regrade, 100% refunded less 15% fee"
+    assert told.inspection[1] == "1 × Desk lamp: opened, to regrade, 100% refundable less 15% fee"
     assert (told.due and told.due.minor, told.fees and told.fees.minor) == (7_381, 599)
     assert told.cycle_seconds == timedelta(days=4, hours=20, minutes=4, seconds=30).total_seconds()
 

@@ -17,6 +17,7 @@ from payments.domain.charge import ChargeStatus
 from payments.domain.refund import Refund, RefundStatus
 from payments.domain.tender import DisputeStatus
 from returns.domain.order import OrderReturns, rma_lines
+from returns.domain.recoveries import RecoveryStatus
 from returns.domain.rma import Due
 from shared.contracts.base import Bucket
 from shared.contracts.fulfillment import StockFact, StockRestocked, StockWithdrawn
@@ -274,8 +275,14 @@ def _charges(order: Order | None, account: Account, returned: OrderReturns, *, a
     exchanges = {id: e for one in returned.returns.values() for id, e in one.exchanges.items()}
     taken = {t.exchange_id: t.captured_minor for t in account.tenders.values() if t.exchange_id and t.captured_minor}
     for id in account.charges:
-        if id not in exchanges:
-            yield f"I7: payments charges for exchange {id}, which returns never made"
+        if id not in exchanges and id not in returned.recoveries:
+            yield f"I7: payments charges for {id}, which returns never asked for"
+    for id, recovery in returned.recoveries.items():
+        captured = taken.get(id, 0)
+        if recovery.how == "charged" and captured != recovery.amount_minor:
+            yield f"I7: {captured} was charged for recovery case {id}, returns has {recovery.amount_minor}"
+        if at_rest and recovery.is_open and (captured or recovery.status is RecoveryStatus.CHARGE_REQUESTED):
+            yield f"I7: recovery case {id} is {recovery.status}, and {captured} was charged for it"
     for id, exchange in exchanges.items():
         captured, known = taken.get(id, 0), exchange.charged_minor
         if (known or at_rest) and captured != known:

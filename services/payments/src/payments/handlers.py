@@ -20,6 +20,8 @@ from shared.contracts.returns import (
     ClaimOpened,
     ExchangeDifferenceDue,
     ExchangeDifferenceSettled,
+    RecoveryChargeRequested,
+    RecoverySettled,
     Resolution,
     ReturnExceptionGranted,
     ReturnReason,
@@ -115,6 +117,19 @@ def difference_due(fact: ExchangeDifferenceDue, cause: Cause) -> Told[Command]:
     return Told(fact.order_id, owed, cause)
 
 
+def recovery_charged(fact: RecoveryChargeRequested, cause: Cause) -> Told[Command]:
+    """Charged like what an exchange costs more, under the id of the recovery case."""
+    id = fact.recovery_id
+    owed = OweCharge(id, fact.return_id or id, fact.amount_minor, fact.currency, cause.at)
+    return Told(fact.order_id, owed, cause)
+
+
+def recovery_settled(fact: RecoverySettled, cause: Cause) -> Told[Command] | None:
+    if fact.how == "charged":
+        return None
+    return Told(fact.order_id, DropCharge(fact.recovery_id, cause.at), cause)
+
+
 def difference_settled(fact: ExchangeDifferenceSettled, cause: Cause) -> Told[Command] | None:
     """What was settled by a charge is known here."""
     if fact.operation_id is not None:
@@ -143,6 +158,8 @@ _TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], To
     ReturnRefundDue: refund_due,
     ExchangeDifferenceDue: difference_due,
     ExchangeDifferenceSettled: difference_settled,
+    RecoveryChargeRequested: recovery_charged,
+    RecoverySettled: recovery_settled,
 }
 
 ROUTE: Final = Route(PAYMENTS, _TRANSLATIONS)

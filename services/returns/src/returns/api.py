@@ -12,6 +12,7 @@ from returns.domain.claims import Claim, ClaimStatus
 from returns.domain.decisions import (
     ApproveReturn,
     CancelReturn,
+    ChargeRecovery,
     CloseReturn,
     Command,
     DeclineReturn,
@@ -22,11 +23,14 @@ from returns.domain.decisions import (
     RequestReturn,
     ResolveClaim,
     SettleDifference,
+    SettleItem,
+    SettleRecovery,
 )
 from returns.domain.inspections import RevisedUnits, ReviseInspection
 from returns.domain.order import OrderReturns, law, law_lines, left
 from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.policies import Policy, PublishPolicy, RetirePolicy, VersionStatus
+from returns.domain.recoveries import Recovery, RecoveryStatus
 from returns.domain.rma import Due, Exchange, ReturnStatus, Rma, UnexpectedItem
 from returns.domain.units import ReverseBucket, UnitStatus
 from returns.handlers import reported, summed
@@ -241,6 +245,25 @@ class ResolveClaimIn(Input):
     occurred_at: OccurredAt
 
 
+class ItemIn(Input):
+    """Where an item went that is none of the return's."""
+
+    receipt_id: Id
+    sku: Id
+    quantity: Quantity
+    how: Literal["sent_back", "stocked", "disposed"]
+    reason: Reason
+    occurred_at: OccurredAt
+
+
+class SettleRecoveryIn(Input):
+    """`written_off`: nothing is asked of the customer any more. `returned`: the goods, or the money, came back."""
+
+    how: Literal["written_off", "returned"]
+    reason: Reason
+    occurred_at: OccurredAt
+
+
 class ReturnLineOut(BaseModel):
     asked: ReturnLine
     units: dict[UnitStatus, int]
@@ -250,7 +273,26 @@ class ReturnLineOut(BaseModel):
 class DueOut(BaseModel):
     due_id: str
     amount_minor: int
-    is_settled: bool
+    is_settled: bool = Field(description="payments paid it, or what of it was still owed; or dropped it")
+    is_dropped: bool = Field(description="payments will not pay it")
+    paid_minor: int
+
+
+class RecoveryOut(BaseModel):
+    """What the customer holds and did not pay for."""
+
+    order_id: str
+    recovery_id: str
+    status: RecoveryStatus
+    amount_minor: int
+    currency: str
+    cause: str
+    return_id: str | None
+    shipment_id: str | None
+    due_at: datetime
+    is_charged_when_due: bool
+    how: str | None = Field(description="how it was settled")
+    approver: str | None
 
 
 class ExchangeOut(BaseModel):
@@ -322,10 +364,20 @@ class OrderReturnsOut(BaseModel):
     lines: list[UnitsOut]
     returns: list[ReturnOut]
     claims: list[ClaimOut]
+    recoveries: list[RecoveryOut]
 
 
 def _dues(dues: dict[str, Due]) -> list[DueOut]:
-    return [DueOut(due_id=id, amount_minor=d.amount_minor, is_settled=d.is_settled) for id, d in dues.items()]
+    return [
+        DueOut(
+            due_id=id,
+            amount_minor=d.amount_minor,
+            is_settled=d.is_settled,
+            is_dropped=d.is_dropped,
+            paid_minor=d.settled_minor,
+        )
+        for id, d in dues.items()
+    ]
 
 
 def _exchange(exchange_id: str, e: Exchange) -> ExchangeOut:
@@ -386,6 +438,23 @@ def shown_claim(state: OrderReturns, claim: Claim) -> ClaimOut:
     )
 
 
+def shown_recovery(state: OrderReturns, recovery: Recovery) -> RecoveryOut:
+    return RecoveryOut(
+        order_id=state.order_id,
+        recovery_id=recovery.recovery_id,
+        status=recovery.status,
+        amount_minor=recovery.amount_minor,
+        currency=recovery.currency,
+        cause=recovery.cause,
+        return_id=recovery.return_id,
+        shipment_id=recovery.shipment_id,
+        due_at=recovery.due_at,
+        is_charged_when_due=recovery.is_charged_when_due,
+        how=recovery.how,
+        approver=recovery.approver,
+    )
+
+
 def shown(state: OrderReturns) -> OrderReturnsOut:
     rows = [law(state, line_id) for line_id in law_lines(state)]
     bought = state.purchase.lines if state.purchase else {}
@@ -404,10 +473,11 @@ def shown(state: OrderReturns) -> OrderReturnsOut:
         ],
         returns=[shown_return(state, one) for one in state.returns.values()],
         claims=[shown_claim(state, claim) for claim in state.claims.values()],
+        recoveries=[shown_recovery(state, recovery) for recovery in state.recoveries.values()],
     )
 
 
-NAMED_IN_PATH = frozenset({"order_id", "return_id", "claim_id", "exchange_id", "inspection_id"})
+NAMED_IN_PATH = frozenset({"order_id", "return_id", "claim_id", "exchange_id", "inspection_id", "recovery_id"})
 Answer = Callable[[OrderReturns, Sequence[Fact]], tuple[int, BaseModel]]
 
 
@@ -701,6 +771,37 @@ async def resolve_claim(
         body.reason,
         lambda state, _: (200, shown_claim(state, state.claims[claim_id])),
     )
+
+
+@router.post("/orders/{order_id}/returns/{return_id}/unexpected", response_model=ReturnOut)
+async def settle_item(order_id: OrderId, return_id: ReturnId, body: ItemIn, by: Reviewer) -> Response:
+    """Say where an item went that was in the parcel and is none of the return's."""
+    at = business_time(body.occurred_at)
+    command = SettleItem(return_id, body.receipt_id, body.sku, body.quantity, body.how, by.actor, body.reason, at)
+    return await _tell(by, order_id, command, at, body.reason, _the(return_id))
+
+
+RecoveryId = Annotated[Id, Path()]
+
+
+def _the_recovery(recovery_id: str) -> Answer:
+    return lambda state, _: (200, shown_recovery(state, state.recoveries[recovery_id]))
+
+
+@router.post("/orders/{order_id}/recoveries/{recovery_id}/charge", response_model=RecoveryOut)
+async def charge_recovery(order_id: OrderId, recovery_id: RecoveryId, body: ReasonIn, by: Approver) -> Response:
+    """Charge what the customer holds and did not pay for to a tender of the order; again where that failed."""
+    at = business_time(body.occurred_at)
+    command = ChargeRecovery(recovery_id, at, by.actor, body.reason)
+    return await _tell(by, order_id, command, at, body.reason, _the_recovery(recovery_id))
+
+
+@router.post("/orders/{order_id}/recoveries/{recovery_id}/settle", response_model=RecoveryOut)
+async def settle_recovery(order_id: OrderId, recovery_id: RecoveryId, body: SettleRecoveryIn, by: Approver) -> Response:
+    """End it without a charge: written off, or what was owed came back."""
+    at = business_time(body.occurred_at)
+    command = SettleRecovery(recovery_id, body.how, by.actor, body.reason, at)
+    return await _tell(by, order_id, command, at, body.reason, _the_recovery(recovery_id))
 
 
 class Accepted(BaseModel):

@@ -3,7 +3,16 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from returns.domain.decisions import Command, RecordCharge, RecordDispute, RecordPurchase, RecordUnits, SettleRefund
+from returns.domain.decisions import (
+    Command,
+    DropRefund,
+    FailCharge,
+    RecordCharge,
+    RecordDispute,
+    RecordPurchase,
+    RecordUnits,
+    SettleRefund,
+)
 from returns.domain.parcels import InspectItems, ReceiveParcel
 from returns.domain.units import Stage
 from returns.store import ORDER_RETURNS
@@ -19,7 +28,16 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import OrderLinesCancelled, OrderPlaced
 from shared.contracts.partners import PartnerLine, ReturnedUnits, WarehouseItemsInspected, WarehouseParcelReceived
-from shared.contracts.payments import DisputeLost, DisputeOpened, DisputeWon, PaymentCaptured, RefundCompleted
+from shared.contracts.payments import (
+    DisputeLost,
+    DisputeOpened,
+    DisputeWon,
+    PaymentCaptured,
+    PaymentChargeFailed,
+    RefundCancelled,
+    RefundCompleted,
+    RefundRejected,
+)
 from shared.contracts.returns import ObservedLine, RecordedUnits
 from shared.envelope import Cause
 from shared.shell import Told
@@ -68,6 +86,18 @@ def _units(lines: Iterable[LineQuantity]) -> tuple[RecordedUnits, ...]:
 
 def refunded(fact: RefundCompleted, cause: Cause) -> Told[Command]:
     return Told(fact.order_id, SettleRefund(fact.cause_id, fact.refund_id, fact.amount_minor, cause.at), cause)
+
+
+def dropped(fact: RefundRejected | RefundCancelled, cause: Cause) -> Told[Command] | None:
+    """Of refunds that will not be paid, those that name what they were for."""
+    if fact.cause_id is None:
+        return None
+    reason = fact.reason_code if isinstance(fact, RefundRejected) else "cancelled"
+    return Told(fact.order_id, DropRefund(fact.cause_id, fact.refund_id, reason, cause.at), cause)
+
+
+def charge_failed(fact: PaymentChargeFailed, cause: Cause) -> Told[Command]:
+    return Told(fact.order_id, FailCharge(fact.exchange_id, fact.code, cause.at), cause)
 
 
 def charged(fact: PaymentCaptured, cause: Cause) -> Told[Command] | None:
@@ -133,6 +163,9 @@ ROUTE: Final = Route(
         ShipmentFound: moved("withdrawn"),
         ShipmentTrackingUpdated: scanned,
         RefundCompleted: refunded,
+        RefundRejected: dropped,
+        RefundCancelled: dropped,
+        PaymentChargeFailed: charge_failed,
         PaymentCaptured: charged,
         DisputeOpened: disputed,
         DisputeWon: disputed,

@@ -117,6 +117,10 @@ class ReturnPolicy(Model):
     late_parcel_reopens: bool = Field(default=True, description="of an expired return; else its items are unexpected")
     close_days: int = Field(default=14, ge=0, le=365, description="resolved for this long: closed")
     refund_trigger: Literal["carrier_scan", "receipt", "inspection", "at_once"] = "inspection"
+    recovery_days: int = Field(
+        default=14, ge=1, le=365, description="what a customer holds and did not pay is to be settled within these"
+    )
+    recovery_charged: bool = Field(default=False, description="then it is charged by itself; else a person decides")
     review_days: int = Field(
         default=5, ge=1, le=365, description="a person decides on a review or a claim within these"
     )
@@ -185,6 +189,9 @@ class ReturnUnitsRecorded(ReturnsFact, type="return.units_recorded"):
     stage: Literal["shipped", "delivered", "lost", "withdrawn", "cancelled"]
     lines: tuple[RecordedUnits, ...]
     at: datetime
+    replaced: tuple[LineQuantity, ...] = Field(
+        default=(), description="units of the parcel that others were sent for: the customer has both"
+    )
 
 
 class ReturnDisputeRecorded(ReturnsFact, type="return.dispute_recorded"):
@@ -343,6 +350,7 @@ class ReturnDiscrepancyRecorded(ReturnsFact, type="return.discrepancy_recorded")
         "other_article",
         "other_content",
         "empty",
+        "recovery_settled",
     ]
     return_id: Id | None = None
     lines: tuple[ObservedLine, ...] = ()
@@ -451,6 +459,7 @@ class ReturnResolved(ReturnFact, type="return.resolved"):
     resolution: Resolution
     requested_at: datetime
     refunded_minor: Minor
+    withheld_minor: Minor = Field(default=0, description="fees kept of what the goods were worth, in all")
     currency: Currency
     closes_at: datetime
 
@@ -461,6 +470,25 @@ class ReturnRefundSettled(ReturnFact, type="return.refund_settled"):
     due_id: Id
     refund_id: Id
     amount_minor: Minor
+
+
+class ReturnRefundDropped(ReturnFact, type="return.refund_dropped"):
+    """What was due will not be paid: payments rejected or cancelled the refund, or nothing of it is owed any more."""
+
+    due_id: Id
+    refund_id: Id
+    reason_code: Id
+
+
+class ReturnUnexpectedItemSettled(ReturnFact, type="return.unexpected_item_settled"):
+    """Where an item went that is none of the return's."""
+
+    receipt_id: Id
+    sku: Id
+    quantity: Quantity
+    how: Literal["sent_back", "stocked", "disposed"]
+    approver: str
+    detail: Text
 
 
 class ReturnExpired(ReturnFact, type="return.expired"):
@@ -533,3 +561,57 @@ class ClaimResolved(ReturnsFact, type="claim.resolved"):
     written_off: tuple[LineQuantity, ...] = Field(
         default=(), description="lost units that were worth nothing: no refund will settle them"
     )
+
+
+class RecoveryFact(ReturnsFact):
+    """About what a customer holds and did not pay for: goods, or money that was refunded too much."""
+
+    recovery_id: Id
+
+
+class RecoveryOpened(RecoveryFact, type="recovery.opened"):
+    """Opened by policy from the facts of the order. `owner` is who settles it when `due_at` is past."""
+
+    amount_minor: Minor
+    currency: Currency
+    cause: Literal[
+        "return_not_accepted",
+        "return_not_sent",
+        "found_after_refund",
+        "found_after_replacement",
+        "revised_down",
+        "other",
+    ]
+    return_id: Id | None = Field(default=None, description="the return or the claim it came of")
+    shipment_id: Id | None = None
+    tracking: Id | None = None
+    owner: Literal["support", "system"]
+    due_at: datetime
+    policy: PolicyRef
+
+
+class RecoveryChargeRequested(RecoveryFact, type="recovery.charge_requested"):
+    """It is to be charged to a tender of the order, by policy where nobody asked for it."""
+
+    return_id: Id | None
+    amount_minor: Minor
+    currency: Currency
+    approver: str | None
+    detail: Text = ""
+
+
+class RecoveryChargeFailed(RecoveryFact, type="recovery.charge_failed"):
+    """Nothing could be charged: a person decides."""
+
+    code: Id
+
+
+class RecoverySettled(RecoveryFact, type="recovery.settled"):
+    """Charged by `operation_id`; written off or returned as a supervisor says; returned, without one, as the facts say."""
+
+    how: Literal["charged", "written_off", "returned"]
+    amount_minor: Minor
+    currency: Currency
+    approver: str | None = None
+    operation_id: Id | None = None
+    detail: Text = ""

@@ -361,11 +361,12 @@ def _retry(state: Account, command: RetryCaptures) -> Sequence[Fact]:
 
 
 def _charged(state: Account, command: OweCharge) -> list[Fact]:
-    """Told again is no second charge; what was no longer due may be due again. Raises Invalid for another currency."""
+    """Told again is no second charge; what was no longer due, or could not be charged, may be asked for again. Raises
+    Invalid for another currency."""
     if state.is_open and command.currency != state.currency:
         raise Invalid("currency", f"must be {state.currency}, as the order")
     known = state.charges.get(command.exchange_id)
-    if known is not None and known.status is not ChargeStatus.DROPPED:
+    if known is not None and known.status not in (ChargeStatus.DROPPED, ChargeStatus.FAILED):
         return []
     return [
         PaymentChargeRequested(

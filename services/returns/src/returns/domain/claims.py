@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Final, TypeAlias
 
 from returns.domain.rma import Due
 from shared.contracts.returns import (
@@ -10,6 +10,7 @@ from shared.contracts.returns import (
     ClaimResolved,
     ExchangeReleased,
     ReturnReason,
+    ReturnRefundDropped,
     ReturnRefundDue,
     ReturnRefundSettled,
 )
@@ -84,7 +85,10 @@ def opened(fact: ClaimOpened) -> Claim:
     )
 
 
-def evolve(claim: Claim, fact: ClaimResolved | ReturnRefundDue | ReturnRefundSettled | ExchangeReleased) -> Claim:
+ClaimFact: TypeAlias = ClaimResolved | ReturnRefundDue | ReturnRefundSettled | ReturnRefundDropped | ExchangeReleased
+
+
+def evolve(claim: Claim, fact: ClaimFact) -> Claim:
     match fact:
         case ClaimResolved(outcome=outcome):
             return replace(claim, status=CLAIM.step(claim.status, fact, ClaimStatus(outcome)))
@@ -94,7 +98,7 @@ def evolve(claim: Claim, fact: ClaimResolved | ReturnRefundDue | ReturnRefundSet
                 for line in lines
             }
             return replace(claim, worth=worth, dues={**claim.dues, due_id: Due(amount)})
-        case ReturnRefundSettled(due_id=due_id):
-            return replace(claim, dues={**claim.dues, due_id: replace(claim.dues[due_id], is_settled=True)})
+        case ReturnRefundSettled(due_id=due_id) | ReturnRefundDropped(due_id=due_id):
+            return replace(claim, dues={**claim.dues, due_id: claim.dues[due_id].after(fact)})
         case ExchangeReleased():
             return claim

@@ -17,6 +17,7 @@ from returns.domain.dues import (
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, inputs_hash
 from returns.domain.inspections import ReviseInspection, recovery, revised
 from returns.domain.order import OrderReturns, free, goods_worth, groups, left, room, shipping_worth, valued
+from returns.domain.owed import Cause, recovered
 from returns.domain.parcels import (
     UNDECIDED,
     InspectItems,
@@ -29,6 +30,7 @@ from returns.domain.parcels import (
     retried,
 )
 from returns.domain.policies import Binding, Policies
+from returns.domain.recoveries import RECOVERY, Recovery, RecoveryStatus
 from returns.domain.rma import REPLACEMENT, RETURN, ReturnStatus, Rma, owed_in_exchange
 from returns.domain.units import Stage, UnitStatus, is_known, purchase_of
 from shared.contracts.base import Fact, LineQuantity, PolicyRef
@@ -40,11 +42,15 @@ from shared.contracts.returns import (
     ExchangeReleased,
     PolicyBound,
     RecordedUnits,
+    RecoveryChargeFailed,
+    RecoveryChargeRequested,
+    RecoverySettled,
     Resolution,
     ReturnApproved,
     ReturnCancelled,
     ReturnClosed,
     ReturnDeclined,
+    ReturnDiscrepancyRecorded,
     ReturnDisputeRecorded,
     ReturnEligibilityEvaluated,
     ReturnExceptionGranted,
@@ -52,11 +58,13 @@ from shared.contracts.returns import (
     ReturnLabelIssued,
     ReturnLine,
     ReturnReason,
+    ReturnRefundDropped,
     ReturnRefundDue,
     ReturnRefundSettled,
     ReturnReopened,
     ReturnRequested,
     ReturnSentToReview,
+    ReturnUnexpectedItemSettled,
     ReturnUnitsRecorded,
     Verdict,
     Why,
@@ -78,6 +86,8 @@ class RecordUnits:
     lines: tuple[RecordedUnits, ...]
     at: datetime
     tracking: str | None = None
+    replaced: tuple[LineQuantity, ...] = ()
+    """Units of the parcel that others were sent for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +103,58 @@ class SettleRefund:
     due_id: str
     refund_id: str
     amount_minor: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DropRefund:
+    """Payments will not pay what was due: it rejected or cancelled the refund."""
+
+    due_id: str
+    refund_id: str
+    reason_code: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ChargeRecovery:
+    """Asked for by a supervisor; by its deadline, where the policy charges by itself."""
+
+    recovery_id: str
+    at: datetime
+    approver: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailCharge:
+    """Payments could charge nothing for a recovery case."""
+
+    recovery_id: str
+    code: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SettleRecovery:
+    recovery_id: str
+    how: Literal["written_off", "returned"]
+    approver: str
+    detail: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SettleItem:
+    """A person says where an item went that is none of the return's."""
+
+    return_id: str
+    receipt_id: str
+    sku: str
+    quantity: int
+    how: Literal["sent_back", "stocked", "disposed"]
+    approver: str
+    detail: str
     at: datetime
 
 
@@ -219,6 +281,10 @@ OrderCommand: TypeAlias = (
     | RecordDispute
     | RecordCharge
     | SettleRefund
+    | DropRefund
+    | ChargeRecovery
+    | FailCharge
+    | SettleRecovery
     | RequestReturn
     | OpenClaim
     | ResolveClaim
@@ -230,6 +296,7 @@ OneReturnCommand: TypeAlias = (
     | IssueLabel
     | ReviseInspection
     | SettleDifference
+    | SettleItem
     | ExpireReturn
     | CancelReturn
     | CloseReturn
@@ -243,6 +310,28 @@ FOR_UNANNOUNCED: Final = (Resolution.REFUND, Resolution.STORE_CREDIT, Resolution
 
 def decide(state: OrderReturns, command: Command, policies: Policies) -> Sequence[Fact]:
     """The facts a command leads to, and what follows from them. Raises NotAllowed and Invalid."""
+    facts = _decided(state, command, policies)
+    if not facts or isinstance(command, RecordDispute):
+        return facts
+    after = _fold(state, facts)
+    binding = _bound(after, policies)
+    if binding is None:
+        return facts
+    at = command.placed.placed_at if isinstance(command, RecordPurchase) else command.at
+    return [*facts, *recovered(after, binding, at, _because(command))]
+
+
+def _because(command: Command) -> Cause:
+    match command:
+        case ExpireReturn() | CloseReturn():
+            return "return_not_sent"
+        case ReviseInspection():
+            return "revised_down"
+        case _:
+            return "return_not_accepted"
+
+
+def _decided(state: OrderReturns, command: Command, policies: Policies) -> Sequence[Fact]:
     match command:
         case RecordPurchase(placed=placed):
             return _purchased(state, placed, policies)
@@ -254,8 +343,10 @@ def decide(state: OrderReturns, command: Command, policies: Policies) -> Sequenc
             return [ReturnDisputeRecorded(order_id=state.order_id, dispute_id=dispute_id, is_open=is_open)]
         case RecordCharge():
             return _charged(state, command, policies)
-        case SettleRefund():
+        case SettleRefund() | DropRefund():
             return _settled(state, command, policies)
+        case ChargeRecovery() | FailCharge() | SettleRecovery():
+            return _recovery(state, command, policies)
         case RequestReturn():
             return _requested(state, command, policies)
         case OpenClaim():
@@ -286,7 +377,7 @@ def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
     is_repeat = command.stage != "cancelled" and is_known(
         state.where, command.stage, command.source_id, command.tracking
     )
-    if is_repeat or not command.lines:
+    if is_repeat or not (command.lines or command.replaced):
         return []
     return [
         ReturnUnitsRecorded(
@@ -296,6 +387,7 @@ def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
             stage=command.stage,
             lines=command.lines,
             at=command.at,
+            replaced=command.replaced,
         )
     ]
 
@@ -332,24 +424,27 @@ def _fold(state: OrderReturns, facts: Sequence[Fact]) -> OrderReturns:
     return state
 
 
-def _settled(state: OrderReturns, command: SettleRefund, policies: Policies) -> Sequence[Fact]:
+def _settled(state: OrderReturns, command: SettleRefund | DropRefund, policies: Policies) -> Sequence[Fact]:
+    """What payments made of a refund that is due here. One that was dropped may be paid after all."""
     owners: list[Rma | Claim] = [*state.returns.values(), *state.claims.values()]
     for owner in owners:
         due = owner.dues.get(command.due_id)
         if due is None:
             continue
-        if due.is_settled:
+        if due.is_settled and (isinstance(command, DropRefund) or not due.is_dropped):
             return []
         owner_id = owner.return_id if isinstance(owner, Rma) else owner.claim_id
-        facts: list[Fact] = [
-            ReturnRefundSettled(
-                order_id=state.order_id,
-                return_id=owner_id,
-                due_id=command.due_id,
-                refund_id=command.refund_id,
-                amount_minor=command.amount_minor,
-            )
-        ]
+        of = {
+            "order_id": state.order_id,
+            "return_id": owner_id,
+            "due_id": command.due_id,
+            "refund_id": command.refund_id,
+        }
+        facts: list[Fact] = (
+            [ReturnRefundDropped(**of, reason_code=command.reason_code)]
+            if isinstance(command, DropRefund)
+            else [ReturnRefundSettled(**of, amount_minor=command.amount_minor)]
+        )
         if isinstance(owner, Rma):
             facts += consequences(_fold(state, facts), owner_id, _binding(state, policies), command.at)
         return facts
@@ -526,6 +621,8 @@ def _one(state: OrderReturns, one: Rma, command: OneReturnCommand, binding: Bind
             return [ReturnLabelIssued(order_id=order_id, return_id=return_id, carrier=carrier, tracking=tracking)]
         case ((status.INSPECTING | status.RESOLVED | status.REOPENED), ReviseInspection()):
             return revised(state, one, command, binding)
+        case _, SettleItem():
+            return _item_settled(one, command, order_id)
         case _, SettleDifference(exchange_id=exchange_id):
             return _difference_settled(state, one, exchange_id)
         case (
@@ -615,6 +712,27 @@ def _excepted(state: OrderReturns, one: Rma, command: GrantException, binding: B
     return [granted, *_approved(after, one.return_id, lines, command.approver, binding, command.at)]
 
 
+def _item_settled(one: Rma, command: SettleItem, order_id: str) -> list[Fact]:
+    of = [item for item in one.unexpected if (item.receipt_id, item.sku) == (command.receipt_id, command.sku)]
+    if not of:
+        raise Invalid("sku", f"no such item came in receipt {command.receipt_id}")
+    left = sum(item.quantity - item.settled for item in of)
+    if command.quantity > left:
+        raise Invalid("quantity", f"must not be above {left}, which is what is left of it")
+    return [
+        ReturnUnexpectedItemSettled(
+            order_id=order_id,
+            return_id=one.return_id,
+            receipt_id=command.receipt_id,
+            sku=command.sku,
+            quantity=command.quantity,
+            how=command.how,
+            approver=command.approver,
+            detail=command.detail,
+        )
+    ]
+
+
 def _difference_settled(state: OrderReturns, one: Rma, exchange_id: str) -> list[Fact]:
     exchange = one.exchanges.get(exchange_id)
     if exchange is None:
@@ -637,7 +755,82 @@ def _charged(state: OrderReturns, command: RecordCharge, policies: Policies) -> 
         settled = difference_settled(state, one, command.exchange_id, command.amount_minor, command.operation_id)
         after = _fold(state, [settled])
         return [settled, *consequences(after, one.return_id, _binding(state, policies), command.at)]
-    raise Invalid("exchange_id", "is not known")
+    recovery = state.recoveries.get(command.exchange_id)
+    if recovery is None:
+        raise Invalid("exchange_id", "is not known")
+    if recovery.is_open:
+        return _recovered(state, recovery, "charged", None, "", policies, command.at, command.operation_id)
+    detail = f"{command.amount_minor} was charged for {recovery.recovery_id}, which is {recovery.how}: give it back"
+    return [
+        ReturnDiscrepancyRecorded(
+            order_id=state.order_id,
+            discrepancy_id=f"{state.order_id}-RD{state.discrepancies + 1}",
+            observation="payment.captured",
+            contradicts="recovery_settled",
+            return_id=recovery.return_id,
+            detail=detail,
+        )
+    ]
+
+
+def _recovery(
+    state: OrderReturns, command: ChargeRecovery | FailCharge | SettleRecovery, policies: Policies
+) -> list[Fact]:
+    recovery = state.recoveries.get(command.recovery_id)
+    if recovery is None:
+        if isinstance(command, FailCharge):
+            return []  # of an exchange: payments has it, and asks a person
+        raise Invalid("recovery_id", "is not known")
+    match recovery.status, command:
+        case RecoveryStatus.OPEN, ChargeRecovery(approver=approver, detail=detail):
+            return [
+                RecoveryChargeRequested(
+                    order_id=state.order_id,
+                    recovery_id=recovery.recovery_id,
+                    return_id=recovery.return_id,
+                    amount_minor=recovery.amount_minor,
+                    currency=recovery.currency,
+                    approver=approver,
+                    detail=detail,
+                )
+            ]
+        case RecoveryStatus.CHARGE_REQUESTED, FailCharge(code=code):
+            return [RecoveryChargeFailed(order_id=state.order_id, recovery_id=recovery.recovery_id, code=code)]
+        case (RecoveryStatus.CHARGE_REQUESTED, ChargeRecovery()) | (_, FailCharge()):
+            return []
+        case ((RecoveryStatus.OPEN | RecoveryStatus.CHARGE_REQUESTED), SettleRecovery()):
+            return _recovered(state, recovery, command.how, command.approver, command.detail, policies, command.at)
+        case RecoveryStatus.SETTLED, SettleRecovery(how=how) if how == recovery.how:
+            return []
+        case _:
+            raise NotAllowed(recovery.status, type(command).__name__, RECOVERY.allowed(recovery.status))
+
+
+def _recovered(
+    state: OrderReturns,
+    recovery: Recovery,
+    how: Literal["charged", "written_off", "returned"],
+    approver: str | None,
+    detail: str,
+    policies: Policies,
+    at: datetime,
+    operation_id: str | None = None,
+) -> list[Fact]:
+    """It is settled, and so may be the return that it came of."""
+    settled = RecoverySettled(
+        order_id=state.order_id,
+        recovery_id=recovery.recovery_id,
+        how=how,
+        amount_minor=recovery.amount_minor,
+        currency=recovery.currency,
+        approver=approver,
+        operation_id=operation_id,
+        detail=detail,
+    )
+    if recovery.return_id not in state.returns:
+        return [settled]
+    after = _fold(state, [settled])
+    return [settled, *consequences(after, recovery.return_id, _binding(state, policies), at)]
 
 
 def _expired(state: OrderReturns, one: Rma) -> list[Fact]:
@@ -746,17 +939,26 @@ def _claim_due(state: OrderReturns, claim: Claim, binding: Binding, at: datetime
 
 
 def deadlines(state: OrderReturns) -> Mapping[str, datetime]:
-    """When what is awaited expires, and when what is resolved is closed."""
+    """When what is awaited expires, when what is resolved is closed, and when what is owed is charged."""
     due: dict[str, datetime] = {}
     for return_id, one in state.returns.items():
         if one.is_expecting and one.expires_at is not None:
             due[f"expire {return_id}"] = one.expires_at
         if one.status is ReturnStatus.RESOLVED and one.closes_at is not None:
             due[f"close {return_id}"] = one.closes_at
+    for recovery_id, of in state.recoveries.items():
+        if of.status is RecoveryStatus.OPEN and of.is_charged_when_due:
+            due[f"recover {recovery_id}"] = of.due_at
     return due
 
 
 def due_command(_: str, name: str, due_at: datetime) -> Command:
     """The command of a deadline."""
-    kind, _, return_id = name.partition(" ")
-    return ExpireReturn(return_id, due_at) if kind == "expire" else CloseReturn(return_id, due_at)
+    kind, _, id = name.partition(" ")
+    match kind:
+        case "expire":
+            return ExpireReturn(id, due_at)
+        case "recover":
+            return ChargeRecovery(id, due_at)
+        case _:
+            return CloseReturn(id, due_at)

@@ -13,6 +13,7 @@ from returns.domain.order import (
     target,
     valued,
 )
+from returns.domain.owed import is_settled
 from returns.domain.policies import Binding
 from returns.domain.rma import (
     MONEY,
@@ -240,7 +241,8 @@ def _shipping_fee(one: Rma, lines: list[DueLine], policy: ReturnPolicy) -> int:
         found = [i for i in one.inspected(due.line_id) if is_refunded(i)]
         is_found_faulty = bool(found) and all(i.refund_shipping for i in found)
         is_free = one.lines[due.line_id].asked.reason in policy.free_return_reasons
-        if due.quantity and not is_free and not is_found_faulty and one.resolution is not Resolution.KEEP_IT:
+        is_refund = one.resolution in (Resolution.REFUND, Resolution.STORE_CREDIT)
+        if due.quantity and not is_free and not is_found_faulty and is_refund:
             return policy.return_shipping_fee_minor
     return 0
 
@@ -252,6 +254,7 @@ def _resolved(state: OrderReturns, one: Rma, binding: Binding, at: datetime) -> 
         one.has_open_units
         or not RETURN.admits(one.status, ReturnResolved)
         or not all(due.is_settled for due in one.dues.values())
+        or not is_settled(state, one)
         or any(not e.released and _may_still_be_owed(one, one.lines[e.line_id]) for e in one.exchanges.values())
     ):
         return
@@ -261,9 +264,20 @@ def _resolved(state: OrderReturns, one: Rma, binding: Binding, at: datetime) -> 
         resolution=one.resolution,
         requested_at=one.requested_at,
         refunded_minor=one.settled_minor,
+        withheld_minor=_withheld(one, binding.policy),
         currency=state.purchase.currency,
         closes_at=at + timedelta(days=binding.policy.close_days),
     )
+
+
+def _withheld(one: Rma, policy: ReturnPolicy) -> int:
+    """Fees kept of what the goods were worth; one larger than the goods is kept as far as they go."""
+    if one.resolution not in MONEY:
+        return 0
+    if not one.dues:
+        refunds = [refund_of(i) for line_id in one.lines for i in one.inspected(line_id)]
+        return sum(goods + shipping for goods, _, shipping in refunds)
+    return sum(line.stated.fee_minor for line in one.lines.values()) + one.fee_charged_minor
 
 
 def _may_still_be_owed(one: Rma, line: RmaLine) -> bool:

@@ -82,7 +82,7 @@ def _judge(policy: ReturnPolicy, order: OrderFacts, group: UnitGroup, line: Retu
     outcome: Outcome = "decline" if against else "review" if doubts else "approve"
     reasons = [*against, *doubts]
     if not reasons and ends_at is not None:
-        reasons.append(Why(code="within_window", text=f"Requested before the window ends at {_said(ends_at)}"))
+        reasons.append(Why(code="within_window", text=f"Requested before the window ends on {_said(ends_at)}"))
     return Verdict(
         line_id=group.line_id,
         quantity=group.quantity,
@@ -91,7 +91,7 @@ def _judge(policy: ReturnPolicy, order: OrderFacts, group: UnitGroup, line: Retu
         delivered_at=group.delivered_at,
         window_ends_at=ends_at,
         allowed_resolutions=policy.resolutions,
-        return_shipping_fee_minor=return_shipping_fee(policy, line, request.resolution),
+        return_shipping_fee_minor=0 if against else return_shipping_fee(policy, line, request.resolution),
     )
 
 
@@ -102,7 +102,7 @@ def _about_units(group: UnitGroup, request: Request, ends_at: datetime | None) -
     if group.is_claimed:
         reasons.append(Why(code="already_claimed", text="A claim for these units is open or settled"))
     if ends_at is not None and request.requested_at > ends_at:
-        reasons.append(Why(code="window_over", text=f"Requested after the window ended at {_said(ends_at)}"))
+        reasons.append(Why(code="window_over", text=f"Requested after the window ended on {_said(ends_at)}"))
     return reasons
 
 
@@ -130,8 +130,9 @@ def _doubts(policy: ReturnPolicy, order: OrderFacts, line: ReturnLine, request: 
 
 
 def return_shipping_fee(policy: ReturnPolicy, line: ReturnLine, resolution: Resolution) -> int:
-    """What sending it back costs the customer, once per return: nothing where the shop is at fault or nothing is sent."""
-    if line.reason in policy.free_return_reasons or resolution is Resolution.KEEP_IT:
+    """What sending it back costs the customer, once per return: nothing where the shop is at fault, or where no refund is
+    due that it could be taken of."""
+    if line.reason in policy.free_return_reasons or resolution not in (Resolution.REFUND, Resolution.STORE_CREDIT):
         return 0
     return policy.return_shipping_fee_minor
 
@@ -177,4 +178,6 @@ def _open_day(policy: ReturnPolicy, end: datetime) -> datetime:
 
 
 def _said(instant: datetime) -> str:
-    return instant.astimezone(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    """The day, as a person says it."""
+    on = instant.astimezone(timezone.utc)
+    return f"{on.day} {on:%B %Y}"

@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 from hashlib import sha256
 from typing import TypeAlias
 
-from returns.domain import claims, rma, units
-from returns.domain.claims import Claim, ClaimStatus
+from returns.domain import claims, recoveries, rma, units
+from returns.domain.claims import Claim, ClaimFact, ClaimStatus
 from returns.domain.eligibility import UnitGroup
+from returns.domain.recoveries import Recovery
 from returns.domain.rma import (
     MONEY,
     Exchange,
@@ -30,6 +31,8 @@ from shared.contracts.returns import (
     ExchangeCreated,
     ExchangeReleased,
     PolicyBound,
+    RecoveryFact,
+    RecoveryOpened,
     Resolution,
     ReturnDiscrepancyRecorded,
     ReturnDisputeRecorded,
@@ -37,6 +40,7 @@ from shared.contracts.returns import (
     ReturnObservationRecorded,
     ReturnPurchaseRecorded,
     ReturnReceivedUnannounced,
+    ReturnRefundDropped,
     ReturnRefundDue,
     ReturnRefundSettled,
     ReturnRequested,
@@ -65,6 +69,7 @@ class OrderReturns:
     observed: dict[str, tuple[str, ...]] = field(default_factory=dict)
     waiting: tuple[ReturnObservationRecorded, ...] = ()
     discrepancies: int = 0
+    recoveries: dict[str, Recovery] = field(default_factory=dict)
 
 
 def initial(order_id: str) -> OrderReturns:
@@ -105,9 +110,15 @@ def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
         case (
             ReturnRefundDue(return_id=claim_id)
             | ReturnRefundSettled(return_id=claim_id)
+            | ReturnRefundDropped(return_id=claim_id)
             | ExchangeReleased(return_id=claim_id)
         ) if claim_id in state.claims:
             return _claim(state, claim_id, fact)
+        case RecoveryOpened(recovery_id=recovery_id):
+            return replace(state, recoveries={**state.recoveries, recovery_id: recoveries.opened(fact)})
+        case RecoveryFact(recovery_id=recovery_id):
+            case_ = recoveries.evolve(state.recoveries[recovery_id], fact)
+            return replace(state, recoveries={**state.recoveries, recovery_id: case_})
         case ReturnFact(return_id=return_id):
             changed = rma.evolve(state.returns[return_id], fact)
             new = state.exchanges + isinstance(fact, ExchangeCreated)
@@ -145,11 +156,7 @@ def _observed(state: OrderReturns, fact: ReturnObservationRecorded) -> OrderRetu
     )
 
 
-def _claim(
-    state: OrderReturns,
-    claim_id: str,
-    fact: ClaimResolved | ReturnRefundDue | ReturnRefundSettled | ExchangeReleased,
-) -> OrderReturns:
+def _claim(state: OrderReturns, claim_id: str, fact: ClaimFact) -> OrderReturns:
     changed = claims.evolve(state.claims[claim_id], fact)
     new = state.exchanges + isinstance(fact, ExchangeReleased)
     return replace(state, claims={**state.claims, claim_id: changed}, exchanges=new)

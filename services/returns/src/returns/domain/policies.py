@@ -80,7 +80,7 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-ADDED: Final = ("review_days",)
+ADDED: Final = ("review_days", "recovery_days", "recovery_charged")
 """Fields that older versions were published without: at their default they are not part of a digest."""
 
 

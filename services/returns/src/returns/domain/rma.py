@@ -34,6 +34,7 @@ from shared.contracts.returns import (
     ReturnLine,
     ReturnReason,
     ReturnReceivedUnannounced,
+    ReturnRefundDropped,
     ReturnRefundDue,
     ReturnRefundSettled,
     ReturnReopened,
@@ -41,6 +42,7 @@ from shared.contracts.returns import (
     ReturnResolved,
     ReturnSentToReview,
     ReturnUnexpectedItemReceived,
+    ReturnUnexpectedItemSettled,
     Verdict,
 )
 from shared.machine import Machine, replace
@@ -228,8 +230,24 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class Due:
+    """`paid_minor`: what payments paid of it, where that is not the amount. What is dropped is settled too."""
+
     amount_minor: int
     is_settled: bool = False
+    is_dropped: bool = False
+    paid_minor: int | None = None
+
+    @property
+    def settled_minor(self) -> int:
+        if not self.is_settled or self.is_dropped:
+            return 0
+        return self.amount_minor if self.paid_minor is None else self.paid_minor
+
+    def after(self, fact: "ReturnRefundSettled | ReturnRefundDropped") -> "Due":
+        if isinstance(fact, ReturnRefundDropped):
+            return replace(self, is_settled=True, is_dropped=True)
+        paid = None if fact.amount_minor == self.amount_minor else fact.amount_minor
+        return replace(self, is_settled=True, is_dropped=False, paid_minor=paid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +278,12 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class UnexpectedItem:
+    """`settled`: of the quantity, those of which a person said where they went."""
+
     receipt_id: str
     sku: str
     quantity: int
+    settled: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,12 +330,13 @@ class Rma:
 
     @property
     def has_open_units(self) -> bool:
-        """Undecided, on their way or uninspected, or an inspection that a person must look at."""
-        return self.count(*OPEN) > 0 or any(line.review for i in self.inspections.values() for line in i.lines)
+        """Undecided, on their way or uninspected; or an inspection that a person must look at, or that only holds them."""
+        found = (line for i in self.inspections.values() for line in i.lines)
+        return self.count(*OPEN) > 0 or any(line.review or line.disposition is Disposition.HOLD for line in found)
 
     @property
     def settled_minor(self) -> int:
-        return sum(due.amount_minor for due in self.dues.values() if due.is_settled)
+        return sum(due.settled_minor for due in self.dues.values())
 
 
 def owed_in_exchange(one: Rma, line: RmaLine) -> int:
@@ -396,10 +418,12 @@ def unannounced(fact: ReturnReceivedUnannounced) -> Rma:
 def evolve(rma: Rma, fact: ReturnFact) -> Rma:
     """Fold one fact of this return in. Raises NotAllowed where the table does not list it."""
     match fact:
-        case ReturnRefundDue() | ReturnRefundSettled():
+        case ReturnRefundDue() | ReturnRefundSettled() | ReturnRefundDropped():
             return _money(rma, fact)
         case ExchangeCreated() | ExchangeDifferenceDue() | ExchangeDifferenceSettled() | ExchangeReleased():
             return _exchange(rma, fact)
+        case ReturnUnexpectedItemSettled():
+            return replace(rma, unexpected=_settled_items(rma.unexpected, fact))
         case ReturnUnexpectedItemReceived(receipt_id=receipt_id, sku=sku, quantity=quantity):
             unexpected = (*rma.unexpected, UnexpectedItem(receipt_id, sku, quantity))
             return replace(rma, unexpected=unexpected, receipts=_with(rma.receipts, receipt_id))
@@ -448,6 +472,18 @@ def evolve(rma: Rma, fact: ReturnFact) -> Rma:
             return rma
         case _:
             raise TypeError(f"{type(fact).__name__} is no fact of a return")
+
+
+def _settled_items(items: tuple[UnexpectedItem, ...], fact: ReturnUnexpectedItemSettled) -> tuple[UnexpectedItem, ...]:
+    left = fact.quantity
+    after = []
+    for item in items:
+        n = 0
+        if (item.receipt_id, item.sku) == (fact.receipt_id, fact.sku):
+            n = min(left, item.quantity - item.settled)
+        left -= n
+        after.append(replace(item, settled=item.settled + n) if n else item)
+    return tuple(after)
 
 
 def _with(known: tuple[str, ...], one: str) -> tuple[str, ...]:
@@ -573,10 +609,9 @@ def _one_by_one(lines: tuple[InspectedLine, ...], line_id: str) -> list[UnitStat
     return [status for status, quantity in statuses if status is not None for _ in range(quantity)]
 
 
-def _money(rma: Rma, fact: ReturnRefundDue | ReturnRefundSettled) -> Rma:
-    if isinstance(fact, ReturnRefundSettled):
-        due = replace(rma.dues[fact.due_id], is_settled=True)
-        return replace(rma, dues={**rma.dues, fact.due_id: due})
+def _money(rma: Rma, fact: ReturnRefundDue | ReturnRefundSettled | ReturnRefundDropped) -> Rma:
+    if not isinstance(fact, ReturnRefundDue):
+        return replace(rma, dues={**rma.dues, fact.due_id: rma.dues[fact.due_id].after(fact)})
     lines = dict(rma.lines)
     for due_line in fact.lines:
         line = lines[due_line.line_id]

@@ -159,11 +159,13 @@ class Purchase:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """Units by the stage they were last told to be in, and by line; those promised anew stay where they were."""
+    """Units by the stage they were last told to be in, and by line; those promised anew stay where they were, and are
+    `replaced` once the parcel was found."""
 
     stage: Stage
     units: dict[Stage, dict[str, int]]
     delivered_at: datetime | None = None
+    replaced: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,7 @@ def _moved(parcel: Parcel | None, stage: Stage, fact: ReturnUnitsRecorded) -> Pa
         stage=stage,
         units={at: left for at, lines in units.items() if (left := {k: n for k, n in lines.items() if n})},
         delivered_at=fact.at if stage == "delivered" else parcel.delivered_at if parcel else None,
+        replaced={line.line_id: line.quantity for line in fact.replaced} or (parcel.replaced if parcel else {}),
     )
 
 

@@ -21,6 +21,11 @@ from shared.contracts.returns import (
     PolicyBound,
     PolicyPublished,
     PolicyRetired,
+    RecoveryChargeFailed,
+    RecoveryChargeRequested,
+    RecoveryFact,
+    RecoveryOpened,
+    RecoverySettled,
     Resolution,
     ReturnApproved,
     ReturnCancelled,
@@ -41,6 +46,7 @@ from shared.contracts.returns import (
     ReturnPurchaseRecorded,
     ReturnReason,
     ReturnReceivedUnannounced,
+    ReturnRefundDropped,
     ReturnRefundDue,
     ReturnRefundSettled,
     ReturnReopened,
@@ -48,6 +54,7 @@ from shared.contracts.returns import (
     ReturnResolved,
     ReturnSentToReview,
     ReturnUnexpectedItemReceived,
+    ReturnUnexpectedItemSettled,
     ReturnUnitsRecorded,
     Verdict,
 )
@@ -175,6 +182,8 @@ class Return:
     found: tuple[Found, ...] = ()
     due_minor: int = 0
     fees_minor: int = 0
+    withheld_minor: int = 0
+    """Fees kept of what the goods were worth, in all; known when it is resolved."""
     recovery_minor: int = 0
     refunded_minor: int | None = None
     requested_at: datetime | None = None
@@ -245,11 +254,27 @@ class Discrepancy:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovery:
+    """What the customer holds and did not pay for; `how` it was settled, "" while it is open."""
+
+    amount_minor: int
+    cause: str
+    return_id: str | None
+    owner: str
+    since: datetime
+    due_at: datetime
+    is_charged: bool = False
+    """It was asked of a tender, and there is no answer yet."""
+    how: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Returns:
     policy: str = ""
     """The return policy that binds the order since its purchase."""
     returns: Mapping[str, Return] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
+    recoveries: Mapping[str, Recovery] = field(default_factory=dict)
     discrepancies: Mapping[str, Discrepancy] = field(default_factory=dict)
     skus: Mapping[str, str] = field(default_factory=dict)
     """By line."""
@@ -276,6 +301,9 @@ def fold(returns: Returns, entry: Entry) -> Returns:
         case ReturnDiscrepancyRecorded() as fact:
             found = Discrepancy(entry.occurred_at, fact.contradicts, fact.detail, fact.return_id)
             return replace(returns, discrepancies=put(returns.discrepancies, fact.discrepancy_id, found))
+        case RecoveryFact(recovery_id=id) as fact:
+            recovery = _recovery(returns.recoveries.get(id), fact, entry.occurred_at)
+            return returns if recovery is None else replace(returns, recoveries=put(returns.recoveries, id, recovery))
         case ReturnFact(return_id=id) as fact if id in returns.claims:
             # What is due for a claim is told as for a return, under the claim's id.
             if not isinstance(fact, ReturnRefundDue):
@@ -289,6 +317,19 @@ def fold(returns: Returns, entry: Entry) -> Returns:
             return replace(returns, returns=put(returns.returns, fact.return_id, told))
         case _:
             raise TypeError(f"{entry.fact.type} is no fact of an order's returns")
+
+
+def _recovery(told: Recovery | None, fact: RecoveryFact, at: datetime) -> Recovery | None:
+    match fact:
+        case RecoveryOpened():
+            return Recovery(fact.amount_minor, fact.cause, fact.return_id, fact.owner, at, fact.due_at)
+        case RecoveryChargeRequested() | RecoveryChargeFailed() if told is not None:
+            is_failed = isinstance(fact, RecoveryChargeFailed)
+            return replace(told, is_charged=not is_failed, owner="support" if is_failed else told.owner)
+        case RecoverySettled(how=how) if told is not None:
+            return replace(told, is_charged=False, how=how)
+        case _:
+            return None
 
 
 def _named(policy: PolicyRef) -> str:
@@ -376,6 +417,9 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
         case ReturnUnexpectedItemReceived(sku=sku, quantity=quantity):
             unexpected = put(told.unexpected, sku, told.unexpected.get(sku, 0) + quantity)
             return replace(told, unexpected=unexpected, unexpected_at=at)
+        case ReturnUnexpectedItemSettled(sku=sku, quantity=quantity):
+            left = {**told.unexpected, sku: told.unexpected.get(sku, 0) - quantity}
+            return replace(told, unexpected={of: n for of, n in left.items() if n > 0})
         case ReturnItemsInspected():
             found = tuple(_found(fact.inspection_id, line) for line in fact.lines)
             return replace(
@@ -409,6 +453,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
                 resolution=fact.resolution,
                 requested_at=fact.requested_at,
                 refunded_minor=fact.refunded_minor,
+                withheld_minor=fact.withheld_minor,
                 resolved_at=at,
                 closes_at=fact.closes_at,
             )
@@ -431,6 +476,7 @@ def _move(told: Return, fact: ReturnFact, at: datetime) -> Return:
             | ExchangeDifferenceSettled()
             | ExchangeReleased()
             | ReturnRefundSettled()
+            | ReturnRefundDropped()
         ):
             return told  # told on the timeline; refunds and shipments carry what follows from it
         case _:
@@ -554,6 +600,17 @@ def _bucket(line: InspectedLine) -> ReverseBucket | None:
     return ReverseBucket.REJECTED_HELD
 
 
+_WENT: Final = {"sent_back": "was sent back", "stocked": "was put into stock", "disposed": "was disposed of"}
+_SETTLED: Final = {"charged": "charged", "written_off": "written off", "returned": "no longer owed"}
+_CAUSES: Final = {
+    "return_not_accepted": "what came back was not accepted",
+    "return_not_sent": "the return was not sent",
+    "found_after_refund": "what was refunded as lost was found and delivered",
+    "found_after_replacement": "what was replaced was found and delivered too",
+    "revised_down": "the inspection was revised after the refund",
+    "other": "see the case",
+}
+
 _VERDICTS: Final = {"approve": "approve", "review": "a person must decide on", "decline": "decline"}
 
 SENTENCES: Final[Sentences] = {
@@ -591,6 +648,7 @@ SENTENCES: Final[Sentences] = {
         + ("all is here" if f.complete else "more is awaited")
     ),
     ReturnUnexpectedItemReceived: lambda f, w: f"Not part of the return, but in the parcel: {f.quantity} × {f.sku}",
+    ReturnUnexpectedItemSettled: lambda f, w: f"{f.quantity} × {f.sku}, none of the return, {_WENT[f.how]}",
     ReturnItemsInspected: lambda f, w: (
         "Inspected: " + w.listed(f"{w.some(line.quantity, line.line_id)} {plain(line.outcome)}" for line in f.lines)
     ),
@@ -601,10 +659,34 @@ SENTENCES: Final[Sentences] = {
     ),
     ReturnRefundDue: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} is due for {w.units(f.lines)}",
     ReturnResolved: lambda f, w: (
-        f"Return {f.return_id} resolved by {_wish(f.resolution)}: {w.money(f.refunded_minor, f.currency)} refunded"
+        f"Return {f.return_id} resolved by {_wish(f.resolution)}: "
+        + (
+            f"{w.money(f.withheld_minor, f.currency)} withheld in full, nothing is refunded"
+            if f.withheld_minor and not f.refunded_minor
+            else f"{w.money(f.refunded_minor, f.currency)} refunded"
+            + (f", {w.money(f.withheld_minor, f.currency)} withheld" if f.withheld_minor else "")
+        )
     ),
     ReturnRefundSettled: lambda f, w: (
         f"Return {f.return_id} took note of its refund: {w.money(f.amount_minor)} paid out"
+    ),
+    ReturnRefundDropped: lambda f, w: (
+        f"Return {f.return_id} gets no refund for {f.due_id}: "
+        + ("everything was given back before" if f.reason_code == "not_due" else plain(f.reason_code))
+    ),
+    RecoveryOpened: lambda f, w: (
+        f"The customer holds {w.money(f.amount_minor, f.currency)} that is not paid: {_CAUSES[f.cause]}; "
+        + ("it is charged" if f.owner == "system" else "a person settles it")
+        + f" on {day(f.due_at)}"
+    ),
+    RecoveryChargeRequested: lambda f, w: (
+        f"{w.money(f.amount_minor, f.currency)} is to be charged for {f.recovery_id}"
+        + (f", as {f.approver} asks" if f.approver else ", by policy")
+    ),
+    RecoveryChargeFailed: lambda f, w: f"Nothing could be charged for {f.recovery_id}: {plain(f.code)}",
+    RecoverySettled: lambda f, w: (
+        f"{w.money(f.amount_minor, f.currency)} of {f.recovery_id} is {_SETTLED[f.how]}"
+        + (f" by {f.approver}" if f.approver else "")
     ),
     ReturnPurchaseRecorded: lambda f, w: "Returns took note of the purchase",
     ReturnUnitsRecorded: lambda f, w: f"Returns took note: {w.units(f.lines)} {f.stage}",
@@ -664,6 +746,9 @@ DETAILS: Final[Details] = {
     ],
     ReturnCancelled: lambda f, w: [f.detail],
     ReturnClosed: lambda f, w: [f.detail],
+    ReturnUnexpectedItemSettled: lambda f, w: [f.detail],
+    RecoveryChargeRequested: lambda f, w: [f.detail],
+    RecoverySettled: lambda f, w: [f.detail],
     ReturnReopened: lambda f, w: [f.detail],
     ClaimResolved: lambda f, w: [f.detail],
 }
@@ -674,8 +759,9 @@ def _wish(resolution: Resolution) -> str:
 
 
 def _inspection(line: InspectedLine, w: Words) -> str:
+    """What the policy's table says of it; what is withheld of the whole return is known when that is resolved."""
     fee = f", {line.fee_percent}% fee" if line.fee_percent else ""
     return (
         f"{w.some(line.quantity, line.line_id)}: {plain(line.outcome)}, "
-        f"goes to {plain(line.disposition)}, {line.refund_percent}% refunded{fee}"
+        f"goes to {plain(line.disposition)}, {line.refund_percent}% refundable{fee}"
     )

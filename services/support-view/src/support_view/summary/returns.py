@@ -29,7 +29,7 @@ class ReturnState(Model):
     received: str
     inspection: tuple[str, ...]
     due: Amount | None
-    fees: Amount | None
+    fees: Amount | None = Field(description="withheld of what the goods are worth")
     refunded: Amount | None
     recovery: Amount | None = Field(description="refunded too much, by a later inspection")
     unexpected: tuple[str, ...] = Field(description="in the parcel, and not part of the return")
@@ -64,7 +64,7 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             received=s.contents(told.received) if told.received else "",
             inspection=tuple(inspection(s, told)),
             due=s.amount(told.due_minor) if told.due_minor else None,
-            fees=s.amount(told.fees_minor) if told.fees_minor else None,
+            fees=s.amount(fees) if (fees := told.withheld_minor or told.fees_minor) else None,
             refunded=s.amount(told.refunded_minor) if told.refunded_minor is not None else None,
             recovery=s.amount(told.recovery_minor) if told.recovery_minor else None,
             unexpected=tuple(f"{quantity} × {sku}" for sku, quantity in told.unexpected.items()),
@@ -84,7 +84,7 @@ def inspection(s: Sections, told: Return) -> Iterator[str]:
     for found in told.found:
         fee = f" less {found.fee_percent}% fee" if found.fee_percent else ""
         what = f"{s.words.some(found.quantity, found.line_id)}: {plain(found.outcome)}, to {plain(found.disposition)}"
-        yield f"{what}, {found.refund_percent}% refunded{fee}"
+        yield f"{what}, {found.refund_percent}% refundable{fee}"
 
 
 def _reasons(s: Sections, told: Return) -> tuple[str, ...]:
@@ -106,7 +106,8 @@ def _return_words(told: Return) -> str:
         case ReturnStatus.DECLINED:
             return "see the reasons"
         case ReturnStatus.RESOLVED | ReturnStatus.CLOSED:
-            return f"resolved on {day(told.resolved_at)}" if told.resolved_at else ""
+            in_full = ", withheld in full by fees" if told.withheld_minor and not told.refunded_minor else ""
+            return f"resolved on {day(told.resolved_at)}{in_full}" if told.resolved_at else ""
         case _:
             return ""
 

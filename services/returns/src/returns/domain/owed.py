@@ -1,0 +1,149 @@
+"""What customers hold and did not pay for, as a function of the facts; and the recovery cases that stand for it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal, TypeAlias
+
+from returns.domain.claims import Claim, ClaimStatus
+from returns.domain.order import OrderReturns, evolve, goods_minor, live_claims, target
+from returns.domain.policies import Binding
+from returns.domain.recoveries import Recovery
+from returns.domain.rma import REPLACEMENT, Exchange, Rma
+from returns.domain.units import OPEN, UnitStatus
+from shared.contracts.base import Fact
+from shared.contracts.returns import RecoveryOpened, RecoverySettled
+from shared.money import cumulative
+
+Cause: TypeAlias = Literal[
+    "return_not_accepted", "return_not_sent", "found_after_refund", "found_after_replacement", "revised_down"
+]
+Source: TypeAlias = tuple[str | None, str | None, str | None]
+"""Return or claim, shipment, tracking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    amount_minor: int
+    cause: Cause
+
+
+def of_return(state: OrderReturns, one: Rma) -> int:
+    """Money refunded too much, and what replacements cost that nothing came back for, beside what was asked for them."""
+    paid = sum(due.settled_minor if due.is_settled else due.amount_minor for due in one.dues.values())
+    entitled = max(0, sum(target(one, line) for line in one.lines.values()) - one.fee_charged_minor)
+    goods = 0
+    for exchange in one.exchanges.values() if one.resolution in REPLACEMENT else ():
+        goods += _worth(state, exchange.line_id, _unreturned(one, exchange))
+    return max(0, paid - entitled) + goods
+
+
+def _unreturned(one: Rma, exchange: Exchange) -> int:
+    """Units that were replaced and neither accepted nor still to be decided on, nor asked to be paid already."""
+    line = one.lines[exchange.line_id]
+    reviewed = sum(i.quantity for i in one.inspected(exchange.line_id) if i.review)
+    back = line.count(UnitStatus.ACCEPTED, *OPEN) + reviewed
+    return max(0, exchange.released - back - (exchange.due_units if exchange.due_minor else 0))
+
+
+def _worth(state: OrderReturns, line_id: str, units: int) -> int:
+    assert state.purchase is not None
+    quantity = state.purchase.lines[line_id].quantity
+    return cumulative(goods_minor(state, line_id), min(units, quantity), quantity)
+
+
+def all_owed(state: OrderReturns, because: Cause = "return_not_accepted") -> Mapping[Source, Owed]:
+    """By what it came of; `because`: of a return, by what was done just now."""
+    owed: dict[Source, Owed] = {}
+    if state.purchase is None:
+        return owed
+    for return_id, one in state.returns.items():
+        if amount := of_return(state, one):
+            owed[return_id, None, None] = Owed(amount, because)
+    for claim_id, amount in _found_after_refund(state):
+        owed[claim_id, None, None] = Owed(amount, "found_after_refund")
+    for shipment_id, shipment in state.where.shipments.items():
+        for tracking, parcel in shipment.parcels.items():
+            known = {k: n for k, n in parcel.replaced.items() if k in state.purchase.lines}
+            amount = sum(_worth(state, line_id, n) for line_id, n in known.items())
+            if parcel.stage == "delivered" and amount:
+                owed[None, shipment_id, tracking or None] = Owed(amount, "found_after_replacement")
+    return owed
+
+
+def _found_after_refund(state: OrderReturns) -> Iterator[tuple[str, int]]:
+    """Units that were claimed as lost and refunded, and reached the customer after all; the newest claims first."""
+    found: dict[str, int] = {}
+    lost = [claim for claim in state.claims.values() if claim.is_for_lost]
+    for line_id in dict.fromkeys(line_id for claim in lost for line_id in claim.units):
+        elsewhere = state.where.counted(line_id, "lost") + state.where.counted(line_id, "withdrawn")
+        undecided = sum(c.units.get(line_id, 0) for c in lost if c.status is ClaimStatus.OPEN)
+        found[line_id] = live_claims(state, line_id, for_lost=True) - elsewhere - undecided
+    for claim in reversed(lost):
+        if claim.status is ClaimStatus.REFUNDED and any(not due.is_dropped for due in claim.dues.values()):
+            amount = sum(_taken(claim, line_id, found) for line_id in claim.units)
+            if amount:
+                yield claim.claim_id, amount
+
+
+def _taken(claim: Claim, line_id: str, found: dict[str, int]) -> int:
+    worth = claim.worth.get(line_id)
+    units = max(0, min(found[line_id], claim.units[line_id]))
+    found[line_id] -= units
+    return cumulative(worth.refund_minor, units, worth.units) if worth and units else 0
+
+
+def is_settled(state: OrderReturns, one: Rma) -> bool:
+    """Nothing that came of the return is held and unpaid."""
+    answered = sum(r.amount_minor for r in _cases(state, (one.return_id, None, None)) if r.answers and not r.is_open)
+    return of_return(state, one) <= answered
+
+
+def _cases(state: OrderReturns, source: Source) -> list[Recovery]:
+    return [recovery for recovery in state.recoveries.values() if recovery.source == source]
+
+
+def recovered(state: OrderReturns, binding: Binding, at: datetime, because: Cause) -> Iterator[Fact]:
+    """Cases for what is owed and has none; those that are no longer owed end."""
+    owed = all_owed(state, because)
+    known = {recovery.source: None for recovery in state.recoveries.values() if recovery.is_open}
+    for source in dict.fromkeys([*known, *owed]):
+        wanted = owed[source].amount_minor if source in owed else 0
+        cases = [recovery for recovery in _cases(state, source) if recovery.answers]
+        answered = sum(recovery.amount_minor for recovery in cases)
+        for recovery in reversed([recovery for recovery in cases if recovery.is_open]):
+            if answered <= wanted:
+                break
+            answered -= recovery.amount_minor
+            settled = RecoverySettled(
+                order_id=state.order_id,
+                recovery_id=recovery.recovery_id,
+                how="returned",
+                amount_minor=recovery.amount_minor,
+                currency=recovery.currency,
+                detail="It is no longer owed, as the facts stand now",
+            )
+            yield settled
+            state = evolve(state, settled)
+        if answered < wanted:
+            opened = _opened(state, source, Owed(wanted - answered, owed[source].cause), binding, at)
+            yield opened
+            state = evolve(state, opened)
+
+
+def _opened(state: OrderReturns, source: Source, owed: Owed, binding: Binding, at: datetime) -> RecoveryOpened:
+    assert state.purchase is not None
+    return_id, shipment_id, tracking = source
+    return RecoveryOpened(
+        order_id=state.order_id,
+        recovery_id=f"{state.order_id}-RC{len(state.recoveries) + 1}",
+        amount_minor=owed.amount_minor,
+        currency=state.purchase.currency,
+        cause=owed.cause,
+        return_id=return_id,
+        shipment_id=shipment_id,
+        tracking=tracking,
+        owner="system" if binding.policy.recovery_charged else "support",
+        due_at=at + timedelta(days=binding.policy.recovery_days),
+        policy=binding.ref,
+    )
