@@ -444,7 +444,10 @@ async def test_a_refund_that_bounces_is_reversed_by_its_notice_and_its_balance_i
     account = await payments.account()
     assert (account["refunds"][0]["status"], account["refundable_minor"]) == ("attention", 10_000)
     assert (await payments.types())[-2:] == ["refund.leg_reversed", "refund.attention_needed"]
-    rerouted = await payments.on_refund("o1-R1", "reroute", "supervisor", channel="bank_transfer")
+    nowhere = await payments.on_refund("o1-R1", "reroute", "supervisor", channel="bank_transfer")
+    assert (nowhere.status_code, nowhere.json()["errors"][0]["field"]) == (422, "account")
+    account = {"iban": "DE89 3704 0044 0532 0130 00"}
+    rerouted = await payments.on_refund("o1-R1", "reroute", "supervisor", channel="bank_transfer", account=account)
     assert rerouted.status_code == 200, rerouted.text
     await payments.work()
     assert (await payments.account())["refunds"][0]["status"] == "succeeded"
@@ -538,6 +541,10 @@ async def test_a_notice_that_makes_no_sense_is_answered_clearly(
         ({"lines": [{"line_id": "a", "quantity": 1, "amount_minor": 5}], "amount_minor": 5}, "lines.0.quantity"),
         ({"lines": [{"line_id": "a"}]}, "lines.0.amount_minor"),
         ({"reason": ""}, "reason"),
+        ({"channel": "bank_transfer"}, "account"),
+        ({"channel": "bank_transfer", "account": {"iban": "DE89370400440532013001"}}, "account.iban"),
+        ({"channel": "bank_transfer", "account": {}}, "account"),
+        ({"lines": [{"line_id": "a", "amount_minor": 1}] * 2, "amount_minor": None}, "lines"),
         ({"reason": "card 4111 1111 1111 1111"}, "reason"),
         ({"surprise": 1}, "surprise"),
         ({"occurred_at": "2999-01-01T00:00:00Z"}, "occurred_at"),
@@ -759,8 +766,11 @@ async def test_a_refund_that_failed_was_paid_by_transfer_and_then_arrived_is_boo
     asked = await payments.refund(
         amount_minor=5_000, consents=consents, account={"iban": "DE89 3704 0044 0532 0130 00"}
     )
-    assert asked.status_code == 201, asked.text
+    assert (asked.status_code, asked.json()["account"]) == (201, "DE…3000"), asked.text
     await payments.work()
+    assert [c.account for c in payments.calls if c.channel == "bank_transfer"] == ["DE89370400440532013000"]
+    journal = await payments.pool.fetch("SELECT data::text FROM events")
+    assert not [row for row in journal if "0532013000" in row[0]]
     assert (await payments.account())["refunds"][0]["status"] == "succeeded"
     assert len(await forward(payments, payments.there.system, 4)) == 4
     late = await payments.there.http.post("/processor/control/succeed", json={"operation_key": "o1-R1L1"})

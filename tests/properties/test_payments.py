@@ -46,7 +46,7 @@ from shared.contracts.base import Fact, TenderKind
 from shared.contracts.payments import MovementKind, OperationKind, RefundChannel, RefundKind, RefundLine, UnitsChange
 from shared.machine import Invalid, NotAllowed
 from shared.money import largest_remainder
-from tests.unit.payments_story import NOON, Story, approval, line, opening, paid, routing, tender, units
+from tests.unit.payments_story import ACCOUNT, NOON, Story, approval, line, opening, paid, routing, tender, units
 
 KINDS = list(TenderKind)
 
@@ -253,6 +253,7 @@ def _ask(world: World, n: int) -> None:
             requester="agent:anna",
             at=NOON + timedelta(days=n % 300),
             consents=tuple(RefundChannel)[: n % 4],
+            account=ACCOUNT,
         )
     )
 
@@ -268,7 +269,7 @@ def _on_refund(world: World, n: int) -> None:
             ApproveRefund(id, "supervisor:anna", NOON),
             RejectRefund(id, "mistake", "", NOON),
             CancelRefund(id, "", NOON),
-            RerouteRefund(id, RefundChannel.BANK_TRANSFER, NOON),
+            RerouteRefund(id, RefundChannel.BANK_TRANSFER, NOON, ACCOUNT),
             RerouteRefund(id, RefundChannel.ORIGINAL, NOON),
         ][n % 6]
     )
@@ -519,7 +520,7 @@ def settle(world: World, refund_id: str) -> None:
         world.attempt(ApproveRefund(refund_id, "supervisor:ben", NOON))
         world.attempt(RejectRefund(refund_id, "no_money", "", NOON))
     elif status is not RefundStatus.SUCCEEDED:
-        world.attempt(RerouteRefund(refund_id, RefundChannel.BANK_TRANSFER, NOON))
+        world.attempt(RerouteRefund(refund_id, RefundChannel.BANK_TRANSFER, NOON, ACCOUNT))
         if world.story.state.refunds[refund_id].status is status:
             world.attempt(CancelRefund(refund_id, "the customer does not answer", NOON))
 

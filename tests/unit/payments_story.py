@@ -16,12 +16,13 @@ from payments.domain.tender import TenderStatus
 from payments.handlers import claimed as open_claim
 from shared.contracts.base import Fact, LineQuantity, TenderKind
 from shared.contracts.orders import TenderSpec
-from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, UnitsChange
+from shared.contracts.payments import PayableLine, PayoutAccount, RefundChannel, RefundKind, UnitsChange
 from shared.contracts.returns import ClaimOpened, ReturnReason
 from shared.envelope import Cause, Undecodable
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)
+ACCOUNT = PayoutAccount(account_id="acc-1", masked="DE…3000")
 CARD = TenderKind.CARD
 GIFT = TenderKind.GIFT_CARD
 
@@ -155,7 +156,7 @@ def types(facts: list[Any]) -> list[str]:
 
 
 def refund(amount: int, kind: RefundKind = RefundKind.PRICE_ADJUSTMENT, **more: Any) -> RequestRefund:
-    fields = {"lines": (), "currency": "EUR", "requester": "agent:anna", "at": NOON}
+    fields = {"lines": (), "currency": "EUR", "requester": "agent:anna", "at": NOON, "account": ACCOUNT}
     return RequestRefund(kind=kind, amount_minor=amount, **{**fields, **more})
 
 

@@ -24,6 +24,7 @@ from shared.contracts.payments import RefundChannel, RefundKind, RefundLine, Uni
 from shared.contracts.returns import ReturnReason
 from shared.machine import Invalid, NotAllowed
 from tests.unit.payments_story import (
+    ACCOUNT,
     CARD,
     GIFT,
     NOON,
@@ -469,7 +470,7 @@ def test_cash_paid_at_the_door_goes_by_bank_once_a_person_has_the_customers_word
     story.handed_over("S1", a=1)
     story.tell(owed(400))
     assert status_of(story) is RefundStatus.ATTENTION
-    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON))
+    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON, ACCOUNT))
     assert [(o.channel, o.amount_minor) for o in story.waiting()] == [(RefundChannel.BANK_TRANSFER, 400)]
     story.all_succeed()
     assert status_of(story) is RefundStatus.SUCCEEDED
@@ -482,6 +483,64 @@ def test_store_credit_that_pays_an_order_is_spent_and_given_back_as_credit() -> 
     story.tell(owed(400))
     story.all_succeed()
     assert [f.amount_minor for f in story.facts if isinstance(f, p.StoreCreditIssued)] == [400]
+
+
+def test_a_bank_transfer_names_an_account_and_its_leg_goes_there() -> None:
+    story = shipped_card()
+    for asked in (refund(500, channel=RefundChannel.BANK_TRANSFER, account=None),):
+        with pytest.raises(Invalid, match="IBAN") as error:
+            story.tell(asked)
+        assert error.value.field == "account"
+    story.tell(refund(500, channel=RefundChannel.BANK_TRANSFER))
+    [leg] = story.waiting()
+    assert (leg.channel, leg.account_id) == (RefundChannel.BANK_TRANSFER, ACCOUNT.account_id)
+    story.submit(leg.id)
+    story.answer(leg.id, Result.FAILED, code="account_closed")
+    other = p.PayoutAccount(account_id="acc-2", masked="FR…0606")
+    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON, other))
+    assert [o.account_id for o in story.waiting()] == ["acc-2"]
+
+
+def test_another_way_by_bank_needs_an_account() -> None:
+    story = shipped_card()
+    story.tell(owed(500))
+    story.submit("o1-R1L1")
+    story.answer("o1-R1L1", Result.FAILED, code="account_closed")
+    with pytest.raises(Invalid, match="IBAN"):
+        story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON))
+
+
+def test_store_credit_that_arrives_within_seconds_is_not_late() -> None:
+    story = shipped_card()
+    story.tell(owed(500, channel=RefundChannel.STORE_CREDIT))
+    [routed] = [f for f in story.facts if isinstance(f, p.RefundRouted)]
+    assert routed.promised_at == NOON + timedelta(hours=24)
+
+
+def test_shipping_is_a_refund_of_its_own_and_given_back_once() -> None:
+    story = paid(tender("t1", CARD, 5_500), lines=[line("a", 1, 5_000)], shipping=500)
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    with pytest.raises(Invalid, match=r"only €5\.00 of the shipping"):
+        story.tell(refund(501, kind=RefundKind.SHIPPING))
+    story.tell(RequestRefund(RefundKind.SHIPPING, (), None, "EUR", "agent:anna", NOON))
+    assert story.state.refunds["o1-R1"].amount_minor == 500
+    with pytest.raises(Invalid, match="of the shipping"):
+        story.tell(refund(1, kind=RefundKind.SHIPPING))
+    line_ = RefundLine(line_id="a", quantity=1, amount_minor=5_500, shipping_minor=500)
+    story.tell(owed(5_500, lines=(line_,)))
+    assert story.state.refunds["o1-R2"].amount_minor == 5_000
+    story.all_succeed()
+    assert story.state.refunded_minor() == 5_500
+
+
+def test_shipping_that_a_return_gave_back_is_not_given_back_again() -> None:
+    story = paid(tender("t1", CARD, 5_500), lines=[line("a", 1, 5_000)], shipping=500)
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    story.tell(owed(5_500, lines=(RefundLine(line_id="a", quantity=1, amount_minor=5_500, shipping_minor=500),)))
+    with pytest.raises(Invalid, match="of the shipping"):
+        story.tell(refund(1, kind=RefundKind.SHIPPING))
 
 
 # Failures, fallbacks, reversals
@@ -509,7 +568,7 @@ def test_a_refund_paid_in_part_says_what_failed_and_is_finished_another_way() ->
     [_, partly] = story.answer("o1-R1L2", Result.FAILED, code="account_closed")
     assert isinstance(partly, p.RefundPartiallyCompleted)
     assert (partly.succeeded_minor, partly.failed_minor) == (2_000, 3_000)
-    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON))
+    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON, ACCOUNT))
     story.all_succeed()
     assert status_of(story) is RefundStatus.SUCCEEDED
     assert story.state.refunded_minor() == 5_000
@@ -532,7 +591,7 @@ def test_a_refund_that_bounces_days_later_is_reversed_and_its_balance_is_free_ag
     assert story.state.refundable_minor == 10_000
     assert story.answer("o1-R1L1", Result.REVERSED, code="returned_by_bank") == []
     assert story.answer("o1-R1L1") == []
-    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON))
+    story.tell(RerouteRefund("o1-R1", RefundChannel.BANK_TRANSFER, NOON, ACCOUNT))
     story.all_succeed()
     assert status_of(story) is RefundStatus.SUCCEEDED
 

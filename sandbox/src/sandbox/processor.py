@@ -92,6 +92,7 @@ class PayoutRequest(Input):
     order_id: Id
     requested_at: Instant
     token: Token = GOOD
+    account: Annotated[str, Field(min_length=1, max_length=64)] | None = None
 
 
 class BounceRequest(Input):

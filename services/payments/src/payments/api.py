@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Final
+from hashlib import sha256
+from typing import Annotated, Any, Final, Self
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from stdnum import iban
+from stdnum.exceptions import ValidationError as StdnumError
 
 from payments.domain import payout
 from payments.domain.account import Account
@@ -25,6 +28,7 @@ from payments.store import (
     all_policies,
     find,
     is_known,
+    keep_account,
     kept_notices,
     orders_after,
     publish,
@@ -35,6 +39,7 @@ from shared.card_numbers import NoCardNumber
 from shared.contracts.base import EachLineOnce, Fact, Id, Input, PolicyRef, TenderKind, Text
 from shared.contracts.payments import (
     OperationKind,
+    PayoutAccount,
     RefundApprovalRequired,
     RefundAttentionNeeded,
     RefundChannel,
@@ -75,6 +80,35 @@ class LineIn(Input):
     amount_minor: Minor
 
 
+def _iban(text: str) -> str:
+    try:
+        return str(iban.validate(text))
+    except StdnumError:
+        raise ValueError("must be an IBAN: two letters of its country, two check digits, then the account") from None
+
+
+class AccountIn(Input):
+    """Where a bank transfer goes to: an IBAN, or the reference by which the partner who pays it knows the payee."""
+
+    iban: Annotated[str, Field(max_length=50), AfterValidator(_iban)] | None = None
+    reference: Annotated[Id, NoCardNumber] | None = None
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.iban is None) == (self.reference is None):
+            raise ValueError("must have either iban or reference")
+        return self
+
+    @property
+    def number(self) -> str:
+        return self.iban or self.reference or ""
+
+    def of_order(self, order_id: str) -> PayoutAccount:
+        """Its id is the same for the same number of the same order; shown are country and last digits alone."""
+        id = f"acc-{sha256(f'{order_id} {self.number}'.encode()).hexdigest()[:24]}"
+        return PayoutAccount(account_id=id, masked=f"{self.iban[:2] if self.iban else ''}…{self.number[-4:]}")
+
+
 class RefundIn(Input):
     """`lines`, or an amount for the order as a whole.
 
@@ -91,6 +125,7 @@ class RefundIn(Input):
     consents: Annotated[tuple[RefundChannel, ...], Field(max_length=3)] = Field(
         default=(), description="fallbacks the customer agrees to"
     )
+    account: AccountIn | None = Field(default=None, description="required for a bank transfer")
     occurred_at: OccurredAt
 
 
@@ -109,6 +144,7 @@ class RerouteIn(Input):
     """Where the customer wants what is outstanding."""
 
     channel: RefundChannel
+    account: AccountIn | None = Field(default=None, description="required for a bank transfer, unless it is known")
     reason: Reason
     occurred_at: OccurredAt
 
@@ -185,6 +221,7 @@ class RefundOut(BaseModel):
     lines: list[RefundLine]
     channel: RefundChannel
     consents: list[RefundChannel]
+    account: str | None = Field(description="where a bank transfer goes to, masked")
     requester: str
     approver: str | None
     trigger_at: datetime
@@ -253,6 +290,7 @@ def _refund(state: Account, refund: Refund) -> RefundOut:
         lines=list(refund.lines),
         channel=refund.channel,
         consents=list(refund.consents),
+        account=refund.account.masked if refund.account else None,
         requester=refund.requester,
         approver=refund.approver,
         trigger_at=refund.trigger_at,
@@ -346,7 +384,17 @@ def _of_refund(refund_id: str) -> Callable[[Account, Sequence[Fact]], tuple[int,
     return lambda state, _: (200, _refund(state, state.refunds[refund_id]))
 
 
-def _asked(body: RefundIn, who: Caller) -> RequestRefund:
+async def _kept(request: Request, order_id: str, account: AccountIn | None) -> PayoutAccount | None:
+    """The number is written down before the refund that names it: one whose refund is refused is nobody's."""
+    if account is None:
+        return None
+    of_order = account.of_order(order_id)
+    kind = "iban" if account.iban else "reference"
+    await keep_account(request.app.state.pool, of_order.account_id, order_id, kind, account.number)
+    return of_order
+
+
+def _asked(body: RefundIn, who: Caller, account: PayoutAccount | None) -> RequestRefund:
     return RequestRefund(
         kind=body.kind,
         lines=tuple(Asked(n.line_id, n.quantity, n.amount_minor) for n in body.lines),
@@ -357,6 +405,7 @@ def _asked(body: RefundIn, who: Caller) -> RequestRefund:
         cause_id=body.cause_id,
         channel=body.channel,
         consents=body.consents,
+        account=account,
     )
 
 
@@ -388,9 +437,9 @@ async def retry_charge(order_id: KnownOrder, exchange_id: Annotated[Id, Path()],
 
 
 @router.post("/orders/{order_id}/refunds", status_code=201, response_model=RefundOut)
-async def request_refund(order_id: KnownOrder, body: RefundIn, by: Asker) -> Response:
+async def request_refund(order_id: KnownOrder, body: RefundIn, request: Request, by: Asker) -> Response:
     """Ask for a refund. Below the policy's threshold it is approved and routed at once."""
-    command = _asked(body, by.caller)
+    command = _asked(body, by.caller, await _kept(request, order_id, body.account))
 
     def answer(state: Account, facts: Sequence[Fact]) -> tuple[int, BaseModel]:
         [requested] = [f for f in facts if isinstance(f, RefundRequested)]
@@ -407,7 +456,8 @@ async def preview_refund(order_id: KnownOrder, body: RefundIn, request: Request,
     if found is None or not found[0].is_open:
         raise HTTPException(404, f"order {order_id} is not known")
     state, _ = found
-    facts = payout.preview(state, _asked(body, who), policies)
+    account = body.account.of_order(order_id) if body.account else None
+    facts = payout.preview(state, _asked(body, who, account), policies)
     [requested] = [f for f in facts if isinstance(f, RefundRequested)]
     required = [f for f in facts if isinstance(f, RefundApprovalRequired)]
     routed = [f for f in facts if isinstance(f, RefundRouted)]
@@ -453,10 +503,12 @@ async def cancel_refund(order_id: KnownOrder, refund_id: KnownRefund, body: Reas
 
 
 @router.post("/orders/{order_id}/refunds/{refund_id}/reroute", response_model=RefundOut)
-async def reroute_refund(order_id: KnownOrder, refund_id: KnownRefund, body: RerouteIn, by: Approver) -> Response:
+async def reroute_refund(
+    order_id: KnownOrder, refund_id: KnownRefund, body: RerouteIn, request: Request, by: Approver
+) -> Response:
     """Send what is outstanding of a refund that is stuck another way, which the customer has agreed to."""
     at = business_time(body.occurred_at)
-    command = RerouteRefund(refund_id, body.channel, at)
+    command = RerouteRefund(refund_id, body.channel, at, await _kept(request, order_id, body.account))
     return await _told(by, order_id, refund_id, command, body.reason, at)
 
 

@@ -222,12 +222,14 @@ def _request(call: Call) -> tuple[str, dict[str, object]]:
                 "requested_at": requested_at,
             }
         case OperationKind.REFUND:
+            payee = {"account": call.account} if call.account else {}
             return "payouts", {
                 "channel": call.channel,
                 "amount_minor": call.amount_minor,
                 "currency": call.currency,
                 "order_id": call.order_id,
                 "requested_at": requested_at,
+                **payee,
             }
     raise ValueError(f"{call.kind} is no kind of operation")
 

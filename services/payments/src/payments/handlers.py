@@ -100,7 +100,13 @@ def refund_due(fact: ReturnRefundDue, cause: Cause) -> Told[Command]:
         cause_id=fact.due_id,
         return_id=fact.return_id,
         lines=tuple(
-            RefundLine(line_id=n.line_id, quantity=n.quantity, amount_minor=n.refund_minor) for n in fact.lines
+            RefundLine(
+                line_id=n.line_id,
+                quantity=n.quantity,
+                amount_minor=n.refund_minor,
+                shipping_minor=min(n.shipping_minor, n.refund_minor),
+            )
+            for n in fact.lines
         ),
         amount_minor=fact.amount_minor,
         currency=fact.currency,

@@ -1,7 +1,7 @@
 """All SQL of payments: rows that carry the laws, the operations that workers poll, policies, and reads for the API."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
@@ -47,7 +47,7 @@ ON CONFLICT (order_id, line_id) DO UPDATE SET handed_over = excluded.handed_over
 # when its answer should have come, what is unknown soon.
 KEEP_OPERATIONS = """
 INSERT INTO operations (operation_id, order_id, tender_id, kind, status, is_own, amount_minor, currency, token, tender_kind,
-    authorization_ref, channel, final, requested_at, reference, code, traceparent, next_attempt_at)
+    authorization_ref, channel, final, requested_at, reference, code, traceparent, account_id, next_attempt_at)
 SELECT n.*, CASE
     WHEN is_own OR status IN ('succeeded', 'failed', 'reversed') THEN NULL
     WHEN status = 'requested' THEN now()
@@ -55,9 +55,9 @@ SELECT n.*, CASE
     ELSE now() + interval '500 milliseconds' END
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::boolean[], $7::bigint[], $8::text[],
     $9::text[], $10::text[], $11::text[], $12::text[], $13::boolean[], $14::timestamptz[], $15::text[], $16::text[],
-    $17::text[])
+    $17::text[], $18::text[])
     AS n (operation_id, order_id, tender_id, kind, status, is_own, amount_minor, currency, token, tender_kind,
-        authorization_ref, channel, final, requested_at, reference, code, traceparent)
+        authorization_ref, channel, final, requested_at, reference, code, traceparent, account_id)
 ON CONFLICT (operation_id) DO UPDATE SET status = excluded.status, reference = excluded.reference, code = excluded.code,
     attempts = CASE WHEN operations.status = excluded.status THEN operations.attempts ELSE 0 END,
     failures = CASE WHEN operations.status = excluded.status OR excluded.status IN ('submitted', 'unknown')
@@ -99,7 +99,12 @@ WHERE operation_id IN (
     SELECT operation_id FROM operations WHERE next_attempt_at <= now() AND status = ANY($1::text[])
     ORDER BY next_attempt_at LIMIT $2 FOR UPDATE SKIP LOCKED)
 RETURNING *"""
-SUBMITTED = "SELECT * FROM operations WHERE operation_id = ANY($1::text[]) AND status = 'submitted'"
+SUBMITTED = """
+SELECT operations.*, payout_accounts.number AS account
+FROM operations LEFT JOIN payout_accounts ON payout_accounts.account_id = operations.account_id
+WHERE operation_id = ANY($1::text[]) AND status = 'submitted'"""
+KEEP_ACCOUNT = """
+INSERT INTO payout_accounts (account_id, order_id, kind, number) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"""
 FAILED = "UPDATE operations SET failures = failures + 1, failure = $2 WHERE operation_id = $1 RETURNING failures"
 ORDER_OF = "SELECT order_id, currency FROM operations WHERE operation_id = $1"
 AUTHORIZED_BY = "SELECT order_id, currency FROM operations WHERE reference = $1 AND kind = 'authorize'"
@@ -202,6 +207,8 @@ class Call:
     final: bool
     requested_at: datetime
     traceparent: str | None = None
+    account: str | None = None
+    """Where a bank transfer goes to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +384,7 @@ def _operations(held: Held[Account]) -> list[tuple[Any, ...]]:
                 o.reference,
                 o.code,
                 None if o.id in before.operations else held.cause_of("operation_id", o.id).traceparent,
+                o.account_id,
             )
         )
     return rows
@@ -411,7 +419,7 @@ async def claim(pool: Pool, statuses: Sequence[str], most: int, lease_seconds: f
 
 async def submitted(pool: Pool, operation_ids: Sequence[str]) -> list[Call]:
     async with pool.acquire(timeout=5) as db:
-        return [_call(row) for row in await db.fetch(SUBMITTED, list(operation_ids))]
+        return [replace(_call(row), account=row["account"]) for row in await db.fetch(SUBMITTED, list(operation_ids))]
 
 
 def _call(row: Any) -> Call:
@@ -429,6 +437,11 @@ def _call(row: Any) -> Call:
         requested_at=row["requested_at"],
         traceparent=row["traceparent"],
     )
+
+
+async def keep_account(pool: Pool, account_id: str, order_id: str, kind: str, number: str) -> None:
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(KEEP_ACCOUNT, account_id, order_id, kind, number)
 
 
 async def order_of(pool: Pool, operation_id: str | None, authorization: str | None) -> tuple[str, str] | None:

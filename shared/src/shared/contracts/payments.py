@@ -272,6 +272,7 @@ class RefundKind(StrEnum):
     GOODWILL = "goodwill"
     PRICE_ADJUSTMENT = "price_adjustment"
     OVERPAID = "overpaid"
+    SHIPPING = "shipping"
 
 
 class RefundChannel(StrEnum):
@@ -291,6 +292,14 @@ class RefundLine(Model):
     already_minor: Minor = Field(
         default=0, description="of what these units are worth, given back for them before: not in the amount"
     )
+    shipping_minor: Minor = Field(default=0, description="of the amount, what was paid for shipping")
+
+
+class PayoutAccount(Model):
+    """Where a bank transfer goes to. The number itself is kept by payments and never travels."""
+
+    account_id: Id
+    masked: str = Field(description="as it may be shown")
 
 
 class RefundFact(PaymentsFact):
@@ -311,6 +320,7 @@ class RefundRequested(RefundFact, type="refund.requested"):
     channel: RefundChannel = RefundChannel.ORIGINAL
     consents: tuple[RefundChannel, ...] = Field(default=(), description="fallbacks the customer has agreed to")
     requester: str = Field(description="the actor; whoever approves must be another")
+    account: PayoutAccount | None = Field(default=None, description="where a bank transfer goes to")
 
 
 class RefundApprovalRequired(RefundFact, type="refund.approval_required"):
@@ -372,6 +382,7 @@ class RefundRouted(RefundFact, type="refund.routed"):
     policy: PolicyRef
     promised_at: datetime
     requested_at: datetime
+    account: PayoutAccount | None = Field(default=None, description="where bank transfers go to from now on")
 
 
 class RefundLegFact(RefundFact):

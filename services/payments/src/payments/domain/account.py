@@ -40,6 +40,7 @@ from shared.contracts.payments import (
     RefundApproved,
     RefundAttentionNeeded,
     RefundCancelled,
+    RefundChannel,
     RefundCompleted,
     RefundFact,
     RefundKind,
@@ -326,8 +327,30 @@ class Account:
         )
 
     def still_due(self, asked: tuple[RefundLine, ...]) -> tuple[RefundLine, ...]:
-        """What of the lines was not given back yet: no unit a second time, and no part of a price that was reduced."""
-        return tuple(self._still_due(line) for line in asked)
+        """What of the lines was not given back yet: no unit a second time, no part of a price that was reduced, and shipping
+        once."""
+        due, shipping = [], max(0, self.shipping_minor - self.shipping_refunded_minor)
+        for line in map(self._still_due, asked):
+            again = max(0, min(line.shipping_minor, line.amount_minor) - shipping)
+            shipping -= line.shipping_minor - again
+            due.append(
+                line.model_copy(
+                    update={
+                        "amount_minor": line.amount_minor - again,
+                        "already_minor": line.already_minor + again,
+                        "shipping_minor": line.shipping_minor - again,
+                    }
+                )
+                if again
+                else line
+            )
+        return tuple(due)
+
+    @property
+    def shipping_refunded_minor(self) -> int:
+        live = [r for r in self.refunds.values() if not r.is_dead]
+        own = sum(r.amount_minor for r in live if r.kind is RefundKind.SHIPPING)
+        return own + sum(line.shipping_minor for r in live for line in r.lines)
 
     def _still_due(self, asked: RefundLine) -> RefundLine:
         placed = self.lines.get(asked.line_id)
@@ -377,7 +400,13 @@ class Account:
 
 
 def _line_of(line: RefundLine, quantity: int, amount_minor: int, already_minor: int) -> RefundLine:
-    return RefundLine(line_id=line.line_id, quantity=quantity, amount_minor=amount_minor, already_minor=already_minor)
+    return RefundLine(
+        line_id=line.line_id,
+        quantity=quantity,
+        amount_minor=amount_minor,
+        already_minor=already_minor,
+        shipping_minor=min(line.shipping_minor, amount_minor),
+    )
 
 
 def laws(state: Account) -> list[str]:
@@ -636,6 +665,7 @@ def _refund(state: Account, fact: RefundFact) -> Account:
                 channel=fact.channel,
                 consents=fact.consents,
                 stated_minor=fact.stated_minor,
+                account=fact.account,
             ),
         )
     refund = state.refunds[fact.refund_id]
@@ -664,6 +694,7 @@ def _refund(state: Account, fact: RefundFact) -> Account:
 def _with_legs(state: Account, refund: Refund, fact: RefundRouted) -> Account:
     """Every leg is an operation; its id is its key with the provider."""
     operations = dict(state.operations)
+    account = fact.account or refund.account
     for leg in fact.legs:
         operations[leg.leg_id] = Operation(
             id=leg.leg_id,
@@ -674,8 +705,10 @@ def _with_legs(state: Account, refund: Refund, fact: RefundRouted) -> Account:
             authorization=leg.authorization,
             refund_id=refund.id,
             channel=leg.channel,
+            account_id=account.account_id if account and leg.channel is RefundChannel.BANK_TRANSFER else None,
         )
-    refund = replace(refund, legs=(*refund.legs, *(leg.leg_id for leg in fact.legs)), promised_at=fact.promised_at)
+    legs = (*refund.legs, *(leg.leg_id for leg in fact.legs))
+    refund = replace(refund, legs=legs, promised_at=fact.promised_at, account=account)
     return _with_refund(replace(state, operations=operations), refund)
 
 

@@ -102,6 +102,7 @@ class Operation:
     shipment_id: str | None = None
     refund_id: str | None = None
     channel: RefundChannel | None = None
+    account_id: str | None = None
     reference: str | None = None
     code: str | None = None
     is_questioned: bool = False

@@ -24,6 +24,7 @@ from payments.domain.routing import NOTHING_LEFT, Request, RoutingPolicy, Share,
 from shared.contracts.base import Fact, LineQuantity, TenderKind
 from shared.contracts.payments import (
     PaymentUnitsNoted,
+    PayoutAccount,
     RefundApprovalRequired,
     RefundApproved,
     RefundAttentionNeeded,
@@ -54,6 +55,8 @@ DISPUTED: Final = "disputed"
 """Reason of attention: an open dispute holds the money; it is looked at again when the dispute ends."""
 NOT_DUE: Final = "not_due"
 """Reason of a rejection: what it is for was given back before, or nothing of it is left."""
+
+NO_ACCOUNT: Final = "is required: a bank transfer goes to an IBAN, or to the partner's payout reference"
 
 NOT_PAID_ELSEWHERE: Final = frozenset({"disputed", "exceeds_captured"})
 """Failures that mean the money is not ours to pay, by whatever channel."""
@@ -95,6 +98,7 @@ class RequestRefund:
     cause_id: str | None = None
     channel: RefundChannel = RefundChannel.ORIGINAL
     consents: tuple[RefundChannel, ...] = ()
+    account: PayoutAccount | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ class RerouteRefund:
     refund_id: str
     channel: RefundChannel
     at: datetime
+    account: PayoutAccount | None = None
 
 
 def request(state: Account, command: RequestRefund, policies: Policies) -> list[Fact]:
@@ -158,6 +163,15 @@ def request(state: Account, command: RequestRefund, policies: Policies) -> list[
         raise Invalid("cause_id", "a refund was asked for by this cause already")
     lines = [_valued(state, i, line, command.lines[:i]) for i, line in enumerate(command.lines)]
     amount = sum(line.amount_minor for line in lines) if lines else command.amount_minor
+    if command.kind is RefundKind.SHIPPING:
+        left = max(0, state.shipping_minor - state.shipping_refunded_minor)
+        if lines:
+            raise Invalid("lines", "must not be given: shipping is of the order as a whole")
+        amount = left if amount is None else amount
+        if amount > left:
+            raise Invalid("amount_minor", f"only {_text(state, left)} of the shipping is left to refund")
+    if RefundChannel.BANK_TRANSFER in (command.channel, *command.consents) and command.account is None:
+        raise Invalid("account", NO_ACCOUNT)
     if amount is None:
         raise Invalid("amount_minor", "is required where no lines are given")
     if command.amount_minor not in (None, amount):
@@ -180,6 +194,7 @@ def request(state: Account, command: RequestRefund, policies: Policies) -> list[
         channel=command.channel,
         consents=command.consents,
         requester=command.requester,
+        account=command.account,
     )
     return [requested, *consider(evolve(state, requested), id, policies, command.at)]
 
@@ -444,10 +459,13 @@ def reroute(state: Account, command: RerouteRefund, policies: Policies) -> list[
         if not again or isinstance(again[-1], RefundAttentionNeeded):
             raise _not_allowed(refund, "reroute", f"only {_text(state, state.refundable_minor)} is left to refund")
         return again
+    account = command.account or refund.account
+    if command.channel is RefundChannel.BANK_TRANSFER and account is None:
+        raise Invalid("account", NO_ACCOUNT)
     routed = _routed(state, refund, outstanding, command.channel, policies, command.at)
     if isinstance(routed, Unroutable):
         raise _not_allowed(refund, "reroute", f"no way to pay {_text(state, outstanding)}: {routed.reason}")
-    return [routed]
+    return [routed.model_copy(update={"account": command.account}) if command.account else routed]
 
 
 def leg_succeeded(state: Account, leg: Operation, reference: str) -> list[Fact]:

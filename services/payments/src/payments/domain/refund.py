@@ -10,6 +10,7 @@ from pydantic import Field
 
 from payments.domain.policy import Policy
 from shared.contracts.payments import (
+    PayoutAccount,
     RefundApprovalRequired,
     RefundApproved,
     RefundAttentionNeeded,
@@ -153,6 +154,8 @@ class Refund:
     promised_at: datetime | None = None
     stated_minor: int | None = None
     """What its cause states, where a fact states it."""
+    account: PayoutAccount | None = None
+    """Where a bank transfer of it goes to."""
     attention: str = ""
     """Why a person was last asked to look at it, as a code."""
 

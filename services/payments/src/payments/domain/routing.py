@@ -41,6 +41,12 @@ class RoutingPolicy(Policy):
     no_refunds_to: tuple[TenderKind, ...] = Field(max_length=8, description="tenders that money cannot go back to")
     fallbacks: tuple[Fallback, ...] = Field(max_length=2, description="in the order they are tried")
     promise_days: dict[TenderKind, Days] = Field(description="until money that goes back to a tender has arrived")
+    at_once_hours: Annotated[int, Field(ge=1, le=240, strict=True)] = Field(
+        default=24, description="what is promised within 0 days has arrived after so many hours"
+    )
+
+    def promised(self, since: datetime, days: int) -> datetime:
+        return since + (timedelta(days=days) or timedelta(hours=self.at_once_hours))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +144,7 @@ def fall_back(policy: RoutingPolicy, failed: Share, code: str, request: Request)
         channel=fallback.channel,
         authorization=None,
         reasons=(f"{failed.channel} failed: {code}", f"{fallback.channel} is next on the list"),
-        promised_at=request.at + timedelta(days=fallback.days),
+        promised_at=policy.promised(request.at, fallback.days),
     )
 
 
@@ -170,7 +176,7 @@ def _paid_out(policy: RoutingPolicy, source: Source, amount: int, request: Reque
     reasons = [f"strategy {policy.strategy}"]
 
     def by(fallback: Fallback) -> Share:
-        promised_at = request.trigger_at + timedelta(days=fallback.days)
+        promised_at = policy.promised(request.trigger_at, fallback.days)
         return Share(source.tender_id, source.kind, fallback.channel, amount, None, tuple(reasons), promised_at)
 
     if request.channel is not RefundChannel.ORIGINAL:
@@ -179,7 +185,7 @@ def _paid_out(policy: RoutingPolicy, source: Source, amount: int, request: Reque
         return by(wanted) if wanted else None
     obstacle = _obstacle(policy, source, request.at)
     if obstacle is None:
-        promised_at = request.trigger_at + timedelta(days=policy.promise_days.get(source.kind, 0))
+        promised_at = policy.promised(request.trigger_at, policy.promise_days.get(source.kind, 0))
         return Share(
             source.tender_id,
             source.kind,

@@ -26,6 +26,18 @@ COMMENT ON COLUMN operations.failures IS 'times that a worker could not deal wit
 COMMENT ON COLUMN operations.failure IS 'why, the last time';
 CREATE INDEX operations_failing ON operations (order_id) WHERE failures > 0;
 
+CREATE TABLE payout_accounts (
+    account_id text PRIMARY KEY,
+    order_id text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('iban', 'reference')),
+    number text NOT NULL CHECK (number <> ''),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE payout_accounts IS
+    'Where bank transfers go to. Facts name the id and a masked form: a number of somebody''s account is in no journal.';
+COMMENT ON COLUMN payout_accounts.number IS 'an IBAN without blanks, or the partner''s own reference of a payee';
+ALTER TABLE operations ADD account_id text;
+
 CREATE TABLE movements (
     order_id text NOT NULL,
     movement_id text PRIMARY KEY,

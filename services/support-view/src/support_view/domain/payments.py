@@ -812,11 +812,14 @@ DETAILS: Final[Details] = {
         *([f"expected {w.money(f.expected_minor)}"] if f.expected_minor is not None else []),
         *([f"observed {w.money(f.observed_minor)}"] if f.observed_minor is not None else []),
     ],
-    RefundRequested: lambda f, w: (
-        [f"{w.money(f.stated_minor, f.currency)} was stated; the rest was given back before"]
-        if f.stated_minor is not None and f.stated_minor > f.amount_minor
-        else []
-    ),
+    RefundRequested: lambda f, w: [
+        *(
+            [f"{w.money(f.stated_minor, f.currency)} was stated; the rest was given back before"]
+            if f.stated_minor is not None and f.stated_minor > f.amount_minor
+            else []
+        ),
+        *([f"a bank transfer goes to account {f.account.masked}"] if f.account else []),
+    ],
     RefundApprovalRequired: lambda f, w: [approval_reason(code) for code in f.reasons],
     RefundRejected: lambda f, w: [f.detail],
     RefundCancelled: lambda f, w: [f.detail],
@@ -827,6 +830,7 @@ DETAILS: Final[Details] = {
             for leg in f.legs
         ),
         *(f"not to tender {tender.tender_id}: {plain(tender.reason)}" for tender in f.excluded),
+        *([f"a bank transfer goes to account {f.account.masked}"] if f.account else []),
     ],
     RefundAttentionNeeded: lambda f, w: [plain(f.reason_code)],
 }
