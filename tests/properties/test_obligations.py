@@ -57,8 +57,10 @@ def every_thing_has_a_step(world: World, id: str, summary: Summary) -> None:
     for return_id, told in world.returns(id).returns.items():
         if told.status not in over:
             assert rules_at(summary, f"return-{return_id}"), f"nobody's task: {return_id}, {told.status}"
-    open_claims = [claim for claim in world.returns(id).claims.values() if claim.status is ClaimStatus.OPEN]
-    assert len([one for one in summary.next_steps if one.rule is RuleName.CLAIM_OPEN]) == len(open_claims)
+    for claim_id, claim in world.returns(id).claims.items():
+        assert bool(rules_at(summary, f"claim-{claim_id}")) == (claim.status is ClaimStatus.OPEN), claim_id
+    for recovery_id, recovery in world.returns(id).recoveries.items():
+        assert bool(rules_at(summary, f"recovery-{recovery_id}")) == recovery.is_open, recovery_id
 
 
 def what_is_late_is_escalated(id: str, states: Mapping[str, Any]) -> None:

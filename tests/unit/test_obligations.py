@@ -36,10 +36,13 @@ from shared.contracts.returns import (
     Disposition,
     InspectedLine,
     InspectionOutcome,
+    RecoveryOpened,
+    RecoverySettled,
     Resolution,
     ReturnApproved,
     ReturnClosed,
     ReturnDeclined,
+    ReturnDiscrepancyRecorded,
     ReturnItemsInspected,
     ReturnItemsReceived,
     ReturnLine,
@@ -128,7 +131,37 @@ LAPSED = [
 ]
 AGAIN = PaymentReauthorized(**TENDER, **SPOT, expires_at=START + timedelta(days=30))
 
+RECOVERY = RecoveryOpened(
+    order_id=ORDER,
+    recovery_id="v1",
+    amount_minor=8900,
+    currency="EUR",
+    cause="found_after_refund",
+    owner="support",
+    due_at=START + timedelta(days=9),
+    policy=POLICY,
+)
+DATED_CLAIM = ClaimOpened(
+    order_id=ORDER, claim_id="c1", lines=RUG, reason=ReturnReason.NOT_RECEIVED, decide_by=START + timedelta(days=5)
+)
+
 STANDING: list[tuple[str, Callable[[str], Telling], Sequence[Fact], RuleName, Owner, Sequence[Fact]]] = [
+    (
+        "a claim whose date the returns service set",
+        split_order,
+        [DATED_CLAIM],
+        RuleName.DECISION_LATE,
+        Owner.SUPPORT,
+        [ClaimResolved(order_id=ORDER, claim_id="c1", outcome="rejected", detail="it is there")],
+    ),
+    (
+        "goods that the customer holds and did not pay for",
+        split_order,
+        [RECOVERY],
+        RuleName.RECOVERY_LATE,
+        Owner.SUPPORT,
+        [RecoverySettled(order_id=ORDER, recovery_id="v1", amount_minor=8900, currency="EUR", how="written_off")],
+    ),
     ("returned to its sender", split_order, [BACK], RuleName.SHIPMENT_CAME_BACK, Owner.SUPPORT, [CANCELLED]),
     (
         "turned round by the carrier",
@@ -233,10 +266,10 @@ STANDING: list[tuple[str, Callable[[str], Telling], Sequence[Fact], RuleName, Ow
 ]
 
 
-def raised(t: Telling, rule: RuleName) -> list[EscalationRaised]:
+def raised(t: Telling, rule: RuleName, service: str = "") -> list[EscalationRaised]:
     """Long after, of one rule."""
     states = {service: section.state for service, section in sections_of(t.entries).items() if service != "support"}
-    service = SERVICE[rule]
+    service = service or SERVICE[rule]
     look = Look(rules_of(service), obligations(service, states, ESCALATIONS), START + timedelta(days=400))
     facts = settle(ORDER, {}, look, ESCALATIONS, PolicyRef(policy_id="escalations", version=1))
     return [fact for fact in facts if isinstance(fact, EscalationRaised) and fact.rule == rule]
@@ -276,16 +309,31 @@ def test_what_stood_still_has_an_owner_and_a_date_is_escalated_and_ends(
             ),
             RuleName.CONTRADICTED_PLAN,
         ),
+        (
+            ReturnDiscrepancyRecorded(
+                order_id=ORDER,
+                discrepancy_id="d2",
+                observation="warehouse.parcel_received",
+                contradicts="unknown_return",
+                detail="no return expects it",
+            ),
+            RuleName.CONTRADICTED_PLAN,
+        ),
         (NotificationFailed(order_id=ORDER, notification_id="n1", detail="no such mailbox"), RuleName.MESSAGE_FAILED),
         (ReturnUnexpectedItemReceived(**RETURN, receipt_id="p1", sku="CUP", quantity=2), RuleName.RETURN_UNEXPECTED),
     ],
-    ids=["a hand-over against the plan", "a mail that failed", "two units too many in a return parcel"],
+    ids=[
+        "a hand-over against the plan",
+        "goods that no return expects",
+        "a mail that failed",
+        "two units too many in a return parcel",
+    ],
 )
 def test_what_no_fact_ends_stands_until_somebody_acknowledges_it(fact: Fact, rule: RuleName) -> None:
     t = split_order(ORDER)
     t.tell(fact)
     assert [step.owner for step in seen(t).next_steps if step.rule is rule] == [Owner.SUPPORT]
-    [escalation] = raised(t, rule)
+    [escalation] = raised(t, rule, type(fact).service)
     t.tell(escalation)
     of = {"order_id": ORDER, "customer": None, "escalation_id": escalation.escalation_id}
     t.tell(EscalationAcknowledged(**of, note="seen"))
@@ -304,6 +352,9 @@ def test_what_came_back_is_offered_to_be_sent_again_or_cancelled_and_nothing_is_
 
     t = split_order(ORDER)
     assert names(t, f"shipment-{S2}") == set()
+    assert names(t, f"shipment-{ORDER}-S1") == {"not-received"}
+    t.tell(RECOVERY)
+    assert names(t, "recovery-v1") == {"charge-recovery", "settle-recovery"}
     t.tell(BACK)
     assert names(t, f"shipment-{S2}") == {"send-again"} and "cancel-units" in names(t, "order")
     t.tell(CANCELLED)

@@ -99,6 +99,7 @@ class Action:
 
 _REFUND: Final = "/orders/{order}/refunds/{id}"
 _RETURN: Final = "/orders/{order}/returns/{id}"
+_RECOVERY: Final = "/orders/{order}/recoveries/{id}"
 _CAUSES: Final = "/api/orders/{order}/causes"
 _CASE: Final = "/api/cases/{id}"
 _ESCALATION: Final = "/api/escalations/{id}"
@@ -245,6 +246,32 @@ ACTIONS: Final[Mapping[str, Action]] = {
             ),
             REASON,
         ),
+    ),
+    "charge-recovery": Action("Charge it", "The charge is asked for.", "returns", f"{_RECOVERY}/charge", SUPERVISORS),
+    "settle-recovery": Action(
+        "End it without a charge",
+        "It is settled.",
+        "returns",
+        f"{_RECOVERY}/settle",
+        SUPERVISORS,
+        lambda form: {"how": form.get("choice"), **_reason(form)},
+        (
+            Field(
+                "choice",
+                "How",
+                "Say how it ends.",
+                [("written_off", "nothing is asked of the customer any more"), ("returned", "it came back")],
+            ),
+            REASON,
+        ),
+    ),
+    "not-received": Action(
+        "The customer did not get it",
+        "The carrier looks for it.",
+        "fulfillment",
+        "/shipments/{id}/not-received",
+        AGENTS,
+        _detail,
     ),
     "send-again": Action(
         "Send it again",
@@ -449,7 +476,7 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
                 yield f"refund-{refund.refund_id}", name, refund.refund_id
     for told in view.returns:
         if told.status == ReturnStatus.UNDER_REVIEW:
-            is_announced = bool(told.resolution)
+            is_announced = not told.announced_as
             approving = ("approve-return", "grant-exception") if is_announced else ("approve-unannounced",)
             names: tuple[str, ...] = (*approving, "decline-return", "close-return")
         elif told.status == ReturnStatus.DECLINED:
@@ -472,6 +499,13 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
     for shipment in view.shipments:
         if shipment.status in (ShipmentStatus.LOST, ShipmentStatus.RETURNED_TO_SENDER) and shipment.waits_for:
             yield f"shipment-{shipment.shipment_id}", "send-again", shipment.shipment_id
+        if shipment.status is ShipmentStatus.DELIVERED:
+            yield f"shipment-{shipment.shipment_id}", "not-received", shipment.shipment_id
+    for recovery in view.recoveries:
+        if not recovery.how:
+            if not recovery.is_charged:
+                yield f"recovery-{recovery.recovery_id}", "charge-recovery", recovery.recovery_id
+            yield f"recovery-{recovery.recovery_id}", "settle-recovery", recovery.recovery_id
     for claim in view.claims:
         if not claim.outcome:
             yield f"claim-{claim.claim_id}", "resolve-claim", claim.claim_id

@@ -361,6 +361,7 @@ def order_content(
         "tender": [one.tender_id for one in view.tenders],
         "refund": [one.refund_id for one in view.refunds],
         "return": [one.return_id for one in view.returns],
+        "recovery": [one.recovery_id for one in view.recoveries],
         "claim": [one.claim_id for one in view.claims],
         "message": [one.notification_id for one in view.told],
         "cancellation": [one.cancellation_id for one in view.order.cancellations],

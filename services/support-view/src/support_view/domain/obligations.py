@@ -15,7 +15,6 @@ from shared.contracts.payments import MovementKind, OperationKind, RefundKind
 from shared.contracts.returns import Resolution
 from support_view.domain import support
 from support_view.domain.cases import Case, CaseStatus, Support, last_word, running_out
-from support_view.domain.discrepancies import Discrepancies
 from support_view.domain.escalations import Obligation, Owner, due_at
 from support_view.domain.fulfillment import Backorder, Fulfillment, Shipment, ShipmentStatus
 from support_view.domain.notifications import Notifications
@@ -56,17 +55,16 @@ def _known(states: States, service: str, nothing: S) -> S:
     return found
 
 
-def _contradictions(found: Discrepancies) -> Obligations:
-    for id, one in found.items():
-        yield Obligation(
-            RuleName.CONTRADICTED_PLAN,
-            id,
-            one.at,
-            f"what happened is not what was planned: {one.detail}",
-            owner=Owner.SUPPORT,
-            step=_say(f"See what it means for the order: {one.detail}"),
-            link=one.about,
-        )
+def _contradiction(id: str, at: datetime, detail: str, link: str) -> Obligation:
+    return Obligation(
+        RuleName.CONTRADICTED_PLAN,
+        id,
+        at,
+        f"what happened is not what was planned: {detail}",
+        owner=Owner.SUPPORT,
+        step=_say(f"See what it means for the order: {detail}"),
+        link=link,
+    )
 
 
 # Orders.
@@ -336,7 +334,8 @@ def of_fulfillment(states: States, policy: EscalationPolicy) -> Obligations:
             yield from _of_backorder(id, backorder, limit)
     for id, shipment in fulfillment.shipments.items():
         yield from _of_shipment(states, id, shipment)
-    yield from _contradictions(fulfillment.discrepancies)
+    for id, found in fulfillment.discrepancies.items():
+        yield _contradiction(id, found.at, found.detail, found.about)
 
 
 def _of_backorder(id: str, backorder: Backorder, limit: int) -> Obligations:
@@ -516,14 +515,33 @@ def of_returns(states: States, _: EscalationPolicy) -> Obligations:
     for id, claim in returns.claims.items():
         if not claim.outcome:
             yield Obligation(
-                RuleName.CLAIM_OPEN,
+                RuleName.DECISION_LATE if claim.decide_by else RuleName.CLAIM_OPEN,
                 id,
-                claim.since,
+                claim.decide_by or claim.since,
                 "a claim is not decided",
                 owner=Owner.SUPPORT,
                 step=partial(_decide_claim, id, claim.lines),
                 link=f"claim-{id}",
             )
+    for id, recovery in returns.recoveries.items():
+        if not recovery.how:
+            asked = " and its charge has no answer yet" if recovery.is_charged else ""
+            yield Obligation(
+                RuleName.RECOVERY_LATE,
+                id,
+                recovery.due_at,
+                "the customer holds what was not paid for, and it is not settled",
+                owner=Owner.PROVIDER if recovery.is_charged else Owner(recovery.owner),
+                step=partial(
+                    _with_money,
+                    f"Settle {{}} that the customer holds and did not pay for{asked}",
+                    recovery.amount_minor,
+                ),
+                link=f"recovery-{id}",
+            )
+    for id, found in returns.discrepancies.items():
+        about = f"return-{found.return_id}" if found.return_id in returns.returns else "order"
+        yield _contradiction(id, found.at, found.detail, about)
 
 
 def _decide_claim(id: str, lines: Mapping[str, int], words: Words) -> str:
@@ -536,6 +554,7 @@ def _of_return(id: str, told: Return) -> Obligations:
     if since is None:
         return
     waiting = sum(told.received.values()) - sum(found.quantity for found in told.found if found.bucket is not None)
+    waiting -= sum(told.sent_back.values())
     if told.status not in _AT_REST:
         held = sum(found.quantity for found in told.found if found.bucket is ReverseBucket.REJECTED_HELD)
         if held and told.inspected_at is not None:
@@ -555,11 +574,13 @@ def _of_return(id: str, told: Return) -> Obligations:
             owner=Owner.SUPPORT,
             step=_say(f"Decide what becomes of what else was in the parcel of return {id}: {what}"),
         )
-    if told.status in (ReturnStatus.REQUESTED, ReturnStatus.UNDER_REVIEW, ReturnStatus.REOPENED) and not waiting:
+    if told.status in (ReturnStatus.REQUESTED, ReturnStatus.UNDER_REVIEW, ReturnStatus.REOPENED) and not (
+        waiting and told.status is ReturnStatus.REOPENED
+    ):
         is_system = told.status is ReturnStatus.REQUESTED
         yield of(
-            RuleName.RETURN_UNDECIDED,
-            since=since,
+            RuleName.DECISION_LATE if told.decide_by and not is_system else RuleName.RETURN_UNDECIDED,
+            since=told.decide_by or since,
             why="a return is not decided",
             owner=Owner.SYSTEM if is_system else Owner.SUPPORT,
             step=_say(f"Check the policy for return {id}" if is_system else f"Decide on return {id}"),
@@ -793,6 +814,8 @@ SERVICE: Final[Mapping[RuleName, str]] = {
             RuleName.RETURN_UNSETTLED,
             RuleName.RETURN_UNCLOSED,
             RuleName.CLAIM_OPEN,
+            RuleName.DECISION_LATE,
+            RuleName.RECOVERY_LATE,
         ),
         "returns",
     ),
@@ -872,6 +895,9 @@ def _unfinished(states: States) -> Iterator[tuple[str, str, str]]:
     for id, claim in returns.claims.items():
         if not claim.outcome:
             yield "returns", id, f"claim {id}"
+    for id, recovery in returns.recoveries.items():
+        if not recovery.how:
+            yield "returns", id, f"recovery case {id}"
     for id, message in _known(states, "notifications", Notifications()).notifications.items():
         if message.status is NotificationStatus.QUEUED:
             yield "notifications", id, f"message {id}, queued,"

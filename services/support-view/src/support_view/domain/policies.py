@@ -73,6 +73,8 @@ class RuleName(StrEnum):
     RETURN_UNSETTLED = "return_unsettled"
     RETURN_UNCLOSED = "return_unclosed"
     CLAIM_OPEN = "claim_open"
+    DECISION_LATE = "decision_late"
+    RECOVERY_LATE = "recovery_late"
     MESSAGE_FAILED = "message_failed"
     MESSAGE_UNSENT = "message_unsent"
     CASE_WAITING = "case_waiting"
@@ -126,6 +128,8 @@ _STANDARD: Final[Mapping[RuleName, Rule]] = {
     RuleName.RETURN_UNSETTLED: _rule(10, Unit.DAYS, 1, "See what it waits for, and settle it."),
     RuleName.RETURN_UNCLOSED: _rule(3, Unit.DAYS, 0, "See what keeps it open."),
     RuleName.CLAIM_OPEN: _rule(2, Unit.BUSINESS_DAYS, 1, "Decide on it, and tell the customer."),
+    RuleName.DECISION_LATE: _rule(0, Unit.MINUTES, 1, "Decide on it, and tell the customer."),
+    RuleName.RECOVERY_LATE: _rule(0, Unit.MINUTES, 1, "Charge it, write it off, or say that it came back."),
     RuleName.MESSAGE_FAILED: _rule(0, Unit.MINUTES, 0, "Tell the customer by another way, and acknowledge this."),
     RuleName.MESSAGE_UNSENT: _rule(
         24, Unit.HOURS, 0, "See whether mails leave; else tell the customer by another way."

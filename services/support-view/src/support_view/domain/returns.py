@@ -241,6 +241,9 @@ class Claim:
     since: datetime
     outcome: str = ""
     due_minor: int = 0
+    decide_by: datetime | None = None
+    evidence: tuple[str, ...] = ()
+    """Names of what the customer gave to show it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +290,13 @@ def fold(returns: Returns, entry: Entry) -> Returns:
         case PolicyBound(policy=policy):
             return replace(returns, policy=_named(policy))
         case ClaimOpened() as fact:
-            claim = Claim(add({}, fact.lines), fact.reason.value, entry.occurred_at)
+            claim = Claim(
+                add({}, fact.lines),
+                fact.reason.value,
+                entry.occurred_at,
+                decide_by=fact.decide_by,
+                evidence=fact.evidence,
+            )
             return replace(returns, claims=put(returns.claims, fact.claim_id, claim))
         case ClaimResolved(claim_id=id, outcome=outcome):
             claim = returns.claims.get(id) or Claim({}, "", entry.occurred_at)

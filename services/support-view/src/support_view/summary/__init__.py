@@ -20,7 +20,7 @@ from support_view.summary.messages import MessageState, told
 from support_view.summary.money import RefundState, TenderState, Totals, refunds, tenders
 from support_view.summary.money import totals as totals_of
 from support_view.summary.quantities import LineQuantities, line_quantities
-from support_view.summary.returns import ClaimState, ReturnState, claims, return_states
+from support_view.summary.returns import ClaimState, RecoveryState, ReturnState, claims, recoveries, return_states
 from support_view.summary.rollups import Rollups, roll_up
 from support_view.summary.sections import Sections, side_by_side
 from support_view.summary.steps import Step, next_steps
@@ -93,6 +93,7 @@ class Summary(Model):
     backorders: tuple[BackorderState, ...]
     returns: tuple[ReturnState, ...]
     claims: tuple[ClaimState, ...]
+    recoveries: tuple[RecoveryState, ...]
     return_policy: str
     refunds: tuple[RefundState, ...]
     told: tuple[MessageState, ...]
@@ -184,6 +185,7 @@ def summarize(order_id: str, sections: Mapping[str, Section[Any]], policy: Escal
         backorders=tuple(backorders(s)),
         returns=tuple(return_states(s)),
         claims=tuple(claims(s)),
+        recoveries=tuple(recoveries(s)),
         return_policy=s.returns.policy,
         refunds=tuple(refunds(s)),
         told=tuple(told(s)),

@@ -22,6 +22,7 @@ class ReturnState(Model):
     decision: str
     reasons: tuple[str, ...]
     inputs_hash: str
+    announced_as: str = Field(description="of goods that came without a return: the name they came under")
     exception: str
     approver: str | None
     expires_at: datetime | None
@@ -57,6 +58,7 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             decision=decision(told),
             reasons=_reasons(s, told),
             inputs_hash=told.inputs_hash,
+            announced_as=told.announced_as,
             exception=told.exception,
             approver=told.approver,
             expires_at=told.expires_at,
@@ -124,10 +126,34 @@ class ClaimState(Model):
     claim_id: str
     text: str
     outcome: str = Field(description="refunded, replaced or rejected; empty while it is open")
+    evidence: tuple[str, ...] = Field(description="names of what the customer gave to show it")
+
+
+class RecoveryState(Model):
+    recovery_id: str
+    text: str
+    amount: Amount
+    due_at: datetime
+    how: str = Field(description="charged, written_off or returned; empty while it is open")
+    is_charged: bool = Field(description="a charge for it was asked for, and there is no answer yet")
+
+
+def recoveries(s: Sections) -> Iterator[RecoveryState]:
+    """What the customer holds and did not pay for."""
+    for id, recovery in s.returns.recoveries.items():
+        yield RecoveryState(
+            recovery_id=id,
+            text=f"{s.words.money(recovery.amount_minor)} that the customer holds and did not pay for: "
+            + f"{plain(recovery.cause)}; {plain(recovery.how) if recovery.how else 'open'}",
+            amount=s.amount(recovery.amount_minor),
+            due_at=recovery.due_at,
+            how=recovery.how,
+            is_charged=recovery.is_charged,
+        )
 
 
 def claims(s: Sections) -> Iterator[ClaimState]:
     for id, claim in s.returns.claims.items():
         due = f", {s.words.money(claim.due_minor)} due" if claim.due_minor else ""
         text = f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}{due}"
-        yield ClaimState(claim_id=id, text=text, outcome=claim.outcome)
+        yield ClaimState(claim_id=id, text=text, outcome=claim.outcome, evidence=claim.evidence)
