@@ -16,6 +16,7 @@ from fulfillment.api import router
 from fulfillment.domain.ledger import OrderFulfillment
 from fulfillment.domain.order import (
     Cancel,
+    ChangeAddress,
     Command,
     Fill,
     HandOver,
@@ -37,7 +38,7 @@ from fulfillment.store import ORDERS, SHELVES, STOCK_DRIFT, find, places_of
 from shared.auth import Tokens, issue
 from shared.contracts.base import FACTS, LineQuantity
 from shared.contracts.fulfillment import OpenedLine
-from shared.contracts.orders import Hold, ShippingPreference
+from shared.contracts.orders import Address, Hold, ShippingPreference
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.database import Pool
 from shared.envelope import Cause
@@ -477,6 +478,62 @@ async def test_a_backorder_that_cannot_be_served_keeps_its_failure_and_the_other
     assert await units(pool, "o2") == {"allocated": 1}
     assert (await site.get("/backorders/failures")).json() == []
     assert (await site.post("/backorders/failures/o2/retry", headers=operator)).status_code == 404
+
+
+async def test_a_shelf_is_counted_and_the_books_say_so_from_then_on(pool: Pool, site: httpx.AsyncClient) -> None:
+    await stock(pool, "mug", "berlin", 5)
+    await tell(pool, "o1", opened(mug=3), Plan())
+    counts = ((7, 7, 2, 0), (4, 4, -3, 0), (1, 3, -1, 2), (9, 9, 6, 0))
+    for counted, on_hand, change, missing in counts:
+        answer = await post(site, "/stock/counts", sku="mug", location="berlin", counted=counted, reason="stocktaking")
+        assert answer.json() == {
+            "sku": "mug",
+            "location": "berlin",
+            "on_hand": on_hand,
+            "change": change,
+            "missing": missing,
+        }
+        assert await shelf(pool) == (on_hand, 3)
+    refused = await post(site, "/stock/counts", sku="mug", location="berlin", counted=-1, reason="stocktaking")
+    assert (refused.status_code, "counted" in refused.json()["detail"]) == (422, True)
+    new = await post(site, "/stock/counts", sku="tea", location="berlin", counted=2, reason="found behind the mugs")
+    assert (new.status_code, await shelf(pool, "tea")) == (200, (2, 0))
+    rows = await pool.fetch("SELECT actor, data->>'detail' AS why FROM events WHERE type = 'stock.counted'")
+    assert {row["actor"] for row in rows} == {"warehouse:hall-1"}
+    assert len(rows) == 5 and {row["why"] for row in rows} == {"stocktaking", "found behind the mugs"}
+
+
+async def test_support_says_over_http_that_a_delivered_parcel_did_not_arrive(
+    pool: Pool, site: httpx.AsyncClient
+) -> None:
+    await handed_over(pool, "o1", "T1")
+    agent = {"Authorization": f"Bearer {issue(AUTH_KEY, subject='anna', roles=['agent'])}"}
+
+    async def say(detail: str) -> httpx.Response:
+        headers = agent | {"Idempotency-Key": str(uuid4())}
+        return await site.post("/shipments/o1-S1/not-received", json={"detail": detail}, headers=headers)
+
+    early = await say("where is it?")
+    assert (early.status_code, "nothing of it is said to be delivered" in early.json()["detail"]) == (409, True)
+    await scan(site, carrier="dhl", tracking="T1", code="delivered", occurred_at=NOON.isoformat())
+    assert (await say("")).status_code == 422
+    answer = await say("not in the letter box")
+    assert answer.json()["shipments"][0]["waits_for"] == "the carrier's search"
+    assert await units(pool, "o1") == {"in_transit": 1}
+    row = await pool.fetchrow("SELECT actor, reason FROM events ORDER BY recorded_at DESC, sequence DESC LIMIT 1")
+    assert tuple(row or ()) == ("agent:anna", "not in the letter box")
+
+
+async def test_an_address_that_changes_holds_the_parcel_until_the_warehouse_says_that_it_has_its_label(
+    pool: Pool, site: httpx.AsyncClient
+) -> None:
+    home = Address(name="Ada", street="Side 2", city="Kiel", postal_code="24103", country="DE")
+    await stock(pool, "mug", "berlin", 1)
+    await tell(pool, "o1", opened(mug=1), Plan(), Pack("o1-S1"), ChangeAddress(home, NOON))
+    [shipment] = (await site.get("/orders/o1/fulfillment")).json()["shipments"]
+    assert (shipment["status"], shipment["waits_for"]) == ("held", "a label of its new address")
+    answer = await post(site, "/shipments/o1-S1/relabelled")
+    assert answer.json()["shipments"][0]["status"] == "packed"
 
 
 async def test_the_policies_can_be_read_and_never_changed(pool: Pool, site: httpx.AsyncClient) -> None:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment, evolve
 from fulfillment.domain.order import (
     Cancel,
+    ChangeAddress,
     Command,
     Fill,
     HandOver,
@@ -19,6 +20,7 @@ from fulfillment.domain.order import (
     PlaceHold,
     Plan,
     Recall,
+    Relabel,
     ReleaseHold,
     Replace,
     SettleConsent,
@@ -30,13 +32,14 @@ from fulfillment.domain.shipment import BEFORE_HAND_OVER, SHIPMENT
 from fulfillment.domain.stock import Shelf, Stock
 from shared.contracts.base import Bucket, LineQuantity
 from shared.contracts.fulfillment import Scan
-from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
+from shared.contracts.orders import Address, BackorderChoice, Hold, ShippingPreference
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.machine import Invalid, NotAllowed
 from tests.unit.fulfillment_world import NOON, POLICY, World, days, where
 
 STATE = TypeAdapter(OrderFulfillment)
 SKUS = ("mug", "tea")
+HOME = Address(name="Ada", street="Main 1", city="Bonn", postal_code="53111", country="DE")
 LOCATIONS = ("berlin", "hamburg", "zurich")
 ORDERS = ("o1", "o2")
 CODES = (
@@ -82,7 +85,8 @@ box = st.tuples(
 number = st.tuples(st.sampled_from(("a", "b", "o1-S1-P1")), st.sampled_from(("T1", "T2", "T-o1-S1")))
 about = st.sampled_from(tuple(f"{order_id}-S{n}" for order_id in ORDERS for n in range(1, 5)))
 observed: st.SearchStrategy[Command] = st.one_of(
-    st.builds(Pack, about, st.lists(box, max_size=3).map(tuple), is_awaited=st.just(False)),
+    st.builds(Relabel, about, instant),
+    st.builds(Pack, about, st.lists(box, max_size=3).map(tuple), is_awaited=st.just(False), at=instant),
     st.builds(
         ShortPick,
         about,
@@ -104,6 +108,7 @@ def likely(world: World, order_id: str, at: datetime) -> list[st.SearchStrategy[
     order = world.orders[order_id]
     some = st.builds(LineQuantity, line_id=st.sampled_from((*SKUS, "hat")), quantity=units).map(lambda line: (line,))
     choices: list[st.SearchStrategy[Command]] = [
+        st.just(ChangeAddress(HOME, at)),
         st.builds(Cancel, st.sampled_from(("c1", "c2", "c3")), some),
         st.builds(PlaceHold, st.sampled_from((Hold.PAYMENT, Hold.FRAUD))),
         st.just(Fill(at)),
@@ -265,6 +270,8 @@ def test_every_fact_a_shipment_may_have_is_told_by_something() -> None:
         for parcel_id in ("o1-S1-P2", "o1-S1-P1"):
             inside = (LineQuantity(line_id="mug", quantity=1),)
             world.when("o1", Pack("o1-S1", ((parcel_id, inside),), is_awaited=False))
+        world.when("o1", ChangeAddress(HOME, NOON))
+        world.when("o1", Relabel("o1-S1", NOON))
         world.handed_over("o1-S1")
         world.when("o1", Recall("o1-S1"))
         for day, code in enumerate(way):

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fulfillment.domain.order import Recall, Track
+from fulfillment.domain.order import Recall, Reship, Track
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Parcel, Shipment
+from fulfillment.domain.tracking import ShipmentStatus
 from orders.domain.decide import ChangeAddress, GiveConsent, Place, PlaceHold, ReleaseHold, RequestCancellation
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from payments.domain.charge import ChargeStatus
@@ -40,7 +41,7 @@ from returns.domain.parcels import RecordScan
 from returns.domain.rma import Rma
 from returns.domain.units import EXPECTED, UnitStatus
 from shared.contracts.base import LineQuantity, TenderKind
-from shared.contracts.fulfillment import Scan
+from shared.contracts.fulfillment import FulfillmentDiscrepancyRecorded, Scan
 from shared.contracts.orders import Address, BackorderChoice, Customer, Hold, ShippingPreference
 from shared.contracts.partners import (
     InspectedUnits,
@@ -55,6 +56,7 @@ from shared.contracts.partners import (
     WarehousePacked,
     WarehouseParcel,
     WarehouseParcelReceived,
+    WarehouseRelabelled,
     WarehouseShortPicked,
 )
 from shared.contracts.payments import RefundChannel, RefundKind
@@ -420,6 +422,7 @@ def observe(world: World, which: int, how: int) -> None:
             WarehousePacked(**at, parcels=(WarehouseParcel(parcel_id=parcels[0], lines=some),)),
             WarehousePacked(**at),
             WarehouseShortPicked(**at, lines=some),
+            WarehouseRelabelled(**at),
         ),
         how,
     )
@@ -455,6 +458,20 @@ def recall(world: World, which: int, _: int) -> None:
         id, shipment = chosen
         said = f"The shop recalls {shipment.shipment_id}"
         world.act(Service.FULFILLMENT, id, Recall(shipment.shipment_id), "agent:anna", said)
+
+
+def reship(world: World, which: int, _: int) -> None:
+    """What is lost or came back is sent again."""
+    astray = (ShipmentStatus.LOST, ShipmentStatus.RETURNED_TO_SENDER)
+    shipped = [
+        (id, s.shipment_id)
+        for id in world.orders
+        for s in world.fulfillment(id).shipments.values()
+        if any(p.status in astray for p in s.parcels.values())
+    ]
+    if chosen := pick(shipped, which):
+        id, shipment_id = chosen
+        world.act(Service.FULFILLMENT, id, Reship(shipment_id), "agent:anna", f"Anna sends {shipment_id} again")
 
 
 def goods(world: World, which: int, how: int) -> None:
@@ -656,6 +673,7 @@ KINDS: Final[dict[str, tuple[int, Doing]]] = {
     "observe": (3, observe),
     "scan": (5, scan),
     "recall": (1, recall),
+    "reship": (1, reship),
     "goods": (2, goods),
     "ask return": (3, ask_return),
     "exchange": (2, exchange),
@@ -854,3 +872,52 @@ def test_a_replacement_that_was_charged_is_paid_back_when_its_return_comes_after
     [due] = world.returns(id).returns[one.return_id].dues.values()
     assert (due.amount_minor, due.is_settled) == (1005, True)
     assert sum(r.amount_minor for r in world.account(id).refunds.values()) == 1005
+
+
+BACK: Final = (*(Step("scan", n, SCANS.index("returned")) for n in (0, 1)), Step("let flow", 0, 0))
+"""Both parcels of two mugs come back to their sender."""
+
+
+def test_what_came_back_to_its_sender_and_is_cancelled_is_refunded_and_the_order_is_cancelled() -> None:
+    world = told(0, 4, [*BACK, Step("cancel", 0, 0)])
+    [id] = world.orders
+    assert world.order(id).status == "cancelled"
+    decide_refund(world, 0, 0)
+    at_rest(world)
+    account = world.account(id)
+    assert account.captured_minor and account.refunded_minor() == account.captured_minor
+    assert {sku: at["berlin"].free for sku, at in world.shelves.items() if "berlin" in at} == {"mug": 2}
+
+
+def test_what_came_back_to_its_sender_and_is_sent_again_completes_the_order_without_a_second_charge() -> None:
+    world = told(0, 4, [*BACK, Step("reship", 0, 0)])
+    [id] = world.orders
+    captured = world.account(id).captured_minor
+    for doing in (pack, hand_over, let_flow):
+        doing(world, 0, 1)
+    scan(world, 2, 0)
+    at_rest(world)
+    assert world.order(id).status == "completed"
+    assert (world.account(id).captured_minor, world.account(id).refunded_minor()) == (captured, 0)
+
+
+def test_a_claim_of_units_that_were_sent_again_is_refused() -> None:
+    world = told(0, 4, [*BACK, Step("reship", 0, 0), Step("let flow", 0, 0), Step("claim", 0, 0)])
+    assert [s for s in world.said if "Ada claims" in s and "only 0 lost and in no other claim" in s]
+
+
+def test_a_cancellation_after_a_held_shipment_left_is_refused_and_the_order_goes_on() -> None:
+    """Warehouses hand over what is held; nothing of the order may queue behind that for ever."""
+    world = told(0, 2, [Step("pack", 0, 1), Step("hold", 0, 0), Step("let flow", 0, 0), Step("hand over", 0, 0)])
+    [id] = world.orders
+    assert [f.contradicts for f in discrepancies(world, id)] == ["held"]
+    cancel(world, 0, 0)
+    assert [s for s in world.said if "Ada cancels all" in s and "nothing is left to cancel" in s]
+    hold(world, 0, 1)
+    scan(world, 0, 0)
+    at_rest(world)
+    assert (world.order(id).status, world.order(id).holds) == ("completed", {})
+
+
+def discrepancies(world: World, id: str) -> list[FulfillmentDiscrepancyRecorded]:
+    return [f for f in world.facts(Service.FULFILLMENT, id) if isinstance(f, FulfillmentDiscrepancyRecorded)]

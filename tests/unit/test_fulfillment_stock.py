@@ -4,9 +4,9 @@ import pytest
 
 from fulfillment.domain import shelf as shelves
 from fulfillment.domain.order import Inspect, ReviseInspection
-from fulfillment.domain.shelf import Expect, Receipts, Receive, ShelfState
+from fulfillment.domain.shelf import CountUnits, Expect, Receipts, Receive, ShelfState
 from fulfillment.domain.stock import Shelf
-from shared.contracts.fulfillment import StockDiscrepancyRecorded
+from shared.contracts.fulfillment import StockCounted, StockDiscrepancyRecorded
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.machine import Invalid
 from tests.unit.fulfillment_world import World, days, shipped, types
@@ -89,3 +89,22 @@ def test_what_arrives_is_expected_no_longer() -> None:
 def test_two_shelves_never_share_a_key() -> None:
     with pytest.raises(Invalid, match="sku"):
         shelves.decide(ShelfState("stock:a@b@c"), Expect("a@b", "c", 1, None), Receipts())
+
+
+@pytest.mark.parametrize(
+    ("counted", "change", "missing"), [(7, 2, 0), (5, 0, 0), (4, -1, 0), (3, -2, 0), (1, -2, 2), (0, -2, 3)]
+)
+def test_a_count_says_what_is_there_and_takes_nothing_from_what_is_promised(
+    counted: int, change: int, missing: int
+) -> None:
+    key = shelves.key_of("mug", "berlin")
+    receipts = Receipts(shelves={key: Shelf(5, 3)})
+    count = CountUnits("mug", "berlin", counted, "stocktaking")
+    [fact] = shelves.decide(ShelfState(key), count, receipts)
+    assert isinstance(fact, StockCounted)
+    assert (fact.before, fact.change, fact.missing) == (5, change, missing)
+    after = shelves.follow(receipts, fact).shelves[key]
+    assert (after.on_hand, after.free) == (5 + change, 2 + change)
+    assert after.free >= 0
+    [again] = shelves.decide(shelves.evolve(ShelfState(key), fact), count, shelves.follow(receipts, fact))
+    assert isinstance(again, StockCounted) and again.change == 0

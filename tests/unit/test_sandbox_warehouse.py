@@ -1,10 +1,10 @@
 """The warehouse follows what fulfillment says, and what it tells is what partners are allowed to tell."""
 
 import asyncio
-import json
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ from shared.contracts.fulfillment import (
     ShipmentLinesRemoved,
     ShipmentPacked,
     ShipmentRecallRequested,
+    ShipmentRelabelRequested,
     ShipmentReleased,
     ShipmentShipped,
 )
-from shared.contracts.orders import Hold
+from shared.contracts.orders import Address, Hold
 from shared.contracts.partners import WAREHOUSE_MESSAGES, CarrierScan, ReturnScan
 from shared.envelope import context_of, data_of
 from tests.telling import Telling, record_of
@@ -231,6 +232,18 @@ async def test_lines_that_are_taken_out_are_known(world: World) -> None:
     assert shipment["lines"] == [{"line_id": "l1", "quantity": 1}]
 
 
+async def test_what_needs_a_new_label_gets_it_before_it_leaves(paced: World) -> None:
+    elsewhere = Address(name="Ada", street="Side 2", city="Kiel", postal_code="24103", country="DE")
+    asked = ShipmentRelabelRequested(**NAMES, ship_to=elsewhere, requested_at=datetime.fromisoformat(AT))
+    held = ShipmentHeld(**NAMES, holds=(Hold.ADDRESS,))
+    await hear(paced, CREATED, asked, held, PACKED)
+    await play(paced)
+    assert [kind for kind, _ in await told(paced)] == ["warehouse.relabelled"]
+    await hear(paced, ShipmentReleased(**NAMES, packed=True))
+    await play(paced)
+    assert [kind for kind, _ in await told(paced)] == ["warehouse.relabelled", "warehouse.handed_over"]
+
+
 @dataclass(frozen=True)
 class Record:
     offset: int
@@ -262,25 +275,35 @@ async def test_a_fact_that_is_told_again_after_later_ones_sets_nothing_back(pace
     assert await told(paced) == [], "it is not handed over again"
 
 
-async def test_a_record_is_heard_once_and_one_that_cannot_be_read_stops_nothing(world: World) -> None:
+async def test_a_topic_that_was_made_anew_is_heard_from_its_beginning(world: World) -> None:
+    """Its offsets begin again, and say nothing of what was heard before; what comes again changes nothing."""
+    t = Telling("order-1")
+    facts = [record_of(t.tell(fact)) for fact in (CREATED, PACKED, shipped())]
+    streams = Streams(world.ledger, ["nowhere"], Warehouse(0).hear)
+    place = type("Place", (), {"partition": 0})()
+
+    def at(offset: int, count: int) -> list[Record]:
+        return [Record(n, tuple(r.headers), r.value) for n, r in enumerate(facts[:count], offset)]
+
+    for records in (at(40, 2), at(0, 3)):
+        await world.ledger.run(partial(streams.take, {place: records}))
+    (shipment,) = (await world.http.get("/warehouse/shipments", params={"order_id": "order-1"})).json()
+    assert shipment["status"] == "shipped"
+    [position] = await world.ledger.run(lambda db: db.execute("select position from positions").fetchall())
+    assert position[0] == 3, "where reading goes on"
+
+
+async def test_one_record_that_cannot_be_read_stops_nothing(world: World) -> None:
     def record(offset: int, shipment_id: str) -> Record:
         fact = CREATED.model_copy(update={"shipment_id": shipment_id})
         return Record(offset, (*TOLD, ("ce_sequence", str(offset).encode())), fact.model_dump_json().encode())
 
     broken = [Record(1, TOLD, value) for value in (None, b"", b"{", b"[]", b'{"order_id":1}')]
     stranger = Record(2, (("ce_type", b"\xff"),), b"x")
-    heard: list[str] = []
-    warehouse = Warehouse(0)
-
-    def count(db: Any, one: Record) -> None:
-        heard.append(json.loads(one.value or b"{}").get("shipment_id", "") if one.offset in (0, 9) else "")
-        warehouse.hear(db, one)
-
-    streams = Streams(world.ledger, ["nowhere"], count)
+    streams = Streams(world.ledger, ["nowhere"], Warehouse(0).hear)
     place = type("Place", (), {"partition": 0})()
     for records in ([record(0, "s1"), *broken, stranger], [record(0, "s1"), record(9, "s9")]):
         await world.ledger.run(partial(streams.take, {place: records}))
-    assert [name for name in heard if name] == ["s1", "s9"]
     shipments = (await world.http.get("/warehouse/shipments", params={"order_id": "order-1"})).json()
     assert [shipment["shipment_id"] for shipment in shipments] == ["s1", "s9"]
 

@@ -157,8 +157,9 @@ def _captured_for(account: Account, shipped: OrderFulfillment, *, at_rest: bool)
             yield f"I7: payments captures for {units.handed_over} units of line {id} of {went[id]} handed over"
         line = shipped.lines.get(id)
         again = sum(s.reshipped.get(id, 0) for s in shipped.shipments.values())
+        settled = sum(s.settled.get(id, 0) for s in shipped.shipments.values())
         if at_rest and line and not again:
-            astray = line.of(Bucket.LOST, Bucket.RETURNED_TO_SENDER)
+            astray = line.of(Bucket.LOST, Bucket.RETURNED_TO_SENDER) + settled
             if units.undelivered - units.found != astray:
                 yield f"I8: line {id} has {astray} units astray, payments {units.undelivered - units.found}"
 
@@ -199,7 +200,8 @@ def _delivered(shipped: OrderFulfillment, returned: OrderReturns, *, at_rest: bo
         if there != line.of(Bucket.DELIVERED):
             yield f"I3: line {id} has {line.of(Bucket.DELIVERED)} units delivered, its reverse buckets have {there}"
         again = sum(s.reshipped.get(id, 0) for s in shipped.shipments.values())
-        astray = line.of(Bucket.LOST) + line.of(Bucket.RETURNED_TO_SENDER)
+        settled = sum(s.settled.get(id, 0) for s in shipped.shipments.values())
+        astray = line.of(Bucket.LOST) + line.of(Bucket.RETURNED_TO_SENDER) + settled
         if not again and returned.where.counted(id, "lost") != astray:
             yield f"I5: line {id} has {astray} that never arrived, returns {returned.where.counted(id, 'lost')}"
         cancelled = returned.where.cancelled.get(id)
@@ -229,7 +231,8 @@ def _restocked(
         for parcel in shipment.parcels.values():
             if "returned" in parcel.scans:
                 may.update({(shipment.shipment_id, id): units for id, units in parcel.lines.items()})
-        may.update({(shipment.shipment_id, id): units for id, units in shipment.reshipped.items()})
+        for units_gone in (shipment.reshipped, shipment.settled):
+            may.update({(shipment.shipment_id, id): units for id, units in units_gone.items()})
     for (cause, id), units in sums.items():
         if units > may[cause, id] and cause not in revised:
             yield f"I9: {units} units of line {id} were restocked by {cause}, which gave back {may[cause, id]}"
@@ -261,8 +264,10 @@ def _made_good_once(account: Account, shipped: OrderFulfillment, returned: Order
         astray = account.of_line(id).undelivered
         lost = account.refunded_units(id, frozenset({RefundKind.LOST}))
         again = sum(s.reshipped.get(id, 0) for s in shipped.shipments.values())
-        if lost + again > astray:
-            yield f"I8: line {id} had {astray} units astray; {lost} were refunded and {again} sent again"
+        settled = sum(s.settled.get(id, 0) for s in shipped.shipments.values())
+        if lost + again + settled > astray:
+            gone = f"{lost} were refunded, {again} sent again and {settled} cancelled"
+            yield f"I8: line {id} had {astray} units astray; {gone}"
         stated = sum(line.stated.units for _, line in rma_lines(returned, id))
         stated += sum(c.worth[id].units for c in returned.claims.values() if id in c.worth and not c.is_for_lost)
         due = account.refunded_units(id, frozenset({RefundKind.RETURN}))

@@ -36,7 +36,7 @@ PUBLISHED = "delete from messages where seq = ?"
 POSITIONS = "select partition, position from positions"
 ADVANCE = """
 insert into positions (partition, position) values (?, ?)
-on conflict (partition) do update set position = max(position, excluded.position)
+on conflict (partition) do update set position = excluded.position
 """
 
 SOURCE = "warehouse"
@@ -71,7 +71,7 @@ class Streams:
         await self._keep_connected("kafka out", self._publish)
 
     async def hear(self) -> Never:
-        """Take every record once: the books and the position in the topic change in one transaction."""
+        """Take every record: the books and the position in the topic change in one transaction."""
         await self._keep_connected("kafka in", self._consume)
 
     async def _keep_connected(self, what: str, work: Callable[[], Awaitable[Never]]) -> Never:
@@ -127,12 +127,11 @@ class Streams:
             await consumer.stop()
 
     def take(self, batches: Mapping[TopicPartition, Sequence[Record]], db: sqlite3.Connection) -> None:
-        positions = dict(db.execute(POSITIONS).fetchall())
+        """Whatever its offset, a record is heard: where the topic was made anew, or partitions were added, aiokafka starts
+        over at the beginning, and offsets say nothing of what was heard before. Sequences do, and who hears looks at them."""
         for place, records in batches.items():
             for record in records:
-                # aiokafka starts over at the beginning when partitions are added.
-                if record.offset >= positions.get(place.partition, 0):
-                    self._hear(db, record)
+                self._hear(db, record)
             db.execute(ADVANCE, (place.partition, records[-1].offset + 1))
 
 

@@ -33,6 +33,7 @@ from shared.contracts.fulfillment import (
     ShipmentLost,
     ShipmentPacked,
     ShipmentRecallRequested,
+    ShipmentRelabelRequested,
     ShipmentReleased,
     ShipmentReturnedToSender,
     ShipmentShipped,
@@ -54,6 +55,7 @@ from shared.contracts.partners import (
     WarehousePacked,
     WarehouseParcel,
     WarehouseParcelReceived,
+    WarehouseRelabelled,
     WarehouseShortPicked,
     WarehouseUnexpectedItem,
 )
@@ -111,6 +113,7 @@ class Step(StrEnum):
     """What the warehouse and the carrier do by themselves; scans carry their code."""
 
     PACK = "pack"
+    RELABEL = "relabel"
     HAND_OVER = "hand_over"
     IN_TRANSIT = "in_transit"
     OUT_FOR_DELIVERY = "out_for_delivery"
@@ -121,6 +124,7 @@ class Step(StrEnum):
 
 FOLLOWING: Final[dict[Step, Step | None]] = {
     Step.PACK: None,
+    Step.RELABEL: None,
     Step.HAND_OVER: None,
     Step.IN_TRANSIT: Step.OUT_FOR_DELIVERY,
     Step.OUT_FOR_DELIVERY: Step.DELIVERED,
@@ -149,6 +153,7 @@ HEARD: Final[dict[str, type[ShipmentFact]]] = {
     for fact in (
         ShipmentCreated,
         ShipmentPacked,
+        ShipmentRelabelRequested,
         ShipmentHeld,
         ShipmentReleased,
         ShipmentShipped,
@@ -192,6 +197,8 @@ class Warehouse:
             case ShipmentCreated():
                 row = (identifier, fact.order_id, fact.location, _json(fact.lines), *self._soon(Step.PACK))
                 db.execute(ADD, row)
+            case ShipmentRelabelRequested():
+                self._plan(db, identifier, Step.RELABEL)
             case ShipmentHeld():
                 db.execute(SET_HELD, (True, identifier))
             case ShipmentReleased():
@@ -202,7 +209,10 @@ class Warehouse:
             case ShipmentPacked():
                 db.execute(SET_STATUS, ("packed", identifier))
                 db.execute(SET_PARCELS, (_json(fact.parcels), identifier))
-                self._plan(db, identifier, Step.HAND_OVER)
+                # What was packed before the address changed needs its new label all the same.
+                shipment = find_shipment(db, identifier)
+                if shipment is None or shipment.next_step is not Step.RELABEL:
+                    self._plan(db, identifier, Step.HAND_OVER)
             case ShipmentShipped():
                 db.execute(SET_STATUS, ("shipped", identifier))
                 db.execute(SET_PARCELS, (_json(fact.parcels), identifier))
@@ -227,6 +237,8 @@ class Warehouse:
         now = datetime.now(UTC)
         if step is Step.PACK:
             send(db, packed(shipment, (), now), shipment.order_id)
+        elif step is Step.RELABEL:
+            send(db, relabelled(shipment, now), shipment.order_id)
         elif step is Step.HAND_OVER:
             send(db, handed_over(shipment, CARRIER, now), shipment.order_id)
         else:
@@ -263,6 +275,10 @@ def packed(shipment: Shipment, parcels: tuple[WarehouseParcel, ...], at: datetim
     return WarehousePacked(
         order_id=shipment.order_id, shipment_id=shipment.shipment_id, parcels=parcels, occurred_at=at
     )
+
+
+def relabelled(shipment: Shipment, at: datetime) -> WarehouseRelabelled:
+    return WarehouseRelabelled(order_id=shipment.order_id, shipment_id=shipment.shipment_id, occurred_at=at)
 
 
 def handed_over(shipment: Shipment, carrier: str, at: datetime) -> WarehouseHandedOver:
@@ -471,6 +487,14 @@ async def hand_over(shipment_id: Reference, body: HandOver, dock: AtDock) -> Sen
     """Waits a moment for fulfillment to say which parcels there are."""
     shipment = await dock.shipment_when(shipment_id, lambda s: bool(s.parcels), "hand over")
     message = handed_over(shipment, body.carrier, business_time(body.occurred_at))
+    return await dock.send(message, shipment.order_id, body.copies)
+
+
+@routes.post("/shipments/{shipment_id}/relabel", status_code=202)
+async def relabel(shipment_id: Reference, body: Told, dock: AtDock) -> Sent:
+    """Put a label of the address that was asked for last on its parcels."""
+    shipment = await dock.shipment_when(shipment_id, lambda _: True, "relabel")
+    message = relabelled(shipment, business_time(body.occurred_at))
     return await dock.send(message, shipment.order_id, body.copies)
 
 

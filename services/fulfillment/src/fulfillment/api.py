@@ -10,9 +10,9 @@ from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 from fulfillment import scans, store
 from fulfillment.domain.backorder import BackorderStatus
 from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
-from fulfillment.domain.order import Command, HandOver, Pack, Recall, ShortPick
+from fulfillment.domain.order import Command, HandOver, Pack, Recall, Relabel, ReportMissing, Reship, ShortPick
 from fulfillment.domain.policy import FulfillmentPolicy
-from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, ShelfState, key_of
+from fulfillment.domain.shelf import CountUnits, Expect, Receive, ShelfCommand, ShelfState, key_of
 from fulfillment.domain.shipment import Shipment, numbering
 from fulfillment.domain.tracking import ShipmentStatus, standing
 from fulfillment.handlers import units
@@ -20,7 +20,7 @@ from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES
 from shared.auth import Caller, Role
 from shared.contracts.base import Bucket, Fact, Id, Input, Quantity, Text
-from shared.contracts.fulfillment import Scan, StockDiscrepancyRecorded
+from shared.contracts.fulfillment import Scan, StockCounted, StockDiscrepancyRecorded
 from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
 from shared.http import (
@@ -65,6 +65,16 @@ class ExpectGoods(Input):
     occurred_at: OccurredAt
 
 
+class CountGoods(Input):
+    """What lies there, packed goods that have not left included, and why it was counted."""
+
+    sku: Id
+    location: Id
+    counted: Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
+    reason: Annotated[Text, Field(min_length=1)]
+    occurred_at: OccurredAt
+
+
 class PackShipment(Input):
     """No parcels named: everything is in one."""
 
@@ -80,6 +90,12 @@ class HandOverShipment(Input):
     occurred_at: OccurredAt
 
 
+class RelabelShipment(Input):
+    """All its parcels carry a label of the address that was asked for last."""
+
+    occurred_at: OccurredAt
+
+
 class ShortPickShipment(Input):
     """What could not be found; it is planned again."""
 
@@ -88,6 +104,22 @@ class ShortPickShipment(Input):
 
 
 class RecallShipment(Input):
+    detail: Text = ""
+    occurred_at: OccurredAt
+
+
+class ReportNotReceived(Input):
+    """What the customer says; no tracking number: no delivered parcel of the shipment arrived."""
+
+    detail: Annotated[Text, Field(min_length=1)]
+    tracking: Id | None = None
+    occurred_at: OccurredAt
+
+
+class ReshipShipment(Input):
+    """What is sent again; no lines: all that is lost or came back and that no claim settles."""
+
+    lines: Annotated[tuple[PartnerLine, ...], Field(max_length=500)] = ()
     detail: Text = ""
     occurred_at: OccurredAt
 
@@ -182,6 +214,16 @@ class GoodsOut(BaseModel):
     contradicts: str | None = None
 
 
+class CountOut(BaseModel):
+    """The shelf after its count. `missing`: allocated units that were not found, to be picked short."""
+
+    sku: str
+    location: str
+    on_hand: int
+    change: int
+    missing: int
+
+
 class ScanOut(BaseModel):
     """`order_id` is none while no shipment has the number: the scan is kept until one has."""
 
@@ -272,6 +314,8 @@ def _waits_for(shipment: Shipment, holds: Sequence[Hold]) -> str | None:
     match shipment.status:
         case ShipmentStatus.CREATED:
             return f"to be packed at {shipment.location}"
+        case ShipmentStatus.HELD if shipment.relabel is not None:
+            return "a label of its new address"
         case ShipmentStatus.HELD:
             return f"the release of its holds: {', '.join(holds)}"
         case ShipmentStatus.PACKED:
@@ -280,10 +324,16 @@ def _waits_for(shipment: Shipment, holds: Sequence[Hold]) -> str | None:
             return "the carrier's first scan"
         case ShipmentStatus.IN_TRANSIT | ShipmentStatus.OUT_FOR_DELIVERY:
             return "its delivery"
+        case ShipmentStatus.EXCEPTION if any(
+            standing(p.scans).kind == "not_received" for p in shipment.parcels.values()
+        ):
+            return "the carrier's search"
         case ShipmentStatus.EXCEPTION:
             return "the carrier to move it on"
         case ShipmentStatus.LOST:
-            return "a claim, or to be found"
+            return "a claim, to be sent again, or to be found"
+        case ShipmentStatus.RETURNED_TO_SENDER if any(p.lines for p in shipment.parcels.values()):
+            return "to be sent again, or cancelled"
         case ShipmentStatus.RETURNING_TO_SENDER:
             return "its arrival back at the warehouse"
         case _:
@@ -321,7 +371,7 @@ async def pack(shipment_id: ShipmentId, body: PackShipment, by: Warehouse) -> Re
     """What is packed must be what the shipment has: units that are missing are a short pick first."""
     parcels = tuple((parcel.parcel_id, units(parcel.lines)) for parcel in body.parcels)
     at = business_time(body.occurred_at)
-    return await _tell(by, shipment_id, Pack(shipment_id, parcels), "packed", at)
+    return await _tell(by, shipment_id, Pack(shipment_id, parcels, at=at), "packed", at)
 
 
 @router.post("/shipments/{shipment_id}/hand-over", response_model=FulfillmentOut)
@@ -332,6 +382,13 @@ async def hand_over(shipment_id: ShipmentId, body: HandOverShipment, by: Warehou
     at = business_time(body.occurred_at)
     command = HandOver(shipment_id, body.carrier, tracking)
     return await _tell(by, shipment_id, command, "handed over", at)
+
+
+@router.post("/shipments/{shipment_id}/relabelled", response_model=FulfillmentOut)
+async def relabelled(shipment_id: ShipmentId, body: RelabelShipment, by: Warehouse) -> Response:
+    """It has a label of its new address, and may leave. Packing it anew says so too."""
+    at = business_time(body.occurred_at)
+    return await _tell(by, shipment_id, Relabel(shipment_id, at), "relabelled", at)
 
 
 @router.post("/shipments/{shipment_id}/short-pick", response_model=FulfillmentOut)
@@ -348,6 +405,22 @@ async def recall(shipment_id: ShipmentId, body: RecallShipment, by: Support) -> 
     at = business_time(body.occurred_at)
     command = Recall(shipment_id, body.detail)
     return await _tell(by, shipment_id, command, body.detail or "recall", at)
+
+
+@router.post("/shipments/{shipment_id}/not-received", response_model=FulfillmentOut)
+async def report_not_received(shipment_id: ShipmentId, body: ReportNotReceived, by: Support) -> Response:
+    """The customer did not get what the carrier says was delivered: it is in transit again, and the carrier looks for it."""
+    at = business_time(body.occurred_at)
+    command = ReportMissing(shipment_id, at, body.detail, body.tracking)
+    return await _tell(by, shipment_id, command, body.detail, at)
+
+
+@router.post("/shipments/{shipment_id}/reship", response_model=FulfillmentOut)
+async def reship(shipment_id: ShipmentId, body: ReshipShipment, by: Support) -> Response:
+    """Send again what is lost or came back to us. Cancel it instead where the customer wants the money."""
+    at = business_time(body.occurred_at)
+    command = Reship(shipment_id, units(body.lines))
+    return await _tell(by, shipment_id, command, body.detail or "sent again", at)
 
 
 @router.get("/stock", tags=["stock"])
@@ -408,6 +481,22 @@ async def expect_goods(body: ExpectGoods, by: Warehouse) -> Response:
     command = Expect(body.sku, body.location, body.incoming, body.eta)
     at = business_time(body.occurred_at)
     return await _goods(by, body.sku, body.location, command, at)
+
+
+@router.post("/stock/counts", tags=["stock"], response_model=CountOut)
+async def count_goods(body: CountGoods, by: Warehouse) -> Response:
+    """The shelf was counted: the books say so from now on. What is allocated and was not found stays promised until the
+    warehouse picks it short; nothing of the shelf is free meanwhile."""
+
+    def answer(_: ShelfState, facts: Sequence[Fact]) -> tuple[int, CountOut]:
+        [counted] = [fact for fact in facts if isinstance(fact, StockCounted)]
+        on_hand = counted.before + counted.change
+        about = {"sku": body.sku, "location": body.location}
+        return 200, CountOut(**about, on_hand=on_hand, change=counted.change, missing=counted.missing)
+
+    command = CountUnits(body.sku, body.location, body.counted, body.reason)
+    at = business_time(body.occurred_at)
+    return await by.tell(SHELVES, key_of(body.sku, body.location), command, answer, reason=body.reason, at=at)
 
 
 @router.get("/policies", tags=["policies"])

@@ -5,14 +5,17 @@ from typing import Final, TypeAlias
 
 from fulfillment.domain.order import (
     Cancel,
+    ChangeAddress,
     Command,
     Fund,
     HandOver,
     Inspect,
+    NoteClaim,
     Open,
     Pack,
     PlaceHold,
     Plan,
+    Relabel,
     ReleaseHold,
     Replace,
     ReviseInspection,
@@ -26,6 +29,7 @@ from shared.consumer import Route
 from shared.contracts.base import LineQuantity, OrderFact
 from shared.contracts.fulfillment import OpenedLine
 from shared.contracts.orders import (
+    OrderAddressChanged,
     OrderBackorderConsentGiven,
     OrderCancellationRequested,
     OrderConfirmed,
@@ -41,10 +45,18 @@ from shared.contracts.partners import (
     WarehouseGoodsReceived,
     WarehouseHandedOver,
     WarehousePacked,
+    WarehouseRelabelled,
     WarehouseShipmentMessage,
     WarehouseShortPicked,
 )
-from shared.contracts.returns import ExchangeReleased, ReturnInspectionRevised, ReturnItemsInspected
+from shared.contracts.returns import (
+    ClaimOpened,
+    ClaimResolved,
+    ExchangeReleased,
+    ReturnInspectionRevised,
+    ReturnItemsInspected,
+    ReturnReason,
+)
 from shared.envelope import Cause
 from shared.shell import Told
 
@@ -89,12 +101,17 @@ def hold_released(fact: OrderHoldReleased, cause: Cause) -> ToldOrder:
     return _of_order(fact, ReleaseHold(fact.hold), cause)
 
 
+def address_changed(fact: OrderAddressChanged, cause: Cause) -> ToldOrder:
+    return _of_order(fact, ChangeAddress(fact.ship_to, cause.at), cause)
+
+
 def cancellation_requested(fact: OrderCancellationRequested, cause: Cause) -> ToldOrder:
     return _of_order(fact, Cancel(fact.cancellation_id, fact.lines), cause)
 
 
 def consent_given(fact: OrderBackorderConsentGiven, cause: Cause) -> ToldOrder:
-    return _of_order(fact, SettleConsent(fact.backorder_id, fact.choice, fact.substitute_sku, cause.at), cause)
+    command = SettleConsent(fact.backorder_id, fact.choice, fact.substitute_sku, cause.at, fact.substitute_title)
+    return _of_order(fact, command, cause)
 
 
 def inspected(fact: ReturnItemsInspected, cause: Cause) -> ToldOrder:
@@ -109,9 +126,25 @@ def exchange_released(fact: ExchangeReleased, cause: Cause) -> ToldOrder:
     return _of_order(fact, Replace(fact.exchange_id, fact.return_id, fact.lines, fact.sku, fact.reason_code), cause)
 
 
+def claimed(fact: ClaimOpened, cause: Cause) -> ToldOrder | None:
+    """Of claims, those of units that never arrived: what the customer has is returns' own."""
+    if fact.reason is not ReturnReason.NOT_RECEIVED:
+        return None
+    return _of_order(fact, NoteClaim(fact.claim_id, fact.lines), cause)
+
+
+def claim_resolved(fact: ClaimResolved, cause: Cause) -> ToldOrder | None:
+    """What was refunded stays the claim's; what is to be replaced is so by exchange.released."""
+    return _of_order(fact, NoteClaim(fact.claim_id, ()), cause) if fact.outcome == "rejected" else None
+
+
 def packed(message: WarehousePacked, cause: Cause) -> ToldOrder:
     parcels = tuple((parcel.parcel_id, units(parcel.lines)) for parcel in message.parcels)
-    return _of_warehouse(message, Pack(message.shipment_id, parcels, is_awaited=False), cause)
+    return _of_warehouse(message, Pack(message.shipment_id, parcels, is_awaited=False, at=message.occurred_at), cause)
+
+
+def relabelled(message: WarehouseRelabelled, cause: Cause) -> ToldOrder:
+    return _of_warehouse(message, Relabel(message.shipment_id, message.occurred_at), cause)
 
 
 def short_picked(message: WarehouseShortPicked, cause: Cause) -> ToldOrder:
@@ -143,12 +176,16 @@ ROUTES: Final = (
             OrderFundingChanged: funding_changed,
             OrderHoldPlaced: hold_placed,
             OrderHoldReleased: hold_released,
+            OrderAddressChanged: address_changed,
             OrderCancellationRequested: cancellation_requested,
             OrderBackorderConsentGiven: consent_given,
             ReturnItemsInspected: inspected,
             ReturnInspectionRevised: inspection_revised,
             ExchangeReleased: exchange_released,
+            ClaimOpened: claimed,
+            ClaimResolved: claim_resolved,
             WarehousePacked: packed,
+            WarehouseRelabelled: relabelled,
             WarehouseShortPicked: short_picked,
             WarehouseHandedOver: handed_over,
         },

@@ -25,6 +25,7 @@ from fulfillment.domain.order import (
     Pack,
     Plan,
     Replace,
+    Reship,
     ReviseInspection,
     SettleConsent,
     ShortPick,
@@ -32,7 +33,7 @@ from fulfillment.domain.order import (
     Track,
 )
 from fulfillment.domain.policy import FulfillmentPolicy
-from fulfillment.domain.shelf import Receipts, Receive, ShelfCommand, ShelfState
+from fulfillment.domain.shelf import CountUnits, Receipts, Receive, ShelfCommand, ShelfState
 from fulfillment.domain.shipment import held_by, summed
 from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
 from shared.contracts.base import Bucket
@@ -56,6 +57,7 @@ TOUCH_STOCK: Final = (
     Inspect,
     ReviseInspection,
     Replace,
+    Reship,
 )
 """Commands that need the shelves of their order, or may change them."""
 
@@ -119,6 +121,15 @@ ON CONFLICT (sku, location) DO UPDATE SET on_hand = stock.on_hand + excluded.on_
     eta = excluded.eta, announced = stock.announced + 1, changed_at = greatest(stock.changed_at, excluded.changed_at)"""
 
 
+LOCK_COUNTED = """
+SELECT sku, location, on_hand, allocated, incoming, eta FROM stock
+WHERE (sku, location) IN (SELECT * FROM unnest($1::text[], $2::text[])) ORDER BY sku, location FOR UPDATE"""
+CORRECT = """
+UPDATE stock SET on_hand = stock.on_hand + less.units
+FROM unnest($1::text[], $2::text[], $3::int[]) AS less (sku, location, units)
+WHERE stock.sku = less.sku AND stock.location = less.location"""
+
+
 async def policies(db: Db) -> tuple[FulfillmentPolicy, ...]:
     return tuple(FulfillmentPolicy.model_validate(dict(row)) for row in await db.fetch(POLICIES))
 
@@ -138,6 +149,10 @@ async def surroundings(db: Db, told: Sequence[Told[Command]], states: Mapping[st
                 of_order.add(t.command.sku)
             if isinstance(t.command, SettleConsent) and t.command.substitute_sku:
                 of_order.add(t.command.substitute_sku)
+            if isinstance(t.command, Inspect):
+                of_order |= {line.sku for line in t.command.lines if line.sku}
+            if isinstance(t.command, ReviseInspection):
+                of_order |= {line.sku for line in (*t.command.before, *t.command.after) if line.sku}
     if not skus:
         return Stock(told_at=told_at)
     shelves: dict[str, dict[str, Shelf]] = {}
@@ -221,23 +236,33 @@ async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, S
     told_at: dict[str, datetime] = {}
     for t in told:
         told_at[t.key] = max(t.cause.at, told_at.get(t.key, t.cause.at))
-    return Receipts({(shelf, receipt_id): quantity for shelf, receipt_id, quantity in rows}, told_at)
+    known = {(shelf, receipt_id): quantity for shelf, receipt_id, quantity in rows}
+    counted = [(t.command.sku, t.command.location) for t in told if isinstance(t.command, CountUnits)]
+    there = await db.fetch(LOCK_COUNTED, *transposed(counted, 2)) if counted else []
+    found = {shelves_.key_of(sku, location): Shelf(*counts) for sku, location, *counts in there}
+    empty = {shelves_.key_of(sku, location): Shelf() for sku, location in counted}
+    return Receipts(known, told_at, empty | found)
 
 
 async def keep_shelves(db: Db, touched: Sequence[Held[ShelfState]], known: Receipts) -> None:
     received = [fact for held in touched for fact in held.facts if isinstance(fact, StockReceived)]
     if received:
         await db.execute(KEEP_RECEIPTS, *transposed(((f.subject, f.receipt_id, f.quantity) for f in received), 3))
-    rows = []
+    rows, fewer = [], []
     for held in touched:
         shelf = next((fact for fact in held.facts if not isinstance(fact, StockDiscrepancyRecorded)), None)
         if shelf is None:
             continue
         assert isinstance(shelf, ShelfFact)
-        more = held.state.received - held.before.received
-        rows.append((shelf.sku, shelf.location, more, held.state.incoming, held.state.eta, known.told_at[held.key]))
+        more = held.state.received + held.state.corrected - held.before.received - held.before.corrected
+        announced = (held.state.incoming, held.state.eta, known.told_at[held.key])
+        rows.append((shelf.sku, shelf.location, max(0, more), *announced))
+        if more < 0:
+            fewer.append((shelf.sku, shelf.location, more))
     if rows:
         await db.execute(KEEP_SHELVES, *transposed(rows, 6))
+    if fewer:
+        await db.execute(CORRECT, *transposed(fewer, 3))
 
 
 ORDERS: Final[Flow[OrderFulfillment, Command, Stock]] = Flow(
@@ -319,15 +344,16 @@ WHERE stock.sku = seen.sku AND stock.location = seen.location"""
 
 STOCK_DRIFT = """
 WITH moves AS (
-    SELECT subject, sequence, type, data->>'sku' AS sku, data->>'location' AS location, (data->>'quantity')::bigint AS units,
+    SELECT subject, sequence, type, data->>'sku' AS sku, data->>'location' AS location,
+        coalesce(data->>'quantity', data->>'change')::bigint AS units,
         (data->>'on_hand')::boolean AS is_on_hand, (data->>'incoming')::bigint AS incoming,
         (data->>'eta')::timestamptz AS eta
     FROM events
     WHERE type IN ('stock.received', 'stock.expected', 'stock.allocated', 'stock.released', 'stock.shipped',
-        'stock.restocked', 'stock.withdrawn')
+        'stock.restocked', 'stock.withdrawn', 'stock.counted')
 ), sums AS (
     SELECT sku, location,
-        coalesce(sum(CASE WHEN type IN ('stock.received', 'stock.restocked') THEN units
+        coalesce(sum(CASE WHEN type IN ('stock.received', 'stock.restocked', 'stock.counted') THEN units
             WHEN type IN ('stock.shipped', 'stock.withdrawn') OR (type = 'stock.released' AND NOT is_on_hand) THEN -units
             ELSE 0 END), 0) AS on_hand,
         coalesce(sum(CASE WHEN type = 'stock.allocated' THEN units

@@ -167,8 +167,11 @@ class ChangeAddressIn(Input):
 
 
 class GiveConsentIn(Input):
+    """A substitute must be an article that is known to fulfillment; its title is what the customer is told."""
+
     choice: BackorderChoice
     substitute_sku: Id | None = None
+    substitute_title: PlainName | None = None
     occurred_at: OccurredAt
 
 
@@ -446,5 +449,6 @@ async def give_consent(
         backorder_id=backorder_id,
         choice=body.choice,
         substitute_sku=body.substitute_sku,
+        substitute_title=body.substitute_title,
     )
     return await _changed(by, order_id, command, f"consent to {body.choice}", 200)

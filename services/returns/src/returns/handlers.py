@@ -19,6 +19,7 @@ from returns.store import ORDER_RETURNS
 from shared.consumer import Route
 from shared.contracts.base import LineQuantity
 from shared.contracts.fulfillment import (
+    ReplacementCreated,
     ShipmentDelivered,
     ShipmentFound,
     ShipmentLost,
@@ -48,10 +49,25 @@ def purchased(fact: OrderPlaced, cause: Cause) -> Told[Command]:
 
 
 def cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
+    back = {line.line_id: line.quantity for line in fact.returned}
     lines = tuple(
-        RecordedUnits(line_id=line.line_id, quantity=line.quantity, goods_minor=line.goods_minor) for line in fact.lines
+        RecordedUnits(
+            line_id=line.line_id,
+            quantity=line.quantity,
+            goods_minor=line.goods_minor,
+            returned=back.get(line.line_id, 0),
+        )
+        for line in fact.lines
     )
     return Told(fact.order_id, RecordUnits(fact.cancellation_id, "cancelled", lines, cause.at), cause)
+
+
+def sent_again(fact: ReplacementCreated, cause: Cause) -> Told[Command] | None:
+    """Of replacements, those that no claim and no return of ours asked for."""
+    if fact.shipment_id is None:
+        return None
+    lines = tuple(RecordedUnits(line_id=line.line_id, quantity=line.quantity) for line in fact.lines)
+    return Told(fact.order_id, RecordUnits(fact.replacement_id, "settled", lines, cause.at), cause)
 
 
 def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
@@ -155,6 +171,7 @@ ROUTE: Final = Route(
     {
         OrderPlaced: purchased,
         OrderLinesCancelled: cancelled,
+        ReplacementCreated: sent_again,
         ShipmentShipped: shipped,
         ShipmentDelivered: moved("delivered"),
         ShipmentLost: moved("lost"),

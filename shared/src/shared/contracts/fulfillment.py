@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from shared.contracts.base import Bucket as Bucket
-from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, OrderFact, PolicyRef, Quantity, Text
-from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
+from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, Text
+from shared.contracts.orders import Address, BackorderChoice, Hold, ShippingPreference
 
 
 class FulfillmentFact(OrderFact, service="fulfillment"):
@@ -44,6 +44,15 @@ class OpenedLine(Model):
     quantity: Quantity
 
 
+class SubstitutedUnits(Model):
+    """Units of a line that are another article than the one ordered."""
+
+    line_id: Id
+    quantity: Quantity
+    sku: Id
+    title: Name | None = None
+
+
 class FulfillmentOpened(FulfillmentFact, type="fulfillment.opened"):
     """The order is known here: its units are unallocated until it is confirmed."""
 
@@ -55,6 +64,16 @@ class FulfillmentOpened(FulfillmentFact, type="fulfillment.opened"):
 class FulfillmentWithdrawn(FulfillmentFact, type="fulfillment.withdrawn"):
     """The order was rejected before anything was planned: its unallocated units are cancelled."""
 
+    lines: tuple[LineQuantity, ...]
+
+
+class FulfillmentClaimRecorded(FulfillmentFact, type="fulfillment.claim_recorded"):
+    """A private copy of a claim of units that never arrived: while it stands, they are neither cancelled nor sent again.
+
+    No lines: it was rejected.
+    """
+
+    claim_id: Id
     lines: tuple[LineQuantity, ...]
 
 
@@ -158,8 +177,11 @@ class StockFact(FulfillmentFact):
 
 
 class StockAllocated(StockFact, type="stock.allocated"):
+    """`title`: of a substitute, as the customer was told it."""
+
     line_id: Id
     shipment_id: Id
+    title: Name | None = None
 
 
 class StockReleased(StockFact, type="stock.released"):
@@ -217,6 +239,20 @@ class StockReceived(ShelfFact, type="stock.received"):
     receipt_id: Id
 
 
+class StockCounted(ShelfFact, type="stock.counted"):
+    """The shelf was counted, packed goods that have not left included: the books say so from now on.
+
+    `change` is what that made of the units on hand. `missing` are allocated ones that were not found: they stay promised until
+    the warehouse picks their shipments short, and nothing is free meanwhile.
+    """
+
+    counted: Count
+    before: Count = Field(description="on hand, as the books said")
+    change: int
+    missing: Count
+    detail: Text = Field(description="why it was counted, or what is thought to have happened")
+
+
 class StockDiscrepancyRecorded(ShelfFact, type="stock.discrepancy_recorded"):
     """The warehouse says something of a shelf that contradicts what it said before. The shelf stays as it is until it
     is counted, and a person looks at it."""
@@ -243,12 +279,13 @@ class BackorderFact(FulfillmentFact):
 
 
 class BackorderCreated(BackorderFact, type="backorder.created"):
-    """`again`: its units replace others, all of them; otherwise none does."""
+    """`again`: its units replace others, all of them; otherwise none does. `title`: of a substitute."""
 
     quantity: Quantity
     eta: datetime | None
     revision: int = 0
     again: bool = False
+    title: Name | None = None
 
 
 class BackorderEtaRevised(BackorderFact, type="backorder.eta_revised"):
@@ -275,6 +312,15 @@ class BackorderConsentSettled(BackorderFact, type="backorder.consent_settled"):
     silent: bool
     substitute_sku: Id | None = None
     policy: PolicyRef | None = None
+    substitute_title: Name | None = None
+
+
+class BackorderSubstituteRefused(BackorderFact, type="backorder.substitute_refused"):
+    """The substitute that was chosen is no article that was ever on a shelf or announced: the choice stays open."""
+
+    quantity: Quantity
+    substitute_sku: Id
+    reason_code: Literal["unknown_article"]
 
 
 class BackorderFilled(BackorderFact, type="backorder.filled"):
@@ -322,6 +368,7 @@ class ShipmentCreated(ShipmentFact, type="shipment.created"):
     """`number` of `of`: of counts the live shipments and one more for what is still backordered.
 
     `again` are those of `lines` that replace others, whatever for and wherever they waited: they were paid for then.
+    `substituted` are those that are another article than the one ordered.
     """
 
     location: Id
@@ -330,6 +377,7 @@ class ShipmentCreated(ShipmentFact, type="shipment.created"):
     number: int = Field(ge=1)
     of: int = Field(ge=1)
     replaces_shipment_id: Id | None = None
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class ShipmentPacked(ShipmentFact, type="shipment.packed"):
@@ -340,6 +388,18 @@ class ShipmentRepacked(ShipmentFact, type="shipment.repacked"):
     """What was packed stands in other parcels now: these instead of those before."""
 
     parcels: tuple[Parcel, ...]
+
+
+class ShipmentRelabelRequested(ShipmentFact, type="shipment.relabel_requested"):
+    """The address changed before it left: what is on its parcels, or will be by an earlier word, is wrong. It is held until
+    the warehouse says that it has a new label, or packs it anew."""
+
+    ship_to: Address
+    requested_at: datetime
+
+
+class ShipmentRelabelled(ShipmentFact, type="shipment.relabelled"):
+    """It carries a label of its new address."""
 
 
 class ShipmentHeld(ShipmentFact, type="shipment.held"):
@@ -353,7 +413,7 @@ class ShipmentReleased(ShipmentFact, type="shipment.released"):
 
 
 class ShipmentShipped(ShipmentFact, type="shipment.shipped"):
-    """`again` are those of `lines` that replace others."""
+    """`again` are those of `lines` that replace others, `substituted` those that are another article than ordered."""
 
     carrier: Id
     parcels: tuple[Parcel, ...]
@@ -361,6 +421,7 @@ class ShipmentShipped(ShipmentFact, type="shipment.shipped"):
     again: tuple[LineQuantity, ...] = ()
     number: int = Field(ge=1)
     of: int = Field(ge=1)
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class ShipmentTrackingUpdated(ScanFact, type="shipment.tracking_updated"):
@@ -387,18 +448,28 @@ class ShipmentDeliveryAttempted(ScanFact, type="shipment.delivery_attempted"):
 
 
 class ShipmentDelivered(ScanFact, type="shipment.delivered"):
+    """`replaced`: units of the parcel that others were sent for when it was lost; the customer has both now."""
+
     lines: tuple[LineQuantity, ...]
+    replaced: tuple[LineQuantity, ...] = ()
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class ShipmentLost(ScanFact, type="shipment.lost"):
     lines: tuple[LineQuantity, ...]
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class ShipmentFound(ScanFact, type="shipment.found"):
-    """A lost shipment is in transit again; `review` when it had been refunded or replaced."""
+    """A lost shipment is in transit again; `review` when it had been refunded or replaced.
+
+    `replaced`: units of the parcel that others were sent for meanwhile; they are not among `lines`.
+    """
 
     lines: tuple[LineQuantity, ...]
     review: bool
+    replaced: tuple[LineQuantity, ...] = ()
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class ShipmentReturnStarted(ScanFact, type="shipment.return_started"):
@@ -410,6 +481,7 @@ class ShipmentReturnStarted(ScanFact, type="shipment.return_started"):
 
 class ShipmentReturnedToSender(ScanFact, type="shipment.returned_to_sender"):
     lines: tuple[LineQuantity, ...]
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class ShipmentCancelled(ShipmentFact, type="shipment.cancelled"):
@@ -439,9 +511,11 @@ class ShipmentRecalled(ScanFact, type="shipment.recalled"):
 
 
 class ReplacementCreated(FulfillmentFact, type="replacement.created"):
-    """Units owed again for a lost, damaged or wrong delivery, or an exchange; shipped like any other.
+    """Units owed again for a lost, damaged or wrong delivery, for a parcel that came back to its sender, or an exchange;
+    shipped like any other.
 
-    `moved` are those of `lines` that never arrived and leave their bucket; the others are ordered on top.
+    `moved` are those of `lines` that never arrived and leave their bucket; the others are ordered on top. `shipment_id`:
+    the shipment whose units are sent again, where it was for one; `cause_id` is it then.
     """
 
     replacement_id: Id
@@ -449,4 +523,5 @@ class ReplacementCreated(FulfillmentFact, type="replacement.created"):
     lines: tuple[LineQuantity, ...]
     moved: tuple[CancelledUnits, ...] = ()
     sku: Id | None = None
-    reason_code: Literal["lost", "damaged", "wrong_item", "exchange"]
+    reason_code: Literal["lost", "damaged", "wrong_item", "exchange", "returned_to_sender"]
+    shipment_id: Id | None = None

@@ -155,9 +155,12 @@ class CancelledValue(Model):
 
 
 class OrderLinesCancelled(OrdersFact, type="order.lines_cancelled"):
+    """`returned` are those of `lines` that had been handed over and came back to their sender."""
+
     cancellation_id: Id
     lines: tuple[CancelledValue, ...]
     remaining_minor: Minor = Field(description="value of the order that is left, shipping included")
+    returned: tuple[LineQuantity, ...] = ()
 
 
 class OrderCancellationRefused(OrdersFact, type="order.cancellation_refused"):
@@ -205,6 +208,7 @@ class OrderBackorderConsentGiven(OrdersFact, type="order.backorder_consent_given
     backorder_id: Id
     choice: BackorderChoice
     substitute_sku: Id | None = None
+    substitute_title: Name | None = None
 
 
 class UnitsMoved(Model):

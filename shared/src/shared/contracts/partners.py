@@ -58,6 +58,10 @@ class WarehouseShortPicked(WarehouseShipmentMessage):
     lines: Lines
 
 
+class WarehouseRelabelled(WarehouseShipmentMessage):
+    """All its parcels carry a label of the address that was asked for last."""
+
+
 class ParcelTracking(Input):
     parcel_id: Id
     tracking: Id
@@ -114,6 +118,7 @@ WAREHOUSE_MESSAGES: dict[str, type[PartnerMessage]] = {
     "warehouse.goods_expected": WarehouseGoodsExpected,
     "warehouse.packed": WarehousePacked,
     "warehouse.short_picked": WarehouseShortPicked,
+    "warehouse.relabelled": WarehouseRelabelled,
     "warehouse.handed_over": WarehouseHandedOver,
     "warehouse.parcel_received": WarehouseParcelReceived,
     "warehouse.items_inspected": WarehouseItemsInspected,

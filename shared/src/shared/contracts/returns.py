@@ -176,17 +176,19 @@ class RecordedUnits(Model):
     line_id: Id
     quantity: Quantity
     goods_minor: Minor = Field(default=0, description="what cancelled units were worth")
+    returned: Count = Field(default=0, description="cancelled units that had left and came back to their sender")
 
 
 class ReturnUnitsRecorded(ReturnsFact, type="return.units_recorded"):
     """Where units are, as fulfillment and orders told it: windows start here, and reverse buckets are a part of them.
 
-    `withdrawn`: once delivered or lost and now neither, since the customer did not get them or they were found.
+    `withdrawn`: once delivered or lost and now neither, since the customer did not get them or they were found. `settled`:
+    lost or back at the sender, and sent again without a claim.
     """
 
-    source_id: Id = Field(description="the shipment, or the cancellation")
+    source_id: Id = Field(description="the shipment, the cancellation, or the replacement")
     tracking: Id | None = Field(default=None, description="the parcel of the shipment that the lines are in")
-    stage: Literal["shipped", "delivered", "lost", "withdrawn", "cancelled"]
+    stage: Literal["shipped", "delivered", "lost", "withdrawn", "cancelled", "settled"]
     lines: tuple[RecordedUnits, ...]
     at: datetime
     replaced: tuple[LineQuantity, ...] = Field(

@@ -15,6 +15,7 @@ from shared.contracts.fulfillment import (
     BackorderConsentSettled,
     BackorderCreated,
     BackorderFilled,
+    BackorderSubstituteRefused,
     CancelledUnits,
     FulfillmentLinesCancelled,
     FulfillmentPlanned,
@@ -24,6 +25,7 @@ from shared.contracts.fulfillment import (
     ShipmentCreated,
     ShipmentHeld,
     StockAllocated,
+    SubstitutedUnits,
 )
 from shared.contracts.orders import BackorderChoice
 from shared.machine import Invalid, replace
@@ -79,6 +81,7 @@ def place(
             quantity=backorder.quantity,
             eta=backorder.eta,
             again=shortage.need.again,
+            title=shortage.need.title,
         )
         for backorder, shortage in zip(backorders, split.shortages, strict=True)
     ]
@@ -91,7 +94,7 @@ def fill(state: OrderFulfillment, stock: Stock, at: datetime) -> list[Fact]:
     if not waiting:
         return []
     policy = binding(state, stock)
-    needs = [Need(b.line_id, b.sku, b.open, b.backorder_id, b.again) for b in waiting]
+    needs = [Need(b.line_id, b.sku, b.open, b.backorder_id, b.again, b.title) for b in waiting]
     split = _split(state, needs, stock, policy)
     facts: list[Fact] = []
     if split.shipments:
@@ -121,9 +124,11 @@ def settle_consent(
     stock: Stock,
     at: datetime,
     *,
+    substitute_title: str | None = None,
     is_silent: bool = False,
 ) -> list[Fact]:
-    """Do what the customer chose. A backorder that was closed meanwhile needs no choice any more."""
+    """Do what the customer chose. A backorder that was closed meanwhile needs no choice any more; a substitute that nobody
+    ever had on a shelf is refused, and the choice stays open."""
     backorder = state.backorders.get(backorder_id)
     if backorder is None:
         raise Invalid("backorder_id", f"{backorder_id} is not a backorder of {state.order_id}")
@@ -133,6 +138,16 @@ def settle_consent(
         raise Invalid("substitute_sku", "is needed to substitute")
     about = {"order_id": state.order_id, "backorder_id": backorder_id, "line_id": backorder.line_id}
     units = backorder.open
+    if substitute_sku is not None and not stock.shelves.get(substitute_sku):
+        return [
+            BackorderSubstituteRefused(
+                **about,
+                sku=backorder.sku,
+                quantity=units,
+                substitute_sku=substitute_sku,
+                reason_code="unknown_article",
+            )
+        ]
     settled = BackorderConsentSettled(
         **about,
         sku=backorder.sku,
@@ -140,6 +155,7 @@ def settle_consent(
         choice=choice,
         silent=is_silent,
         substitute_sku=substitute_sku,
+        substitute_title=substitute_title,
         policy=binding(state, stock).ref if is_silent else None,
     )
     closed = BackorderCancelled(**about, sku=backorder.sku, quantity=units, remaining=0)
@@ -153,7 +169,7 @@ def settle_consent(
             return [settled, closed, told]
         case BackorderChoice.SUBSTITUTE:
             facts = [settled, closed]
-            need = Need(backorder.line_id, str(substitute_sku), units, again=backorder.again)
+            need = Need(backorder.line_id, str(substitute_sku), units, again=backorder.again, title=substitute_title)
             return facts + place(after(state, facts), [need], stock)
         case BackorderChoice.SHIP_AVAILABLE:
             facts = [settled]
@@ -183,6 +199,16 @@ def _again(parcels: PlannedParcels) -> tuple[LineQuantity, ...]:
     return quantities(summed((pick.need.line_id, pick.quantity) for pick in parcels.picks if pick.need.again))
 
 
+def _substituted(state: OrderFulfillment, parcels: PlannedParcels) -> tuple[SubstitutedUnits, ...]:
+    sums = summed((pick.need.line_id, pick.quantity) for pick in parcels.picks)
+    items = {pick.need.line_id: pick.need for pick in parcels.picks}
+    return tuple(
+        SubstitutedUnits(line_id=line_id, quantity=units, sku=items[line_id].sku, title=items[line_id].title)
+        for line_id, units in sums.items()
+        if items[line_id].sku != state.lines[line_id].sku
+    )
+
+
 def _created(
     state: OrderFulfillment, split: Split, names: Sequence[str], *, is_waiting: bool, replaces: str | None = None
 ) -> list[Fact]:
@@ -203,6 +229,7 @@ def _created(
                 number=numbers[shipment.shipment_id],
                 of=of,
                 replaces_shipment_id=replaces,
+                substituted=_substituted(state, parcels),
             )
         )
         for pick in parcels.picks:
@@ -217,6 +244,7 @@ def _created(
                     quantity=pick.quantity,
                     line_id=pick.need.line_id,
                     shipment_id=shipment.shipment_id,
+                    title=pick.need.title,
                 )
             )
         if state.holds:

@@ -16,6 +16,7 @@ from shared.contracts.fulfillment import (
     BackorderEtaRevised,
     BackorderFact,
     BackorderFilled,
+    BackorderSubstituteRefused,
 )
 from shared.machine import Machine, replace
 
@@ -39,6 +40,7 @@ BACKORDER: Final = Machine(
             BackorderEtaRevised: _S.OPEN,
             BackorderConsentRequested: _S.OPEN,
             BackorderConsentSettled: _S.OPEN,
+            BackorderSubstituteRefused: _S.OPEN,
         },
         _S.PARTIALLY_FILLED: {
             BackorderFilled: frozenset({_S.PARTIALLY_FILLED, _S.FILLED}),
@@ -46,6 +48,7 @@ BACKORDER: Final = Machine(
             BackorderEtaRevised: _S.PARTIALLY_FILLED,
             BackorderConsentRequested: _S.PARTIALLY_FILLED,
             BackorderConsentSettled: _S.PARTIALLY_FILLED,
+            BackorderSubstituteRefused: _S.PARTIALLY_FILLED,
         },
         _S.FILLED: {},
         _S.CANCELLED: {},
@@ -57,7 +60,7 @@ BACKORDER: Final = Machine(
 class Backorder:
     """`open` of `quantity` still wait. `promised` is the date the customer last agreed to, `earlier` the dates before.
 
-    `again`: its units replace others.
+    `again`: its units replace others. `title`: of a substitute.
     """
 
     backorder_id: str
@@ -71,6 +74,7 @@ class Backorder:
     status: BackorderStatus = _S.OPEN
     consent_due: datetime | None = None
     again: bool = False
+    title: str | None = None
 
     @property
     def revision(self) -> int:
@@ -87,6 +91,7 @@ def created(fact: BackorderCreated) -> Backorder:
         eta=fact.eta,
         promised=fact.eta,
         again=fact.again,
+        title=fact.title,
     )
 
 
@@ -152,6 +157,8 @@ def evolve(backorder: Backorder, fact: BackorderFact) -> Backorder:
             return replace(backorder, eta=eta, earlier=(*backorder.earlier, backorder.eta))
         case BackorderConsentRequested(due_at=due_at):
             return replace(backorder, consent_due=due_at)
+        case BackorderSubstituteRefused():
+            return backorder
         case BackorderConsentSettled():
             return replace(backorder, consent_due=None, promised=backorder.eta)
         case _:

@@ -1,13 +1,14 @@
 """What a cancellation can still stop, answered per unit; and units that the warehouse cannot find. Pure.
 
-Units are cancelled where least is lost: unallocated, backordered, allocated, packed; of each the newest first.
+Units are cancelled where least is lost: unallocated, backordered, allocated, packed; of each the newest first. Last come
+those that left and came back to us, as far as no claim settles them.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
 from fulfillment.domain.allocation import place
-from fulfillment.domain.ledger import OrderFulfillment, evolve
+from fulfillment.domain.ledger import OrderFulfillment, evolve, unclaimed
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, SHIPMENT, Item, Shipment, quantities, summed
@@ -24,7 +25,7 @@ from shared.contracts.fulfillment import (
     ShipmentLinesRemoved,
     StockReleased,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.machine import Invalid, NotAllowed, replace
 
 Refusal: TypeAlias = Literal["handed_over", "not_open"]
 REFUSALS: Final[tuple[Refusal, ...]] = ("handed_over", "not_open")
@@ -54,6 +55,9 @@ def cancel(state: OrderFulfillment, cancellation_id: str, lines: Iterable[LineQu
                 units = _from_shipments(state, line_id, left, bucket, removed)
                 left -= units
                 cancelled[line_id, bucket] = units
+            units = min(left, line.of(Bucket.RETURNED_TO_SENDER), unclaimed(state, line_id))
+            left -= units
+            cancelled[line_id, Bucket.RETURNED_TO_SENDER] = units
         if left:
             gone = line is not None and line.of(*HANDED_OVER) > 0
             refused.setdefault("handed_over" if gone else "not_open", {})[line_id] = left
@@ -154,10 +158,13 @@ def planned_again(
     """Units leave a shipment that is still here, and are planned again as what they were."""
     items, needs = [], []
     for line_id, units in lines.items():
-        sku = shipment.sku(line_id)
-        items.append(Item(line_id, sku, units))
+        article = shipment.article(line_id)
+        items.append(replace(article, quantity=units))
         again = shipment.again.get(line_id, 0) - shipment.again_without(line_id, units)
-        needs += [Need(line_id, sku, units - again), Need(line_id, sku, again, again=True)]
+        needs += [
+            Need(line_id, article.sku, number, again=is_again, title=article.title)
+            for number, is_again in ((units - again, False), (again, True))
+        ]
     detail = "left out" if is_on_hand else "not found"
     facts = taken_out(state, shipment, items, is_on_hand=is_on_hand, detail=detail)
     facts.append(

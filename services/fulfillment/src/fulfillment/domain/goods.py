@@ -52,10 +52,9 @@ def revise(
     was, now = _by_effect(state, before), _by_effect(state, after)
     more = {key: units - was.get(key, 0) for key, units in now.items() if units > was.get(key, 0)}
     facts = _facts(state, inspection_id, location, more)
-    for (effect, line_id), units in was.items():
-        sku = state.lines[line_id].sku
+    for (effect, line_id, sku), units in was.items():
         free = stock.shelves.get(sku, {}).get(location, Shelf()).free
-        gone = min(units - now.get((effect, line_id), 0), free) if effect is StockRestocked else 0
+        gone = min(units - now.get((effect, line_id, sku), 0), free) if effect is StockRestocked else 0
         if gone > 0:
             facts.append(
                 StockWithdrawn(
@@ -70,28 +69,42 @@ def revise(
     return facts
 
 
-def _by_effect(state: OrderFulfillment, lines: Iterable[InspectedLine]) -> dict[tuple[Told, str], int]:
-    sums: dict[tuple[Told, str], int] = {}
+def article(state: OrderFulfillment, line: InspectedLine) -> str:
+    """The article that was inspected: as the warehouse says, else the only one that was ever handed over for the line, else
+    the one ordered."""
+    sent = {
+        item.sku
+        for shipment in state.shipments.values()
+        if shipment.carrier is not None
+        for item in shipment.items
+        if item.line_id == line.line_id
+    }
+    return line.sku or (next(iter(sent)) if len(sent) == 1 else state.lines[line.line_id].sku)
+
+
+def _by_effect(state: OrderFulfillment, lines: Iterable[InspectedLine]) -> dict[tuple[Told, str, str], int]:
+    sums: dict[tuple[Told, str, str], int] = {}
     for line in lines:
         if line.line_id not in state.lines:
             raise Invalid("lines.line_id", f"{line.line_id} is not a line of {state.order_id}")
         effect = EFFECTS[line.disposition]
         if effect is not None:
-            sums[effect, line.line_id] = sums.get((effect, line.line_id), 0) + line.quantity
+            key = (effect, line.line_id, article(state, line))
+            sums[key] = sums.get(key, 0) + line.quantity
     return sums
 
 
 def _facts(
-    state: OrderFulfillment, inspection_id: str, location: str, sums: dict[tuple[Told, str], int]
+    state: OrderFulfillment, inspection_id: str, location: str, sums: dict[tuple[Told, str, str], int]
 ) -> list[StockFact]:
     return [
         effect(
             order_id=state.order_id,
-            sku=state.lines[line_id].sku,
+            sku=sku,
             location=location,
             quantity=units,
             line_id=line_id,
             cause_id=inspection_id,
         )
-        for (effect, line_id), units in sums.items()
+        for (effect, line_id, sku), units in sums.items()
     ]

@@ -20,6 +20,7 @@ from shared.contracts.fulfillment import (
     BackorderFact,
     BackorderFilled,
     FulfillmentCancellationRefused,
+    FulfillmentClaimRecorded,
     FulfillmentDiscrepancyRecorded,
     FulfillmentFundingChanged,
     FulfillmentHoldsChanged,
@@ -80,7 +81,8 @@ AS_AVAILABLE: Final = ShippingPreference()
 class OrderFulfillment:
     """`cancellations`, `inspections` and `replacements` are the ids that had their effect, so that none has two.
 
-    `discrepancies` counts what was observed against the plan.
+    `discrepancies` counts what was observed against the plan. `claims` are units that never arrived and that a claim of the
+    customer's settles, by claim; `resent` are those that were sent again without one, by line.
     """
 
     order_id: str
@@ -95,6 +97,8 @@ class OrderFulfillment:
     inspections: tuple[str, ...] = ()
     replacements: tuple[str, ...] = ()
     discrepancies: int = 0
+    claims: dict[str, dict[str, int]] = field(default_factory=dict)
+    resent: dict[str, int] = field(default_factory=dict)
     funded_until: datetime | None = None
     """When an authorization runs out that what has not left is to be paid by; none: none does."""
 
@@ -110,6 +114,11 @@ class OrderFulfillment:
     def is_unfunded(self, at: datetime | None) -> bool:
         """Judged by the clock, whether or not anybody has told that the authorization ran out."""
         return self.funded_until is not None and at is not None and at >= self.funded_until
+
+    @property
+    def articles(self) -> dict[str, str]:
+        """By line: the article that was ordered."""
+        return {line_id: line.sku for line_id, line in self.lines.items()}
 
     def skus(self) -> set[str]:
         """All that stand in the order, those of exchanges and substitutes included."""
@@ -145,8 +154,16 @@ def laws(state: OrderFulfillment) -> list[str]:
 
 
 def in_shipments(state: OrderFulfillment, line_id: str) -> int:
-    """Units of a line in live shipments, less those that were promised anew."""
-    return sum(s.quantity(line_id) - s.reshipped.get(line_id, 0) for s in state.live_shipments)
+    """Units of a line in live shipments, less those that were promised anew, or came back and were cancelled."""
+    return sum(
+        s.quantity(line_id) - s.reshipped.get(line_id, 0) - s.settled.get(line_id, 0) for s in state.live_shipments
+    )
+
+
+def unclaimed(state: OrderFulfillment, line_id: str) -> int:
+    """Units of a line that are lost or came back, and that no claim settles."""
+    claimed = sum(lines.get(line_id, 0) for lines in state.claims.values())
+    return max(0, state.lines[line_id].of(Bucket.LOST, Bucket.RETURNED_TO_SENDER) - claimed)
 
 
 def replaced_on_top(state: OrderFulfillment, line_id: str) -> int:
@@ -225,9 +242,9 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
             return replace(
                 state, shipments={**state.shipments, shipment_id: shipment}, lines=_of_shipment(state.lines, fact)
             )
-        case StockAllocated(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id):
+        case StockAllocated(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id, title=title):
             shipment = state.shipments[shipment_id]
-            shipment = replace(shipment, items=(*shipment.items, Item(line_id, sku, units)))
+            shipment = replace(shipment, items=(*shipment.items, Item(line_id, sku, units, title)))
             line = state.lines[line_id].moved(units, Bucket.UNALLOCATED, Bucket.ALLOCATED)
             return replace(
                 state, shipments={**state.shipments, shipment_id: shipment}, lines={**state.lines, line_id: line}
@@ -274,14 +291,20 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
         case FulfillmentHoldsChanged(holds=holds):
             return replace(state, holds=holds)
         case FulfillmentLinesCancelled(cancellation_id=cancellation_id, lines=cancelled):
-            left = dict(state.lines)
+            left, shipments = dict(state.lines), state.shipments
             for gone in cancelled:
                 left[gone.line_id] = left[gone.line_id].moved(gone.quantity, gone.was, Bucket.CANCELLED)
-            return replace(state, lines=left, cancellations=_answered(state, cancellation_id))
+                if gone.was is Bucket.RETURNED_TO_SENDER:
+                    shipments = shipments_.settled(shipments, gone.line_id, gone.quantity)
+            return replace(state, lines=left, shipments=shipments, cancellations=_answered(state, cancellation_id))
         case FulfillmentCancellationRefused(cancellation_id=cancellation_id):
             return replace(state, cancellations=_answered(state, cancellation_id))
         case FulfillmentLinesShortShipped(lines=moves, was=was):
             return replace(state, lines=_moved(state.lines, moves, was, Bucket.UNALLOCATED))
+        case FulfillmentClaimRecorded(claim_id=claim_id, lines=moves):
+            others = {id: units for id, units in state.claims.items() if id != claim_id}
+            claimed = {line.line_id: line.quantity for line in moves}
+            return replace(state, claims={**others, claim_id: claimed} if claimed else others)
         case FulfillmentDiscrepancyRecorded():
             return replace(state, discrepancies=state.discrepancies + 1)
         case ReplacementCreated():
@@ -305,13 +328,33 @@ _WAS: Final[Mapping[Bucket, ShipmentStatus]] = {
 
 
 def _replaced(state: OrderFulfillment, fact: ReplacementCreated) -> OrderFulfillment:
-    lines, shipments = dict(state.lines), state.shipments
+    lines, shipments, resent = dict(state.lines), state.shipments, dict(state.resent)
     on_top = {line.line_id: line.quantity for line in fact.lines}
     for units in fact.moved:
         lines[units.line_id] = lines[units.line_id].moved(units.quantity, units.was, Bucket.UNALLOCATED)
-        shipments = shipments_.owed_again(shipments, units.line_id, units.quantity, _WAS[units.was])
+        shipments = shipments_.owed_again(shipments, units.line_id, units.quantity, _WAS[units.was], fact.shipment_id)
         on_top[units.line_id] -= units.quantity
+        if fact.shipment_id is not None:
+            resent[units.line_id] = resent.get(units.line_id, 0) + units.quantity
     for line_id, quantity in on_top.items():
         if quantity:
             lines[line_id] = lines[line_id].owed_again(quantity)
-    return replace(state, lines=lines, shipments=shipments, replacements=(*state.replacements, fact.replacement_id))
+    return replace(
+        state,
+        lines=lines,
+        shipments=shipments,
+        resent=resent,
+        claims=_made_good(state.claims, fact),
+        replacements=(*state.replacements, fact.replacement_id),
+    )
+
+
+def _made_good(claims: dict[str, dict[str, int]], fact: ReplacementCreated) -> dict[str, dict[str, int]]:
+    """The claims without what was replaced for one of them."""
+    if fact.cause_id not in claims:
+        return claims
+    left = dict(claims[fact.cause_id])
+    for line in fact.lines:
+        left[line.line_id] = left.get(line.line_id, 0) - line.quantity
+    left = {line_id: units for line_id, units in left.items() if units > 0}
+    return {id: left if id == fact.cause_id else units for id, units in claims.items() if id != fact.cause_id or left}

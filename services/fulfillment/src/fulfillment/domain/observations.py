@@ -7,7 +7,16 @@ from typing import Final, TypeAlias
 
 from fulfillment.domain.cancellation import planned_again
 from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
-from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment, held_by, numbering, quantities, summed, told_parcels
+from fulfillment.domain.shipment import (
+    BEFORE_HAND_OVER,
+    Shipment,
+    held_by,
+    numbering,
+    quantities,
+    substituted,
+    summed,
+    told_parcels,
+)
 from fulfillment.domain.stock import Shelf, Stock
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Fact
@@ -26,6 +35,7 @@ from shared.contracts.fulfillment import (
 PACKED: Final = "warehouse.packed"
 SHORT_PICKED: Final = "warehouse.short_picked"
 HANDED_OVER: Final = "warehouse.handed_over"
+RELABELLED: Final = "warehouse.relabelled"
 
 Boxes: TypeAlias = Mapping[str, Mapping[str, int]]
 """Units by line, by parcel."""
@@ -129,10 +139,12 @@ def hand_over(
         return _called_back(state, shipment, carrier, tracking, stock)
     lines = held_by(shipment)
     found: list[Contradicted] = []
-    if shipment.status is ShipmentStatus.HELD:
+    if shipment.status is ShipmentStatus.HELD and state.holds:
         found.append(("held", lines, f"it left although it is held: {', '.join(state.holds)}"))
     if state.is_unfunded(stock.told_at.get(state.order_id)):
         found.append(("unfunded", lines, f"it left after its payment had run out on {state.funded_until:%d %b %Y}"))
+    if shipment.relabel is not None:
+        found.append(("old_label", lines, "it left under the label of the address that it had before"))
     if not shipment.is_packed:
         found.append(("not_packed", lines, "it left, and nobody had said that it was packed"))
     contents = shipment.contents if shipment.is_packed else {next(iter(tracking)): lines}
@@ -163,6 +175,7 @@ def hand_over(
         again=quantities(shipment.again),
         number=n_of_m[about],
         of=len(n_of_m) + bool(state.waiting),
+        substituted=substituted(shipment, lines, state.articles),
     )
     return [*facts, shipped]
 

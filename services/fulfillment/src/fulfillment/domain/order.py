@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 from fulfillment.domain import allocation, cancellation, goods, observations
 from fulfillment.domain import shipment as shipments_
-from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment, replaced_on_top
+from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment, replaced_on_top, unclaimed
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment, quantities, summed
@@ -16,6 +16,7 @@ from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.fulfillment import (
     CancelledUnits,
+    FulfillmentClaimRecorded,
     FulfillmentFundingChanged,
     FulfillmentHoldsChanged,
     FulfillmentOpened,
@@ -25,9 +26,11 @@ from shared.contracts.fulfillment import (
     ReplacementCreated,
     Scan,
     ShipmentHeld,
+    ShipmentRelabelled,
+    ShipmentRelabelRequested,
     ShipmentReleased,
 )
-from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
+from shared.contracts.orders import Address, BackorderChoice, Hold, ShippingPreference
 from shared.contracts.returns import InspectedLine
 from shared.machine import Invalid, NotAllowed
 
@@ -71,6 +74,22 @@ class ReleaseHold:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeAddress:
+    """What has not left needs another label, from `at` on."""
+
+    ship_to: Address
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Relabel:
+    """The warehouse put a label of the new address on it, at `at`."""
+
+    shipment_id: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Cancel:
     cancellation_id: str
     lines: tuple[LineQuantity, ...]
@@ -79,11 +98,12 @@ class Cancel:
 @dataclass(frozen=True, slots=True)
 class Pack:
     """Parcels by id; none: everything is in one. `is_awaited`: somebody waits for the answer, and may be refused. What is
-    said on a topic has happened."""
+    said on a topic has happened. `at`: when it was packed; from an address changed before on, under its label."""
 
     shipment_id: str
     parcels: tuple[tuple[str, tuple[LineQuantity, ...]], ...] = ()
     is_awaited: bool = True
+    at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +140,32 @@ class Recall:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportMissing:
+    """The customer did not receive what was delivered; `tracking` None: no parcel of the shipment."""
+
+    shipment_id: str
+    at: datetime
+    detail: str
+    tracking: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reship:
+    """Send again what is lost, or came back to us. No lines: all of it that no claim settles."""
+
+    shipment_id: str
+    lines: tuple[LineQuantity, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoteClaim:
+    """The customer claims units that never arrived; none: the claim was rejected."""
+
+    claim_id: str
+    lines: tuple[LineQuantity, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Fill:
     """Goods may have come in, or been announced anew."""
 
@@ -132,6 +178,7 @@ class SettleConsent:
     choice: BackorderChoice
     substitute_sku: str | None
     at: datetime
+    substitute_title: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +222,17 @@ Command: TypeAlias = (
     | Withdraw
     | PlaceHold
     | ReleaseHold
+    | ChangeAddress
+    | Relabel
     | Cancel
     | Pack
     | ShortPick
     | HandOver
     | Track
     | Recall
+    | ReportMissing
+    | Reship
+    | NoteClaim
     | Fill
     | SettleConsent
     | TakeSilence
@@ -195,7 +247,14 @@ _S: Final = FulfillmentStatus
 def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[Fact]:
     match state.status, command:
         case _, HandOver() | Pack(is_awaited=False) | ShortPick(is_awaited=False):
-            return _observed(state, command, stock)
+            facts = _observed(state, command, stock)
+            return [*facts, *_labelled(state, command, facts)] if isinstance(command, Pack) else facts
+        case _, Relabel(shipment_id=shipment_id):
+            if shipment_id not in state.shipments:
+                return observations.of_nothing_known(state, observations.RELABELLED, shipment_id, {})
+            return _labelled(state, command, ())
+        case _, ChangeAddress():
+            return _to_relabel(state, command)
         case _S.UNOPENED, Open(placed_at=placed_at, lines=lines, preference=preference):
             return [FulfillmentOpened(order_id=state.order_id, placed_at=placed_at, lines=lines, preference=preference)]
         case ((_S.OPENED | _S.PLANNED | _S.WITHDRAWN), Open()):
@@ -230,7 +289,8 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
             detail = f"its payment ran out on {state.funded_until:%d %b %Y}, and is to be authorized again first"
             raise NotAllowed("unfunded", "pack", (), detail)
         case _S.PLANNED, Pack(shipment_id=shipment_id, parcels=parcels):
-            return shipments_.pack(state.order_id, _shipment(state, shipment_id), _by_parcel(parcels))
+            facts = shipments_.pack(state.order_id, _shipment(state, shipment_id), _by_parcel(parcels))
+            return [*facts, *_labelled(state, command, facts)]
         case _S.PLANNED, ShortPick(shipment_id=shipment_id, lines=lines):
             return cancellation.short_pick(state, _shipment(state, shipment_id), _sums(lines), stock)
         case _S.PLANNED, Track(scan=scan, detail=detail):
@@ -239,13 +299,21 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
             if found is None:
                 raise Invalid("tracking", f"{scan.tracking} of {scan.carrier} is not known")
             recorded = observations.scanned(state, found[0], scan.tracking, scan.code)
-            return [*recorded, *shipments_.track(state.order_id, *found, scan, detail)]
+            return [*recorded, *shipments_.track(state.order_id, *found, scan, detail, state.articles)]
         case _S.PLANNED, Recall(shipment_id=shipment_id, detail=detail):
             return shipments_.recall(state.order_id, _shipment(state, shipment_id), detail)
+        case _S.PLANNED, ReportMissing(shipment_id=shipment_id, at=at, detail=detail, tracking=tracking):
+            shipment = _shipment(state, shipment_id)
+            return shipments_.not_received(state.order_id, shipment, tracking, at, detail, state.articles)
+        case _S.PLANNED, Reship(shipment_id=shipment_id, lines=lines):
+            return _reship(state, _shipment(state, shipment_id), _sums(lines), stock)
+        case _, NoteClaim(claim_id=claim_id, lines=lines):
+            return _claimed(state, claim_id, _sums(lines))
         case _S.PLANNED, Fill(at=at):
             return allocation.fill(state, stock, at)
         case _S.PLANNED, SettleConsent(backorder_id=backorder_id, choice=choice, substitute_sku=sku, at=at):
-            return allocation.settle_consent(state, backorder_id, choice, sku, stock, at)
+            title = command.substitute_title
+            return allocation.settle_consent(state, backorder_id, choice, sku, stock, at, substitute_title=title)
         case _S.PLANNED, TakeSilence(backorder_id=backorder_id, at=at):
             due = state.backorders[backorder_id].consent_due
             if due is None or due > at:
@@ -313,16 +381,47 @@ def _with_holds(state: OrderFulfillment, holds: Sequence[Hold]) -> list[Fact]:
     """Any hold stops what has not been handed over; what is on its way goes on."""
     if tuple(holds) == state.holds:
         return []
-    facts: list[Fact] = [FulfillmentHoldsChanged(order_id=state.order_id, holds=tuple(holds))]
+    here = [shipment for shipment in state.shipments.values() if shipment.status in BEFORE_HAND_OVER]
+    changed = FulfillmentHoldsChanged(order_id=state.order_id, holds=tuple(holds))
+    return [changed, *(_held_or_released(state.order_id, shipment, holds) for shipment in here)]
+
+
+def _held_or_released(order_id: str, shipment: Shipment, holds: Sequence[Hold]) -> Fact:
+    """By the order's holds, and by the shipment's own where it needs another label."""
+    about = {"order_id": order_id, "shipment_id": shipment.shipment_id}
+    if shipment.relabel is not None:
+        holds = sorted({*holds, Hold.ADDRESS})
+    if holds:
+        return ShipmentHeld(**about, holds=tuple(holds))
+    return ShipmentReleased(**about, packed=shipment.is_packed)
+
+
+def _to_relabel(state: OrderFulfillment, command: ChangeAddress) -> list[Fact]:
+    """Every shipment that is still here is held until it has another label."""
+    facts: list[Fact] = []
     for shipment in state.shipments.values():
-        about = {"order_id": state.order_id, "shipment_id": shipment.shipment_id}
-        if shipment.status not in BEFORE_HAND_OVER:
-            continue
-        if holds:
-            facts.append(ShipmentHeld(**about, holds=tuple(holds)))
-        else:
-            facts.append(ShipmentReleased(**about, packed=shipment.is_packed))
+        if shipment.status in BEFORE_HAND_OVER:
+            asked = ShipmentRelabelRequested(
+                order_id=state.order_id,
+                shipment_id=shipment.shipment_id,
+                ship_to=command.ship_to,
+                requested_at=command.at,
+            )
+            facts += [asked, _held_or_released(state.order_id, shipments_.evolve(shipment, asked), state.holds)]
     return facts
+
+
+def _labelled(state: OrderFulfillment, command: Pack | Relabel, facts: Sequence[Fact]) -> list[Fact]:
+    """It has the label that was asked for, unless what is said happened before that. What is packed is labelled anew."""
+    shipment = allocation.after(state, facts).shipments.get(command.shipment_id)
+    if shipment is None or shipment.relabel is None or shipment.status not in BEFORE_HAND_OVER:
+        return []
+    if command.at is not None and command.at < shipment.relabel:
+        return []
+    if isinstance(command, Pack) and not shipment.is_packed:
+        return []
+    done = ShipmentRelabelled(order_id=state.order_id, shipment_id=shipment.shipment_id)
+    return [done, _held_or_released(state.order_id, shipments_.evolve(shipment, done), state.holds)]
 
 
 def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fact]:
@@ -335,6 +434,16 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
         return []
     moved: list[CancelledUnits] = []
     wanted = _sums(command.lines)
+    recorded: list[Fact] = []
+    if command.reason_code == "lost" and command.cause_id in state.claims:
+        # Of what the claim asks for, what was cancelled or sent again before it was heard of is not owed once more.
+        there = {id: min(units, state.claims[command.cause_id].get(id, 0)) for id, units in wanted.items()}
+        if there != wanted:
+            settled = {id: units - there[id] for id, units in wanted.items()}
+            recorded = _settled_before(state, command.replacement_id, settled)
+        wanted = {id: units for id, units in there.items() if units}
+        if not wanted:
+            return recorded
     for line_id, units in wanted.items():
         line = state.lines.get(line_id)
         if line is None:
@@ -358,6 +467,77 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
         reason_code=command.reason_code,
     )
     lost_in = next((s.shipment_id for s in state.shipments.values() if s.status is ShipmentStatus.LOST), None)
-    after = allocation.after(state, [created])
+    facts = [*recorded, created]
     needs = [Need(line_id, command.sku, units, again=True) for line_id, units in wanted.items()]
-    return [created, *allocation.place(after, needs, stock, lost_in if moved else None)]
+    return facts + allocation.place(allocation.after(state, facts), needs, stock, lost_in if moved else None)
+
+
+_ASTRAY: Final = (ShipmentStatus.LOST, ShipmentStatus.RETURNED_TO_SENDER)
+
+
+def _reship(state: OrderFulfillment, shipment: Shipment, lines: dict[str, int], stock: Stock) -> Sequence[Fact]:
+    """Units that are lost or came back leave their bucket and are planned again, as the article that they were."""
+    about = shipment.shipment_id
+    there: dict[str, int] = {}
+    for line_id in dict.fromkeys(item.line_id for item in shipment.items):
+        if units := min(shipment.astray(line_id, *_ASTRAY), unclaimed(state, line_id)):
+            there[line_id] = units
+    for line_id, units in lines.items():
+        if units > there.get(line_id, 0):
+            rule = f"only {there.get(line_id, 0)} of line {line_id} of {about} are lost or came back and under no claim"
+            raise Invalid("lines.quantity", rule)
+    wanted = lines or there
+    if not wanted:
+        detail = f"nothing of {about} is lost or came back that no claim settles: settle the claim, or nothing is owed"
+        raise NotAllowed(shipment.status, "reship", (), detail)
+    moved: list[CancelledUnits] = []
+    for line_id, units in wanted.items():
+        left = units
+        for status, bucket in zip(_ASTRAY, (Bucket.LOST, Bucket.RETURNED_TO_SENDER), strict=True):
+            taken = min(left, shipment.astray(line_id, status))
+            left -= taken
+            if taken:
+                moved.append(CancelledUnits(line_id=line_id, quantity=taken, was=bucket))
+    articles = {line_id: shipment.article(line_id) for line_id in wanted}
+    skus = {item.sku for item in articles.values()}
+    created = ReplacementCreated(
+        order_id=state.order_id,
+        replacement_id=f"{state.order_id}-A{len(state.replacements) + 1}",
+        cause_id=about,
+        lines=quantities(wanted),
+        moved=tuple(moved),
+        sku=next(iter(skus)) if len(skus) == 1 else None,
+        reason_code="lost" if any(units.was is Bucket.LOST for units in moved) else "returned_to_sender",
+        shipment_id=about,
+    )
+    needs = [
+        Need(line_id, articles[line_id].sku, units, again=True, title=articles[line_id].title)
+        for line_id, units in wanted.items()
+    ]
+    return [created, *allocation.place(allocation.after(state, [created]), needs, stock, about)]
+
+
+def _claimed(state: OrderFulfillment, claim_id: str, lines: dict[str, int]) -> list[Fact]:
+    """From now on a claim settles these units. What was cancelled or sent again before it was heard of, it cannot settle
+    once more; that is for somebody to look at."""
+    before = state.claims.get(claim_id)
+    if not lines:
+        return (
+            [] if before is None else [FulfillmentClaimRecorded(order_id=state.order_id, claim_id=claim_id, lines=())]
+        )
+    if before is not None:
+        return []
+    settled: dict[str, int] = {}
+    for line_id, units in lines.items():
+        if line_id in state.lines:
+            ours = state.resent.get(line_id, 0) + sum(s.settled.get(line_id, 0) for s in state.shipments.values())
+            settled[line_id] = min(max(0, units - unclaimed(state, line_id)), ours)
+    recorded = _settled_before(state, claim_id, settled) if any(settled.values()) else []
+    left = quantities({line_id: units - settled.get(line_id, 0) for line_id, units in lines.items()})
+    claim = FulfillmentClaimRecorded(order_id=state.order_id, claim_id=claim_id, lines=left)
+    return [*recorded, claim] if left else recorded
+
+
+def _settled_before(state: OrderFulfillment, cause_id: str, lines: dict[str, int]) -> list[Fact]:
+    detail = f"{cause_id} is to make good what was cancelled or sent again already"
+    return observations.discrepancies(state, "returns.claim", None, [("settled", lines, detail)])

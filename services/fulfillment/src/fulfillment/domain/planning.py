@@ -18,13 +18,15 @@ EXACT_UP_TO = 12
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Units of a line to find; `backorder_id` is the backorder they wait in, if they do; `again`: they replace others."""
+    """Units of a line to find; `backorder_id` is the backorder they wait in, if they do; `again`: they replace others;
+    `title`: of a substitute."""
 
     line_id: str
     sku: str
     quantity: int
     backorder_id: str | None = None
     again: bool = False
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,17 +5,19 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
+from fulfillment.domain.stock import Shelf
 from shared.contracts.base import Fact
-from shared.contracts.fulfillment import StockDiscrepancyRecorded, StockExpected, StockReceived
+from shared.contracts.fulfillment import StockCounted, StockDiscrepancyRecorded, StockExpected, StockReceived
 from shared.machine import Invalid, replace
 
 
 @dataclass(frozen=True, slots=True)
 class ShelfState:
-    """`incoming` is what is announced and not yet here."""
+    """`incoming` is what is announced and not yet here; `corrected` what counts changed in all."""
 
     key: str
     received: int = 0
+    corrected: int = 0
     incoming: int = 0
     eta: datetime | None = None
 
@@ -38,18 +40,29 @@ class Expect:
     eta: datetime | None
 
 
-ShelfCommand: TypeAlias = Receive | Expect
+@dataclass(frozen=True, slots=True)
+class CountUnits:
+    """So many units lie there, packed ones that have not left included."""
+
+    sku: str
+    location: str
+    counted: int
+    detail: str
+
+
+ShelfCommand: TypeAlias = Receive | Expect | CountUnits
 
 
 @dataclass(frozen=True, slots=True)
 class Receipts:
     """Of the receipts that a batch names, the quantities of those that had their effect, by (shelf's key, receipt id).
 
-    `told_at` is when the latest of what is told of a shelf happened.
+    `told_at` is when the latest of what is told of a shelf happened. `shelves` are those that are counted, locked.
     """
 
     known: Mapping[tuple[str, str], int] = field(default_factory=dict)
     told_at: Mapping[str, datetime] = field(default_factory=dict)
+    shelves: Mapping[str, Shelf] = field(default_factory=dict)
 
 
 def key_of(sku: str, location: str) -> str:
@@ -84,6 +97,19 @@ def decide(state: ShelfState, command: ShelfCommand, receipts: Receipts) -> Sequ
             if (incoming, eta) == (state.incoming, state.eta):
                 return []
             return [StockExpected(sku=sku, location=location, incoming=incoming, eta=eta)]
+        case CountUnits(sku=sku, location=location, counted=counted, detail=detail):
+            shelf = receipts.shelves.get(state.key, Shelf())
+            return [
+                StockCounted(
+                    sku=sku,
+                    location=location,
+                    counted=counted,
+                    before=shelf.on_hand,
+                    change=max(counted, shelf.allocated) - shelf.on_hand,
+                    missing=max(0, shelf.allocated - counted),
+                    detail=detail,
+                )
+            ]
 
 
 def evolve(state: ShelfState, fact: Fact) -> ShelfState:
@@ -94,6 +120,8 @@ def evolve(state: ShelfState, fact: Fact) -> ShelfState:
             return replace(state, received=state.received + quantity, incoming=left, eta=eta)
         case StockExpected(incoming=incoming, eta=eta):
             return replace(state, incoming=incoming, eta=eta)
+        case StockCounted(change=change):
+            return replace(state, corrected=state.corrected + change)
         case StockDiscrepancyRecorded():
             return state
         case _:
@@ -101,6 +129,18 @@ def evolve(state: ShelfState, fact: Fact) -> ShelfState:
 
 
 def follow(receipts: Receipts, fact: Fact) -> Receipts:
-    if isinstance(fact, StockReceived):
-        return replace(receipts, known={**receipts.known, (fact.subject, fact.receipt_id): fact.quantity})
-    return receipts
+    match fact:
+        case StockReceived(receipt_id=receipt_id, quantity=quantity):
+            receipts = replace(receipts, known={**receipts.known, (fact.subject, receipt_id): quantity})
+            return _with(receipts, fact.subject, quantity)
+        case StockCounted(change=change):
+            return _with(receipts, fact.subject, change)
+        case _:
+            return receipts
+
+
+def _with(receipts: Receipts, key: str, units: int) -> Receipts:
+    if key not in receipts.shelves:
+        return receipts
+    shelf = receipts.shelves[key]
+    return replace(receipts, shelves={**receipts.shelves, key: replace(shelf, on_hand=shelf.on_hand + units)})

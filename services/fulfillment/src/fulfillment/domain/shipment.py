@@ -5,7 +5,7 @@ A shipment of several parcels stands where the parcel that needs most attention 
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from fulfillment.domain.tracking import EXCEPTIONS, ShipmentStatus, Standing, standing, with_scan
@@ -28,6 +28,8 @@ from shared.contracts.fulfillment import (
     ShipmentPacked,
     ShipmentRecalled,
     ShipmentRecallRequested,
+    ShipmentRelabelled,
+    ShipmentRelabelRequested,
     ShipmentReleased,
     ShipmentRepacked,
     ShipmentReturnedToSender,
@@ -35,6 +37,7 @@ from shared.contracts.fulfillment import (
     ShipmentShipped,
     ShipmentTrackingUpdated,
     StockRestocked,
+    SubstitutedUnits,
 )
 from shared.machine import Invalid, Machine, NotAllowed, replace
 
@@ -54,6 +57,7 @@ SHIPMENT: Final = Machine(
     transitions={
         _S.CREATED: {
             ShipmentPacked: _S.PACKED,
+            ShipmentRelabelRequested: _S.CREATED,
             ShipmentHeld: _S.HELD,
             ShipmentLinesRemoved: _S.CREATED,
             ShipmentCancelled: _S.CANCELLED,
@@ -61,6 +65,7 @@ SHIPMENT: Final = Machine(
         _S.PACKED: {
             ShipmentShipped: _S.SHIPPED,
             ShipmentRepacked: _S.PACKED,
+            ShipmentRelabelRequested: _S.PACKED,
             ShipmentHeld: _S.HELD,
             ShipmentLinesRemoved: _S.PACKED,
             ShipmentCancelled: _S.CANCELLED,
@@ -70,6 +75,8 @@ SHIPMENT: Final = Machine(
         _S.HELD: {
             ShipmentShipped: _S.SHIPPED,
             ShipmentRepacked: _S.HELD,
+            ShipmentRelabelRequested: _S.HELD,
+            ShipmentRelabelled: _S.HELD,
             ShipmentReleased: frozenset({_S.CREATED, _S.PACKED}),
             ShipmentHeld: _S.HELD,
             ShipmentPacked: _S.HELD,
@@ -128,16 +135,19 @@ _ATTENTION: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
+    """`title`: of a substitute, as the customer was told it."""
+
     line_id: str
     sku: str
     quantity: int
+    title: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
     """`lines` are the units that count in the ledger: those owed again by a replacement count no longer.
 
-    `scans` is the latest scan of each kind; `reshipped` says that something of it is owed again.
+    `scans` is the latest scan of each kind; `reshipped` says that something of it is owed again, `owed` which units.
     """
 
     parcel_id: str
@@ -146,14 +156,17 @@ class Parcel:
     status: ShipmentStatus = _S.SHIPPED
     scans: dict[str, datetime] = field(default_factory=dict)
     reshipped: bool = False
+    owed: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
     """`number` is what was said of it ("n of m") when it was handed over.
 
-    `again` units of it replace others; `reshipped` units of it are themselves owed again. `released` is what was taken out
-    of it at last and is still on the shelf, as far as is known: of a cancelled one, what it held.
+    `again` units of it replace others; `reshipped` units of it are themselves owed again, `settled` ones
+    came back and were cancelled. `released` is what was taken out
+    of it at last and is still on the shelf, as far as is known: of a cancelled one, what it held. `relabel`
+    is since when it needs another label.
     """
 
     shipment_id: str
@@ -166,7 +179,9 @@ class Shipment:
     recall: bool = False
     reshipped: dict[str, int] = field(default_factory=dict)
     again: dict[str, int] = field(default_factory=dict)
+    settled: dict[str, int] = field(default_factory=dict)
     released: tuple[Item, ...] = ()
+    relabel: datetime | None = None
 
     @property
     def is_packed(self) -> bool:
@@ -180,7 +195,15 @@ class Shipment:
         return sum(item.quantity for item in self.items if item.line_id == line_id)
 
     def sku(self, line_id: str) -> str:
-        return next(item.sku for item in (*self.items, *self.released) if item.line_id == line_id)
+        return self.article(line_id).sku
+
+    def article(self, line_id: str) -> Item:
+        """What its units of a line are: of one article, in one shipment."""
+        return next(item for item in (*self.items, *self.released) if item.line_id == line_id)
+
+    def astray(self, line_id: str, *statuses: ShipmentStatus) -> int:
+        """Units of its parcels that are lost, or came back: those that stand at one of `statuses`."""
+        return sum(p.lines.get(line_id, 0) for p in self.parcels.values() if p.status in statuses)
 
     @property
     def contents(self) -> dict[str, dict[str, int]]:
@@ -209,6 +232,18 @@ def numbering(shipments: Iterable[Shipment]) -> dict[str, int]:
     said = {shipment.shipment_id: shipment.number for shipment in live if shipment.number is not None}
     free = iter(sorted(set(range(1, len(live) + 1 + len(said))) - set(said.values())))
     return {s.shipment_id: said[s.shipment_id] if s.shipment_id in said else next(free) for s in live}
+
+
+def substituted(
+    shipment: Shipment, lines: Mapping[str, int], ordered: Mapping[str, str]
+) -> tuple[SubstitutedUnits, ...]:
+    """Those of the lines that are another article than the one ordered, by line."""
+    articles = ((shipment.article(line_id), units) for line_id, units in lines.items() if units)
+    return tuple(
+        SubstitutedUnits(line_id=item.line_id, quantity=units, sku=item.sku, title=item.title)
+        for item, units in articles
+        if item.sku != ordered[item.line_id]
+    )
 
 
 def told_parcels(boxes: Mapping[str, Mapping[str, int]]) -> tuple[ToldParcel, ...]:
@@ -263,8 +298,13 @@ def parcel_of(shipments: Iterable[Shipment], carrier: str, tracking: str) -> tup
     return found
 
 
-def track(order_id: str, shipment: Shipment, parcel: Parcel, scan: Scan, detail: str) -> Sequence[Fact]:
-    """What a scan makes of its parcel: the facts that lead from where it stood to where all its scans put it."""
+def track(
+    order_id: str, shipment: Shipment, parcel: Parcel, scan: Scan, detail: str, ordered: Mapping[str, str]
+) -> Sequence[Fact]:
+    """What a scan makes of its parcel: the facts that lead from where it stood to where all its scans put it.
+
+    `ordered` is the article of each line as ordered.
+    """
     if parcel.scans.get(scan.code) == scan.at:
         return []
     was, now = standing(parcel.scans), standing(with_scan(parcel.scans, scan.code, scan.at))
@@ -277,8 +317,29 @@ def track(order_id: str, shipment: Shipment, parcel: Parcel, scan: Scan, detail:
     facts: list[Fact] = []
     while was != now:
         step = _next(was, now, scan.code)
-        facts += _arrive(order_id, shipment, parcel, was, step, scan, detail)
+        facts += _arrive(order_id, shipment, parcel, was, step, scan, detail, ordered)
         was = step
+    return facts
+
+
+def not_received(
+    order_id: str, shipment: Shipment, tracking: str | None, at: datetime, detail: str, ordered: Mapping[str, str]
+) -> Sequence[Fact]:
+    """The customer says that its delivered parcels, or the one named, did not arrive: the carrier has to look for them."""
+    named = [p for p in shipment.parcels.values() if tracking in (None, p.tracking)]
+    if not named:
+        raise Invalid("tracking", f"{tracking} is not a parcel of {shipment.shipment_id}")
+    delivered = [p for p in named if p.status is _S.DELIVERED]
+    if not delivered and any(standing(p.scans) == Standing(_S.EXCEPTION, "not_received") for p in named):
+        return []
+    if not delivered or not shipment.is_live:
+        raise NotAllowed(shipment.status, "report as not received", (), "nothing of it is said to be delivered")
+    facts: list[Fact] = []
+    for parcel in delivered:
+        # Said of the delivery, whatever the carrier's clock says of it.
+        after = max(at, parcel.scans["delivered"] + timedelta(seconds=1))
+        scan = Scan(carrier=shipment.carrier or "", tracking=parcel.tracking or "", code="not_received", at=after)
+        facts += track(order_id, shipment, parcel, scan, detail, ordered)
     return facts
 
 
@@ -317,15 +378,23 @@ def _entry(order_id: str, shipment: Shipment, scan: Scan, detail: str) -> Fact:
 
 
 def _arrive(
-    order_id: str, shipment: Shipment, parcel: Parcel, was: Standing, now: Standing, scan: Scan, detail: str
+    order_id: str,
+    shipment: Shipment,
+    parcel: Parcel,
+    was: Standing,
+    now: Standing,
+    scan: Scan,
+    detail: str,
+    ordered: Mapping[str, str],
 ) -> Iterator[Fact]:
     """The facts of one step."""
     about = {"order_id": order_id, "shipment_id": shipment.shipment_id, "scan": scan}
     told = about | {"tracking": scan.tracking, "detail": detail}
     lines = quantities(parcel.lines)
+    named = about | {"lines": lines, "substituted": substituted(shipment, parcel.lines, ordered)}
     match now:
         case Standing(_S.IN_TRANSIT) if was.status is _S.LOST:
-            yield ShipmentFound(**about, lines=lines, review=parcel.reshipped)
+            yield ShipmentFound(**named, review=parcel.reshipped, replaced=quantities(parcel.owed))
         case Standing(_S.IN_TRANSIT | _S.OUT_FOR_DELIVERY as status):
             yield ShipmentTrackingUpdated(**told, code=status.value, moved=True)
         case Standing(_S.EXCEPTION, "delayed"):
@@ -336,20 +405,22 @@ def _arrive(
             again = lines if was.status is _S.DELIVERED else ()
             yield ShipmentTrackingUpdated(**told, code=kind, moved=True, lines=again)
         case Standing(_S.DELIVERED):
-            yield ShipmentDelivered(**about, lines=lines)
+            yield ShipmentDelivered(**named, replaced=quantities(parcel.owed))
         case Standing(_S.LOST):
-            yield ShipmentLost(**about, lines=lines)
+            yield ShipmentLost(**named)
         case Standing(_S.RETURNING_TO_SENDER) if scan.code == "recalled":
             yield ShipmentRecalled(**about)
         case Standing(_S.RETURNING_TO_SENDER):
             yield ShipmentReturnStarted(**told)
         case Standing(_S.RETURNED_TO_SENDER):
-            yield ShipmentReturnedToSender(**about, lines=lines)
+            yield ShipmentReturnedToSender(**named)
             yield from _restocked(order_id, shipment, parcel)
 
 
 def _restocked(order_id: str, shipment: Shipment, parcel: Parcel) -> Iterator[Fact]:
-    for line_id, units in parcel.lines.items():
+    """All that was in it, also what others were sent for."""
+    inside = summed((*parcel.lines.items(), *parcel.owed.items()))
+    for line_id, units in inside.items():
         yield StockRestocked(
             order_id=order_id,
             sku=shipment.sku(line_id),
@@ -374,9 +445,13 @@ def evolve(shipment: Shipment, fact: ShipmentFact) -> Shipment:
         case ShipmentPacked(parcels=parcels) | ShipmentRepacked(parcels=parcels):
             return replace(shipment, parcels=_boxes(parcels))
         case ShipmentShipped(carrier=carrier, parcels=parcels, number=number):
-            return replace(shipment, carrier=carrier, parcels=_boxes(parcels), number=number)
+            return replace(shipment, carrier=carrier, parcels=_boxes(parcels), number=number, relabel=None)
         case ShipmentLinesRemoved(lines=lines):
             return replace(shipment, parcels=_unpacked(shipment.parcels, lines), released=())
+        case ShipmentRelabelRequested(requested_at=since):
+            return replace(shipment, relabel=since)
+        case ShipmentRelabelled():
+            return replace(shipment, relabel=None)
         case ShipmentRecallRequested():
             return replace(shipment, recall=True)
         case ShipmentCancelled() | ShipmentHeld() | ShipmentReleased():
@@ -431,7 +506,8 @@ def overall(parcels: Iterable[Parcel]) -> ShipmentStatus:
 
 def without(shipment: Shipment, line_id: str, sku: str, quantity: int, *, is_on_hand: bool) -> Shipment:
     """Less items: their stock was released."""
-    released = (*shipment.released, Item(line_id, sku, quantity)) if is_on_hand else shipment.released
+    title = next((item.title for item in shipment.items if item.line_id == line_id), None)
+    released = (*shipment.released, Item(line_id, sku, quantity, title)) if is_on_hand else shipment.released
     again = {**shipment.again, line_id: shipment.again_without(line_id, quantity)}
     items = []
     for item in shipment.items:
@@ -446,21 +522,52 @@ def without(shipment: Shipment, line_id: str, sku: str, quantity: int, *, is_on_
 
 
 def owed_again(
-    shipments: Mapping[str, Shipment], line_id: str, quantity: int, was: ShipmentStatus
+    shipments: Mapping[str, Shipment],
+    line_id: str,
+    quantity: int,
+    was: ShipmentStatus,
+    shipment_id: str | None = None,
 ) -> dict[str, Shipment]:
     """The shipments after units of parcels that stand at `was` have been promised anew: they count no longer there."""
     changed = dict(shipments)
-    for shipment in shipments.values():
-        for name, parcel in shipment.parcels.items():
-            taken = min(quantity, parcel.lines.get(line_id, 0)) if parcel.status is was else 0
-            if not taken:
-                continue
-            quantity -= taken
-            lines = {k: v for k, v in {**parcel.lines, line_id: parcel.lines[line_id] - taken}.items() if v}
-            now = changed[shipment.shipment_id]
-            changed[shipment.shipment_id] = replace(
-                now,
-                parcels={**now.parcels, name: replace(parcel, lines=lines, reshipped=True)},
-                reshipped={**now.reshipped, line_id: now.reshipped.get(line_id, 0) + taken},
-            )
+    for id, name, taken in _taken_from(shipments, line_id, quantity, was, shipment_id):
+        now = changed[id]
+        parcel = _less(now.parcels[name], line_id, taken)
+        parcel = replace(parcel, reshipped=True, owed={**parcel.owed, line_id: parcel.owed.get(line_id, 0) + taken})
+        changed[id] = replace(
+            now,
+            parcels={**now.parcels, name: parcel},
+            reshipped={**now.reshipped, line_id: now.reshipped.get(line_id, 0) + taken},
+        )
     return changed
+
+
+def settled(shipments: Mapping[str, Shipment], line_id: str, quantity: int) -> dict[str, Shipment]:
+    """The shipments after units of parcels that came back were cancelled: they count no longer there."""
+    changed = dict(shipments)
+    for id, name, taken in _taken_from(shipments, line_id, quantity, _S.RETURNED_TO_SENDER, None):
+        now = changed[id]
+        changed[id] = replace(
+            now,
+            parcels={**now.parcels, name: _less(now.parcels[name], line_id, taken)},
+            settled={**now.settled, line_id: now.settled.get(line_id, 0) + taken},
+        )
+    return changed
+
+
+def _taken_from(
+    shipments: Mapping[str, Shipment], line_id: str, quantity: int, was: ShipmentStatus, shipment_id: str | None
+) -> Iterator[tuple[str, str, int]]:
+    """Shipment, parcel and units: of this shipment first, then of the oldest."""
+    for shipment in sorted(shipments.values(), key=lambda s: s.shipment_id != shipment_id):
+        for name, parcel in shipment.parcels.items():
+            is_counted = parcel.status is was and shipment.is_live
+            taken = min(quantity, parcel.lines.get(line_id, 0)) if is_counted else 0
+            if taken:
+                quantity -= taken
+                yield shipment.shipment_id, name, taken
+
+
+def _less(parcel: Parcel, line_id: str, quantity: int) -> Parcel:
+    left = {**parcel.lines, line_id: parcel.lines[line_id] - quantity}
+    return replace(parcel, lines={id: units for id, units in left.items() if units})

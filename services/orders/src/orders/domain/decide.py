@@ -82,6 +82,7 @@ class GiveConsent(Change):
     backorder_id: str
     choice: BackorderChoice
     substitute_sku: str | None = None
+    substitute_title: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def _decided(order: Order | None, command: Command, policies: Sequence[OrderPoli
         case Status.PLACED | Status.CONFIRMED | Status.CANCEL_PENDING, ChangeAddress(ship_to=ship_to):
             if ship_to == order.ship_to:
                 return []
-            if not order.is_before_hand_over:
+            if not order.is_in_house:
                 raise _refused(order, command, "everything has been handed over")
             return [OrderAddressChanged(order_id=order.order_id, ship_to=ship_to)]
         case Status.CONFIRMED | Status.CANCEL_PENDING, GiveConsent():
@@ -172,8 +173,9 @@ def _refused(order: Order, command: Command, detail: str = "") -> NotAllowed:
 
 
 def _cancellation(order: Order, command: RequestCancellation) -> OrderCancellationRequested:
-    """Everything that has not arrived may be asked for; fulfillment answers for each unit, whatever we last heard."""
-    open_units = {line_id: line.count(*OPEN) for line_id, line in order.lines.items()}
+    """Everything that has not arrived, or came back to us, may be asked for; fulfillment answers for each unit, whatever we
+    last heard."""
+    open_units = {id: line.count(*OPEN) + order.back_in_house(id) for id, line in order.lines.items()}
     if command.lines is None:
         asked = {line_id: quantity for line_id, quantity in open_units.items() if quantity}
     else:
@@ -187,7 +189,7 @@ def _cancellation(order: Order, command: RequestCancellation) -> OrderCancellati
                 left = open_units[line.line_id]
                 raise Invalid(f"lines.{i}.quantity", f"must not exceed the {left} units that are not yet there")
             asked[line.line_id] = line.quantity
-    if not order.is_before_hand_over:
+    if not order.is_in_house:
         raise _refused(
             order, command, "nothing is left to cancel: units in transit need a recall, delivered ones a return"
         )
@@ -205,11 +207,14 @@ def _consent(order: Order, command: GiveConsent) -> OrderBackorderConsentGiven:
         raise Invalid("backorder_id", "is not an open backorder of this order")
     if (command.choice is BackorderChoice.SUBSTITUTE) != (command.substitute_sku is not None):
         raise Invalid("substitute_sku", "is required to substitute, and with no other choice")
+    if command.substitute_title is not None and command.substitute_sku is None:
+        raise Invalid("substitute_title", "is given with a substitute only")
     return OrderBackorderConsentGiven(
         order_id=order.order_id,
         backorder_id=command.backorder_id,
         choice=command.choice,
         substitute_sku=command.substitute_sku,
+        substitute_title=command.substitute_title,
     )
 
 
@@ -250,8 +255,13 @@ def _noted(order: Order, fact: Fact, at: datetime, policies: Sequence[OrderPolic
 
 def _lines_cancelled(order: Order, fact: fulfillment.FulfillmentLinesCancelled) -> OrderLinesCancelled:
     lines = cancelled_values(order.lines, cancelled_units(fact))
+    back = tuple(
+        LineQuantity(line_id=line.line_id, quantity=line.quantity)
+        for line in fact.lines
+        if line.was is Bucket.RETURNED_TO_SENDER
+    )
     told = OrderLinesCancelled(
-        order_id=order.order_id, cancellation_id=fact.cancellation_id, lines=lines, remaining_minor=0
+        order_id=order.order_id, cancellation_id=fact.cancellation_id, lines=lines, remaining_minor=0, returned=back
     )
     return told.model_copy(update={"remaining_minor": evolve(order, told).due_minor})
 

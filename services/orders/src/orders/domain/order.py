@@ -220,6 +220,19 @@ class Order:
             or DisputeStage.OPEN in self.disputes.values()
         )
 
+    def back_in_house(self, line_id: str) -> int:
+        """Units of a line that came back to us and were not made good yet: they may be cancelled, or sent again."""
+        asked = sum(
+            line.quantity
+            for refund in self.refunds.values()
+            if refund.kind == "lost" and refund.stage is not RefundStage.DROPPED
+            for line in refund.lines
+            if line.line_id == line_id
+        )
+        line = self.lines[line_id]
+        good = max(0, asked + self.written_off.get(line_id, 0) - line.count(Bucket.LOST))
+        return max(0, line.count(Bucket.RETURNED_TO_SENDER) - good)
+
     @property
     def funded_until(self) -> datetime | None:
         """When the first authorization that what has not left relies on runs out, or ran out; none: none does."""
@@ -230,8 +243,13 @@ class Order:
 
     @property
     def is_before_hand_over(self) -> bool:
-        """Whether any unit is still in the house."""
+        """Whether any unit has not left yet."""
         return self.units(*BEFORE_HAND_OVER) > 0
+
+    @property
+    def is_in_house(self) -> bool:
+        """Whether any unit has not left yet, or came back."""
+        return self.is_before_hand_over or any(self.back_in_house(line_id) for line_id in self.lines)
 
 
 def deadlines(order: Order | None) -> dict[str, datetime]:
@@ -341,9 +359,15 @@ def _answered(order: Order, fact: OrderLinesCancelled | OrderCancellationRefused
     lines = order.lines
     if isinstance(fact, OrderLinesCancelled):
         answered = replace(answered, cancelled=_with(answered.cancelled, fact.lines))
+        back = {line.line_id: line.quantity for line in fact.returned}
         moves = [
-            UnitsMoved(line_id=line.line_id, quantity=line.quantity, source=Bucket.UNALLOCATED, target=Bucket.CANCELLED)
+            UnitsMoved(line_id=line.line_id, quantity=units, source=source, target=Bucket.CANCELLED)
             for line in fact.lines
+            for source, units in (
+                (Bucket.UNALLOCATED, line.quantity - back.get(line.line_id, 0)),
+                (Bucket.RETURNED_TO_SENDER, back.get(line.line_id, 0)),
+            )
+            if units
         ]
         lines = moved(lines, moves)
     else:

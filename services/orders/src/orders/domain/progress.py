@@ -139,8 +139,11 @@ def _units(order: Order, fact: fulfillment.FulfillmentFact) -> UnitsStep | None:
             return UnitsStep(backorder_id=id, moves=_moves([_only(fact)], Bucket.BACKORDERED, Bucket.UNALLOCATED))
         case fulfillment.ReplacementCreated():
             return UnitsStep(moves=_owed_again(fact))
-        case fulfillment.FulfillmentLinesCancelled():
-            return UnitsStep(moves=_moves(cancelled_units(fact), Bucket.UNALLOCATED, Bucket.CANCELLED))
+        case fulfillment.FulfillmentLinesCancelled(lines=lines):
+            back = [line for line in lines if line.was is Bucket.RETURNED_TO_SENDER]
+            rest = [line for line in lines if line.was is not Bucket.RETURNED_TO_SENDER]
+            moves = _moves(rest, Bucket.UNALLOCATED, Bucket.CANCELLED)
+            return UnitsStep(moves=(*moves, *_moves(back, Bucket.RETURNED_TO_SENDER, Bucket.CANCELLED)))
         case fulfillment.FulfillmentWithdrawn(lines=lines):
             return UnitsStep(moves=_moves(lines, Bucket.UNALLOCATED, Bucket.CANCELLED))
         case fulfillment.StockAllocated(shipment_id=id):

@@ -374,7 +374,7 @@ def _retried(state: OrderReturns, policies: Policies) -> list[Fact]:
 
 
 def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
-    is_repeat = command.stage != "cancelled" and is_known(
+    is_repeat = command.stage not in ("cancelled", "settled") and is_known(
         state.where, command.stage, command.source_id, command.tracking
     )
     if is_repeat or not (command.lines or command.replaced):

@@ -209,7 +209,8 @@ def lost_unclaimed(state: OrderReturns, line_id: str) -> int:
     """Lost units under no claim; nor those lost, by a late word, that a return or another claim had as delivered."""
     taken = in_returns(state, line_id) + live_claims(state, line_id, for_lost=False)
     contested = max(0, taken - state.where.counted(line_id, "delivered"))
-    return max(0, state.where.counted(line_id, "lost") - live_claims(state, line_id, for_lost=True) - contested)
+    lost = state.where.counted(line_id, "lost") - state.where.settled.get(line_id, 0)
+    return max(0, lost - live_claims(state, line_id, for_lost=True) - contested)
 
 
 Delivery: TypeAlias = tuple[datetime, datetime | None, int]

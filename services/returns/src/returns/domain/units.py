@@ -30,7 +30,7 @@ from shared.contracts.returns import (
 )
 from shared.machine import Machine, replace
 
-Stage: TypeAlias = Literal["shipped", "delivered", "lost", "withdrawn", "cancelled"]
+Stage: TypeAlias = Literal["shipped", "delivered", "lost", "withdrawn", "cancelled", "settled"]
 
 
 class ReverseBucket(StrEnum):
@@ -190,6 +190,8 @@ class Whereabouts:
 
     shipments: dict[str, Shipment] = field(default_factory=dict)
     cancelled: dict[str, Cancelled] = field(default_factory=dict)
+    settled: dict[str, int] = field(default_factory=dict)
+    """By line: lost or back at the sender, and cancelled or sent again since; no claim is to make them good."""
 
     def counted(self, line_id: str, stage: Stage) -> int:
         return sum(p.units.get(stage, {}).get(line_id, 0) for s in self.shipments.values() for p in s.parcels.values())
@@ -238,6 +240,13 @@ def purchase_of(placed: OrderPlaced) -> ReturnPurchaseRecorded:
 
 def record(where: Whereabouts, fact: ReturnUnitsRecorded) -> Whereabouts:
     """Fold one report in. A cancellation adds up; a parcel's units leave the stage it was in for the one told."""
+    settled = dict(where.settled)
+    for line in fact.lines:
+        if units := line.quantity if fact.stage == "settled" else line.returned:
+            settled[line.line_id] = settled.get(line.line_id, 0) + units
+    where = replace(where, settled=settled)
+    if fact.stage == "settled":
+        return where
     if fact.stage == "cancelled":
         cancelled = dict(where.cancelled)
         for line in fact.lines:

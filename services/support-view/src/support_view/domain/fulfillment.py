@@ -16,7 +16,9 @@ from shared.contracts.fulfillment import (
     BackorderEtaRevised,
     BackorderFact,
     BackorderFilled,
+    BackorderSubstituteRefused,
     FulfillmentCancellationRefused,
+    FulfillmentClaimRecorded,
     FulfillmentDiscrepancyRecorded,
     FulfillmentFundingChanged,
     FulfillmentHoldsChanged,
@@ -42,6 +44,8 @@ from shared.contracts.fulfillment import (
     ShipmentPacked,
     ShipmentRecalled,
     ShipmentRecallRequested,
+    ShipmentRelabelled,
+    ShipmentRelabelRequested,
     ShipmentReleased,
     ShipmentRepacked,
     ShipmentReturnedToSender,
@@ -49,6 +53,7 @@ from shared.contracts.fulfillment import (
     ShipmentShipped,
     ShipmentTrackingUpdated,
     StockAllocated,
+    StockCounted,
     StockDiscrepancyRecorded,
     StockExpected,
     StockFact,
@@ -224,6 +229,7 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
             | FulfillmentFundingChanged()
             | FulfillmentHoldsChanged()
             | FulfillmentCancellationRefused()
+            | FulfillmentClaimRecorded()
             | StockFact()
         ):
             return fulfillment  # told on the timeline; units, shipments and backorders carry what follows from it
@@ -338,6 +344,8 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
             return replace(shipment, status=status, is_packed=True, boxes=_boxes(parcels))
         case ShipmentRepacked(parcels=parcels):
             return replace(shipment, boxes=_boxes(parcels))
+        case ShipmentRelabelRequested() | ShipmentRelabelled():
+            return shipment  # held and released by facts of their own
         case ShipmentHeld(holds=holds):
             return replace(shipment, status=ShipmentStatus.HELD, holds=tuple(hold.value for hold in holds))
         case ShipmentReleased(packed=packed):
@@ -430,6 +438,8 @@ def _wait(backorder: Backorder | None, fact: BackorderFact, at: datetime) -> Bac
             return replace(backorder, eta=eta, slips=(*backorder.slips, Slip(at, previous, eta)))
         case BackorderConsentRequested(due_at=due, options=options):
             return replace(backorder, consent_asked_at=at, consent_due_at=due, options=options)
+        case BackorderSubstituteRefused():
+            return backorder
         case BackorderConsentSettled():
             return replace(backorder, consent_asked_at=None, consent_due_at=None, options=())
         case BackorderFilled(remaining=remaining):
@@ -482,6 +492,9 @@ SENTENCES: Final[Sentences] = {
     FulfillmentDiscrepancyRecorded: lambda f, w: (
         f"Not as planned{f', {w.shipment(f.shipment_id)}' if f.shipment_id else ''}: {f.detail}"
     ),
+    FulfillmentClaimRecorded: lambda f, w: (
+        f"Left to the claim {f.claim_id}: {w.units(f.lines)}" if f.lines else f"The claim {f.claim_id} settles nothing"
+    ),
     StockAllocated: lambda f, w: f"{w.some(f.quantity, f.line_id)} set aside in {f.location}",
     StockReleased: lambda f, w: (
         f"{w.some(f.quantity, f.line_id)} no longer set aside in {f.location}"
@@ -493,6 +506,10 @@ SENTENCES: Final[Sentences] = {
     StockWithdrawn: lambda f, w: f"{w.some(f.quantity, f.line_id)} not sellable after all in {f.location}",
     StockScrapped: lambda f, w: f"{w.some(f.quantity, f.line_id)} scrapped in {f.location}",
     StockReceived: lambda f, w: f"{f.quantity} × {f.sku} received in {f.location}",
+    StockCounted: lambda f, w: (
+        f"{f.counted} × {f.sku} counted in {f.location}, where the books had {f.before}: {f.detail}"
+        + (f"; {f.missing} that orders are to get are missing" if f.missing else "")
+    ),
     StockDiscrepancyRecorded: lambda f, w: (
         f"The warehouse contradicts itself on {f.sku} in {f.location}: {f.detail}; a count of the shelf is needed"
     ),
@@ -508,6 +525,10 @@ SENTENCES: Final[Sentences] = {
         f"{'No answer, so policy decides' if f.silent else 'Customer decided'} on "
         f"{w.some(f.quantity, f.line_id)}: {plain(f.choice)}"
     ),
+    BackorderSubstituteRefused: lambda f, w: (
+        f"No substitute for {w.some(f.quantity, f.line_id)}: {f.substitute_sku} is not an article that is known here; "
+        "another choice is needed"
+    ),
     BackorderFilled: lambda f, w: (
         f"Backorder filled: {w.some(f.quantity, f.line_id)} into {w.shipment(f.shipment_id)}"
         + (f"; {f.remaining} still to come" if f.remaining else "")
@@ -516,17 +537,25 @@ SENTENCES: Final[Sentences] = {
     ShipmentCreated: lambda f, w: f"Shipment {f.number} of {f.of} planned in {f.location}: {w.units(f.lines)}",
     ShipmentPacked: lambda f, w: f"{_named(f, w)} packed in {plural(len(f.parcels), 'parcel')}",
     ShipmentRepacked: lambda f, w: f"{_named(f, w)} packed again in {plural(len(f.parcels), 'parcel')}",
+    ShipmentRelabelRequested: lambda f, w: (
+        f"{_named(f, w)} needs a label of its new address: {f.ship_to.city}, {f.ship_to.country}"
+    ),
+    ShipmentRelabelled: lambda f, w: f"{_named(f, w)} has a label of its new address",
     ShipmentHeld: lambda f, w: f"{_named(f, w)} held: {w.listed(plain(hold) for hold in f.holds)}",
     ShipmentReleased: lambda f, w: f"{_named(f, w)} released",
     ShipmentShipped: lambda f, w: f"Shipment {f.number} of {f.of} handed to {f.carrier}: {w.units(f.lines)}",
     ShipmentTrackingUpdated: lambda f, w: _noted(f, w, _SCAN_WORDS[f.code], f.detail),
     ShipmentDelayed: lambda f, w: _noted(f, w, "is delayed", f.detail),
     ShipmentDeliveryAttempted: lambda f, w: _noted(f, w, "could not be delivered at first try", f.detail),
-    ShipmentDelivered: lambda f, w: f"{_named(f, w)} delivered: {w.units(f.lines)}",
+    ShipmentDelivered: lambda f, w: (
+        f"{_named(f, w)} delivered: {w.units(f.lines or f.replaced)}"
+        + (f"; others had been sent for {w.units(f.replaced)}" if f.replaced else "")
+    ),
     ShipmentLost: lambda f, w: f"{_named(f, w)} lost by the carrier: {w.units(f.lines)}",
     ShipmentFound: lambda f, w: (
         f"{_named(f, w)} found and on its way again"
         + ("; it had been refunded or replaced, so it is reviewed" if f.review else "")
+        + (f"; others were sent for {w.units(f.replaced)}" if f.replaced else "")
     ),
     ShipmentReturnStarted: lambda f, w: _noted(f, w, "is coming back to us", f.detail),
     ShipmentReturnedToSender: lambda f, w: f"{_named(f, w)} is back with us: {w.units(f.lines)}",
@@ -538,7 +567,15 @@ SENTENCES: Final[Sentences] = {
 }
 
 QUIET: Final[Quiet] = frozenset(
-    {FulfillmentOpened, FulfillmentFundingChanged, FulfillmentHoldsChanged, StockAllocated, StockReleased, StockShipped}
+    {
+        FulfillmentOpened,
+        FulfillmentFundingChanged,
+        FulfillmentHoldsChanged,
+        FulfillmentClaimRecorded,
+        StockAllocated,
+        StockReleased,
+        StockShipped,
+    }
 )
 
 DETAILS: Final[Details] = {
