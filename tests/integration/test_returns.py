@@ -14,7 +14,7 @@ import pytest
 from fastapi import FastAPI
 from standardwebhooks.webhooks import Webhook
 
-from returns.api import router
+from returns.api import router, uploads
 from returns.domain.decisions import due_command
 from returns.domain.order import OrderReturns
 from returns.handlers import ROUTE
@@ -56,7 +56,7 @@ async def client(pool: Pool, backends: Backends) -> AsyncIterator[httpx.AsyncCli
     """Returns' HTTP surface, without Kafka."""
     app = FastAPI()
     install_problems(app)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, uploads=uploads)
     app.include_router(router)
     app.state.settings = ReturnsSettings.model_validate(
         {
@@ -557,6 +557,49 @@ async def test_what_a_customer_holds_and_did_not_pay_is_charged_or_written_off_b
     assert unknown.status_code == 404
     shown = (await client.get("/orders/A1/returns", headers=by("agent"))).json()
     assert shown["returns"][0]["status"] == "resolved"
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 1200
+"""More than other requests may bring."""
+
+
+async def test_evidence_is_stored_beside_the_journal_by_its_hash_and_read_by_those_who_may(
+    client: httpx.AsyncClient, pool: Pool
+) -> None:
+    await delivered(client, pool)
+    await ask(client, mug=1)
+
+    async def give(content: bytes, name: str = "seal broken.png", about: str = "A1-RMA1") -> httpx.Response:
+        file = {"file": (name, content, "image/png")}
+        form = {"about": about}
+        return await client.post("/orders/A1/evidence", data=form, files=file, headers=by("storefront"))
+
+    given = await give(PNG)
+    assert given.status_code == 201, given.text
+    file = given.json()
+    assert (file["media_type"], file["size_bytes"], file["name"]) == ("image/png", len(PNG), "seal broken.png")
+    assert (await give(PNG)).json() == file, "the same file again is no second one"
+    assert (await kinds(pool)).count("return.evidence_attached") == 1
+    said = await pool.fetchval("SELECT data FROM events WHERE type = 'return.evidence_attached'")
+    assert len(said) < 1000, "the journal has the hash, and not the file"
+    got = await client.get(file["href"], headers=by("agent"))
+    assert (got.content, got.headers["content-type"]) == (PNG, "image/png")
+    assert got.headers["x-content-type-options"] == "nosniff"
+    assert got.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert got.headers["content-disposition"] == "attachment; filename*=UTF-8''seal%20broken.png"
+    shown = (await client.get("/orders/A1/returns", headers=by("agent"))).json()
+    assert shown["files"] == [file]
+    assert (await client.get(file["href"], headers=by("operator"))).status_code == 403
+    assert (await client.get("/orders/A1/evidence/A1-EV9", headers=by("agent"))).status_code == 404
+    for refused, field in (
+        (await give(b"<svg onload=alert(1)>", "x.png"), "file"),
+        (await give(PNG, about="A1-RMA9"), "about"),
+        (await client.post("/orders/A1/evidence", json={}, headers=by("storefront")), "Content-Type"),
+        (await client.post("/orders/A1/evidence", files={"file": ("x", PNG)}, headers=by("storefront")), "about"),
+    ):
+        assert (refused.status_code, refused.json()["errors"][0]["field"]) == (422, field)
+    assert (await give(PNG + bytes(5_000_000))).status_code == 413
+    assert await pool.fetchval("SELECT count(*) FROM evidence") == 1
 
 
 async def test_the_database_itself_holds_the_laws(client: httpx.AsyncClient, pool: Pool) -> None:

@@ -222,19 +222,24 @@ class Requests:
 
 
 class BodyLimit:
-    """Refuses a body over the limit before it is parsed, by its length if declared and by counting if not."""
+    """Refuses a body over the limit before it is parsed, by its length if declared and by counting if not. `uploads` says
+    the limit of requests that bring files, and None of all others."""
 
-    def __init__(self, app: ASGIApp, limit: int = BODY_LIMIT) -> None:
+    def __init__(
+        self, app: ASGIApp, limit: int = BODY_LIMIT, uploads: Callable[[Scope], int | None] | None = None
+    ) -> None:
         self.app = app
         self.limit = limit
+        self.uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        limit = (self.uploads and self.uploads(scope)) or self.limit
         declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > self.limit:
-            await self._refusal()(scope, receive, send)
+        if not declared.isdigit() or int(declared) > limit:
+            await _too_large(limit)(scope, receive, send)
             return
         chunks: list[bytes] = []
         size, more = 0, True
@@ -245,8 +250,8 @@ class BodyLimit:
             chunks.append(message.get("body", b""))
             size += len(chunks[-1])
             more = message.get("more_body", False)
-            if size > self.limit:
-                await self._refusal()(scope, receive, send)
+            if size > limit:
+                await _too_large(limit)(scope, receive, send)
                 return
         body: Message | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
 
@@ -259,8 +264,9 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
-    def _refusal(self) -> Response:
-        return problem(413, "Too large", f"body: must not be larger than {self.limit} bytes")
+
+def _too_large(limit: int) -> Response:
+    return problem(413, "Too large", f"body: must not be larger than {limit} bytes")
 
 
 _bearer = HTTPBearer(auto_error=False, description="a token with a role; `oms token` makes one")

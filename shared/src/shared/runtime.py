@@ -24,6 +24,7 @@ from faststream.kafka import KafkaBroker
 from faststream.kafka.prometheus import KafkaPrometheusMiddleware
 from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from pydantic import BaseModel, Field
+from starlette.types import Scope
 
 from shared import metrics, operations
 from shared.auth import Tokens
@@ -162,13 +163,15 @@ def build(
     publishes: bool = True,
     tells: str | None = None,
     extend: Callable[[FastAPI], None] | None = None,
+    uploads: Callable[[Scope], int | None] | None = None,
     resources: Callable[[Running], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """The application of a service. Settings are read and connections made when it starts, not when it is imported.
 
     `flows` are all it decides by; `take` replaces `routes` where it decides nothing; `timers` say which command a
     deadline of a flow becomes, and `timers_wait` that none fires before what was on the topics has been
-    taken; `tells` is the service its facts name, where that is not its own name; `gauges` are for `/metrics`; `resources`
+    taken; `uploads` says how large a request may be that
+    brings a file; `tells` is the service its facts name, where that is not its own name; `gauges` are for `/metrics`; `resources`
     opens and closes what only this service has (an HTTP client, say), around everything.
     """
 
@@ -256,7 +259,7 @@ def build(
     )
     install_problems(app)
     document_problems(app)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimit, uploads=uploads)
     app.add_middleware(Requests, service=name)
     app.include_router(router)
     app.include_router(operations.router)

@@ -2,10 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timezone
-from typing import Annotated, Any, Literal
+from email.message import Message
+from email.parser import BytesParser
+from email.policy import HTTP
+from hashlib import sha256
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from starlette.types import Scope
 
 from returns.domain import policies
 from returns.domain.claims import Claim, ClaimStatus
@@ -26,6 +32,7 @@ from returns.domain.decisions import (
     SettleItem,
     SettleRecovery,
 )
+from returns.domain.evidence import AttachEvidence, media_type
 from returns.domain.inspections import RevisedUnits, ReviseInspection
 from returns.domain.order import OrderReturns, law, law_lines, left
 from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
@@ -34,7 +41,16 @@ from returns.domain.recoveries import Recovery, RecoveryStatus
 from returns.domain.rma import Due, Exchange, ReturnStatus, Rma, UnexpectedItem
 from returns.domain.units import ReverseBucket, UnitStatus
 from returns.handlers import reported, summed
-from returns.store import ORDER_RETURNS, POLICIES, find, find_policy, list_policies
+from returns.settings import ReturnsSettings
+from returns.store import (
+    ORDER_RETURNS,
+    POLICIES,
+    find,
+    find_evidence,
+    find_policy,
+    list_policies,
+    store_evidence,
+)
 from shared.auth import Caller, Role
 from shared.contracts.base import Fact, Id, Input, LineQuantity, Name, PolicyRef, Quantity, Text
 from shared.contracts.partners import InspectedUnits, PartnerLine, ReturnedUnits, ReturnScan, WarehouseUnexpectedItem
@@ -79,6 +95,7 @@ Reviewer = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
 Approver = Annotated[Asking, asks(Role.SUPERVISOR)]
 Receiver = Annotated[Asking, asks(Role.WAREHOUSE, Role.SUPERVISOR)]
 Reader = Annotated[Caller, needs(*Role)]
+EvidenceReader = Annotated[Caller, needs(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
 
 Reason = Annotated[Text, Field(min_length=1, pattern=r"\S", description="why; it stands in the audit record")]
 Evidence = Annotated[tuple[Name, ...], Field(max_length=20, description="names of images")]
@@ -358,6 +375,16 @@ class UnitsOut(BaseModel):
     buckets: dict[ReverseBucket, int]
 
 
+class EvidenceOut(BaseModel):
+    evidence_id: str
+    about: str = Field(description="the return or the claim")
+    name: str
+    sha256: str
+    media_type: str
+    size_bytes: int
+    href: str = Field(description="where the file is read")
+
+
 class OrderReturnsOut(BaseModel):
     order_id: str
     policy: PolicyRef | None = Field(description="the policy in force at purchase")
@@ -365,6 +392,20 @@ class OrderReturnsOut(BaseModel):
     returns: list[ReturnOut]
     claims: list[ClaimOut]
     recoveries: list[RecoveryOut]
+    files: list[EvidenceOut]
+
+
+def shown_file(state: OrderReturns, evidence_id: str) -> EvidenceOut:
+    file = state.files[evidence_id]
+    return EvidenceOut(
+        evidence_id=evidence_id,
+        about=file.about,
+        name=file.name,
+        sha256=file.sha256,
+        media_type=file.media_type,
+        size_bytes=file.size_bytes,
+        href=f"/orders/{state.order_id}/evidence/{evidence_id}",
+    )
 
 
 def _dues(dues: dict[str, Due]) -> list[DueOut]:
@@ -474,6 +515,7 @@ def shown(state: OrderReturns) -> OrderReturnsOut:
         returns=[shown_return(state, one) for one in state.returns.values()],
         claims=[shown_claim(state, claim) for claim in state.claims.values()],
         recoveries=[shown_recovery(state, recovery) for recovery in state.recoveries.values()],
+        files=[shown_file(state, evidence_id) for evidence_id in state.files],
     )
 
 
@@ -802,6 +844,119 @@ async def settle_recovery(order_id: OrderId, recovery_id: RecoveryId, body: Sett
     at = business_time(body.occurred_at)
     command = SettleRecovery(recovery_id, body.how, by.actor, body.reason, at)
     return await _tell(by, order_id, command, at, body.reason, _the_recovery(recovery_id))
+
+
+MULTIPART: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["about", "file"],
+                    "properties": {
+                        "about": {
+                            "type": "string",
+                            "description": "the return or the claim that it shows something of",
+                        },
+                        "file": {"type": "string", "format": "binary", "description": "PNG, JPEG, GIF, WebP or PDF"},
+                    },
+                }
+            }
+        },
+    }
+}
+_ID: Final = TypeAdapter(Id)
+_NAME: Final = TypeAdapter(Name)
+
+
+def uploads(scope: Scope) -> int | None:
+    """A file of evidence may be larger than other requests; the rest of its form is small."""
+    if scope["method"] == "POST" and scope["path"].endswith("/evidence"):
+        most: int = scope["app"].state.settings.evidence_bytes
+        return most + 16_384
+    return None
+
+
+def evidence_form(content_type: str, body: bytes) -> tuple[str, str, bytes]:
+    """(about, file name, content). Raises Invalid, by the name of the part."""
+    if not content_type.startswith("multipart/form-data"):
+        raise Invalid("Content-Type", "must be multipart/form-data")
+    message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
+    parts: dict[str, Message] = {}
+    for part in message.iter_parts() if message.is_multipart() else ():
+        name = part.get_param("name", header="content-disposition")
+        if name in parts:
+            raise Invalid(str(name), "is given twice")
+        parts[str(name)] = part
+    if unknown := sorted(set(parts) - {"about", "file"}):
+        raise Invalid(unknown[0], "is not known")
+    for needed in ("about", "file"):
+        if needed not in parts:
+            raise Invalid(needed, "is required")
+    about = parts["about"].get_payload(decode=True)
+    content = parts["file"].get_payload(decode=True)
+    assert isinstance(about, bytes) and isinstance(content, bytes)
+    try:
+        id = _ID.validate_python(about.decode().strip())
+    except ValueError:
+        raise Invalid("about", "must be the id of a return or a claim") from None
+    try:
+        name = _NAME.validate_python((parts["file"].get_filename() or "evidence").rpartition("/")[2])
+    except ValueError:
+        raise Invalid("file", "its name must have 1 to 200 characters, and no control characters") from None
+    return id, name, content
+
+
+@router.post("/orders/{order_id}/evidence", status_code=201, response_model=EvidenceOut, openapi_extra=MULTIPART)
+async def attach_evidence(order_id: OrderId, by: Customer) -> Response:
+    """A photo or a document that shows what the customer says. What it is, its content says, and not its name."""
+    request = by.request
+    body = await request.body()
+    about, name, content = evidence_form(request.headers.get("content-type", ""), body)
+    settings: ReturnsSettings = request.app.state.settings
+    if len(content) > settings.evidence_bytes:
+        raise HTTPException(413, f"file: must not be larger than {settings.evidence_bytes} bytes")
+    kind = media_type(content)
+    if kind is None:
+        raise Invalid("file", "must be a PNG, JPEG, GIF or WebP image, or a PDF")
+    pool = request.app.state.pool
+    state = await find(pool, order_id)
+    if state is None:
+        raise HTTPException(404, f"order {order_id} is not known")
+    digest = sha256(content).hexdigest()
+    at = business_time(None)
+    command = AttachEvidence(about, name, digest, kind, len(content), settings.evidence_files, at)
+    if about in state.returns or about in state.claims:
+        await store_evidence(pool, order_id, digest, kind, content)
+
+    def answer(state: OrderReturns, _: Sequence[Fact]) -> tuple[int, EvidenceOut]:
+        found = (id for id, file in state.files.items() if (file.about, file.sha256) == (about, digest))
+        return 201, shown_file(state, next(found))
+
+    return await _tell(by, order_id, command, at, "attach evidence", answer)
+
+
+@router.get("/orders/{order_id}/evidence/{evidence_id}", response_class=Response)
+async def read_evidence(
+    order_id: OrderId, evidence_id: Annotated[Id, Path()], request: Request, _: EvidenceReader
+) -> Response:
+    """The file itself. A browser saves it and runs nothing of it."""
+    pool = request.app.state.pool
+    state = await find(pool, order_id)
+    file = state.files.get(evidence_id) if state else None
+    found = await find_evidence(pool, order_id, file.sha256) if file else None
+    if file is None or found is None:
+        raise HTTPException(404, f"evidence {evidence_id} of order {order_id} is not known")
+    kind, content = found
+    headers = {
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; sandbox",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
+        "Cache-Control": "private, max-age=31536000, immutable",
+        "ETag": f'"{file.sha256}"',
+    }
+    return Response(content, media_type=kind, headers=headers)
 
 
 class Accepted(BaseModel):

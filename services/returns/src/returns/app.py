@@ -1,6 +1,6 @@
 """The returns service, put together."""
 
-from returns.api import router
+from returns.api import router, uploads
 from returns.domain.decisions import due_command
 from returns.handlers import ROUTE
 from returns.settings import ReturnsSettings
@@ -14,5 +14,6 @@ app = build(
     topics=("orders.events", "fulfillment.events", "payments.events", "warehouse.events"),
     routes=(ROUTE,),
     router=router,
+    uploads=uploads,
     timers=((ORDER_RETURNS, due_command),),
 )

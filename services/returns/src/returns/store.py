@@ -46,6 +46,9 @@ ON CONFLICT (order_id, line_id) DO UPDATE SET ordered = excluded.ordered, delive
     rejected_sent_back = excluded.rejected_sent_back, kept_by_customer = excluded.kept_by_customer"""
 
 FIND = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
+STORE_EVIDENCE = """
+INSERT INTO evidence (order_id, sha256, media_type, content) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"""
+FIND_EVIDENCE = "SELECT media_type, content FROM evidence WHERE order_id = $1 AND sha256 = $2"
 LIST_POLICIES = """
 SELECT policy_id, version, effective_from, retired_at FROM policies ORDER BY policy_id, version LIMIT $1"""
 FIND_POLICY = "SELECT document FROM policies WHERE policy_id = $1 AND version = $2"
@@ -122,6 +125,19 @@ async def find(pool: Pool, order_id: str) -> OrderReturns | None:
     async with pool.acquire(timeout=5) as db:
         document = await db.fetchval(FIND, order_id)
     return None if document is None else ORDER_STATE.validate_json(document)
+
+
+async def store_evidence(pool: Pool, order_id: str, sha256: str, media_type: str, content: bytes) -> None:
+    """Before the fact that names it: there is no fact of a file that is not there."""
+    async with pool.acquire(timeout=5) as db:
+        await db.execute(STORE_EVIDENCE, order_id, sha256, media_type, content)
+
+
+async def find_evidence(pool: Pool, order_id: str, sha256: str) -> tuple[str, bytes] | None:
+    """(media type, content)"""
+    async with pool.acquire(timeout=5) as db:
+        row = await db.fetchrow(FIND_EVIDENCE, order_id, sha256)
+    return None if row is None else (row["media_type"], row["content"])
 
 
 async def find_policy(pool: Pool, policy_id: str, version: int) -> ReturnPolicy | None:

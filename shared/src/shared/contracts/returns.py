@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, OrderFact, PolicyRef, Quantity, Text
+from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, Text
 from shared.money import Currency, Minor
 
 
@@ -491,6 +491,17 @@ class ReturnUnexpectedItemSettled(ReturnFact, type="return.unexpected_item_settl
     how: Literal["sent_back", "stocked", "disposed"]
     approver: str
     detail: Text
+
+
+class ReturnEvidenceAttached(ReturnsFact, type="return.evidence_attached"):
+    """A file that shows what a customer says. It is stored outside the journal, under its hash."""
+
+    evidence_id: Id
+    about: Id = Field(description="the return or the claim")
+    name: Name
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    media_type: Literal["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"]
+    size_bytes: Count
 
 
 class ReturnExpired(ReturnFact, type="return.expired"):

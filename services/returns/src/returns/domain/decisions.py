@@ -15,6 +15,7 @@ from returns.domain.dues import (
     unpaid_advance,
 )
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, inputs_hash
+from returns.domain.evidence import AttachEvidence, attached
 from returns.domain.inspections import ReviseInspection, recovery, revised
 from returns.domain.order import OrderReturns, free, goods_worth, groups, left, room, shipping_worth, valued
 from returns.domain.owed import Cause, recovered
@@ -285,6 +286,7 @@ OrderCommand: TypeAlias = (
     | ChargeRecovery
     | FailCharge
     | SettleRecovery
+    | AttachEvidence
     | RequestReturn
     | OpenClaim
     | ResolveClaim
@@ -345,6 +347,10 @@ def _decided(state: OrderReturns, command: Command, policies: Policies) -> Seque
             return _charged(state, command, policies)
         case SettleRefund() | DropRefund():
             return _settled(state, command, policies)
+        case AttachEvidence(about=about):
+            if about not in state.returns and about not in state.claims:
+                raise Invalid("about", "is no return or claim of this order")
+            return attached(state.order_id, state.files, command)
         case ChargeRecovery() | FailCharge() | SettleRecovery():
             return _recovery(state, command, policies)
         case RequestReturn():

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from returns.domain import claims, recoveries, rma, units
 from returns.domain.claims import Claim, ClaimFact, ClaimStatus
 from returns.domain.eligibility import UnitGroup
+from returns.domain.evidence import File, file_of
 from returns.domain.recoveries import Recovery
 from returns.domain.rma import (
     MONEY,
@@ -36,6 +37,7 @@ from shared.contracts.returns import (
     Resolution,
     ReturnDiscrepancyRecorded,
     ReturnDisputeRecorded,
+    ReturnEvidenceAttached,
     ReturnFact,
     ReturnObservationRecorded,
     ReturnPurchaseRecorded,
@@ -70,6 +72,7 @@ class OrderReturns:
     waiting: tuple[ReturnObservationRecorded, ...] = ()
     discrepancies: int = 0
     recoveries: dict[str, Recovery] = field(default_factory=dict)
+    files: dict[str, File] = field(default_factory=dict)
 
 
 def initial(order_id: str) -> OrderReturns:
@@ -96,6 +99,8 @@ def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
             return replace(state, disputes=(*others, dispute_id) if is_open else others)
         case ReturnObservationRecorded():
             return _observed(state, fact)
+        case ReturnEvidenceAttached(evidence_id=evidence_id):
+            return replace(state, files={**state.files, evidence_id: file_of(fact)})
         case ReturnDiscrepancyRecorded():
             return replace(state, discrepancies=state.discrepancies + 1)
         case ReturnReceivedUnannounced(return_id=return_id) if return_id not in state.returns:

@@ -34,6 +34,7 @@ from shared.contracts.returns import (
     ReturnDiscrepancyRecorded,
     ReturnDisputeRecorded,
     ReturnEligibilityEvaluated,
+    ReturnEvidenceAttached,
     ReturnExceptionGranted,
     ReturnExpired,
     ReturnFact,
@@ -257,6 +258,17 @@ class Discrepancy:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """A file that shows what the customer says; the returns service has it."""
+
+    about: str
+    name: str
+    sha256: str
+    media_type: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recovery:
     """What the customer holds and did not pay for; `how` it was settled, "" while it is open."""
 
@@ -278,6 +290,7 @@ class Returns:
     returns: Mapping[str, Return] = field(default_factory=dict)
     claims: Mapping[str, Claim] = field(default_factory=dict)
     recoveries: Mapping[str, Recovery] = field(default_factory=dict)
+    files: Mapping[str, Evidence] = field(default_factory=dict)
     discrepancies: Mapping[str, Discrepancy] = field(default_factory=dict)
     skus: Mapping[str, str] = field(default_factory=dict)
     """By line."""
@@ -307,6 +320,9 @@ def fold(returns: Returns, entry: Entry) -> Returns:
             return returns  # what other services told; their own sections carry it
         case ReturnObservationRecorded():
             return returns  # word by word; what was made of it has facts of its own
+        case ReturnEvidenceAttached() as fact:
+            file = Evidence(fact.about, fact.name, fact.sha256, fact.media_type, fact.size_bytes)
+            return replace(returns, files=put(returns.files, fact.evidence_id, file))
         case ReturnDiscrepancyRecorded() as fact:
             found = Discrepancy(entry.occurred_at, fact.contradicts, fact.detail, fact.return_id)
             return replace(returns, discrepancies=put(returns.discrepancies, fact.discrepancy_id, found))
@@ -682,6 +698,9 @@ SENTENCES: Final[Sentences] = {
     ReturnRefundDropped: lambda f, w: (
         f"Return {f.return_id} gets no refund for {f.due_id}: "
         + ("everything was given back before" if f.reason_code == "not_due" else plain(f.reason_code))
+    ),
+    ReturnEvidenceAttached: lambda f, w: (
+        f"Evidence given for {f.about}: {f.name} ({f.media_type}, {f.size_bytes} bytes)"
     ),
     RecoveryOpened: lambda f, w: (
         f"The customer holds {w.money(f.amount_minor, f.currency)} that is not paid: {_CAUSES[f.cause]}; "
