@@ -610,6 +610,10 @@ def bounce(world: World, which: int, _: int) -> None:
     world.bounce(which)
 
 
+def dashboard(world: World, which: int, _: int) -> None:
+    world.dashboard(which)
+
+
 def dispute(world: World, which: int, how: int) -> None:
     if how % 2:
         world.end_dispute(which, is_won=how % 4 == 1)
@@ -659,6 +663,7 @@ KINDS: Final[dict[str, tuple[int, Doing]]] = {
     "late": (2, late),
     "notice": (3, notice),
     "bounce": (1, bounce),
+    "dashboard": (1, dashboard),
     "dispute": (1, dispute),
     "serve": (1, serve),
     "time": (1, pass_time),

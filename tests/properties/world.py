@@ -28,7 +28,7 @@ from orders.domain.policy import OrderPolicy
 from orders.handlers import ROUTE as ORDERS_ROUTE
 from orders.store import ORDERS
 from payments.domain.account import Account
-from payments.domain.decision import Conclude, Dispute, ExpireAuthorization, LoseSight, Submit
+from payments.domain.decision import Conclude, Dispute, ExpireAuthorization, LoseSight, RecordMovement, Submit
 from payments.domain.operation import Operation, OperationStatus, Result, Verdict
 from payments.domain.payout import Policies as RefundPolicies
 from payments.domain.refund import ApprovalPolicy
@@ -54,7 +54,7 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import BackorderChoice
 from shared.contracts.partners import PartnerMessage
-from shared.contracts.payments import OperationKind, PaymentAnomalyDetected, RefundChannel, RefundKind
+from shared.contracts.payments import MovementKind, OperationKind, PaymentAnomalyDetected, RefundChannel, RefundKind
 from shared.contracts.returns import InspectionRule, Resolution, ReturnPolicy
 from shared.envelope import Cause
 from shared.machine import Invalid, NotAllowed
@@ -580,6 +580,28 @@ class World:
             command = Dispute(reference, f"disp-{reference}", "opened", amount, self.now)
             self.act(Service.PAYMENTS, id, command, "partner:processor", f"The cardholder disputes {amount} of {id}")
 
+    def dashboard(self, which: int) -> None:
+        """Somebody gives money back in the processor's own dashboard, while nothing of ours is on its way there."""
+        known = {
+            a.reference: id for id in self.orders for t in self.account(id).tenders.values() for a in t.authorizations
+        }
+        open_to = [
+            ref
+            for ref, held in self.processor.holdings.items()
+            if held.refundable_minor > 0
+            and ref in known
+            and not any(o.is_in_flight for o in self.account(known[ref]).legs() if o.authorization == ref)
+        ]
+        if open_to:
+            reference = open_to[which % len(open_to)]
+            id, holding = known[reference], self.processor.holdings[reference]
+            amount = 1 + which % holding.refundable_minor
+            holding.refunded_minor += amount
+            command = RecordMovement(
+                MovementKind.REFUND, reference, f"dash-{self.number()}", amount, self.now, "by hand, in the dashboard"
+            )
+            self.act(Service.PAYMENTS, id, command, "partner:processor", f"The dashboard gives {amount} of {id} back")
+
     def end_dispute(self, which: int, *, is_won: bool) -> None:
         for id in self.orders:
             for tender in self.account(id).tenders.values():
@@ -692,6 +714,7 @@ class World:
                     for o in account.legs(tender.id)
                     if o.authorization == a.reference and o.status is OperationStatus.SUCCEEDED
                 )
+                back += sum(m.amount_minor for m in account.unasked_refunds() if m.authorization == a.reference)
                 ours, theirs = (a.captured_minor, back), (holding.captured_minor, holding.refunded_minor)
                 if ours != theirs:
                     found.append(f"(captured, refunded) of {a.reference} is {ours} here and {theirs} there")

@@ -1,6 +1,7 @@
 """Payments: what an exchange costs, charged beside the order, told as stories of the business."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 
@@ -9,10 +10,13 @@ from payments.domain.decision import Dispute, DropCharge, LoseSight, OweCharge, 
 from payments.domain.operation import Result
 from payments.domain.payout import OweRefund
 from payments.domain.tender import TenderStatus
+from payments.handlers import recovery_charged
 from shared.contracts import payments as p
 from shared.contracts.base import TenderKind
 from shared.contracts.orders import TenderSpec
 from shared.contracts.payments import RefundChannel, RefundKind, RefundLine
+from shared.contracts.returns import RecoveryChargeRequested
+from shared.envelope import Cause, Undecodable
 from shared.machine import Invalid, NotAllowed
 from tests.unit.payments_story import CARD, GIFT, NOON, Story, line, opening, paid, tender
 
@@ -168,3 +172,30 @@ class TestChargeForAnExchange:
         story.all_succeed()
         legs = {(leg.tender_id, leg.authorization): leg.amount_minor for leg in story.state.legs()}
         assert legs == {("t1", "ref-o1-P1"): 1000, ("X1-C1", "ref-o1-P3"): 400}
+
+
+def test_a_recovery_case_is_charged_like_what_an_exchange_costs_more_and_again_after_a_decline() -> None:
+    story = TestChargeForAnExchange().card()
+    fact = RecoveryChargeRequested(
+        order_id="o1",
+        recovery_id="o1-V1",
+        return_id=None,
+        amount_minor=900,
+        currency="EUR",
+        approver="supervisor:ben",
+        detail="",
+    )
+    cause = Cause(UUID(int=1), NOON, "service:returns", fact.type, "story")
+    told = recovery_charged(fact, cause)
+    assert not isinstance(told.command, Undecodable)
+    story.tell(told.command)
+    [authorization] = story.waiting()
+    story.submit(authorization.id)
+    failed = story.answer(authorization.id, Result.FAILED, code="insufficient_funds")
+    assert [(f.exchange_id, f.code) for f in failed if isinstance(f, p.PaymentChargeFailed)] == [
+        ("o1-V1", "insufficient_funds")
+    ]
+    story.tell(told.command)
+    story.all_succeed()
+    taken = [f for f in story.facts if isinstance(f, p.PaymentCaptured) and f.exchange_id == "o1-V1"]
+    assert [f.amount_minor for f in taken] == [900]
