@@ -129,6 +129,8 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
      lambda c: not shipment_is(c, "delivered")),
     (r"Please reply to this mail: do you want it sent again, .* cancel it\?", always),
     (r"We are sorry\.", always),
+    (r"A parcel of your order left with the address before on its label\.", lambda c: has_left(c)),
+    (r"A person here looks after it; please reply to this mail if it cannot reach you there\.", always),
     # Backorders
     (r"This is not in stock just now, and follows in a parcel of its own\.", lambda c: is_backordered(c)),
     (r"What you were waiting for is here by now, or was called off\.", lambda c: not is_backordered(c)),
@@ -173,6 +175,11 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
     # Returns
     (r"We have your request to return what is listed here\.", always),
     (r"We look at it, and write what is decided\.", lambda c: c.returned.status == "requested"),
+    (r"Something of your order came back to us that no return was open for\.", lambda c: c.returned.status == "under_review"),
+    (r"A person looks at it, and we write what is decided\.", lambda c: c.returned.status == "under_review"),
+    (r"A person looks at your return \S+, and we write what is decided\.", lambda c: c.returned.status == "under_review"),
+    (r"What came back to us is accepted as a return\.", lambda c: bool(c.returned.received)),
+    (r"What of it is with us is sent back to you\.", lambda c: c.returned.status in ("cancelled", "declined")),
     (r"A person looks at your return \S+\.", lambda c: c.returned.status == "under_review"),
     (r"We write what is decided; please send nothing back before\.", lambda c: c.returned.status == "under_review"),
     (r"Your return \S+ is called off\.", lambda c: c.returned.status == "cancelled"),
@@ -217,7 +224,7 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
 
 HEADINGS: Final[dict[str, Check]] = dict.fromkeys(
     ("In it", "Ordered", "Waiting for goods", "Cancelled", "Cancelled, and not coming", "Arrived", "Inspected", "To keep",
-     "To send back", "Asked to return", "Why", "New address", "The rest of what you asked for cannot come back",
+     "To send back", "Accepted", "Asked to return", "Why", "New address", "The rest of what you asked for cannot come back",
      "That is later than we promised, so please choose; you can", "Still to come", "On its way",
      "On its way, to the address before"),
     always,

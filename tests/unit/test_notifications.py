@@ -12,7 +12,7 @@ from shared.contracts import fulfillment as f
 from shared.contracts import orders
 from shared.contracts import payments as p
 from shared.contracts import returns as r
-from shared.contracts.base import TenderKind
+from shared.contracts.base import Bucket, TenderKind
 from shared.contracts.notifications import (
     Claim,
     NotificationCoalesced,
@@ -865,3 +865,88 @@ def test_what_is_here_before_its_message_was_read_is_not_told_to_be_out_of_stock
     assert read.heard(slipped(PROMISED, LATER), filled(1, 0, "o1-S1"))[0].corrects
     assert read.mail().title == "Correction: Waited for no more: 1 × Mug of your order o1"
     assert "is here by now, or was called off" in flat(read)
+
+
+def test_a_parcel_that_left_with_the_old_address_is_told() -> None:
+    story = Story()
+    [queued] = story.heard(
+        placed(),
+        shipped(1, 1, ("1", 3)),
+        f.FulfillmentDiscrepancyRecorded(
+            order_id="o1",
+            discrepancy_id="d1",
+            observation="warehouse.handed_over",
+            contradicts="old_label",
+            shipment_id="o1-S1",
+            lines=units(("1", 3)),
+            detail="internal",
+        ),
+    )[1:]
+    assert (queued.kind, story.mail().title) == ("delay", "The parcel of your order o1 left with the old address")
+    assert "please reply to this mail if it cannot reach you there" in flat(story)
+    other = f.FulfillmentDiscrepancyRecorded(
+        order_id="o1", discrepancy_id="d2", observation="warehouse.packed", contradicts="quantities", detail=""
+    )
+    assert story.heard(other) == []
+
+
+def test_goods_that_came_back_unannounced_are_not_asked_back_when_they_are_accepted() -> None:
+    story = Story()
+    blind = r.ReturnReceivedUnannounced(
+        **RETURN,
+        announced_as="nobody-knows",
+        receipt_id="rc",
+        location="BER",
+        lines=(r.ObservedLine(line_id="1", quantity=1),),
+        received_at=NOON,
+    )
+    [queued] = story.heard(placed(), blind)
+    assert (queued.kind, story.mail().title) == ("return_reviewed", "Your return o1-R1 is being looked at")
+    assert "came back to us that no return was open for" in flat(story)
+    story.sent()
+    story.heard(approved())
+    assert "What came back to us is accepted as a return." in flat(story)
+    assert "send back" not in flat(story)
+    declined = Story()
+    declined.heard(placed(), blind, r.ReturnDeclined(**RETURN, reasons=(), policy=REF))
+    assert "What of it is with us is sent back to you." in flat(declined)
+
+
+def test_what_came_back_and_is_cancelled_takes_nothing_from_what_is_still_to_come() -> None:
+    story = Story()
+    gone = f.CancelledUnits(line_id="1", quantity=1, was=Bucket.RETURNED_TO_SENDER)
+    [*_, queued] = story.heard(
+        placed(),
+        shipped(1, 2, ("1", 1)),
+        scanned(f.ShipmentReturnedToSender, ("1", 1)),
+        f.FulfillmentLinesCancelled(order_id="o1", cancellation_id="o1-C1", lines=(gone,)),
+    )
+    assert said(queued) == [(Claim.CANCELLED, "1", 1), (Claim.REMAINING, "1", 2), (Claim.REMAINING, "2", 2)]
+    assert story.state.units["1"].under_way == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (p.MovementKind.CAPTURE, "For this parcel nothing more has been charged so far; for the whole order, €20.00."),
+        (p.MovementKind.REFUND, "Nothing has been charged for this order yet."),
+    ],
+)
+def test_what_the_provider_took_without_being_asked_was_charged_too(kind: p.MovementKind, sentence: str) -> None:
+    story = Story()
+    moved = p.PaymentMovementRecorded(
+        order_id="o1",
+        movement_id="m1",
+        tender_id="t1",
+        kind=kind,
+        amount_minor=2000,
+        currency="EUR",
+        reference="ref",
+        occurred_at=NOON,
+        contradicts="not_asked_for",
+        detail="",
+        tender_captured_minor=0,
+        tender_open_minor=0,
+    )
+    story.heard(placed(), moved, shipped(1, 2, ("1", 1)))
+    assert sentence in flat(story)

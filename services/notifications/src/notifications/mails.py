@@ -107,6 +107,7 @@ _PARCELS: Final = {
     "lost": "was lost on its way",
     "found": "was found again, and is on its way",
     "returned": "came back to us",
+    "old_label": "left with the old address",
 }
 
 _REFUNDS: Final = {
@@ -505,6 +506,7 @@ def _return(writer: _Writer, matter: ReturnMatter) -> tuple[_Subject, dict[str, 
         "label": known.label if known else "",
         "declined": known.declined if known else (),
         "is_kept": resolution is Resolution.KEEP_IT,
+        "has_arrived": bool(known and known.has_arrived),
         "fee": writer.money(fee) if fee and resolution in _MONEY else "",
         "due": writer.money(_left(writer.state, due), due.currency) if due else "",
         "kept": _kept(writer, due) if due else [],

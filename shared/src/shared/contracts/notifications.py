@@ -128,6 +128,7 @@ class ParcelMatter(Model):
         "lost",
         "found",
         "returned",
+        "old_label",
     ]
     tracking: Id | None = None
     lines: tuple[LineQuantity, ...] = ()
@@ -247,6 +248,10 @@ class UnitsBasis(Model):
     lost: tuple[LineQuantity, ...] = ()
     found: tuple[LineQuantity, ...] = ()
     returned: tuple[LineQuantity, ...] = ()
+    cancelled_lost: tuple[LineQuantity, ...] = Field(default=(), description="those of `cancelled` that were lost")
+    cancelled_returned: tuple[LineQuantity, ...] = Field(
+        default=(), description="those of `cancelled` that had come back to us"
+    )
 
 
 class HoldBasis(Model):
@@ -291,6 +296,7 @@ class ReturnBasis(Model):
     declined: tuple[Text, ...] = ()
     resolution: Resolution | None = None
     shipping_fee_minor: Minor | None = None
+    has_arrived: bool | None = Field(default=None, description="something of it is with us")
 
 
 class DueBasis(Model):

@@ -244,6 +244,9 @@ def _resting_on(state: OrderNotifications, basis: Basis) -> OrderNotifications:
                 ("lost", 1, basis.lost),
                 ("lost", -1, basis.found),
                 ("returned", 1, basis.returned),
+                ("lost", -1, basis.cancelled_lost),
+                ("returned", -1, basis.cancelled_returned),
+                ("shipped", -1, (*basis.cancelled_lost, *basis.cancelled_returned)),
             ):
                 for u in lines:
                     before = units.get(u.line_id, Units())

@@ -21,7 +21,7 @@ from notifications.domain.messages import (
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.truth import restated, statements, untrue
 from shared.contracts import fulfillment, orders, payments, returns
-from shared.contracts.base import Fact, LineQuantity
+from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.notifications import (
     AddressMatter,
     BackorderBasis,
@@ -90,7 +90,9 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     fulfillment.ShipmentLost,
     fulfillment.ShipmentFound,
     fulfillment.ShipmentReturnedToSender,
+    fulfillment.FulfillmentDiscrepancyRecorded,
     payments.PaymentCaptured,
+    payments.PaymentMovementRecorded,
     payments.RefundRequested,
     payments.RefundRouted,
     payments.RefundLegSubmitted,
@@ -109,6 +111,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     returns.ReturnApproved,
     returns.ReturnDeclined,
     returns.ReturnItemsReceived,
+    returns.ReturnReceivedUnannounced,
     returns.ReturnItemsInspected,
     returns.ReturnInspectionRevised,
     returns.ReturnExpired,
@@ -445,7 +448,11 @@ def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
             before = state.backorders.get(fact.backorder_id)
             yield _backorder(fact, fact.remaining, before.eta if before is not None else None)
         case fulfillment.FulfillmentLinesCancelled(lines=lines):
-            yield UnitsBasis(cancelled=_summed(lines))
+            yield UnitsBasis(
+                cancelled=_summed(lines),
+                cancelled_lost=_summed(u for u in lines if u.was is Bucket.LOST),
+                cancelled_returned=_summed(u for u in lines if u.was is Bucket.RETURNED_TO_SENDER),
+            )
         case fulfillment.ReplacementCreated(lines=owed):
             yield UnitsBasis(owed=owed)
         case fulfillment.ShipmentShipped(lines=shipped):
@@ -464,6 +471,10 @@ def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
             pass  # what an exchange costs more is charged for no parcel of the order
         case payments.PaymentCaptured(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id):
             yield ChargeBasis(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id)
+        case payments.PaymentMovementRecorded(kind=payments.MovementKind.CAPTURE, tender_id=tender_id):
+            yield ChargeBasis(shipment_id=None, amount_minor=fact.amount_minor, tender_id=tender_id)
+        case payments.PaymentMovementRecorded(kind=payments.MovementKind.REFUND, movement_id=id):
+            yield RefundBasis(refund_id=id, stage=LegStage.SUCCEEDED, legs=())
         case payments.RefundRequested():
             about = {"refund_id": fact.refund_id, "cause_id": fact.cause_id}
             yield RefundCauseBasis(**about, amount_minor=fact.amount_minor)
@@ -478,6 +489,8 @@ def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
             yield ReturnBasis(return_id=return_id, declined=declined, shipping_fee_minor=fee)
         case returns.ReturnRequested(return_id=return_id, resolution=resolution):
             yield ReturnBasis(return_id=return_id, resolution=resolution)
+        case returns.ReturnItemsReceived(return_id=return_id) | returns.ReturnReceivedUnannounced(return_id=return_id):
+            yield ReturnBasis(return_id=return_id, has_arrived=True)
         case returns.ReturnRefundDue():
             yield _due(fact)
         case returns.ReturnLabelIssued(return_id=return_id, carrier=carrier, tracking=tracking):
@@ -526,11 +539,20 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
             return _KIND.CANCELLATION, CancellationMatter(cancellation_id=id, lines=_summed(lines))
         case fulfillment.ScanFact():
             return _of_parcel(state, fact)
+        case fulfillment.FulfillmentDiscrepancyRecorded(contradicts="old_label", shipment_id=str(shipment_id)):
+            return _KIND.DELAY, ParcelMatter(shipment_id=shipment_id, what="old_label", lines=fact.lines)
+        case fulfillment.FulfillmentDiscrepancyRecorded():
+            return None  # a person looks at it; what it changed for the customer, other facts tell
         case payments.RefundFact():
             return _of_refund(state, fact)
         case returns.ReturnFact():
             return _of_return(fact)
-        case orders.OrderLinesCancelled() | fulfillment.ReplacementCreated() | payments.PaymentCaptured():
+        case (
+            orders.OrderLinesCancelled()
+            | fulfillment.ReplacementCreated()
+            | payments.PaymentCaptured()
+            | payments.PaymentMovementRecorded()
+        ):
             return None
         case _:
             raise TypeError(f"{fact.type} is nothing to tell")
@@ -684,6 +706,8 @@ def _of_return(fact: returns.ReturnFact) -> tuple[NotificationKind, Matter] | No
             return _KIND.RETURN_REQUESTED, _return(fact, lines)
         case returns.ReturnSentToReview():
             return _KIND.RETURN_REVIEWED, ReturnMatter(return_id=fact.return_id)
+        case returns.ReturnReceivedUnannounced(lines=arrived):
+            return _KIND.RETURN_REVIEWED, _return(fact, arrived)
         case returns.ReturnCancelled():
             return _KIND.RETURN_CANCELLED, ReturnMatter(return_id=fact.return_id)
         case returns.ReturnApproved(lines=lines, expires_at=expires_at):
