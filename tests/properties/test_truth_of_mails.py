@@ -216,6 +216,18 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
     (r"There is nothing more to be paid back for your order \S+: all of it was paid back to you before\.",
      lambda c: c.refund.status == "rejected"),
     (r"A refund of \S+ for your order \S+ is not paid out\.", lambda c: c.refund.status in ("rejected", "cancelled")),
+    # What is held and not paid
+    (r"(What you sent back could not be accepted|What was to be sent back has not arrived), and was paid back or replaced "
+     r"before\.", always),
+    (r"What had been lost was found after it was (paid back|sent) to you( again)?\.", always),
+    (r"More was paid back to you than was due\.", always),
+    (r"Something of your order is with you and is not paid\.", always),
+    (r"\S+ of your order \S+ is open, therefore\.", always),
+    (r"Please reply to this mail by .*, so that we settle it with you\.", always),
+    (r"\S+ was charged for it\.", always),
+    (r"With that it is settled\.", always),
+    (r"You need not pay anything for it: it is settled\.", always),
+    (r"The goods are back with us\.", always),
     # Corrections
     (r"On .*, 2026 we wrote that .*\.", always),
     (r"That is not so any more\.", lambda c: bool(c.notification.corrects)),

@@ -950,3 +950,21 @@ def test_what_the_provider_took_without_being_asked_was_charged_too(kind: p.Move
     )
     story.heard(placed(), moved, shipped(1, 2, ("1", 1)))
     assert sentence in flat(story)
+
+
+@pytest.mark.parametrize("how", ["charged", "written_off", "returned"])
+def test_what_is_held_and_not_paid_is_told_until_it_is_settled(how: str) -> None:
+    story = Story()
+    about = {"order_id": "o1", "recovery_id": "o1-V1", "amount_minor": 1999, "currency": "EUR"}
+    opened = r.RecoveryOpened.model_validate(
+        about | {"cause": "return_not_accepted", "owner": "support", "due_at": LATER, "policy": REF}
+    )
+    settled = r.RecoverySettled.model_validate(about | {"how": how})
+    [queued] = story.heard(placed(), opened)
+    assert (queued.kind, story.mail().title) == ("recovery_opened", "€19.99 of your order o1 is open")
+    assert "could not be accepted" in flat(story)
+    assert "by May 12, 2026" in flat(story)
+    story.sent()
+    [queued] = story.heard(settled)
+    assert (queued.kind, story.mail().title) == ("recovery_settled", "€19.99 of your order o1 is settled")
+    assert ("was charged" in flat(story)) is (how == "charged")

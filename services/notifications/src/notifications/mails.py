@@ -28,6 +28,7 @@ from shared.contracts.notifications import (
     OrderMatter,
     ParcelMatter,
     RecipientBasis,
+    RecoveryMatter,
     RefundMatter,
     ReturnedUnits,
     ReturnMatter,
@@ -480,6 +481,35 @@ def _hold(writer: _Writer, matter: HoldMatter) -> tuple[_Subject, dict[str, Any]
     return _Subject(f"Your order {{order}} {what}", {"order": writer.state.order_id}), words
 
 
+_RECOVERIES: Final = {
+    "return_not_accepted": "What you sent back could not be accepted, and was paid back or replaced before",
+    "return_not_sent": "What was to be sent back has not arrived, and was paid back or replaced before",
+    "found_after_refund": "What had been lost was found after it was paid back to you",
+    "found_after_replacement": "What had been lost was found after it was sent to you again",
+    "revised_down": "More was paid back to you than was due",
+}
+
+_SETTLED: Final = {
+    "charged": "{amount} was charged for it. With that it is settled.",
+    "written_off": "You need not pay anything for it: it is settled.",
+    "returned": "The goods are back with us. With that it is settled.",
+}
+
+
+def _recovery(writer: _Writer, matter: RecoveryMatter) -> tuple[_Subject, dict[str, Any]]:
+    amount = writer.money(matter.amount_minor, matter.currency)
+    words = {
+        "amount": amount,
+        "why": _RECOVERIES.get(matter.cause or "", "Something of your order is with you and is not paid"),
+        "due": writer.day(matter.due_at) if matter.due_at else "",
+        "settled": _SETTLED[matter.how].format(amount=amount) if matter.how else "",
+    }
+    what = "is settled" if matter.how else "is open"
+    return _Subject(
+        f"{{amount}} of your order {{order}} {what}", {"amount": amount, "order": writer.state.order_id}
+    ), words
+
+
 def _address(writer: _Writer, matter: AddressMatter) -> tuple[_Subject, dict[str, Any]]:
     to = matter.ship_to
     words = {
@@ -600,6 +630,7 @@ def _where(leg: LegMatter) -> str:
 
 _WORDS: Final[dict[type, Callable[[_Writer, Any], tuple[_Subject, dict[str, Any]]]]] = {
     HoldMatter: _hold,
+    RecoveryMatter: _recovery,
     AddressMatter: _address,
     OrderMatter: _order,
     ShipmentMatter: _shipment,

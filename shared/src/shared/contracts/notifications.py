@@ -25,6 +25,8 @@ class NotificationKind(StrEnum):
     HOLD = "hold"
     HOLD_RELEASED = "hold_released"
     ADDRESS_CHANGED = "address_changed"
+    RECOVERY_OPENED = "recovery_opened"
+    RECOVERY_SETTLED = "recovery_settled"
     RETURN_REQUESTED = "return_requested"
     RETURN_REVIEWED = "return_reviewed"
     RETURN_CANCELLED = "return_cancelled"
@@ -89,6 +91,18 @@ class AddressMatter(Model):
 
     about: Literal["address"] = "address"
     ship_to: Address
+
+
+class RecoveryMatter(Model):
+    """What the customer holds and did not pay for; `how` it was settled."""
+
+    about: Literal["recovery"] = "recovery"
+    recovery_id: Id
+    amount_minor: Minor
+    currency: Currency
+    cause: Id | None = None
+    due_at: datetime | None = None
+    how: Literal["charged", "written_off", "returned"] | None = None
 
 
 class OrderMatter(Model):
@@ -190,7 +204,8 @@ Matter = Annotated[
     | CancellationMatter
     | ReturnMatter
     | HoldMatter
-    | AddressMatter,
+    | AddressMatter
+    | RecoveryMatter,
     Field(discriminator="about"),
 ]
 

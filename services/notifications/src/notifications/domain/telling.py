@@ -55,6 +55,7 @@ from shared.contracts.notifications import (
     PaidBy,
     ParcelMatter,
     RecipientBasis,
+    RecoveryMatter,
     RefundBasis,
     RefundCauseBasis,
     RefundMatter,
@@ -115,6 +116,8 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     returns.ReturnItemsInspected,
     returns.ReturnInspectionRevised,
     returns.ReturnExpired,
+    returns.RecoveryOpened,
+    returns.RecoverySettled,
 )
 """The facts that are told to the customer, or that what is told rests on."""
 
@@ -409,6 +412,8 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
             return telling if unread.kind in _OVERTAKEN else None
         case HoldMatter() as before, HoldMatter() as now if before.hold is now.hold:
             return telling
+        case RecoveryMatter() as before, RecoveryMatter() as now if before.recovery_id == now.recovery_id:
+            return telling
         case AddressMatter(), AddressMatter():
             return telling
         case ParcelMatter() as before, ParcelMatter() as now if before.shipment_id == now.shipment_id:
@@ -547,6 +552,14 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
             return _of_refund(state, fact)
         case returns.ReturnFact():
             return _of_return(fact)
+        case returns.RecoveryOpened(recovery_id=id, amount_minor=amount, currency=currency):
+            return _KIND.RECOVERY_OPENED, RecoveryMatter(
+                recovery_id=id, amount_minor=amount, currency=currency, cause=fact.cause, due_at=fact.due_at
+            )
+        case returns.RecoverySettled(recovery_id=id, amount_minor=amount, currency=currency, how=how):
+            is_told = any(isinstance(m, RecoveryMatter) and m.recovery_id == id for _, m in _matters(state))
+            matter = RecoveryMatter(recovery_id=id, amount_minor=amount, currency=currency, how=how)
+            return (_KIND.RECOVERY_SETTLED, matter) if is_told else None
         case (
             orders.OrderLinesCancelled()
             | fulfillment.ReplacementCreated()

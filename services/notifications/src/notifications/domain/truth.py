@@ -22,6 +22,7 @@ from shared.contracts.notifications import (
     NotificationKind,
     OrderMatter,
     ParcelMatter,
+    RecoveryMatter,
     RefundMatter,
     ReturnMatter,
     ShipmentMatter,
@@ -63,7 +64,7 @@ def _said(state: OrderNotifications, kind: NotificationKind, matter: Matter) -> 
             yield from _to_come(state)
         case RefundMatter():
             yield from _of_refund(state, kind, matter)
-        case ReturnMatter() | HoldMatter() | AddressMatter():
+        case ReturnMatter() | HoldMatter() | AddressMatter() | RecoveryMatter():
             pass
 
 
