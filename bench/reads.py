@@ -5,6 +5,7 @@ import asyncio
 import os
 import tempfile
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -112,7 +113,7 @@ async def empty_route(place: Place, database: str, orders: int, count: int) -> M
 async def _service(dsn: str, kafka: str) -> AsyncIterator[Caller]:
     port = Ports(auto=True).take(0)
     told = {"OMS_DATABASE_URL": dsn, "OMS_KAFKA": kafka, "OMS_AUTH_KEY": AUTH_KEY, "OMS_LOG_LEVEL": "error"}
-    told |= {"OMS_CRM_WEBHOOK_SECRET": "whsec_" + AUTH_KEY, "OMS_IDENTITY_KEY": AUTH_KEY}
+    told |= {"OMS_CRM_WEBHOOK_SECRET": "whsec_" + b64encode(AUTH_KEY.encode()).decode(), "OMS_IDENTITY_KEY": AUTH_KEY}
     process = BESIDE.Process(target=_serve, args=(told, port))
     process.start()
     caller = Caller(f"http://{LOOPBACK}:{port}")

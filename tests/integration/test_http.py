@@ -308,6 +308,32 @@ async def test_a_webhook_replayed_has_one_effect(client: httpx.AsyncClient, dsn:
     assert await count(dsn, "events") == 1
 
 
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (b'{"amount": 1, "amount": 2}', "amount: stands twice in one object"),
+        (b'{"amount": 1, "more": [{"x": 1, "x": 2}]}', "x: stands twice in one object"),
+        (b'{"amount": NaN}', "data: NaN is not a number of JSON"),
+        (DEEP, "body: must not nest deeper than 64"),
+    ],
+    ids=["a name twice", "a name twice, further in", "not a number", "a hundred thousand deep"],
+)
+async def test_json_that_readers_understand_differently_is_refused_at_every_way_in(
+    client: httpx.AsyncClient, dsn: str, body: bytes, detail: str
+) -> None:
+    headers = bearer() | {"Idempotency-Key": "k1", "content-type": "application/json"}
+    answer = await client.post("/tallies/a", content=body, headers=headers)
+    assert (answer.status_code, answer.json()["detail"]) == (400, detail)
+    for content_type in ("application/json", "text/plain"):
+        headers = signature(body) | {"content-type": content_type}
+        answer = await client.post("/webhooks/counter", content=body, headers=headers)
+        assert answer.status_code == 400
+    assert await count(dsn, "events") == 0
+
+
 @pytest.mark.parametrize("bad", ["forged", "stale", "early", "re-serialised", "unsigned", "other id"])
 async def test_a_webhook_that_is_not_as_signed_is_refused(client: httpx.AsyncClient, dsn: str, bad: str) -> None:
     body = b'{"key": "a", "amount": 3}'

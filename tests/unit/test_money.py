@@ -1,14 +1,47 @@
 """Money: the exponent comes from the standard, and every split sums to the whole."""
 
+import re
+
+import iso4217
 import pytest
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from shared.money import Money, cumulative, exponent, format_minor, largest_remainder
+from shared.money import ActiveCountry, ActiveCurrency, Money, cumulative, exponent, format_minor, largest_remainder
+
+OF_ISO = {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
 
 
-@pytest.mark.parametrize(("currency", "digits"), [("EUR", 2), ("JPY", 0), ("KWD", 3)])
-def test_the_exponent_is_the_currencys(currency: str, digits: int) -> None:
+@pytest.mark.parametrize(("currency", "digits"), OF_ISO.items())
+def test_minor_units_are_those_of_iso_4217(currency: str, digits: int) -> None:
     assert exponent(currency) == digits
+    shown = re.search(r"\d[\d,]*(?:\.(\d+))?", format_minor(199_900, currency))
+    assert shown is not None
+    assert len(shown[1] or "") == digits
+    for locale in ("de", "fr", "hi", "ja"):
+        assert re.sub(r"\D", "", format_minor(199_900, currency, locale)) == "199900"
+
+
+def test_currencies_that_clash_with_cldr_are_shown_with_all_their_digits() -> None:
+    assert format_minor(199_900, "RSD") == "RSD1,999.00"
+    assert format_minor(199_900, "HUF", "hu") == "1\xa0999,00\xa0Ft"
+    assert format_minor(199_900, "IQD") == "IQD199.900"
+
+
+@pytest.mark.parametrize("code", ["HRK", "DEM", "BGN", "XAU", "XTS", "XXX", "eur", "ZZZ"])
+def test_at_the_door_only_a_currency_of_today_is_taken(code: str) -> None:
+    with pytest.raises(ValidationError, match="must be the code of a currency of today"):
+        TypeAdapter(ActiveCurrency).validate_python(code)
+
+
+@pytest.mark.parametrize("code", ["XK", "UK", "EU", "SU", "ZZ"])
+def test_at_the_door_only_a_country_of_iso_3166_is_taken(code: str) -> None:
+    with pytest.raises(ValidationError, match="must be the code of a country"):
+        TypeAdapter(ActiveCountry).validate_python(code)
+    assert TypeAdapter(ActiveCountry).validate_python("GB") == "GB"
+
+
+def test_an_order_in_a_currency_since_withdrawn_is_still_read_and_shown() -> None:
+    assert str(Money(minor=199_900, currency="HRK")) == "HRK1,999.00"
 
 
 def test_an_amount_is_shown_in_its_currency() -> None:

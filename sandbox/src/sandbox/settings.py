@@ -7,6 +7,8 @@ from fastapi import Depends, Request
 from pydantic import AnyHttpUrl, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.settings import WebhookSecret
+
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True)
@@ -17,7 +19,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     processor_key: SecretStr = Field(min_length=8)
-    processor_webhook_secret: SecretStr = Field(min_length=8)
+    processor_webhook_secret: WebhookSecret
     payments_webhook_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8002/webhooks/processor")
     sandbox_hang_seconds: float = Field(default=30, ge=0)
     """How long a call that is not to be answered keeps its caller waiting."""
@@ -26,7 +28,7 @@ class Settings(BaseSettings):
     sandbox_bounce_seconds: float = Field(default=2, ge=0)
     """0: only by the control call."""
 
-    carrier_webhook_secret: SecretStr = Field(min_length=8)
+    carrier_webhook_secret: WebhookSecret
     carrier_webhook_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8003/webhooks/carrier")
     returns_webhook_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8004/webhooks/carrier")
     sandbox_pace: float = Field(default=0, ge=0)
@@ -42,7 +44,7 @@ class Settings(BaseSettings):
     """How long one stays signed in."""
     auth_audience: str = "order-workflows"
 
-    mail_webhook_secret: SecretStr = Field(min_length=8)
+    mail_webhook_secret: WebhookSecret
     mail_webhook_url: AnyHttpUrl = AnyHttpUrl("http://127.0.0.1:8005/webhooks/mail")
     sandbox_smtp_host: str = "127.0.0.1"
     sandbox_smtp_port: int = Field(default=8025, ge=0, le=65535)

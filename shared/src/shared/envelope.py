@@ -10,7 +10,9 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 from asyncpg.pgproto.pgproto import UUID as DriversUUID
 from pydantic import BaseModel, ValidationError
 
+from shared.card_numbers import masked
 from shared.contracts.base import FACTS, Fact
+from shared.errors import in_words, problems_of
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -21,6 +23,9 @@ DEPTH = 64
 """No fact nests deeper; a value that does is refused before a parser recurses into it."""
 
 REQUIRED = ("ce_id", "ce_source", "ce_type", "ce_time")
+_OPTIONAL = ("subject", "sequence", "dataschema", "correlationid", "causationid", "actor", "reason")
+READ = frozenset({*REQUIRED, *(f"ce_{name}" for name in _OPTIONAL)})
+"""Whatever else a record carries is its sender's own, and is not looked at."""
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -109,9 +114,9 @@ def type_of(headers: Headers | Iterable[tuple[str, Any]]) -> str | None:
 def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) -> Context:
     """Read the headers. Raises Undecodable naming the header."""
     try:
-        text = {name: value.decode() if value is not None else "" for name, value in headers}
+        text = {name: value.decode() if value is not None else "" for name, value in headers if name in READ}
     except UnicodeDecodeError:
-        name = next(name for name, value in headers if value is not None and not _is_utf8(value))
+        name = next(name for name, value in headers if name in READ and value is not None and not _is_utf8(value))
         raise Undecodable("bad_header", f"header {name}: must be UTF-8") from None
     id, source, type, instant = map(text.get, REQUIRED)
     if not (id and source and type and instant):
@@ -133,21 +138,30 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
         message_id = _uuid(id) if source.startswith(SOURCES) else uuid5(NAMESPACE_URL, f"{source}|{id}")
     except ValueError:
         raise Undecodable("bad_header", "header ce_id: must be a UUID from our own sources") from None
+    # What stands in the journal beside our facts; our own services have written none in.
+    said = str if source.startswith(SOURCES) else masked
+    causation_id = text.get("ce_causationid")
     return Context(
         message_id,
-        id,
+        said(id),
         source,
         type,
         subject,
         utc,
         sequence,
         text.get("ce_dataschema"),
-        text.get("ce_correlationid") or id,
-        text.get("ce_causationid"),
-        traceparent_in(text.get("traceparent")),
-        text.get("ce_actor") or f"partner:{source}",
-        text.get("ce_reason", ""),
+        said(text.get("ce_correlationid") or id),
+        causation_id and said(causation_id),
+        _traceparent(headers),
+        said(text.get("ce_actor") or f"partner:{source}"),
+        said(text.get("ce_reason", "")),
     )
+
+
+def _traceparent(headers: Headers | Iterable[tuple[str, Any]]) -> str | None:
+    """One that cannot be read is no fault of the message's."""
+    value = next((value for name, value in headers if name == "traceparent"), None)
+    return None if value is None else traceparent_in(value.decode("ascii", "replace"))
 
 
 def _uuid(text: str) -> UUID:
@@ -179,6 +193,17 @@ def _check_json(value: bytes, data: BaseModel) -> None:
         _strict.decode(value.decode())
 
 
+def check_body(value: bytes) -> None:
+    """Refuse a JSON text that nests too deep, has a name twice in one object, or a number that JSON does not have. Raises
+    Undecodable; what is no JSON at all is left to whoever reads it."""
+    try:
+        _strict.decode(value.decode())
+    except RecursionError:
+        raise Undecodable("too_deep", f"body: must not nest deeper than {DEPTH}") from None
+    except ValueError:
+        return
+
+
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     names = dict(pairs)
     if len(names) < len(pairs):
@@ -192,13 +217,6 @@ def _no_number(name: str) -> None:
 
 
 _strict = json.JSONDecoder(object_pairs_hook=_once, parse_constant=_no_number)
-
-
-def _readable(error: ValidationError) -> str:
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc']) or 'data'}: {problem['msg']}"
-        for problem in error.errors()[:5]
-    )
 
 
 def fact_of(context: Context, value: bytes | None) -> Fact:
@@ -223,7 +241,7 @@ def data_of(model: type[M], value: bytes | None) -> M:
     except ValidationError as error:
         if len(value) > DEPTH:
             _check_depth(value)
-        raise Undecodable("bad_data", _readable(error)) from None
+        raise Undecodable("bad_data", in_words(problems_of(error.errors(), "data")[:5])) from None
     except RecursionError:
         raise Undecodable("too_deep", f"data: must not nest deeper than {DEPTH}") from None
 

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
 from fastapi.security.base import SecurityBase
 from prometheus_client import Histogram
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,9 +26,12 @@ from uuid_utils.compat import uuid7
 
 from shared import auth
 from shared.auth import Caller, Role
+from shared.card_numbers import has_card_number, masked
 from shared.contracts.base import Fact
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause, traceparent_in
+from shared.envelope import DEPTH, Cause, Undecodable, check_body, traceparent_in
+from shared.errors import in_words as errors_in_words
+from shared.errors import problems_of
 from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, Locked, give_up_after, holders, in_words, locked_keys
 from shared.machine import Invalid, NotAllowed
 from shared.shell import Db, Flow, Held, Outcome, Told, apply
@@ -40,6 +43,7 @@ log = structlog.get_logger()
 
 S = TypeVar("S")
 C = TypeVar("C")
+M = TypeVar("M", bound=BaseModel)
 
 BODY_LIMIT = 256 * 1024
 CLOCK_SKEW = timedelta(minutes=5)
@@ -138,13 +142,11 @@ def install_problems(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def bad_input(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = [
-            {"field": ".".join(str(p) for p in e["loc"] if p != "body") or "body", "rule": str(e["msg"])}
-            for e in error.errors()[:20]
-        ]
+        errors = problems_of(error.errors())
         malformed = any(e["type"] == "json_invalid" for e in error.errors())
-        detail = "; ".join(f"{e['field']}: {e['rule']}" for e in errors)
-        return problem(400 if malformed else 422, "Malformed" if malformed else "Invalid", detail, errors=errors)
+        return problem(
+            400 if malformed else 422, "Malformed" if malformed else "Invalid", errors_in_words(errors), errors=errors
+        )
 
     @app.exception_handler(StarletteHTTPException)
     async def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
@@ -221,9 +223,14 @@ class Requests:
                 answer(500)
 
 
+def _malformed(error: Undecodable) -> JSONResponse:
+    field, _, rule = str(error).partition(": ")
+    return problem(400, "Malformed", str(error), errors=[{"field": field, "rule": rule}])
+
+
 class BodyLimit:
-    """Refuses a body over the limit before it is parsed, by its length if declared and by counting if not. `uploads` says
-    the limit of requests that bring files, and None of all others."""
+    """Refuses a body over the limit before it is parsed, by its length if declared and by counting if not, and JSON that
+    readers understand differently. `uploads` says the limit of requests that bring files, and None of all others."""
 
     def __init__(
         self, app: ASGIApp, limit: int = BODY_LIMIT, uploads: Callable[[Scope], int | None] | None = None
@@ -253,7 +260,14 @@ class BodyLimit:
             if size > limit:
                 await _too_large(limit)(scope, receive, send)
                 return
-        body: Message | None = {"type": "http.request", "body": b"".join(chunks), "more_body": False}
+        whole = b"".join(chunks)
+        if b"json" in dict(scope["headers"]).get(b"content-type", b""):
+            try:
+                check_body(whole)
+            except Undecodable as error:
+                await _malformed(error)(scope, receive, send)
+                return
+        body: Message | None = {"type": "http.request", "body": whole, "more_body": False}
 
         async def replay() -> Message:
             nonlocal body
@@ -304,6 +318,21 @@ class _Needs(SecurityBase):
 def needs(*roles: Role) -> Any:
     """A dependency: the caller, who has one of these roles."""
     return Depends(_Needs(roles))
+
+
+def check_parameters(request: Request) -> None:
+    """Of what is in a request's address or names it, nothing may hold a card number where something is to be changed.
+    Raises Invalid."""
+    if request.method in ("GET", "HEAD", "OPTIONS"):
+        return
+    given = {
+        **request.path_params,
+        **request.query_params,
+        "Idempotency-Key": request.headers.get("idempotency-key", ""),
+    }
+    for name, value in given.items():
+        if has_card_number(str(value)):
+            raise Invalid(name, "must not hold a card number")
 
 
 IdempotencyKey = Annotated[
@@ -779,11 +808,23 @@ def signed(secret: Callable[[Any], str]) -> Any:
             Webhook(secret(request.app.state.settings)).verify(body, dict(request.headers))
         except WebhookVerificationError as error:
             raise HTTPException(401, f"webhook: {error}") from None
-        except ValueError:  # the signature holds; the library parses the body after it
-            raise HTTPException(400, "webhook: the body must be JSON") from None
+        except (ValueError, RecursionError):  # the signature holds; the library parses the body after it
+            raise HTTPException(400, f"webhook: the body must be JSON that nests no deeper than {DEPTH}") from None
+        try:
+            check_body(body)  # whatever content type it was sent as
+        except Undecodable as error:
+            raise HTTPException(400, f"webhook: {error}") from None
         return SignedBody(id=request.headers["webhook-id"], body=body)
 
     return Depends(check)
+
+
+def read_signed(model: type[M], signed_body: SignedBody) -> M:
+    """The notice. Raises RequestValidationError, as for a body that the framework reads."""
+    try:
+        return model.model_validate_json(signed_body.body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
 
 
 def webhook_cause(source: str, webhook_id: str, at: datetime, reason: str) -> Cause:
@@ -793,7 +834,7 @@ def webhook_cause(source: str, webhook_id: str, at: datetime, reason: str) -> Ca
         at=at,
         actor=f"partner:{source}",
         reason=reason,
-        correlation_id=webhook_id,
-        causation_id=webhook_id,
+        correlation_id=masked(webhook_id),
+        causation_id=masked(webhook_id),
         traceparent=trace.get(),
     )

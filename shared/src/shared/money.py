@@ -1,11 +1,15 @@
 """Money is integer minor units and an ISO currency; every split of an amount sums to the amount, to the minor unit."""
 
 from collections.abc import Sequence
+from copy import copy
 from decimal import Decimal
 from functools import cache, lru_cache
 from typing import Annotated
 
-from babel.numbers import format_currency, get_currency_precision, list_currencies
+import iso4217
+import pycountry
+from babel import Locale
+from babel.numbers import get_currency_precision, list_currencies
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_MINOR = 10**15
@@ -15,24 +19,50 @@ Minor = Annotated[int, Field(ge=0, le=MAX_MINOR, strict=True, description="amoun
 
 
 @cache
+def active_currencies() -> dict[str, int]:
+    """ISO 4217: the codes of today's currencies and their minor units. Metals, baskets and test codes have none."""
+    return {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
+
+
+@cache
 def known_currencies() -> frozenset[str]:
-    """ISO 4217 codes, as babel's CLDR data has them."""
-    return frozenset(code for code in list_currencies() if len(code) == 3 and code.isupper())
+    """Those of today, and those that were withdrawn: an order of last year is still to be read."""
+    return (
+        frozenset(code for code in list_currencies() if len(code) == 3 and code.isupper()) | active_currencies().keys()
+    )
 
 
-def _iso(code: str) -> str:
+def _known(code: str) -> str:
     if code not in known_currencies():
         raise ValueError("must be an ISO 4217 currency code")
     return code
 
 
-Currency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(_iso)]
+def _active(code: str) -> str:
+    if code not in active_currencies():
+        raise ValueError("must be the code of a currency of today (ISO 4217), as EUR")
+    return code
+
+
+def _country(code: str) -> str:
+    if pycountry.countries.get(alpha_2=code) is None or not code.isupper():
+        raise ValueError("must be the code of a country (ISO 3166-1 alpha-2), as DE")
+    return code
+
+
+Currency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(_known)]
+ActiveCurrency = Annotated[str, Field(min_length=3, max_length=3), AfterValidator(_active)]
+"""For what comes in."""
+ActiveCountry = Annotated[str, Field(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2"), AfterValidator(_country)]
+"""For what comes in."""
 
 
 @cache
 def exponent(currency: str) -> int:
-    """Digits after the point: JPY 0, EUR 2, KWD 3 (ISO 4217)."""
-    return get_currency_precision(currency)
+    """Digits after the point: JPY 0, EUR 2, KWD 3 (ISO 4217). CLDR says how many are usually shown, which for RSD, HUF and
+    others is fewer; of withdrawn currencies ISO says nothing any more."""
+    digits = active_currencies().get(currency)
+    return get_currency_precision(currency) if digits is None else digits
 
 
 class Money(BaseModel):
@@ -52,17 +82,26 @@ def format_minor(minor: int, currency: str, locale: str = "en") -> str:
     """`1999, "EUR"` -> `€19.99`, in the reader's locale. Kept: a page says the same few amounts again and again."""
     digits = exponent(currency)
     if locale != "en":
-        return str(format_currency(Decimal(minor).scaleb(-digits), currency, locale=locale))
+        return _formatted(Decimal(minor).scaleb(-digits), currency, locale)
     # babel takes longer for one amount than all the rest of a sentence does, and most are new to a process.
     before, after = _around(currency, minor < 0)
     whole, part = divmod(abs(minor), 10**digits)
     return f"{before}{whole:,}.{part:0{digits}}{after}" if digits else f"{before}{whole:,}{after}"
 
 
+def _formatted(amount: Decimal, currency: str, locale: str) -> str:
+    """As the locale writes it, with as many digits as the currency has minor units."""
+    digits = exponent(currency)
+    spoken = Locale.parse(locale)
+    pattern = copy(spoken.currency_formats["standard"])
+    pattern.frac_prec = (digits, digits)
+    return str(pattern.apply(amount, spoken, currency=currency, currency_digits=False))
+
+
 @cache
 def _around(currency: str, is_negative: bool) -> tuple[str, str]:
     """What stands around the digits of an amount, as babel writes it in English."""
-    one = format_currency(Decimal(-1 if is_negative else 1), currency, locale="en")
+    one = _formatted(Decimal(-1 if is_negative else 1), currency, "en")
     digits = exponent(currency)
     before, _, after = one.partition(f"1.{'0' * digits}" if digits else "1")
     return before, after

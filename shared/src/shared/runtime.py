@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import httpx
 import structlog
 from aiokafka.errors import KafkaError
-from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi_offline import FastAPIOffline
 from faststream.kafka import KafkaBroker
@@ -30,7 +30,7 @@ from shared import metrics, operations
 from shared.auth import Tokens
 from shared.consumer import CaughtUp, Consumer, Route, Router, Take
 from shared.database import OUTAGES, Pool, connect
-from shared.http import PROBLEMS, BodyLimit, Desk, Requests, document_problems, install_problems
+from shared.http import PROBLEMS, BodyLimit, Desk, Requests, check_parameters, document_problems, install_problems
 from shared.logs import configure
 from shared.metrics import Gauge
 from shared.operations import LOCKED
@@ -252,6 +252,7 @@ def build(
         title=f"Order Workflows: {name}",
         version=version("shared"),
         lifespan=lifespan,
+        dependencies=[Depends(check_parameters)],
         responses=PROBLEMS,
         redoc_url=None,
         # Spans are ours (`shared.tracing`), and so are the metrics; asking the framework's each time costs every request.

@@ -1,9 +1,9 @@
 """Settings, from the environment only, prefix `OMS_`; a missing or bad one stops the process with its name."""
 
-from base64 import b64encode
-from typing import Final, Literal
+from base64 import b64decode, b64encode
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, HttpUrl, SecretStr, model_validator
+from pydantic import AfterValidator, Field, HttpUrl, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shared.auth import Provider
@@ -18,10 +18,25 @@ def brokers_in(text: str) -> list[str]:
     return [address.strip() for address in text.split(",") if address.strip()]
 
 
+def _is_long_enough(secret: SecretStr) -> SecretStr:
+    try:
+        key = b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+    except ValueError:
+        raise ValueError("must be whsec_ and base64") from None
+    if len(key) < SECRET_BYTES:
+        raise ValueError(f"must be at least {SECRET_BYTES} random bytes in base64, whsec_ before them")
+    return secret
+
+
+SECRET_BYTES: Final = 16
+WebhookSecret = Annotated[SecretStr, AfterValidator(_is_long_enough)]
+"""As standardwebhooks writes one, `whsec_…`. An empty or a short one would let anybody sign."""
+
+
 class Settings(BaseSettings):
     """What every service needs. A service with more subclasses this."""
 
-    model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True, hide_input_in_errors=True)
 
     database_url: SecretStr = Field(description="this service's own database")
     database_direct_url: SecretStr | None = Field(

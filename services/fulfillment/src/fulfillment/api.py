@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field
 
 from fulfillment import scans, store
 from fulfillment.domain.backorder import BackorderStatus
@@ -19,7 +19,7 @@ from fulfillment.handlers import units
 from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES
 from shared.auth import Caller, Role
-from shared.contracts.base import Bucket, Fact, Id, Input, Quantity, Text
+from shared.contracts.base import Bucket, Fact, Id, Input, Observation, Quantity, Text
 from shared.contracts.fulfillment import Scan, StockCounted, StockDiscrepancyRecorded
 from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
@@ -31,9 +31,9 @@ from shared.http import (
     asks,
     business_time,
     needs,
+    read_signed,
     signed,
 )
-from shared.machine import Invalid
 
 router = APIRouter(tags=["fulfillment"])
 
@@ -45,7 +45,7 @@ OrderId = Annotated[Id, Path()]
 ShipmentId = Annotated[Id, Path(description="`<order>-S<n>`")]
 
 
-class ReceiveGoods(Input):
+class ReceiveGoods(Observation):
     """A receipt counts once per shelf, whatever brings it."""
 
     receipt_id: Id
@@ -55,7 +55,7 @@ class ReceiveGoods(Input):
     occurred_at: OccurredAt
 
 
-class ExpectGoods(Input):
+class ExpectGoods(Observation):
     """What is on its way in all, replacing what was announced before; `eta` None: no date is known."""
 
     sku: Id
@@ -75,14 +75,14 @@ class CountGoods(Input):
     occurred_at: OccurredAt
 
 
-class PackShipment(Input):
+class PackShipment(Observation):
     """No parcels named: everything is in one."""
 
     parcels: Annotated[tuple[WarehouseParcel, ...], Field(max_length=100)] = ()
     occurred_at: OccurredAt
 
 
-class HandOverShipment(Input):
+class HandOverShipment(Observation):
     """Tracking numbers by parcel, as packed."""
 
     carrier: Id
@@ -90,13 +90,13 @@ class HandOverShipment(Input):
     occurred_at: OccurredAt
 
 
-class RelabelShipment(Input):
+class RelabelShipment(Observation):
     """All its parcels carry a label of the address that was asked for last."""
 
     occurred_at: OccurredAt
 
 
-class ShortPickShipment(Input):
+class ShortPickShipment(Observation):
     """What could not be found; it is planned again."""
 
     lines: Annotated[tuple[PartnerLine, ...], Field(min_length=1, max_length=500)]
@@ -514,11 +514,7 @@ def _carrier_secret(settings: FulfillmentSettings) -> str:
 async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], desk: AtDesk) -> ScanOut:
     """A carrier's scan, signed. The same scan told again has no second effect. It is of every parcel that has the number;
     where none has, it is kept and applied when one has: the warehouse may still be telling of the hand-over."""
-    try:
-        told = CarrierScan.model_validate_json(body.body)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise Invalid(".".join(str(part) for part in problem["loc"]) or "body", problem["msg"]) from None
+    told = read_signed(CarrierScan, body)
     at = business_time(told.occurred_at)
     scan = Scan(carrier=told.carrier, tracking=told.tracking, code=told.code, at=at)
     order_ids, refusal = await scans.track(desk, scans.Scanned(scan, told.detail), at)

@@ -6,17 +6,16 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Request, Response
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, Field
 
 from notifications.domain.messages import AUDIENCE, OrderNotifications, Status
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.telling import Command, RecordBounce, RecordDelivery, ResumeKind, Suppress, SuppressKind
 from notifications.store import NOTIFICATIONS, find, of_message, policies
 from shared.auth import Caller, Role
-from shared.contracts.base import Fact, Id, Input, Text
+from shared.contracts.base import Fact, Id, Input, Observation, Remark, Text
 from shared.contracts.notifications import Corrected, NotificationKind, Statement
-from shared.http import Asking, AtDesk, SignedBody, asks, business_time, needs, signed, webhook_cause
-from shared.machine import Invalid
+from shared.http import Asking, AtDesk, SignedBody, asks, business_time, needs, read_signed, signed, webhook_cause
 from shared.shell import Told
 
 router = APIRouter(tags=["notifications"])
@@ -154,14 +153,14 @@ async def read_policies(request: Request, _: Reader) -> list[SendingPolicy]:
     return await policies(request.app.state.pool)
 
 
-class MailNotice(Input):
+class MailNotice(Observation):
     """What became of a mail that the provider took."""
 
     id: str = Field(min_length=1, max_length=200)
     type: Literal["mail.delivered", "mail.bounced"]
     message_id: str = Field(min_length=3, max_length=998, description="the mail's Message-ID, angle brackets included")
     occurred_at: AwareDatetime
-    detail: Text = Field(default="", description="the recipient's server in its own words")
+    detail: Remark = Field(default="", description="the recipient's server in its own words")
 
 
 class NoticeOut(BaseModel):
@@ -174,11 +173,7 @@ async def mail_notice(
 ) -> NoticeOut:
     """A mail provider's notice, signed; one id has one effect. A notice that comes before the sending of its mail is
     recorded is answered 409, and one of an unknown mail 404: send it again."""
-    try:
-        notice = MailNotice.model_validate_json(body.body)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise Invalid(".".join(str(part) for part in problem["loc"]) or "body", problem["msg"]) from None
+    notice = read_signed(MailNotice, body)
     at = business_time(notice.occurred_at)
     found = await of_message(desk.pool, notice.message_id)
     if found is None:

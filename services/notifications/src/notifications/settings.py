@@ -2,15 +2,15 @@
 
 from urllib.parse import urlsplit
 
-from pydantic import EmailStr, Field, SecretStr, field_validator
+from pydantic import EmailStr, Field, field_validator
 
-from shared.settings import Settings
+from shared.settings import Settings, WebhookSecret
 
 
 class NotificationsSettings(Settings):
     smtp_url: str = Field(description="smtp://host:port, or smtps://user:password@host:port")
     mail_from: EmailStr = "orders@shop.example"
-    mail_webhook_secret: SecretStr = Field(min_length=8, description="`whsec_…`, shared with the mail provider")
+    mail_webhook_secret: WebhookSecret = Field(description="`whsec_…`, shared with the mail provider")
     smtp_timeout_seconds: float = Field(default=10, gt=0)
 
     @field_validator("smtp_url")

@@ -21,7 +21,6 @@ from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from orders.domain.rollups import Rollups, rollups
 from orders.store import ORDERS, find, is_known
 from shared.auth import Caller, Role
-from shared.card_numbers import NoCardNumber
 from shared.contracts.base import (
     Bucket,
     Id,
@@ -47,7 +46,7 @@ from shared.contracts.orders import (
 )
 from shared.http import Asking, OccurredAt, asks, business_time, needs
 from shared.machine import Invalid
-from shared.money import Currency, Minor
+from shared.money import ActiveCountry, ActiveCurrency, Minor
 
 router = APIRouter(tags=["orders"])
 
@@ -66,24 +65,22 @@ OrderId = Annotated[
         description="short, since the ids of shipments, refunds and the like are this and a suffix",
     ),
 ]
-PlainName = Annotated[Name, NoCardNumber]
-PlainText = Annotated[Text, NoCardNumber]
-Token = Annotated[PlainText, Field(min_length=1, max_length=200)]
+Token = Annotated[Text, Field(min_length=1, max_length=200)]
 
 
 class CustomerIn(Input):
     customer_id: Id
-    email: Annotated[EmailStr, NoCardNumber]
-    name: PlainName
+    email: EmailStr
+    name: Name
     locale: str = Field(default="en", pattern=r"^[a-z]{2}(-[A-Z]{2})?$")
 
 
 class AddressIn(Input):
-    name: PlainName
-    street: PlainName
-    city: PlainName
-    postal_code: Annotated[PlainName, Field(max_length=20)]
-    country: str = Field(pattern=r"^[A-Z]{2}$", description="ISO 3166-1 alpha-2")
+    name: Name
+    street: Name
+    city: Name
+    postal_code: Annotated[Name, Field(max_length=20)]
+    country: ActiveCountry
 
 
 class LineIn(Input):
@@ -91,7 +88,7 @@ class LineIn(Input):
 
     line_id: Id | None = Field(default=None, description='by default its place: "1", "2"')
     sku: Id
-    title: PlainName
+    title: Name
     category: Id = "general"
     quantity: Quantity
     unit_price_minor: Minor
@@ -106,7 +103,7 @@ class TenderIn(Input):
     kind: TenderKind
     token: Token = Field(description="the provider's; never a card number")
     amount_minor: Minor
-    currency: Currency | None = Field(default=None, description="the order's, where it is said")
+    currency: ActiveCurrency | None = Field(default=None, description="the order's, where it is said")
 
 
 class PreferenceIn(Input):
@@ -126,7 +123,7 @@ class PlaceOrder(Input):
     placed_at: AwareDatetime | None = Field(default=None, description="when, if not now; must have an offset")
     customer: CustomerIn
     ship_to: AddressIn
-    currency: Currency
+    currency: ActiveCurrency
     lines: Annotated[tuple[LineIn, ...], Field(min_length=1, max_length=MAX_LINES)]
     discount_minor: Minor = 0
     tax_minor: Minor = 0
@@ -146,18 +143,18 @@ class RequestCancellationIn(Input):
     """No lines: everything that has not arrived."""
 
     lines: Annotated[tuple[LineQuantityIn, ...], Field(min_length=1, max_length=MAX_LINES)] | None = None
-    detail: PlainText = ""
+    detail: Text = ""
     occurred_at: OccurredAt
 
 
 class PlaceHoldIn(Input):
     hold: Hold
-    detail: PlainText
+    detail: Text
     occurred_at: OccurredAt
 
 
 class ReleaseHoldIn(Input):
-    detail: PlainText
+    detail: Text
     occurred_at: OccurredAt
 
 

@@ -6,7 +6,7 @@ from hashlib import sha256
 from typing import Annotated, Any, Final, Self
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Request, Response
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 from stdnum import iban
 from stdnum.exceptions import ValidationError as StdnumError
 
@@ -35,7 +35,6 @@ from payments.store import (
     settle_notice,
 )
 from shared.auth import Caller, Role
-from shared.card_numbers import NoCardNumber
 from shared.contracts.base import EachLineOnce, Fact, Id, Input, PolicyRef, TenderKind, Text
 from shared.contracts.payments import (
     OperationKind,
@@ -58,16 +57,17 @@ from shared.http import (
     asks,
     business_time,
     needs,
+    read_signed,
     signed,
 )
 from shared.machine import Invalid
-from shared.money import Currency, Minor
+from shared.money import ActiveCurrency, Minor
 
 router = APIRouter(tags=["payments"])
 
 MAX_LINES: Final = 200
 
-Reason = Annotated[Text, Field(min_length=1), NoCardNumber]
+Reason = Annotated[Text, Field(min_length=1)]
 OrderId = Annotated[Id, Path()]
 Part = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 
@@ -116,7 +116,7 @@ class RefundIn(Input):
     """
 
     kind: RefundKind
-    currency: Currency
+    currency: ActiveCurrency
     lines: Annotated[tuple[LineIn, ...], Field(max_length=MAX_LINES), EachLineOnce] = ()
     amount_minor: Minor | None = None
     reason: Reason
@@ -523,11 +523,7 @@ async def hear_processor(request: Request, desk: AtDesk, signed_body: Annotated[
 
     What has happened is never refused: a notice that fits no order here is kept, tried again and shown.
     """
-    try:
-        notice = Notice.model_validate_json(signed_body.body)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Invalid(".".join(str(p) for p in first["loc"]) or "body", first["msg"]) from None
+    notice = read_signed(Notice, signed_body)
     business_time(notice.occurred_at)
     try:
         await hear(

@@ -14,7 +14,7 @@ from pydantic import AwareDatetime, Field, ValidationError
 from payments.domain.operation import Result, Verdict
 from payments.settings import PaymentsSettings
 from payments.store import Call
-from shared.contracts.base import Id, Model
+from shared.contracts.base import Id, Model, Reply
 from shared.contracts.payments import OperationKind, RefundChannel
 from shared.money import Minor
 
@@ -95,7 +95,7 @@ KINDS: Final = {
 }
 
 
-class _Operation(Model):
+class _Operation(Reply):
     """The sandbox's own words."""
 
     id: str
@@ -120,7 +120,7 @@ class _Operation(Model):
         )
 
 
-class _Dispute(Model):
+class _Dispute(Reply):
     id: str
     authorization_id: str
     order_id: str
@@ -129,7 +129,7 @@ class _Dispute(Model):
     occurred_at: AwareDatetime
 
 
-class _Books(Model):
+class _Books(Reply):
     operations: tuple[_Operation, ...]
     disputes: tuple[_Dispute, ...] = ()
 
@@ -247,7 +247,7 @@ def _read(response: httpx.Response, model: type[M]) -> M:
         raise Unanswered(f"answered what cannot be read: {error}") from error
 
 
-class NoticeData(Model):
+class NoticeData(Reply):
     operation_key: Id | None = None
     reference: str = Field(min_length=1, max_length=200)
     authorization_id: str | None = Field(default=None, max_length=200)
@@ -258,7 +258,7 @@ class NoticeData(Model):
     expires_at: AwareDatetime | None = None
 
 
-class Notice(Model):
+class Notice(Reply):
     """A webhook of the processor. What it may add some day is ignored."""
 
     id: str = Field(min_length=1, max_length=200)

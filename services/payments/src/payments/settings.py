@@ -2,13 +2,13 @@
 
 from pydantic import AnyHttpUrl, Field, SecretStr
 
-from shared.settings import Settings
+from shared.settings import Settings, WebhookSecret
 
 
 class PaymentsSettings(Settings):
     processor_url: AnyHttpUrl
     processor_key: SecretStr
-    processor_webhook_secret: SecretStr = Field(description="standardwebhooks, `whsec_…`")
+    processor_webhook_secret: WebhookSecret = Field(description="standardwebhooks, `whsec_…`")
     processor_timeout_seconds: float = Field(
         default=3, gt=0, le=20, description="a call unanswered for this long has an unknown outcome"
     )

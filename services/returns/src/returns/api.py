@@ -52,7 +52,7 @@ from returns.store import (
     store_evidence,
 )
 from shared.auth import Caller, Role
-from shared.contracts.base import Fact, Id, Input, LineQuantity, Name, PolicyRef, Quantity, Text
+from shared.contracts.base import Fact, Id, Input, LineQuantity, Name, Observation, PolicyRef, Quantity, Text
 from shared.contracts.partners import InspectedUnits, PartnerLine, ReturnedUnits, ReturnScan, WarehouseUnexpectedItem
 from shared.contracts.returns import (
     DeclaredCondition,
@@ -68,7 +68,6 @@ from shared.contracts.returns import (
     Verdict,
     WindowTier,
 )
-from shared.envelope import Undecodable, data_of
 from shared.http import (
     Asking,
     AtDesk,
@@ -77,6 +76,7 @@ from shared.http import (
     asks,
     business_time,
     needs,
+    read_signed,
     signed,
     webhook_cause,
 )
@@ -108,15 +108,15 @@ def _within_reason(instant: datetime) -> datetime:
     return instant.astimezone(timezone.utc)
 
 
-class TierIn(WindowTier):
+class TierIn(Input, WindowTier):
     model_config = ConfigDict(extra="forbid")
 
 
-class RuleIn(InspectionRule):
+class RuleIn(Input, InspectionRule):
     model_config = ConfigDict(extra="forbid")
 
 
-class PolicyIn(ReturnPolicy):
+class PolicyIn(Input, ReturnPolicy):
     """A policy to publish. `version` is the next one; it names every inspection outcome once."""
 
     model_config = ConfigDict(extra="forbid")
@@ -209,7 +209,7 @@ class LabelIn(Input):
     occurred_at: OccurredAt
 
 
-class ReceiptIn(Input):
+class ReceiptIn(Observation):
     receipt_id: Id
     location: Id
     lines: Annotated[tuple[ReturnedUnits, ...], Field(max_length=500)] = ()
@@ -217,7 +217,7 @@ class ReceiptIn(Input):
     occurred_at: OccurredAt
 
 
-class InspectionIn(Input):
+class InspectionIn(Observation):
     inspection_id: Id
     location: Id
     lines: Annotated[tuple[InspectedUnits, ...], Field(min_length=1, max_length=500)]
@@ -971,10 +971,7 @@ async def carrier(
     desk: AtDesk,
 ) -> Accepted:
     """A scan of a customer's parcel on its way back; of whatever return, it is recorded."""
-    try:
-        scan: ReturnScan = data_of(ReturnScan, body.body)
-    except Undecodable as error:
-        raise HTTPException(422, str(error)) from None
+    scan = read_signed(ReturnScan, body)
     at = business_time(scan.occurred_at)
     told: Told[Command] = Told(
         scan.order_id,

@@ -10,12 +10,11 @@ from hashlib import sha256
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
-from pydantic import AwareDatetime, EmailStr, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, EmailStr, Field, model_validator
 from uuid_utils.compat import uuid7
 
 from shared.auth import Caller, Role
-from shared.card_numbers import NoCardNumber
-from shared.contracts.base import FACTS, Fact, Id, Input, Model, Text
+from shared.contracts.base import FACTS, Fact, Id, Input, Model, Observation, Text, Written
 from shared.contracts.support import (
     CUSTOMER,
     CaseClosed,
@@ -31,7 +30,18 @@ from shared.contracts.support import (
     RootCauseOverridden,
     RootCauseTag,
 )
-from shared.http import Asking, AtDesk, OccurredAt, SignedBody, asks, business_time, needs, signed, webhook_cause
+from shared.http import (
+    Asking,
+    AtDesk,
+    OccurredAt,
+    SignedBody,
+    asks,
+    business_time,
+    needs,
+    read_signed,
+    signed,
+    webhook_cause,
+)
 from shared.machine import Invalid
 from shared.shell import Db, Told
 from support_view import casebook, store
@@ -72,12 +82,11 @@ WORKERS: Final = (Role.AGENT, Role.SUPERVISOR)
 Worker = Annotated[Asking, asks(*WORKERS)]
 Reader = Annotated[Caller, needs(*READERS)]
 CaseId = Annotated[Id, Path(description="the case")]
-Said = Annotated[Text, NoCardNumber]
-Reason = Annotated[Said, Field(min_length=1, pattern=r"\S")]
+Reason = Annotated[Text, Field(min_length=1, pattern=r"\S")]
 GENERAL: Final = "general"
 
 
-class Identity(Input):
+class Identity(Observation):
     """Who it was, by one of these."""
 
     customer_id: Id | None = None
@@ -93,7 +102,7 @@ class Identity(Input):
         return self
 
 
-class ContactIn(Input):
+class ContactIn(Observation):
     """About an order where one is named. A contact id that was seen before is the same contact again."""
 
     customer: Identity
@@ -102,7 +111,7 @@ class ContactIn(Input):
     channel: Channel
     direction: Direction = Direction.INBOUND
     is_automated: bool = Field(default=False, description="no person wrote it: an out-of-office reply, a survey")
-    text: Said = ""
+    text: Written = ""
     contact_id: Id | None = Field(default=None, description="the sender's own id of it; else one is made")
     duplicate_of: Id | None = Field(
         default=None, description="an earlier contact of this customer that this one repeats"
@@ -276,11 +285,7 @@ async def crm(
     desk: AtDesk,
 ) -> Taken:
     """A contact from the CRM, signed; one id has one effect."""
-    try:
-        told = CrmContact.model_validate_json(body.body)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise Invalid(".".join(str(part) for part in problem["loc"]) or "body", problem["msg"]) from None
+    told = read_signed(CrmContact, body)
     subject, command = await read_contact(request, told, None)
     cause = webhook_cause("crm", body.id, command.at, f"contact by {told.channel}")
     commanded: Told[Command] = Told(subject, command, cause)
@@ -467,7 +472,7 @@ async def read_work(db: Db, order_id: str) -> Work:
 
 
 class AcknowledgeIn(Input):
-    note: Said = ""
+    note: Text = ""
 
 
 class EscalationStep(Model):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
-from shared.settings import Settings
+from shared.settings import Settings, WebhookSecret
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class SupportViewSettings(Settings):
         le=10_000,
         description="it reads all topics: the more of a section at once, the less it costs",
     )
-    crm_webhook_secret: SecretStr = Field(min_length=8, description="`whsec_…`, shared with the CRM")
+    crm_webhook_secret: WebhookSecret = Field(description="`whsec_…`, shared with the CRM")
     identity_key: SecretStr = Field(
         min_length=32, description="key of the hashes that stand for customers in facts; changed, nobody is known again"
     )

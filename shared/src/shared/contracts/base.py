@@ -1,17 +1,46 @@
 """What every fact has in common, and the register of all of them: one class, one type, one version."""
 
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from shared import card_numbers
 
 _NO_CONTROLS = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
 """Tab and line feed only; a pattern rather than a function, since it is checked on every fact that is read."""
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$")]
 Text = Annotated[str, Field(max_length=2000, pattern=_NO_CONTROLS)]
 Name = Annotated[str, Field(min_length=1, max_length=200, pattern=_NO_CONTROLS)]
+WRITTEN_KIB = 64
+LongText = Annotated[str, Field(max_length=WRITTEN_KIB * 1024, pattern=_NO_CONTROLS)]
+
+
+def _plain(text: Any) -> Any:
+    """With line feeds at the ends of lines, and without control characters, which no text has."""
+    return _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n")) if isinstance(text, str) else text
+
+
+def _written(text: Any) -> Any:
+    if isinstance(text, str) and len(text.encode("utf-8", "replace")) > WRITTEN_KIB * 1024:
+        raise PydanticCustomError("text_too_large", "must be at most {most} KiB", {"most": WRITTEN_KIB})
+    return _plain(text)
+
+
+def _remark(text: Any) -> Any:
+    text = _plain(text)
+    return text if not isinstance(text, str) or len(text) <= 2000 else f"{text[:1999]}…"
+
+
+Written = Annotated[LongText, BeforeValidator(_written)]
+"""What a customer wrote, in an Observation: taken as it is up to 64 KiB, however it ends its lines."""
+Remark = Annotated[Text, BeforeValidator(_remark)]
+"""What a partner says in its own words, in an Observation: taken however it ends its lines, and as much as a fact holds."""
 Quantity = Annotated[int, Field(gt=0, le=100_000, strict=True, description="whole units")]
 Count = Annotated[int, Field(ge=0, le=10_000_000, strict=True)]
 
@@ -34,9 +63,33 @@ class Model(BaseModel, metaclass=_Kind):
 
 
 class Input(BaseModel):
-    """A frozen value from outside. Strict: a field nobody knows is an error that names it."""
+    """A frozen value from outside: what somebody wishes. Strict: a field nobody knows is an error that names it, and so is
+    a card number in any text or id."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*")
+    @classmethod
+    def _card_numbers(cls, value: Any) -> Any:
+        return card_numbers.refused(value)
+
+
+class Observation(Input):
+    """What has happened, or what a customer wrote, as somebody outside tells it: taken with card numbers masked."""
+
+    @field_validator("*")
+    @classmethod
+    def _card_numbers(cls, value: Any) -> Any:
+        return card_numbers.masked_in(value)
+
+
+class Reply(Model):
+    """What another system answers or reports in a format of its own: tolerant as a fact, and with card numbers masked."""
+
+    @field_validator("*")
+    @classmethod
+    def _card_numbers(cls, value: Any) -> Any:
+        return card_numbers.masked_in(value)
 
 
 class PolicyRef(Model):

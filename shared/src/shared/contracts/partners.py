@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from shared.contracts.base import Id, Input, Quantity, Text
+from shared.contracts.base import Id, Observation, Quantity, Remark
 from shared.contracts.returns import InspectionOutcome
 
 
-class PartnerLine(Input):
+class PartnerLine(Observation):
     line_id: Id
     quantity: Quantity
 
@@ -16,7 +16,7 @@ class PartnerLine(Input):
 Lines = Annotated[tuple[PartnerLine, ...], Field(min_length=1, max_length=500)]
 
 
-class PartnerMessage(Input):
+class PartnerMessage(Observation):
     """`occurred_at` is the warehouse's own time of the event."""
 
     occurred_at: AwareDatetime
@@ -38,7 +38,7 @@ class WarehouseGoodsExpected(PartnerMessage):
     eta: AwareDatetime | None
 
 
-class WarehouseParcel(Input):
+class WarehouseParcel(Observation):
     parcel_id: Id
     lines: Lines
 
@@ -62,7 +62,7 @@ class WarehouseRelabelled(WarehouseShipmentMessage):
     """All its parcels carry a label of the address that was asked for last."""
 
 
-class ParcelTracking(Input):
+class ParcelTracking(Observation):
     parcel_id: Id
     tracking: Id
 
@@ -80,12 +80,12 @@ class WarehouseReturnMessage(PartnerMessage):
     location: Id
 
 
-class WarehouseUnexpectedItem(Input):
+class WarehouseUnexpectedItem(Observation):
     sku: Id
     quantity: Quantity
 
 
-class ReturnedUnits(Input):
+class ReturnedUnits(Observation):
     """`sku` names the article that came, where the warehouse knows it."""
 
     line_id: Id
@@ -101,7 +101,7 @@ class WarehouseParcelReceived(WarehouseReturnMessage):
     unexpected: Annotated[tuple[WarehouseUnexpectedItem, ...], Field(max_length=100)] = ()
 
 
-class InspectedUnits(Input):
+class InspectedUnits(Observation):
     line_id: Id
     quantity: Quantity
     outcome: InspectionOutcome
@@ -144,17 +144,17 @@ ScanCode = Literal[
 ]
 
 
-class CarrierScan(Input):
+class CarrierScan(Observation):
     """POST /webhooks/carrier, signed. A scan is the same scan by (carrier, tracking, code, occurred_at)."""
 
     carrier: Id
     tracking: Id
     code: ScanCode
     occurred_at: AwareDatetime
-    detail: Text = ""
+    detail: Remark = ""
 
 
-class ReturnScan(Input):
+class ReturnScan(Observation):
     """POST /webhooks/carrier of the returns service, signed: the customer's parcel is on its way."""
 
     order_id: Id

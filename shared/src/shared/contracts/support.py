@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from shared.contracts.base import Fact, Id, Model, Name, PolicyRef, Text
+from shared.contracts.base import Fact, Id, LongText, Model, Name, PolicyRef, Text
 
 
 class SupportFact(Fact, service="support"):
@@ -63,7 +63,7 @@ class ContactReceived(SupportFact, type="contact.received"):
     direction: Direction
     topic: Id
     is_automated: bool = False
-    text: Text = ""
+    text: LongText = ""
     duplicate_of: Id | None = None
     case_id: Id | None
     clocks: Clocks | None = None
