@@ -3,7 +3,7 @@
 from decimal import Decimal
 from itertools import pairwise
 
-from babel.numbers import format_currency
+from babel.numbers import format_currency, get_currency_precision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +30,11 @@ def test_a_split_by_weights_sums_to_the_whole_and_is_off_by_less_than_one_each(t
         assert all(abs(part * whole - total * weight) < whole for part, weight in zip(parts, weights, strict=True))
 
 
-@given(st.integers(-MAX_MINOR, MAX_MINOR), st.sampled_from(sorted(known_currencies())), st.sampled_from(["en", "de"]))
+AGREED = [code for code in sorted(known_currencies()) if get_currency_precision(code) == exponent(code)]
+"""Where CLDR shows as many digits as ISO 4217 has minor units."""
+
+
+@given(st.integers(-MAX_MINOR, MAX_MINOR), st.sampled_from(AGREED), st.sampled_from(["en", "de"]))
 def test_an_amount_is_written_as_the_locale_writes_it(minor: int, currency: str, locale: str) -> None:
     major = Decimal(minor).scaleb(-exponent(currency))
     assert format_minor(minor, currency, locale) == format_currency(major, currency, locale=locale)
