@@ -91,7 +91,7 @@ class AccountIn(Input):
     """Where a bank transfer goes to: an IBAN, or the reference by which the partner who pays it knows the payee."""
 
     iban: Annotated[str, Field(max_length=50), AfterValidator(_iban)] | None = None
-    reference: Annotated[Id, NoCardNumber] | None = None
+    reference: Id | None = None
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:
