@@ -569,6 +569,37 @@ async def asked_three_times(people: People) -> str:
     return order_id
 
 
+async def left_although_held(people: People) -> str:
+    """A held parcel is handed over all the same: it is recorded as it happened, somebody must look, nothing waits behind it."""
+    kettle = f"KETTLE-{people.run}"
+    people.says("packed, and then held: somebody looks for fraud")
+    await people.stocks([(kettle, "BER", 1)], people.ago(minutes=60))
+    order = await place(people, "held", [_line("1", kettle, "Kettle", 1, 5900)], [_tender("card", "card", 5900)])
+    order_id: str = order["order_id"]
+    shipment = f"{order_id}-S1"
+    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await people.outside(f"/warehouse/shipments/{shipment}/pack", {"occurred_at": people.ago(minutes=20).isoformat()})
+    await people.sees(order_id, "packed", lambda v: units(v, "1", "packed") == 1)
+    await people.post("orders", f"/orders/{order_id}/holds", {"hold": "fraud", "detail": "two cards"}, Role.AGENT)
+    await people.sees(order_id, "held", lambda v: shipments(v)[shipment]["status"] == "held")
+    people.says("the warehouse says that it left: the unit is on its way and is paid for, whatever was planned")
+    left = {"occurred_at": people.ago(minutes=10).isoformat()}
+    await people.outside(f"/warehouse/shipments/{shipment}/hand-over", left)
+    await people.sees(
+        order_id, "in transit and captured", lambda v: units(v, "1", "in_transit") == 1 and captured(v) == 5900
+    )
+    entries = await people.timeline(order_id)
+    [recorded] = [entry for entry in entries if entry["type"] == "fulfillment.discrepancy_recorded"]
+    people.says("it stands in the supervisor's queue; what came after it was heard")
+    await _stands_in_queue(people, order_id, "contradicted_plan")
+    await people.post("orders", f"/orders/{order_id}/holds/fraud/release", {"detail": "both are his"}, Role.SUPERVISOR)
+    await people.delivers(shipment, people.ago(minutes=5))
+    await people.sees(order_id, "completed", lambda v: v["order"]["status"] == "completed")
+    assert recorded["actor"].startswith("partner:"), recorded
+    await books_agree(people, order_id, captured=5900, refunded=0)
+    return order_id
+
+
 async def refunded_after_refund_and_cancellation(people: People) -> str:
     """Part is given back and the rest cancelled: what is still owed is refunded, not the whole sum again."""
     desk = f"DESK-{people.run}"
@@ -741,6 +772,7 @@ STORIES: Final[dict[str, Story]] = {
     "declined return, exception": exception_to_policy,
     "unknown outcome": unknown_outcome,
     "asked three times": asked_three_times,
+    "left although held": left_although_held,
     "refund after refund and cancellation": refunded_after_refund_and_cancellation,
     "comes back to its sender": comes_back_to_its_sender,
     "out of order": out_of_order,
