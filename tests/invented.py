@@ -85,7 +85,7 @@ def _texts(rules: Sequence[Any]) -> st.SearchStrategy[str]:
     pattern = next((rule.pattern for rule in rules if getattr(rule, "pattern", None)), None)
     if pattern in _BY_PATTERN:
         return _BY_PATTERN[pattern]
-    if any(getattr(getattr(rule, "func", None), "__name__", "") == "_iso" for rule in rules):
+    if any(getattr(getattr(rule, "func", None), "__name__", "") in ("_known", "_active") for rule in rules):
         return st.just("EUR")
     is_filled = any(getattr(rule, "min_length", 0) for rule in rules)
     return _WORDS.filter(bool) if is_filled else _WORDS

@@ -168,7 +168,7 @@ class GiveConsentIn(Input):
 
     choice: BackorderChoice
     substitute_sku: Id | None = None
-    substitute_title: PlainName | None = None
+    substitute_title: Name | None = None
     occurred_at: OccurredAt
 
 
