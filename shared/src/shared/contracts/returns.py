@@ -499,7 +499,7 @@ class ReturnEvidenceAttached(ReturnsFact, type="return.evidence_attached"):
     evidence_id: Id
     about: Id = Field(description="the return or the claim")
     name: Name
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str = Field(description="of the content, in hexadecimal")
     media_type: Literal["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"]
     size_bytes: Count
 
