@@ -12,6 +12,7 @@ from returns.domain.decisions import (
     ExpireReturn,
     GrantException,
     RecordPurchase,
+    RecordUnits,
     RequestReturn,
 )
 from returns.domain.order import free, law
@@ -21,6 +22,7 @@ from returns.domain.units import ReverseBucket
 from shared.contracts.returns import (
     DeclaredCondition,
     ObservedLine,
+    RecordedUnits,
     Resolution,
     ReturnDeclined,
     ReturnDiscrepancyRecorded,
@@ -247,6 +249,22 @@ class TestContradictions:
         assert (codes(facts), only(facts, ReturnItemsReceived).lines[0].sku) == (["other_article"], "cup-9")
         found = only(story.then(looked_at("i1", day(6), ("mug", 1, "wrong_item"))), ReturnItemsInspected)
         assert found.lines[0].sku == "cup-9", "the inspection is of what the receipt said it is"
+
+    def test_a_substitute_that_comes_back_is_no_contradiction_and_keeps_its_article(self) -> None:
+        """A returned substitute is booked to the stock of the article that it is."""
+        story = Story()
+        sent = (RecordedUnits(line_id="mug", quantity=1, sku="cup-9"), RecordedUnits(line_id="mug", quantity=2))
+        story.then(
+            RecordPurchase(placed()),
+            shipped("shipped", day(1), mug=3),
+            RecordUnits("A1-S1", "delivered", sent, day(2)),
+            asking(day(3), mug=3),
+        )
+        came = (ObservedLine(line_id="mug", quantity=1, sku="cup-9"), ObservedLine(line_id="mug", quantity=2))
+        facts = story.then(ReceiveParcel(RMA1, "r1", "main", came, (), day(5)))
+        assert codes(facts) == []
+        found = only(story.then(looked_at("i1", day(6), ("mug", 3, "as_new"))), ReturnItemsInspected)
+        assert [(line.quantity, line.sku) for line in found.lines] == [(2, None), (1, "cup-9")]
 
     def test_a_scan_of_an_unknown_return_or_of_one_that_is_over_is_recorded_once(self) -> None:
         story = delivered()

@@ -26,6 +26,7 @@ from shared.contracts.fulfillment import (
     ShipmentReturnedToSender,
     ShipmentShipped,
     ShipmentTrackingUpdated,
+    SubstitutedUnits,
 )
 from shared.contracts.orders import OrderLinesCancelled, OrderPlaced
 from shared.contracts.partners import PartnerLine, ReturnedUnits, WarehouseItemsInspected, WarehouseParcelReceived
@@ -81,8 +82,11 @@ def moved(stage: Stage) -> Callable[[Any, Cause], Told[Command]]:
         fact: ShipmentDelivered | ShipmentLost | ShipmentFound | ShipmentReturnedToSender, cause: Cause
     ) -> Told[Command]:
         tracking = fact.scan.tracking if fact.scan else None
-        command = RecordUnits(fact.shipment_id, stage, _units(fact.lines), cause.at, tracking)
-        return Told(fact.order_id, command, cause)
+        replaced = fact.replaced if isinstance(fact, ShipmentDelivered) else ()
+        lines = _units(fact.lines, fact.substituted)
+        return Told(
+            fact.order_id, RecordUnits(fact.shipment_id, stage, lines, cause.at, tracking, replaced=replaced), cause
+        )
 
     return told
 
@@ -96,8 +100,18 @@ def scanned(fact: ShipmentTrackingUpdated, cause: Cause) -> Told[Command] | None
     )
 
 
-def _units(lines: Iterable[LineQuantity]) -> tuple[RecordedUnits, ...]:
-    return tuple(RecordedUnits(line_id=line.line_id, quantity=line.quantity) for line in lines)
+def _units(lines: Iterable[LineQuantity], substituted: Iterable[SubstitutedUnits] = ()) -> tuple[RecordedUnits, ...]:
+    """Units by the article they are: those that were substituted beside those that were not."""
+    others = {(s.line_id, s.sku): s.quantity for s in substituted}
+    found = []
+    for line in lines:
+        left = line.quantity
+        for (line_id, sku), n in others.items():
+            if line_id == line.line_id and (units := min(left, n)):
+                left -= units
+                found.append(RecordedUnits(line_id=line_id, quantity=units, sku=sku))
+        found += [RecordedUnits(line_id=line.line_id, quantity=left)] if left else []
+    return tuple(found)
 
 
 def refunded(fact: RefundCompleted, cause: Cause) -> Told[Command]:

@@ -176,6 +176,7 @@ class RecordedUnits(Model):
     line_id: Id
     quantity: Quantity
     goods_minor: Minor = Field(default=0, description="what cancelled units were worth")
+    sku: Id | None = Field(default=None, description="of units that are another article than the one ordered")
     returned: Count = Field(default=0, description="cancelled units that had left and came back to their sender")
 
 
@@ -377,7 +378,9 @@ class ReceivedLine(Model):
     line_id: Id
     quantity: Quantity = Field(description="in this parcel")
     total: Count = Field(description="received of this line in this return, with this parcel")
-    sku: Id | None = Field(default=None, description="the article that came; None: the one that was ordered")
+    sku: Id | None = Field(
+        default=None, description="the article that came, where it is named; not, where it is the one ordered"
+    )
 
 
 class ReturnItemsReceived(ReturnFact, type="return.items_received"):
@@ -399,7 +402,7 @@ class ReturnUnexpectedItemReceived(ReturnFact, type="return.unexpected_item_rece
 class InspectedLine(Model):
     line_id: Id
     quantity: Quantity
-    sku: Id | None = Field(default=None, description="the article that was inspected; None: the one that was ordered")
+    sku: Id | None = Field(default=None, description="the article, where it is named; not, where it is the one ordered")
     outcome: InspectionOutcome
     disposition: Disposition
     refund_percent: int

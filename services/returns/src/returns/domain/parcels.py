@@ -341,7 +341,7 @@ def _is_article_of(state: OrderReturns, one: Rma, line: ObservedLine) -> bool:
     exchanged = {
         e.sku for other in state.returns.values() for e in other.exchanges.values() if e.line_id == line.line_id
     }
-    return line.sku in exchanged | {state.purchase.lines[line.line_id].sku}
+    return line.sku in exchanged | state.where.articles(line.line_id) | {state.purchase.lines[line.line_id].sku}
 
 
 def _receipt(

@@ -166,6 +166,8 @@ class Parcel:
     units: dict[Stage, dict[str, int]]
     delivered_at: datetime | None = None
     replaced: dict[str, int] = field(default_factory=dict)
+    others: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Articles in it, by line, that are others than the ones ordered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,11 @@ class Whereabouts:
 
     def counted(self, line_id: str, stage: Stage) -> int:
         return sum(p.units.get(stage, {}).get(line_id, 0) for s in self.shipments.values() for p in s.parcels.values())
+
+    def articles(self, line_id: str) -> set[str]:
+        """That were sent for the line instead of the one ordered."""
+        parcels = (p for s in self.shipments.values() for p in s.parcels.values())
+        return {sku for p in parcels for sku in p.others.get(line_id, ())}
 
     def undone(self, line_id: str) -> int:
         """Once delivered or lost, and neither as is said now: returns and claims of them stand all the same."""
@@ -274,8 +281,18 @@ def _moved(parcel: Parcel | None, stage: Stage, fact: ReturnUnitsRecorded) -> Pa
         stage=stage,
         units={at: left for at, lines in units.items() if (left := {k: n for k, n in lines.items() if n})},
         delivered_at=fact.at if stage == "delivered" else parcel.delivered_at if parcel else None,
+        others=_others(parcel.others if parcel else {}, fact),
         replaced={line.line_id: line.quantity for line in fact.replaced} or (parcel.replaced if parcel else {}),
     )
+
+
+def _others(known: Mapping[str, tuple[str, ...]], fact: ReturnUnitsRecorded) -> dict[str, tuple[str, ...]]:
+    others = dict(known)
+    for line in fact.lines:
+        skus = others.get(line.line_id, ())
+        if line.sku is not None and line.sku not in skus:
+            others[line.line_id] = (*skus, line.sku)
+    return others
 
 
 def is_known(where: Whereabouts, stage: Stage, source_id: str, tracking: str | None) -> bool:
