@@ -287,6 +287,8 @@ def test_what_stood_still_has_an_owner_and_a_date_is_escalated_and_ends(
         t.tell(fact)
     [step] = [step for step in seen(t).next_steps if step.rule is rule]
     assert step.owner is owner and step.due_at >= START
+    is_ahead = step.due_at > START + timedelta(hours=1)
+    assert step.urgent == (owner is Owner.SUPPORT and not is_ahead), "what has days to go is not to be done now"
     [escalation] = raised(t, rule)
     assert escalation.due_at == step.due_at
     for fact in ends:

@@ -24,6 +24,17 @@ class Step(Model):
     urgent: bool = Field(default=False, description="somebody of ours has to do it, and at once")
 
 
+DATED: Final = frozenset(
+    {
+        RuleName.REFUND_LATE,
+        RuleName.DECISION_LATE,
+        RuleName.RECOVERY_LATE,
+        RuleName.FIRST_RESPONSE_LATE,
+        RuleName.NEXT_RESPONSE_LATE,
+        RuleName.RESOLUTION_LATE,
+    }
+)
+"""Rules that go by a date that somebody was given, which may be days ahead."""
 _LAST: Final = len(Owner)
 _PLACES: Final = {Owner.SUPPORT: 0, Owner.SYSTEM: _LAST}
 
@@ -33,7 +44,7 @@ def next_steps(s: Sections, policy: EscalationPolicy) -> Iterator[Step]:
     steps: dict[tuple[str, str], Step] = {}
     for one in open_obligations(s, policy):
         due = late_at(one, policy)
-        is_urgent = one.owner is Owner.SUPPORT and due <= one.since
+        is_urgent = one.owner is Owner.SUPPORT and due <= one.since and one.rule not in DATED
         step = Step(text=one.step(s.words), owner=one.owner, due_at=due, rule=one.rule, link=one.link, urgent=is_urgent)
         same = steps.setdefault((step.link, step.text), step)
         if step.due_at < same.due_at:
