@@ -3,7 +3,9 @@ lost stops the process."""
 
 import asyncio
 import json
+import os
 import signal
+import sys
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from aiokafka.admin.records_to_delete import RecordsToDelete
 
 from shared.parking import Record, waiting
 from shared.runtime import FAILED
-from tests.integration.delivery import Bench, keys_by_partition, once, run, until
+from tests.databases import AUTH_KEY
+from tests.integration.delivery import ROOT, Bench, keys_by_partition, once, run, until
 from tests.integration.tally import add, raw, record
 from tests.proxy import Proxy
 
@@ -367,3 +370,43 @@ async def test_where_the_topics_end_is_not_known_before_a_slow_broker_has_let_th
             return await consumer.ends() is not None
 
         await until(are_known)
+
+
+@pytest.mark.parametrize("can_start", [True, False], ids=["one that runs", "one that cannot start"])
+async def test_every_line_of_a_services_log_is_json(bench: Bench, tmp_path: Path, can_start: bool) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process = await asyncio.create_subprocess_exec(
+            *(
+                sys.executable,
+                "-m",
+                "uvicorn",
+                "--factory",
+                "tests.integration.counting:from_environment",
+                "--port",
+                "0",
+            ),
+            cwd=ROOT,
+            env=os.environ
+            | {"TALLY_NAME": bench.group, "TALLY_READS": bench.topic, "OMS_LOG_LEVEL": "debug"}
+            | {"OMS_DATABASE_URL": bench.dsn, "OMS_KAFKA": bench.backends.kafka}
+            | {"OMS_AUTH_KEY": AUTH_KEY if can_start else "short"},
+            stdout=out,
+            stderr=out,
+        )
+    try:
+        if can_start:
+            await bench.produce(("o1", 1), ("o1", -1))
+            await bench.counts({"o1": 1})
+            process.terminate()
+        async with asyncio.timeout(60):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    lines = log.read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line)["event"] for line in lines]
+    assert any("Started server process" in event for event in events)
+    assert ("service.stopped" in events) is can_start
+    assert "\x1b" not in log.read_text(encoding="utf-8")

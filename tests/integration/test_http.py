@@ -291,6 +291,40 @@ async def test_while_the_database_is_away_a_write_is_told_to_try_again_and_the_s
     assert (await post(client, 1)).json() == {"total": 1}
 
 
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "ALTER DATABASE {name} SET default_transaction_read_only = on",
+        """CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE disk_full USING MESSAGE = 'could not extend file: No space left on device'; END $$;
+        CREATE TRIGGER no_room BEFORE INSERT ON write_check EXECUTE FUNCTION no_room()""",
+    ],
+    ids=["read only", "disk full"],
+)
+async def test_a_service_whose_database_takes_no_writes_is_not_ready(
+    client: httpx.AsyncClient, dsn: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.runtime.WRITES_EVERY_SECONDS", 0.0)
+    for _ in range(2):
+        assert (await client.get("/readyz")).status_code == 200
+    assert await count(dsn, "write_check") == 0
+    db = await asyncpg.connect(dsn)
+    try:
+        name = await db.fetchval("SELECT current_database()")
+        await db.execute(fault.format(name=name))
+        await db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1 AND pid <> pg_backend_pid()",
+            name,
+        ) if "ALTER" in fault else None
+    finally:
+        await db.close()
+    ready = await client.get("/readyz")
+    if "does not answer" in str(ready.json()["reasons"]):  # by a connection that was ended
+        ready = await client.get("/readyz")
+    assert ready.status_code == 503
+    assert ready.json()["reasons"][0].startswith("the database takes no writes: ")
+
+
 def signature(body: bytes, id: str = "msg_1", at: datetime | None = None, secret: str = SECRET) -> dict[str, str]:
     at = at or datetime.now(timezone.utc)
     return {

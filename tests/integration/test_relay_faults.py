@@ -222,3 +222,22 @@ async def test_a_broker_that_goes_silent_is_left_and_found_again(bench: Bench, m
         await bench.commit(add("a", 2))
         await until(bench.is_published, 60)
         assert await bench.sequences() == {"a": [1, 2]}
+
+
+async def test_a_fact_of_a_newer_image_is_published_after_a_rollback_as_it_was_written(bench: Bench) -> None:
+    await bench.commit(add("o1", 1), add("o2", 1))
+    newer = (
+        "SELECT 'order.exploded' AS type, 3 AS schema_version, 'o1' AS subject, 2 AS sequence, gen_random_uuid() AS id"
+    )
+    await bench.pool.execute(
+        f"""WITH newer AS ({newer}), told AS (
+            INSERT INTO events (id, subject, sequence, type, schema_version, data, occurred_at, actor, reason,
+                correlation_id, chain)
+            SELECT id, subject, sequence, type, schema_version, '{{}}', now(), 'a', 'b', 'c', '' FROM newer)
+        INSERT INTO outbox (event_id) SELECT id FROM newer"""
+    )
+    async with AsyncExitStack() as stack:
+        await run(stack, bench.relay())
+        await until(bench.is_published)
+    schemas = {dict(each.headers)["ce_dataschema"] for each in await bench.read()}
+    assert schemas == {b"urn:order-workflows:order.hold_placed:1", b"urn:order-workflows:order.exploded:3"}

@@ -24,7 +24,7 @@ from sandbox.settings import Settings
 from sandbox.streams import Streams
 from sandbox.warehouse import Warehouse
 from shared.http import PROBLEMS, BodyLimit, install_problems, problem
-from shared.logs import configure
+from shared.logs import configure, configure_under_server
 from shared.runtime import Readiness
 from shared.settings import brokers_in
 
@@ -102,6 +102,7 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+configure_under_server("sandbox")
 app = FastAPIOffline(
     title="Order Workflows: sandbox",
     description=processor.DESCRIPTION,

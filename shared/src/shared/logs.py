@@ -17,6 +17,17 @@ def _flatten(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping
     return event
 
 
+LIBRARIES = ("aiokafka", "faststream", "uvicorn", "uvicorn.access", "uvicorn.error", "httpx")
+"""Loggers that have handlers of their own, some of them with colours."""
+
+
+def configure_under_server(service: str) -> None:
+    """When the application is imported by its server, which by then has set up handlers of its own: what it says before
+    the application starts, or of an application that cannot start, is JSON too."""
+    if logging.getLogger("uvicorn").handlers:
+        configure(service, "info")
+
+
 def configure(service: str, level: str) -> None:
     """Route structlog and the standard library's loggers through one JSON renderer on standard output."""
     chain: list[Any] = [
@@ -44,9 +55,10 @@ def configure(service: str, level: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for noisy in ("aiokafka", "uvicorn", "uvicorn.error", "httpx"):
-        logging.getLogger(noisy).handlers.clear()
-        logging.getLogger(noisy).propagate = True
+    logging.captureWarnings(True)
+    for library in LIBRARIES:
+        logging.getLogger(library).handlers.clear()
+        logging.getLogger(library).propagate = True
     for chatty in ("aiokafka", "httpx", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.contextvars.bind_contextvars(service=service)

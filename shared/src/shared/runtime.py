@@ -14,6 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import asyncpg
 import httpx
 import structlog
 from aiokafka.errors import KafkaError
@@ -31,13 +32,14 @@ from shared.auth import Tokens
 from shared.consumer import CaughtUp, Consumer, Route, Router, Take
 from shared.database import OUTAGES, Pool, connect
 from shared.http import PROBLEMS, BodyLimit, Desk, Requests, check_parameters, document_problems, install_problems
-from shared.logs import configure
+from shared.locks import LOCK_TIMEOUT
+from shared.logs import configure, configure_under_server
 from shared.metrics import Gauge
 from shared.operations import LOCKED
 from shared.relay import Relay, stopped_within
 from shared.retention import Retention
 from shared.settings import Settings
-from shared.shell import Flow, spare_collector
+from shared.shell import Db, Flow, spare_collector
 from shared.timers import Fire, Timers
 
 if TYPE_CHECKING:
@@ -51,6 +53,10 @@ Worker: TypeAlias = Callable[["Running", asyncio.Event], Awaitable[None]]
 OUTAGE_SHOWS_AFTER = 10.0
 """Seconds a relay or consumer may fail before the service says that it is not ready."""
 WATCH_SECONDS = 5.0
+WRITES_EVERY_SECONDS = 10.0
+# A new file, since an old one may have room where the disk has none. Rolled back.
+WRITE = "TRUNCATE write_check; INSERT INTO write_check VALUES (repeat('x', 2000))"
+NO_WRITES = (asyncpg.DiskFullError, asyncpg.ReadOnlySQLTransactionError, asyncpg.PostgresIOError)
 PARTS_STOP_WITHIN = 40.0
 POOL_CLOSES_WITHIN = 5.0
 """Seconds of a graceful stop: whoever kills a process waits for longer than both."""
@@ -70,12 +76,34 @@ class Running:
         self.relay = Relay(settings, tells, tracing=tracing) if tells is not None else None
         self.consumers: list[Consumer] = []
         self.desk = Desk(pool, self.woken)
+        self.writes = Writes()
         self.has_failed = False
 
     def woken(self) -> None:
         """Facts were committed: let the relay publish them now."""
         if self.relay is not None:
             self.relay.wake()
+
+
+class Writes:
+    """Whether the database takes writes: it may answer every question and have no room, or be a copy."""
+
+    def __init__(self) -> None:
+        self._checked_at = -WRITES_EVERY_SECONDS
+
+    async def check(self, db: Db) -> None:
+        """Raises what a write raises; once in a while, since each lays a file on the disk and takes it away again."""
+        if time.monotonic() - self._checked_at < WRITES_EVERY_SECONDS:
+            return
+        transaction = db.transaction()
+        await transaction.start()
+        try:
+            await db.execute(WRITE)
+        except LOCK_TIMEOUT:
+            pass  # another replica checks just now
+        finally:
+            await transaction.rollback()
+        self._checked_at = time.monotonic()
 
 
 class Readiness(BaseModel):
@@ -95,8 +123,10 @@ async def readiness(running: Running) -> Readiness:
                 reasons.append("the database is not migrated")
             else:
                 locked += [row[0] for row in await db.fetch(LOCKED)]
+                await running.writes.check(db)
     except OUTAGES as error:
-        reasons.append(f"the database does not answer: {error!r}")
+        what = "takes no writes" if isinstance(error, NO_WRITES) else "does not answer"
+        reasons.append(f"the database {what}: {error!r}")
     now = time.monotonic()
     for consumer in running.consumers:
         if not consumer.progress.is_assigned:
@@ -202,6 +232,7 @@ def build(
                 request_timeout_ms=15_000,
                 metadata_max_age_ms=10_000,
                 log_level=logging.DEBUG,
+                logger=logging.getLogger("broker"),  # its own writes coloured lines
                 middlewares=[KafkaPrometheusMiddleware(registry=registry, app_name=name)],
                 allow_auto_create_topics=False,
                 apply_types=False,  # to inject one argument takes half a millisecond of CPU time a batch
@@ -248,6 +279,7 @@ def build(
                     # The server would end by the signal, as if somebody had asked it to.
                     os._exit(FAILED)
 
+    configure_under_server(name)
     app = FastAPIOffline(
         title=f"Order Workflows: {name}",
         version=version("shared"),

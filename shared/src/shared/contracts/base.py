@@ -166,9 +166,12 @@ def facts_of(service: str) -> Iterator[type[Fact]]:
     return (fact for fact in FACTS.values() if fact.service == service)
 
 
+SCHEMAS = "urn:order-workflows:"
+
+
 def schema_id(fact: type[Fact]) -> str:
     """The name of a fact's schema, which carries its version: `urn:order-workflows:order.placed:1`."""
-    return f"urn:order-workflows:{fact.type}:{fact.schema_version}"
+    return f"{SCHEMAS}{fact.type}:{fact.schema_version}"
 
 
 class Bucket(StrEnum):

@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from shared.logs import configure
 from shared.settings import Settings
 
 log = structlog.get_logger()
@@ -86,7 +87,9 @@ def supported_by(scripts: ScriptDirectory) -> list[str]:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m shared.migrations <package>")
+    configure(sys.argv[1], "info")
     try:
         migrate(sys.argv[1], Settings().database_url.get_secret_value())
     except SchemaTooNew as error:
-        sys.exit(str(error))
+        log.critical("schema.too_new", error=str(error))
+        sys.exit(1)
