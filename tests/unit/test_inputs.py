@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from importlib import import_module
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 import httpx
@@ -190,6 +190,7 @@ async def asked(app: FastAPI, method: str, path: str, **headers: str) -> Any:
         labels = ["service", "method", "route", "status"]
         app.state.request_seconds = Histogram("seconds", "of requests", labels, registry=CollectorRegistry())
         app.state.tracing = None
+        app.state.settings = SimpleNamespace(evidence_bytes=1000)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         answer = await client.request(method, path, headers=headers)
     assert answer.status_code == 422
