@@ -968,3 +968,14 @@ def test_what_is_held_and_not_paid_is_told_until_it_is_settled(how: str) -> None
     [queued] = story.heard(settled)
     assert (queued.kind, story.mail().title) == ("recovery_settled", "€19.99 of your order o1 is settled")
     assert ("was charged" in flat(story)) is (how == "charged")
+
+
+def test_a_mail_names_both_articles_where_another_one_ships() -> None:
+    story = Story()
+    other = f.SubstitutedUnits(line_id="1", quantity=1, sku="MUG-BLUE", title="Blue mug")
+    left = shipped(1, 1, ("1", 3)).model_copy(update={"substituted": (other,)})
+    story.heard(placed(), left)
+    assert "In it:\n  2 x Mug\n  1 x Blue mug: instead of Mug\n" in story.mail().text
+    arrived = scanned(f.ShipmentDelivered, ("1", 3)).model_copy(update={"substituted": (other,)})
+    story.heard(arrived)
+    assert "1 x Blue mug: instead of Mug" in story.mail().text

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from notifications.domain.messages import Notification, OrderNotifications, Status
 from shared.contracts.base import PREPAID, LineQuantity, TenderKind
+from shared.contracts.fulfillment import SubstitutedUnits
 from shared.contracts.notifications import (
     AddressMatter,
     BackorderMatter,
@@ -216,8 +217,20 @@ class _Writer:
     def item(self, quantity: int, line_id: str, note: str = "") -> dict[str, Any]:
         return {"quantity": quantity, "title": self.state.title(line_id), "note": note}
 
-    def items(self, lines: tuple[LineQuantity, ...]) -> list[dict[str, Any]]:
-        return [self.item(u.quantity, u.line_id) for u in lines]
+    def items(
+        self, lines: tuple[LineQuantity, ...], substituted: tuple[SubstitutedUnits, ...] = ()
+    ) -> list[dict[str, Any]]:
+        """Each article by its own title; one that goes instead of another names both."""
+        found = []
+        for u in lines:
+            others = [other for other in substituted if other.line_id == u.line_id]
+            as_ordered = u.quantity - sum(other.quantity for other in others)
+            if as_ordered > 0:
+                found.append(self.item(as_ordered, u.line_id))
+        for other in substituted:
+            instead = f"instead of {self.state.title(other.line_id)}"
+            found.append({"quantity": other.quantity, "title": other.title or other.sku, "note": instead})
+        return found
 
     def remaining(self) -> list[dict[str, Any]]:
         """What the message states is still to come: why and when, for each part of a line."""
@@ -400,7 +413,7 @@ def _shipment(writer: _Writer, matter: ShipmentMatter) -> tuple[_Subject, dict[s
         "of": matter.of,
         "carrier": matter.carrier,
         "tracking": matter.tracking,
-        "items": writer.items(matter.lines),
+        "items": writer.items(matter.lines, matter.substituted),
         "remaining": writer.remaining(),
         "waits": writer.waits(),
         "cancelled": [
@@ -442,7 +455,11 @@ def _backorder(writer: _Writer, matter: BackorderMatter) -> tuple[_Subject, dict
 
 
 def _parcel(writer: _Writer, matter: ParcelMatter) -> tuple[_Subject, dict[str, Any]]:
-    words = {"what": matter.what, "items": writer.items(matter.lines), "tracking": matter.tracking or ""}
+    words = {
+        "what": matter.what,
+        "items": writer.items(matter.lines, matter.substituted),
+        "tracking": matter.tracking or "",
+    }
     which = "The parcel" if matter.tracking is None else "Parcel {tracking}"
     values = {"tracking": matter.tracking or "", "order": writer.state.order_id}
     return _Subject(f"{which} of your order {{order}} {_PARCELS[matter.what]}", values), words

@@ -544,6 +544,18 @@ async def act(client: httpx.AsyncClient, services: Mapping[str, str], action: Ac
     return Told(answer.status_code, f"{action.service} refused: {_words(answer)}", form)
 
 
+async def evidence_file(
+    client: httpx.AsyncClient, services: Mapping[str, str], order_id: str, evidence_id: str, token: str
+) -> httpx.Response | None:
+    """A file that the returns service has, as who is signed in may see it; None where it does not answer."""
+    path = f"/orders/{quote(order_id, safe='')}/evidence/{quote(evidence_id, safe='')}"
+    try:
+        return await client.get(services["returns"] + path, headers={"Authorization": f"Bearer {token}"})
+    except httpx.HTTPError as error:
+        log.warning("evidence.unanswered", order_id=order_id, error=repr(error))
+        return None
+
+
 def _words(answer: httpx.Response) -> str:
     """A problem's own words (RFC 9457), with what is allowed instead, where it says so."""
     try:

@@ -31,6 +31,7 @@ from support_view.actions import (
     Told,
     act,
     attended,
+    evidence_file,
     of_cases,
     offered,
 )
@@ -428,6 +429,27 @@ async def order_fact(request: Request, order_id: str, fact_id: str) -> Response:
         return away(caller)
     raw = json.dumps(fact.data, indent=2, ensure_ascii=False)
     return page("fact.html", caller=caller, order_id=order_id, fact=fact, raw=raw)
+
+
+FILE_HEADERS: Final = ("Content-Type", "Content-Disposition", "X-Content-Type-Options", "Cache-Control", "ETag")
+
+
+@router.get("/orders/{order_id}/evidence/{evidence_id}")
+async def order_evidence(request: Request, order_id: str, evidence_id: str) -> Response:
+    """A file of evidence, asked of the returns service as who is signed in; a browser runs nothing of it."""
+    caller = await visitor(request)
+    if caller is None:
+        return to_sign_in(request)
+    services = request.app.state.services
+    if not ORDER_ID.fullmatch(order_id) or not ORDER_ID.fullmatch(evidence_id) or "returns" not in services:
+        return no_order(caller, "There is no such file")
+    found = await evidence_file(request.app.state.client, services, order_id, evidence_id, request.cookies[SESSION])
+    if found is None:
+        return away(caller)
+    if not found.is_success:
+        return no_order(caller, "There is no such file that you may see")
+    headers = {name: found.headers[name] for name in FILE_HEADERS if name in found.headers}
+    return Response(found.content, headers=headers | {"Content-Security-Policy": "default-src 'none'; sandbox"})
 
 
 @router.get("/embed/{order_id}")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.contracts.base import Count, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, TenderKind, Text
+from shared.contracts.fulfillment import SubstitutedUnits
 from shared.contracts.orders import Address, BackorderChoice, Hold
 from shared.contracts.payments import RefundChannel
 from shared.contracts.returns import InspectionOutcome, Resolution
@@ -76,6 +77,7 @@ class ShipmentMatter(Model):
     carrier: Id
     tracking: tuple[Id, ...]
     lines: tuple[LineQuantity, ...]
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class HoldMatter(Model):
@@ -146,6 +148,7 @@ class ParcelMatter(Model):
     ]
     tracking: Id | None = None
     lines: tuple[LineQuantity, ...] = ()
+    substituted: tuple[SubstitutedUnits, ...] = ()
 
 
 class CancellationMatter(Model):

@@ -418,7 +418,8 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
             return telling
         case ParcelMatter() as before, ParcelMatter() as now if before.shipment_id == now.shipment_id:
             if before.what == now.what == "delivered":
-                matter = now.model_copy(update={"lines": (*before.lines, *now.lines)})
+                both = {"lines": (*before.lines, *now.lines), "substituted": (*before.substituted, *now.substituted)}
+                matter = now.model_copy(update=both)
             elif before.tracking == now.tracking:
                 matter = now
             else:
@@ -579,6 +580,7 @@ def _shipment(shipped: fulfillment.ShipmentShipped) -> ShipmentMatter:
         carrier=shipped.carrier,
         tracking=tuple(parcel.tracking for parcel in shipped.parcels if parcel.tracking is not None),
         lines=shipped.lines,
+        substituted=shipped.substituted,
     )
 
 
@@ -637,7 +639,13 @@ def _of_parcel(state: OrderNotifications, fact: fulfillment.ScanFact) -> tuple[N
     if what not in ("delivered", "lost", "found") and known and known[-1].what == what:
         return None
     matter = ParcelMatter.model_validate(
-        {"shipment_id": fact.shipment_id, "what": what, "tracking": tracking, "lines": lines}
+        {
+            "shipment_id": fact.shipment_id,
+            "what": what,
+            "tracking": tracking,
+            "lines": lines,
+            "substituted": getattr(fact, "substituted", ()),
+        }
     )
     return (_KIND.DELIVERY if what == "delivered" else _KIND.DELAY), matter
 

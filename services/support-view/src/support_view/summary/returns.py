@@ -43,6 +43,7 @@ class ReturnState(Model):
     resolved_at: datetime | None
     cycle_seconds: float | None = Field(description="resolved less requested; None while it is open")
     is_open: bool
+    files: tuple["FileState", ...] = Field(description="evidence that was uploaded")
 
 
 def return_states(s: Sections) -> Iterator[ReturnState]:
@@ -79,6 +80,7 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             resolved_at=until,
             cycle_seconds=(until - since).total_seconds() if until and since else None,
             is_open=told.is_open,
+            files=tuple(files(s, id)),
         )
 
 
@@ -122,11 +124,28 @@ def decision(told: Return) -> str:
     return "declined by policy" if told.status == ReturnStatus.DECLINED else ""
 
 
+class FileState(Model):
+    """A file of evidence; the page asks the returns service for its content."""
+
+    evidence_id: str
+    name: str
+    media_type: str
+    size_bytes: int
+
+
+def files(s: Sections, about: str) -> Iterator[FileState]:
+    """What the customer gave to show a return's or a claim's reason."""
+    for id, file in s.returns.files.items():
+        if file.about == about:
+            yield FileState(evidence_id=id, name=file.name, media_type=file.media_type, size_bytes=file.size_bytes)
+
+
 class ClaimState(Model):
     claim_id: str
     text: str
     outcome: str = Field(description="refunded, replaced or rejected; empty while it is open")
     evidence: tuple[str, ...] = Field(description="names of what the customer gave to show it")
+    files: tuple[FileState, ...] = Field(description="what of it was uploaded")
 
 
 class RecoveryState(Model):
@@ -156,4 +175,5 @@ def claims(s: Sections) -> Iterator[ClaimState]:
     for id, claim in s.returns.claims.items():
         due = f", {s.words.money(claim.due_minor)} due" if claim.due_minor else ""
         text = f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}{due}"
-        yield ClaimState(claim_id=id, text=text, outcome=claim.outcome, evidence=claim.evidence)
+        uploaded = tuple(files(s, id))
+        yield ClaimState(claim_id=id, text=text, outcome=claim.outcome, evidence=claim.evidence, files=uploaded)
