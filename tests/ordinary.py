@@ -170,7 +170,11 @@ class Day:
     # The day.
 
     def live(self) -> None:
-        """From the first order to the last look."""
+        """Lives the day, from the first order to the last look; once."""
+        with self.client:
+            self._live()
+
+    def _live(self) -> None:
         pids = {name: service.process.pid for name, service in self.endpoints.services.items() if service.process}
         goods, skus = random.Random(self.seed), [f"DAY-{self.run}-{n}" for n in range(9)]
         for sku in skus:

@@ -134,6 +134,8 @@ async def test_topics_are_made_once_with_six_partitions() -> None:
     assert not any(topic.is_new for topic in again)
 
 
+PLUMBING_ALONE = Path(__file__).parent / "plumbing" / "migrations" / "0001_first.py"
+
 TOY = """
     import os
     from fastapi import FastAPI
@@ -154,6 +156,7 @@ async def test_the_system_comes_back_from_kills_and_leaves_nothing(
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
         (tmp_path / package / "migrations").mkdir()
+        (tmp_path / package / "migrations" / "0001_first.py").write_text(PLUMBING_ALONE.read_text())
         (tmp_path / package / "app.py").write_text(textwrap.dedent(TOY))
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     toys = (

@@ -444,6 +444,7 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
         wanted = {id: units for id, units in there.items() if units}
         if not wanted:
             return recorded
+    settled_meanwhile: dict[str, int] = {}
     for line_id, units in wanted.items():
         line = state.lines.get(line_id)
         if line is None:
@@ -455,8 +456,15 @@ def _replace(state: OrderFulfillment, command: Replace, stock: Stock) -> list[Fa
                 units, sent = units - gone, sent - gone
                 if gone:
                     moved.append(CancelledUnits(line_id=line_id, quantity=gone, was=bucket))
-        if units > max(0, sent - replaced_on_top(state, line_id)):
-            raise Invalid("lines.quantity", f"more than was sent and not replaced yet of line {line_id}")
+        if (excess := units - max(0, sent - replaced_on_top(state, line_id))) > 0:
+            settled_meanwhile[line_id] = excess
+    if settled_meanwhile:
+        # They came back or were sent again while returns promised this: a person sees to it, and nothing is sent twice.
+        recorded += _settled_before(state, command.replacement_id, settled_meanwhile)
+        left = {line_id: units - settled_meanwhile.get(line_id, 0) for line_id, units in wanted.items()}
+        wanted = {line_id: units for line_id, units in left.items() if units}
+        if not wanted:
+            return recorded
     created = ReplacementCreated(
         order_id=state.order_id,
         replacement_id=command.replacement_id,
