@@ -33,9 +33,12 @@ RETURNS: Final = """
 WITH told AS NOT MATERIALIZED (
     SELECT *, data ->> 'return_id' AS thing FROM journal WHERE service = 'returns' AND data ->> 'return_id' IS NOT NULL
 ), requested AS (
-    SELECT DISTINCT ON (subject, thing) subject, thing, sequence, (data ->> 'requested_at')::timestamptz AS at,
-        ARRAY(SELECT DISTINCT line ->> 'reason' FROM jsonb_array_elements(data -> 'lines') AS line) AS reasons
-    FROM told WHERE type = 'return.requested' ORDER BY subject, thing, sequence DESC
+    -- Goods that came unannounced are a return of what is not wanted, from when the last of them came.
+    SELECT DISTINCT ON (subject, thing) subject, thing, sequence,
+        coalesce((data ->> 'requested_at')::timestamptz, occurred_at) AS at,
+        ARRAY(SELECT DISTINCT coalesce(line ->> 'reason', 'unwanted')
+            FROM jsonb_array_elements(data -> 'lines') AS line) AS reasons
+    FROM told WHERE type IN ('return.requested', 'return.received_unannounced') ORDER BY subject, thing, sequence DESC
 ), ruled AS (
     SELECT DISTINCT ON (subject, thing) subject, thing,
         concat(data -> 'policy' ->> 'policy_id', ' v', data -> 'policy' ->> 'version') AS policy
@@ -44,7 +47,8 @@ WITH told AS NOT MATERIALIZED (
 ), opened AS (
     -- What opens a return again, or takes it on: after it, it is not over.
     SELECT subject, thing, max(sequence) AS sequence FROM told
-    WHERE type IN ('return.requested', 'return.sent_to_review', 'return.approved', 'return.exception_granted',
+    WHERE type IN ('return.requested', 'return.received_unannounced', 'return.sent_to_review', 'return.approved',
+        'return.exception_granted',
         'return.items_received', 'return.items_inspected', 'return.inspection_revised', 'return.reopened')
     GROUP BY subject, thing
 ), done AS (
