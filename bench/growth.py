@@ -17,8 +17,8 @@ TITLE: Final = "cost per command as history grows"
 # An order is copied where it is, in the database, with its journal and claims.
 GROW: Final = (
     """
-INSERT INTO states (key, state, sequence, chain)
-SELECT 'h-' || n, replace(state::text, 'b-0', 'h-' || n)::json, sequence, chain
+INSERT INTO states (key, state, sequence, chain, shape, shaped_at)
+SELECT 'h-' || n, replace(state::text, 'b-0', 'h-' || n)::json, sequence, chain, shape, shaped_at
 FROM generate_series(1, {orders}) AS n, states WHERE key = 'b-0'""",
     """
 INSERT INTO events (id, subject, sequence, type, schema_version, data, occurred_at, actor, reason, correlation_id,

@@ -54,7 +54,7 @@ async def test_after_a_rollback_the_older_image_starts_on_the_newer_schema_and_l
 ) -> None:
     dsn = await new_database(OLDER)
     newest = await migrated(newer(tmp_path, monkeypatch, "tally_next"), dsn)
-    assert newest == ["0002", "plumbing_0003"]
+    assert newest == ["0002", "plumbing_0004"]
     with capture_logs() as said:
         assert await migrated(OLDER, dsn) == newest
     assert [each["event"] for each in said] == ["schema.newer"]

@@ -9,7 +9,7 @@ from uuid import UUID
 from asyncpg.pgproto.pgproto import UUID as DriversUUID
 from uuid_utils import uuid7
 
-from shared.contracts.base import Fact, PolicyRef
+from shared.contracts.base import FACTS, Fact, PolicyRef
 from shared.envelope import Cause
 from shared.machine import Invalid
 
@@ -104,6 +104,21 @@ def entries(facts: Sequence[Fact], subject: str, sequence: int, before: bytes, c
         before = link(before, *said)
         added.append(Entry(*said, before))
     return added
+
+
+READ: Final = "SELECT subject, type, data FROM events WHERE subject = ANY($1::text[]) ORDER BY subject, sequence"
+
+
+async def read(db: "Db", subjects: Sequence[str]) -> dict[str, list[Fact]]:
+    """The facts of each subject in order. A subject with a fact of a type that this image does not know is left out."""
+    facts: dict[str, list[Fact]] = {}
+    unknown: set[str] = set()
+    for subject, type, data in await db.fetch(READ, subjects):
+        if (model := FACTS.get(type)) is None:
+            unknown.add(subject)
+        else:
+            facts.setdefault(subject, []).append(model.model_validate_json(data))
+    return {subject: of for subject, of in facts.items() if subject not in unknown}
 
 
 async def append(db: "Db", entries: Sequence[Entry]) -> None:

@@ -36,6 +36,7 @@ from shared.locks import LOCK_TIMEOUT
 from shared.logs import configure, configure_under_server
 from shared.metrics import Gauge
 from shared.operations import LOCKED
+from shared.refold import Refold
 from shared.relay import Relay, stopped_within
 from shared.retention import Retention
 from shared.settings import Settings
@@ -246,6 +247,8 @@ def build(
         if running.relay is not None:
             parts.append(("relay", running.relay.run(stop)))
         parts.append(("retention", Retention(pool, name, chosen, registry).run(stop)))
+        if flows:
+            parts.append(("refold", Refold(pool, flows).run(stop)))
         if timers:
             caught_up = CaughtUp(running.consumers[0]) if timers_wait else None
             parts.append(("timers", Timers(pool, name, timers, running.woken, caught_up).run(stop)))

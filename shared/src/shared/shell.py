@@ -6,15 +6,18 @@ states, save, append. A refused message takes nothing with it: its claim is give
 
 import asyncio
 import gc
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
+from hashlib import sha256
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import asyncpg
+import structlog
 from pydantic import TypeAdapter
 
 from shared import journal
@@ -22,6 +25,8 @@ from shared.contracts.base import Fact
 from shared.database import array, transposed
 from shared.envelope import Cause, Undecodable
 from shared.machine import Invalid, NotAllowed
+
+log = structlog.get_logger()
 
 S = TypeVar("S")
 C = TypeVar("C")
@@ -50,6 +55,8 @@ class Held(Generic[S]):
     sequence: int
     chain: bytes
     is_new: bool
+    is_outdated: bool = False
+    """Its row was written with another shape of state, by an older or newer image: deadlines may be missing beside it."""
     facts: list[Fact] = field(default_factory=list)
     causes: list[Cause] = field(default_factory=list)
     """Of each of the facts."""
@@ -160,6 +167,12 @@ class Flow(Generic[S, C, X]):
     laws: Callable[[S], Sequence[str]] = _no_laws
     prefix: str = ""
     remembered: "Remembered[S]" = field(default_factory=lambda: Remembered(), compare=False)
+    shape: str = field(init=False, compare=False)
+    """Identifies the fields that the state has and their defaults: rows of another shape are folded anew."""
+
+    def __post_init__(self) -> None:
+        schema = self.state.json_schema(mode="serialization")
+        object.__setattr__(self, "shape", sha256(json.dumps(_without_prose(schema)).encode()).hexdigest()[:16])
 
     def fold(self, key: str, facts: Sequence[Fact]) -> S:
         """The state that a journal gives."""
@@ -169,10 +182,22 @@ class Flow(Generic[S, C, X]):
         return state
 
 
+def _without_prose(schema: Any) -> Any:
+    """The JSON schema without titles and descriptions, which may change while the fields do not."""
+    if isinstance(schema, dict):
+        return {
+            name: _without_prose(part)
+            for name, part in sorted(schema.items())
+            if not (name in ("title", "description") and isinstance(part, str))
+        }
+    return [_without_prose(part) for part in schema] if isinstance(schema, list) else schema
+
+
 UNCLAIM = "DELETE FROM inbox WHERE id = ANY($1::uuid[])"
 # The document is not sent where the state at this very chain is remembered here.
 READ = """
-SELECT key, CASE WHEN states.chain IS DISTINCT FROM known.chain THEN state END AS state, sequence, states.chain
+SELECT key, CASE WHEN states.chain IS DISTINCT FROM known.chain THEN state END AS state, sequence, states.chain,
+    CASE WHEN shaped_at = sequence THEN shape END AS shape
 FROM unnest($1::text[], $2::bytea[]) AS known (key, chain) JOIN states USING (key)"""
 LOAD = f"{READ} ORDER BY key FOR UPDATE OF states"
 # Returns the ids that had been claimed before, most often none, and the states. A first command needs its lock too: the row
@@ -184,15 +209,16 @@ made AS (
     ON CONFLICT DO NOTHING RETURNING key),
 locked AS (
     {load})
-SELECT id, NULL::text AS key, NULL::json AS state, NULL::bigint AS sequence, NULL::bytea AS chain
+SELECT id, NULL::text AS key, NULL::json AS state, NULL::bigint AS sequence, NULL::bytea AS chain, NULL AS shape
 FROM (SELECT unnest($3::text::uuid[]) EXCEPT SELECT id FROM claimed) AS repeats (id)
-UNION ALL SELECT NULL, key, NULL, 0, '' FROM made UNION ALL SELECT NULL, * FROM locked""".replace("{load}", LOAD)
+UNION ALL SELECT NULL, key, NULL, 0, '', NULL FROM made UNION ALL SELECT NULL, * FROM locked""".replace("{load}", LOAD)
 UNMAKE = "DELETE FROM states WHERE key = ANY($1::text[]) AND sequence = 0"
 # All that a batch leaves, but what the flow keeps beside its states and a journal worth copying: a round trip for each is
 # most of the price of a small batch. The places in the outbox are in the order the facts were decided.
 SAVE = """
 WITH saved AS (
-    UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now()
+    UPDATE states SET state = new.state, sequence = new.sequence, chain = new.chain, updated_at = now(),
+        shape = $26, shaped_at = new.sequence
     FROM unnest($2::text[], $3::json[], $4::text::bigint[], $5::bytea[]) AS new (key, state, sequence, chain)
     WHERE states.key = new.key),
 due AS (
@@ -228,22 +254,29 @@ async def _take(
             rows.append(row)
         else:
             seen.add(id)
-    states = _states(flow, rows, remembered)
+    held = await _held(db, flow, rows, remembered)
     # Made by somebody else since this statement began.
-    if late := [key for key in keys if key not in states]:
+    if late := [key for key in keys if key not in held]:
         chains, remembered = _known(flow, late)
-        states |= _states(flow, await db.fetch(LOAD, late, chains), remembered)
-    return seen, {
-        key: Held(key, state, state, sequence, chain, is_new=not sequence)
-        for key, (state, sequence, chain) in states.items()
-    }
+        held |= await _held(db, flow, await db.fetch(LOAD, late, chains), remembered)
+    return seen, held
 
 
 async def read(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str, S]:
     """The aggregates that exist, as they are just now; nothing is locked."""
     chains, remembered = _known(flow, keys)
-    states = _states(flow, await db.fetch(READ, keys, chains), remembered)
-    return {key: state for key, (state, sequence, _) in states.items() if sequence}
+    found = await _held(db, flow, await db.fetch(READ, keys, chains), remembered)
+    return {key: h.state for key, h in found.items() if not h.is_new}
+
+
+async def refold(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> list[str]:
+    """Fold these aggregates anew from their journals and save states and deadlines, inside the caller's transaction;
+    returns the keys whose journal this image cannot fold."""
+    _, held = await _take(db, flow, (), keys)
+    outdated = [h for h in held.values() if h.is_outdated]
+    if outdated:
+        await db.execute(SAVE, array([]), *await _saved(flow, outdated, ()))
+    return [h.key for h in held.values() if not h.is_outdated]
 
 
 def _known(flow: Flow[S, Any, Any], keys: Sequence[str]) -> tuple[list[bytes | None], dict[str, S]]:
@@ -254,20 +287,38 @@ def _known(flow: Flow[S, Any, Any], keys: Sequence[str]) -> tuple[list[bytes | N
     return [found and found[0] for found in known], remembered
 
 
-def _states(
-    flow: Flow[S, Any, Any], rows: Iterable[Iterable[Any]], remembered: Mapping[str, S]
-) -> dict[str, tuple[S, int, bytes]]:
-    """By key: the state, its sequence and its chain."""
-    states = {}
-    for key, document, sequence, chain in rows:
+async def _held(
+    db: Db, flow: Flow[S, Any, Any], rows: Iterable[Iterable[Any]], remembered: Mapping[str, S]
+) -> dict[str, Held[S]]:
+    """The aggregates of these rows by key. A document of another shape than the flow's is not read: fields that it lacks
+    would have their defaults whatever happened, so the state is folded anew."""
+    held: dict[str, Held[S]] = {}
+    outdated: dict[str, Any] = {}
+    for key, document, sequence, chain, shape in rows:
+        is_outdated = bool(sequence) and shape != flow.shape
         if not sequence:
             state = flow.initial(key)
         elif document is None:
             state = remembered[key]
+        elif is_outdated:
+            outdated[key] = document
+            state = flow.initial(key)
         else:
             state = flow.state.validate_json(document)
-        states[key] = (state, sequence, chain)
-    return states
+        held[key] = Held(key, state, state, sequence, chain, is_new=not sequence, is_outdated=is_outdated)
+    if outdated:
+        journals = await journal.read(db, list(outdated))
+        for key, document in outdated.items():
+            h = held[key]
+            facts = journals.get(key)
+            if facts is not None and len(facts) == h.sequence:
+                h.before = h.state = flow.fold(key, facts)
+                flow.remembered.keep(key, h.chain, h.state)
+            else:  # by a newer image, or cut: what the row says is all there is
+                log.warning("state.not_folded", key=key, service=flow.service)
+                h.before = h.state = flow.state.validate_json(document)
+                h.is_outdated = False
+    return held
 
 
 async def apply(
@@ -354,6 +405,7 @@ async def _saved(
         *transposed(new, 3),
         *transposed(gone, 2),
         *transposed(entries, len(journal.Entry._fields)),
+        flow.shape,
     )
 
 
@@ -365,7 +417,7 @@ def _deadlines(
     new: list[tuple[str, str, datetime]] = []
     gone: list[tuple[str, str]] = []
     for h in touched:
-        before = {} if h.is_new else deadlines(h.before)
+        before = {} if h.is_new or h.is_outdated else deadlines(h.before)
         after = deadlines(h.state)
         new += [(h.key, name, due) for name, due in after.items() if before.get(name) != due]
         gone += [(h.key, name) for name in before.keys() - after.keys()]
