@@ -100,3 +100,8 @@ def test_what_was_folded_is_known_for_that_very_state_and_fact_alone() -> None:
     assert len(folded) == 3
     for n in range(100):  # more than it remembers
         assert evolve(before, COMPLETED.model_copy(update={"delivered": n})).count == 1 + n
+
+
+def test_a_refusal_names_the_command_and_the_status_in_words() -> None:
+    assert str(NotAllowed("partially_shipped", "PlaceHold")) == "place hold is not allowed while partially shipped"
+    assert str(NotAllowed("created", "recall")) == "recall is not allowed while created"

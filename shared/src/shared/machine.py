@@ -1,5 +1,6 @@
 """State machines as tables. The table is the law: code steps by it, tests hold it to its laws, pictures are drawn from it."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
@@ -66,14 +67,18 @@ Transitions = Mapping[S, Mapping[type[Fact], S | frozenset[S]]]
 """From a status, by a fact, to a status; to one of several where the fact's own content picks."""
 
 
+CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
+
+
 class NotAllowed(Exception):
-    """The command does not fit the state. Answered 409, or parked: nobody's state was changed."""
+    """The command does not fit the state. Answered 409, or parked: nobody's state was changed. `command` is a verb, or the
+    name of the command's class, which is said in words."""
 
     def __init__(self, status: str, command: str, allowed: tuple[str, ...] = (), detail: str = "") -> None:
         self.status = status
-        self.command = command
+        self.command = CAPITAL.sub(" ", command).lower()
         self.allowed = allowed
-        self.detail = detail or f"{command} is not allowed while {status}"
+        self.detail = detail or f"{self.command} is not allowed while {status.replace('_', ' ')}"
         super().__init__(self.detail)
 
 
