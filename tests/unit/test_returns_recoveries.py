@@ -179,6 +179,13 @@ class TestSettled:
         late = only(story.then(RecordCharge("A1-RC1", "op-1", 500, day(10))), ReturnDiscrepancyRecorded)
         assert late.contradicts == "recovery_settled"
 
+    def test_a_charge_for_nothing_known_is_recorded_for_a_person(self) -> None:
+        """Money was taken: that is an observation, and no message of it waits."""
+        story = replaced_ahead("wrong_item")
+        taken = only(story.then(RecordCharge("A1-X9", "op-1", 500, day(10))), ReturnDiscrepancyRecorded)
+        assert (taken.contradicts, taken.return_id) == ("unknown_charge", None)
+        assert "500 was charged for A1-X9" in taken.detail
+
     def test_a_charge_of_an_exchange_that_fails_is_not_of_a_case(self) -> None:
         assert delivered().then(FailCharge("A1-X1", "declined", day(3))) == []
         with pytest.raises(Invalid, match="recovery_id: is not known"):

@@ -354,6 +354,7 @@ class ReturnDiscrepancyRecorded(ReturnsFact, type="return.discrepancy_recorded")
         "other_content",
         "empty",
         "recovery_settled",
+        "unknown_charge",
     ]
     return_id: Id | None = None
     lines: tuple[ObservedLine, ...] = ()

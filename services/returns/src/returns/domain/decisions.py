@@ -763,20 +763,26 @@ def _charged(state: OrderReturns, command: RecordCharge, policies: Policies) -> 
         return [settled, *consequences(after, one.return_id, _binding(state, policies), command.at)]
     recovery = state.recoveries.get(command.exchange_id)
     if recovery is None:
-        raise Invalid("exchange_id", "is not known")
+        detail = f"{command.amount_minor} was charged for {command.exchange_id}, which is not known: give it back"
+        return [_charged_in_vain(state, "unknown_charge", None, detail)]
     if recovery.is_open:
         return _recovered(state, recovery, "charged", None, "", policies, command.at, command.operation_id)
     detail = f"{command.amount_minor} was charged for {recovery.recovery_id}, which is {recovery.how}: give it back"
-    return [
-        ReturnDiscrepancyRecorded(
-            order_id=state.order_id,
-            discrepancy_id=f"{state.order_id}-RD{state.discrepancies + 1}",
-            observation="payment.captured",
-            contradicts="recovery_settled",
-            return_id=recovery.return_id,
-            detail=detail,
-        )
-    ]
+    return [_charged_in_vain(state, "recovery_settled", recovery.return_id, detail)]
+
+
+def _charged_in_vain(
+    state: OrderReturns, contradicts: Literal["recovery_settled", "unknown_charge"], return_id: str | None, detail: str
+) -> ReturnDiscrepancyRecorded:
+    """Money was taken that nothing here is owed: a person gives it back."""
+    return ReturnDiscrepancyRecorded(
+        order_id=state.order_id,
+        discrepancy_id=f"{state.order_id}-RD{state.discrepancies + 1}",
+        observation="payment.captured",
+        contradicts=contradicts,
+        return_id=return_id,
+        detail=detail,
+    )
 
 
 def _recovery(
