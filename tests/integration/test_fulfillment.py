@@ -29,7 +29,7 @@ from fulfillment.domain.order import (
     ShortPick,
     TakeSilence,
 )
-from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, key_of
+from fulfillment.domain.shelf import Expect, Receive, ShelfCommand
 from fulfillment.domain.tracking import ShipmentStatus
 from fulfillment.filler import serve
 from fulfillment.scans import match
@@ -37,7 +37,7 @@ from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES, STOCK_DRIFT, find, places_of
 from shared.auth import Tokens, issue
 from shared.contracts.base import FACTS, LineQuantity
-from shared.contracts.fulfillment import OpenedLine
+from shared.contracts.fulfillment import OpenedLine, shelf_key
 from shared.contracts.orders import Address, Hold, ShippingPreference
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.database import Pool
@@ -82,12 +82,12 @@ async def tell(pool: Pool, order_id: str, *commands: Command, at: datetime = NOO
 
 
 async def stock(pool: Pool, sku: str, location: str, quantity: int, at: datetime = NOON) -> None:
-    told: Told[ShelfCommand] = Told(key_of(sku, location), Receive(str(uuid4()), sku, location, quantity), cause(at))
+    told: Told[ShelfCommand] = Told(shelf_key(sku, location), Receive(str(uuid4()), sku, location, quantity), cause(at))
     assert await Desk(pool, lambda: None).take(SHELVES, [told]) == [None]
 
 
 async def expect(pool: Pool, sku: str, incoming: int, eta: datetime | None, at: datetime = NOON) -> None:
-    told: Told[ShelfCommand] = Told(key_of(sku, "berlin"), Expect(sku, "berlin", incoming, eta), cause(at))
+    told: Told[ShelfCommand] = Told(shelf_key(sku, "berlin"), Expect(sku, "berlin", incoming, eta), cause(at))
     assert await Desk(pool, lambda: None).take(SHELVES, [told]) == [None]
 
 

@@ -12,7 +12,7 @@ from fulfillment.domain.backorder import BackorderStatus
 from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
 from fulfillment.domain.order import Command, HandOver, Pack, Recall, Relabel, ReportMissing, Reship, ShortPick
 from fulfillment.domain.policy import FulfillmentPolicy
-from fulfillment.domain.shelf import CountUnits, Expect, Receive, ShelfCommand, ShelfState, key_of
+from fulfillment.domain.shelf import CountUnits, Expect, Receive, ShelfCommand, ShelfState
 from fulfillment.domain.shipment import Shipment, numbering
 from fulfillment.domain.tracking import ShipmentStatus, standing
 from fulfillment.handlers import units
@@ -20,7 +20,7 @@ from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES
 from shared.auth import Caller, Role
 from shared.contracts.base import Bucket, Fact, Id, Input, Observation, Quantity, Text
-from shared.contracts.fulfillment import Scan, StockCounted, StockDiscrepancyRecorded
+from shared.contracts.fulfillment import Scan, StockCounted, StockDiscrepancyRecorded, shelf_key
 from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
 from shared.http import (
@@ -433,9 +433,13 @@ async def read_stock(
 ) -> StockOut:
     """The shelves, by sku and location."""
     last_sku, __, last_location = (after or "").partition("@")
+    last_sku = last_sku.replace("%40", "@")
     rows = await store.shelves(request.app.state.pool, sku, (last_sku, last_location), limit)
     found = [ShelfOut(**dict(row), free=row["on_hand"] - row["allocated"]) for row in rows]
-    return StockOut(shelves=found, next=f"{found[-1].sku}@{found[-1].location}" if len(found) == limit else None)
+    return StockOut(
+        shelves=found,
+        next=shelf_key(found[-1].sku, found[-1].location).removeprefix("stock:") if len(found) == limit else None,
+    )
 
 
 async def _goods(by: Asking, sku: str, location: str, command: ShelfCommand, at: datetime) -> Response:
@@ -454,7 +458,7 @@ async def _goods(by: Asking, sku: str, location: str, command: ShelfCommand, at:
 
     return await by.tell(
         SHELVES,
-        key_of(sku, location),
+        shelf_key(sku, location),
         command,
         answer,
         reason="goods received" if isinstance(command, Receive) else "goods expected",
@@ -496,7 +500,7 @@ async def count_goods(body: CountGoods, by: Warehouse) -> Response:
 
     command = CountUnits(body.sku, body.location, body.counted, body.reason)
     at = business_time(body.occurred_at)
-    return await by.tell(SHELVES, key_of(body.sku, body.location), command, answer, reason=body.reason, at=at)
+    return await by.tell(SHELVES, shelf_key(body.sku, body.location), command, answer, reason=body.reason, at=at)
 
 
 @router.get("/policies", tags=["policies"])

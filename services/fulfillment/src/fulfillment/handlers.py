@@ -27,7 +27,7 @@ from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, key_of
 from fulfillment.store import ORDERS, SHELVES
 from shared.consumer import Route
 from shared.contracts.base import LineQuantity, OrderFact
-from shared.contracts.fulfillment import OpenedLine
+from shared.contracts.fulfillment import OpenedLine, shelf_key
 from shared.contracts.orders import (
     OrderAddressChanged,
     OrderBackorderConsentGiven,
@@ -158,12 +158,12 @@ def handed_over(message: WarehouseHandedOver, cause: Cause) -> ToldOrder:
 
 def goods_received(message: WarehouseGoodsReceived, cause: Cause) -> Told[ShelfCommand]:
     command = Receive(message.receipt_id, message.sku, message.location, message.quantity)
-    return Told(key_of(message.sku, message.location), command, cause._replace(at=message.occurred_at))
+    return Told(shelf_key(message.sku, message.location), command, cause._replace(at=message.occurred_at))
 
 
 def goods_expected(message: WarehouseGoodsExpected, cause: Cause) -> Told[ShelfCommand]:
     command = Expect(message.sku, message.location, message.incoming, message.eta)
-    return Told(key_of(message.sku, message.location), command, cause._replace(at=message.occurred_at))
+    return Told(shelf_key(message.sku, message.location), command, cause._replace(at=message.occurred_at))
 
 
 ROUTES: Final = (

@@ -37,7 +37,14 @@ from fulfillment.domain.shelf import CountUnits, Receipts, Receive, ShelfCommand
 from fulfillment.domain.shipment import held_by, summed
 from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
 from shared.contracts.base import Bucket
-from shared.contracts.fulfillment import Scan, ShelfFact, StockDiscrepancyRecorded, StockReceived, StockRestocked
+from shared.contracts.fulfillment import (
+    Scan,
+    ShelfFact,
+    StockDiscrepancyRecorded,
+    StockReceived,
+    StockRestocked,
+    shelf_key,
+)
 from shared.database import Pool, transposed
 from shared.shell import Db, Flow, Held, Told
 
@@ -239,8 +246,8 @@ async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, S
     known = {(shelf, receipt_id): quantity for shelf, receipt_id, quantity in rows}
     counted = [(t.command.sku, t.command.location) for t in told if isinstance(t.command, CountUnits)]
     there = await db.fetch(LOCK_COUNTED, *transposed(counted, 2)) if counted else []
-    found = {shelves_.key_of(sku, location): Shelf(*counts) for sku, location, *counts in there}
-    empty = {shelves_.key_of(sku, location): Shelf() for sku, location in counted}
+    found = {shelf_key(sku, location): Shelf(*counts) for sku, location, *counts in there}
+    empty = {shelf_key(sku, location): Shelf() for sku, location in counted}
     return Receipts(known, told_at, empty | found)
 
 

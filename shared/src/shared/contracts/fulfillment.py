@@ -226,12 +226,17 @@ class StockScrapped(StockFact, type="stock.scrapped"):
 class ShelfFact(Fact, service="fulfillment"):
     """A fact of stock that concerns no order; its subject is the shelf, `stock:<sku>@<location>`."""
 
+def shelf_key(sku: str, location: str) -> str:
+    """An `@` of the article's own is written `%40`, so that no two shelves share a key."""
+    return f"stock:{sku.replace('@', '%40')}@{location}"
+
+
     sku: Id
     location: Id
 
     @property
     def subject(self) -> str:
-        return f"stock:{self.sku}@{self.location}"
+        return shelf_key(self.sku, self.location)
 
 
 class StockReceived(ShelfFact, type="stock.received"):

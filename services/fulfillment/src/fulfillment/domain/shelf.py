@@ -8,7 +8,7 @@ from typing import TypeAlias
 from fulfillment.domain.stock import Shelf
 from shared.contracts.base import Fact
 from shared.contracts.fulfillment import StockCounted, StockDiscrepancyRecorded, StockExpected, StockReceived
-from shared.machine import Invalid, replace
+from shared.machine import replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,7 @@ class Receipts:
     shelves: Mapping[str, Shelf] = field(default_factory=dict)
 
 
-def key_of(sku: str, location: str) -> str:
-    return f"stock:{sku}@{location}"
-
-
 def decide(state: ShelfState, command: ShelfCommand, receipts: Receipts) -> Sequence[Fact]:
-    # "A@B" at "C" and "A" at "B@C" would be one key.
-    if "@" in command.sku:
-        raise Invalid("sku", "must not contain @")
     match command:
         case Receive(receipt_id=receipt_id, sku=sku, location=location, quantity=quantity):
             before = receipts.known.get((state.key, receipt_id))
