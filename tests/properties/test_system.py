@@ -196,7 +196,15 @@ def consent(world: World, which: int, how: int) -> None:
         id, backorder_id = chosen
         choice = pick(BackorderChoice, how)
         sku = "cup" if choice is BackorderChoice.SUBSTITUTE else None
-        command = GiveConsent(at=world.now, backorder_id=backorder_id, choice=choice, substitute_sku=sku)
+        placed = world.order(id).lines[world.order(id).backorders[backorder_id].line_id].placed
+        most = placed.goods_minor // placed.quantity
+        command = GiveConsent(
+            at=world.now,
+            backorder_id=backorder_id,
+            choice=choice,
+            substitute_sku=sku,
+            substitute_unit_price_minor=pick((None, most, most - most // 3, 0), which + how) if sku else None,
+        )
         world.act(Service.ORDERS, id, command, "customer:ada", f"Ada chooses to {choice} for {backorder_id}")
 
 

@@ -1,9 +1,11 @@
 """A unit is the article that it is, from planning to restock: substitutes, told as stories of the business."""
 
+from dataclasses import replace
+
 import pytest
 
 from fulfillment.domain.backorder import BackorderStatus
-from fulfillment.domain.order import Cancel, Inspect, ReviseInspection, SettleConsent, ShortPick
+from fulfillment.domain.order import Cancel, Fill, Inspect, Replace, ReviseInspection, SettleConsent, ShortPick
 from fulfillment.domain.stock import Shelf
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket
@@ -62,6 +64,30 @@ def test_a_substitute_that_has_to_be_waited_for_keeps_its_title() -> None:
     assert (waits.sku, waits.title) == ("cup", "Blue cup")
     world.when("o1", ShortPick("o1-S1", lines(mug=1)))
     assert {b.title for b in world.orders["o1"].waiting} == {"Blue cup"}, "also once it was not found"
+
+
+def test_a_substitute_keeps_its_price_until_it_has_left_and_is_sent_again_without_one() -> None:
+    """What it costs less is given back once, by the shipment it left in."""
+    world = World()
+    world.shelf("cup", "berlin", 1)
+    world.confirmed("o1", mug=2)
+    facts = world.when("o1", replace(SUBSTITUTE, substitute_unit_price_minor=900))
+    [settled] = of(f.BackorderConsentSettled, facts)
+    assert isinstance(settled, f.BackorderConsentSettled) and settled.substitute_unit_price_minor == 900
+    world.when("o1", ShortPick("o1-S1", lines(mug=1)))
+    assert {b.unit_price_minor for b in world.orders["o1"].waiting} == {900}, "also once it was not found"
+    world.shelf("cup", "berlin", 2)
+    world.when("o1", Fill(NOON))
+    world.shipped("o1-S2")
+    [left] = of(f.ShipmentShipped, world.journal["o1"])
+    assert isinstance(left, f.ShipmentShipped)
+    assert [(units.quantity, units.unit_price_minor) for units in left.substituted] == [(2, 900)]
+    world.scanned("o1-S2", "lost", days(1))
+    world.shelf("cup", "berlin", 2)
+    facts = world.when("o1", Replace("x1", "o1-CL1", lines(mug=2), "cup", "lost"))
+    [again] = of(f.ShipmentCreated, facts)
+    assert isinstance(again, f.ShipmentCreated)
+    assert [(units.sku, units.unit_price_minor) for units in again.substituted] == [("cup", None)]
 
 
 @pytest.mark.parametrize("is_announced", [False, True])

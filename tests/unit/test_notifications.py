@@ -979,3 +979,10 @@ def test_a_mail_names_both_articles_where_another_one_ships() -> None:
     arrived = scanned(f.ShipmentDelivered, ("1", 3)).model_copy(update={"substituted": (other,)})
     story.heard(arrived)
     assert "1 x Blue mug: instead of Mug" in story.mail().text
+
+
+def test_a_mail_tells_the_price_of_a_substitute_that_has_one() -> None:
+    story = Story()
+    other = f.SubstitutedUnits(line_id="1", quantity=1, sku="MUG-BLUE", title="Blue mug", unit_price_minor=900)
+    story.heard(placed(), shipped(1, 1, ("1", 3)).model_copy(update={"substituted": (other,)}))
+    assert "1 x Blue mug: instead of Mug, for €9.00 each\n" in story.mail().text

@@ -282,6 +282,27 @@ def test_consent_is_given_to_an_open_backorder() -> None:
         story.when(replace(consent, backorder_id="o1-B9"))
 
 
+def test_a_substitute_may_have_a_price_of_its_own_up_to_that_of_the_line() -> None:
+    story = confirmed()
+    story.heard(backordered("1", 1))
+    placed = story.now.lines["1"].placed
+    most = placed.goods_minor // placed.quantity
+    consent = GiveConsent(
+        at=NOON,
+        backorder_id="o1-B1",
+        choice=BackorderChoice.SUBSTITUTE,
+        substitute_sku="cup",
+        substitute_unit_price_minor=most,
+    )
+    [given] = story.when(consent)
+    assert isinstance(given, OrderBackorderConsentGiven)
+    assert given.substitute_unit_price_minor == most
+    with pytest.raises(Invalid, match=f"substitute_unit_price_minor.*must not exceed the {most}"):
+        story.when(replace(consent, substitute_unit_price_minor=most + 1))
+    with pytest.raises(Invalid, match=r"substitute_unit_price_minor.*with a substitute only"):
+        story.when(replace(consent, choice=BackorderChoice.WAIT, substitute_sku=None))
+
+
 def test_a_change_of_an_order_that_changed_meanwhile_is_refused() -> None:
     story = confirmed()
     hold = PlaceHold(at=NOON, hold=Hold.MANUAL, detail="", version=story.now.version)

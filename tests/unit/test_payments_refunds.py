@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from payments.domain.decision import Dispute, LoseSight, NoteUnits, RecordMovement, RetryCaptures
+from payments.domain.decision import Confirm, Dispute, LoseSight, NoteUnits, RecordMovement, RetryCaptures
 from payments.domain.operation import OperationStatus, Result
 from payments.domain.payout import (
     ApproveRefund,
@@ -813,3 +813,88 @@ def test_a_dispute_of_nothing_we_authorized_holds_money_of_the_order() -> None:
     story = shipped_card()
     assert types(story.tell(Dispute("elsewhere", "d1", "opened", 1_000, NOON))) == ["dispute.opened"]
     assert story.state.held_minor(story.state.tenders["t1"]) == 1_000
+
+
+# Substitutes at a price of their own
+
+
+def cups(shipment: str, n: int, price: int) -> NoteUnits:
+    priced = p.SubstituteUnits(line_id="a", quantity=n, unit_price_minor=price)
+    return NoteUnits(UnitsChange.HANDED_OVER, shipment, units(a=n), NOON, (priced,))
+
+
+def net(story: Story) -> int:
+    return story.state.captured_minor - story.state.refunded_minor()
+
+
+def three_cups(price: int, *, kind: TenderKind = CARD) -> Story:
+    """Three mugs for 100.00 in all; one was replaced by a cup, which has left."""
+    story = paid(tender("t1", kind, 10_000), lines=[line("a", 3, 10_000)])
+    story.tell(cups("S1", 1, price))
+    story.all_succeed()
+    return story
+
+
+def test_a_cheaper_substitute_costs_its_own_price_once_it_has_left() -> None:
+    story = three_cups(3_000)
+    assert net(story) == 3_000
+    story.tell(cups("S2", 2, 2_999))
+    story.all_succeed()
+    assert net(story) == 3_000 + 2 * 2_999, "units stand for their share of the line, to the minor unit"
+
+
+def test_a_substitute_at_the_price_of_the_line_gives_nothing_back() -> None:
+    story = three_cups(3_333)
+    assert (net(story), story.state.refunds) == (3_333, {})
+
+
+@pytest.mark.parametrize("kind", [CARD, GIFT])
+def test_units_that_are_cancelled_have_no_share_in_what_a_substitute_cost_less(kind: TenderKind) -> None:
+    """Taken before or with the hand-over: the customer has a cup, and has paid for a cup."""
+    story = three_cups(3_000, kind=kind)
+    story.cancelled("C1", a=2)
+    story.all_succeed()
+    assert net(story) == 3_000
+
+
+def test_a_cheaper_substitute_that_comes_back_gives_back_what_was_paid_for_it() -> None:
+    story = three_cups(3_000)
+    story.cancelled("C1", a=2)
+    story.all_succeed()
+    back = (RefundLine(line_id="a", quantity=1, amount_minor=3_333),)
+    story.tell(owed(3_333, lines=back))
+    story.all_succeed()
+    assert net(story) == 0
+
+
+def test_a_cheaper_substitute_whose_shipment_is_heard_of_before_the_order_is_settled_when_that_is() -> None:
+    story = Story()
+    story.tell(cups("S1", 1, 4_000))
+    story.tell(opening([line("a", 1, 10_000)], [tender("t1", CARD, 10_000)]))
+    story.all_succeed()
+    story.tell(Confirm(NOON))
+    story.all_succeed()
+    assert net(story) == 4_000
+
+
+def test_what_a_cheaper_substitute_gives_back_waits_for_what_could_not_be_taken() -> None:
+    story = paid(tender("t1", CARD, 10_000), lines=[line("a", 1, 10_000)])
+    story.tell(cups("S1", 1, 4_000))
+    [capture] = [o for o in story.waiting() if o.kind is p.OperationKind.CAPTURE]
+    story.submit(capture.id)
+    story.answer(capture.id, Result.FAILED, code="insufficient_funds")
+    assert (story.state.captured_minor, story.state.refunded_minor()) == (0, 0)
+    story.tell(RetryCaptures(NOON))
+    story.all_succeed()
+    assert net(story) == 4_000
+
+
+def test_no_price_adjustment_gives_back_more_than_the_line_still_costs() -> None:
+    story = paid(tender("t1", CARD, 20_000), lines=[line("a", 1, 10_000), line("b", 1, 10_000)])
+    story.handed_over("S0", b=1)
+    story.all_succeed()
+    story.tell(refund(3_000, lines=(Asked("a", 0, 3_000),)))
+    story.all_succeed()
+    story.tell(cups("S1", 1, 1_000))
+    story.all_succeed()
+    assert (net(story), story.state.refunded_value("a")) == (10_000, 10_000)

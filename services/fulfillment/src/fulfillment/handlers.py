@@ -23,7 +23,7 @@ from fulfillment.domain.order import (
     ShortPick,
     Withdraw,
 )
-from fulfillment.domain.shelf import Expect, Receive, ShelfCommand, key_of
+from fulfillment.domain.shelf import Expect, Receive, ShelfCommand
 from fulfillment.store import ORDERS, SHELVES
 from shared.consumer import Route
 from shared.contracts.base import LineQuantity, OrderFact
@@ -110,7 +110,14 @@ def cancellation_requested(fact: OrderCancellationRequested, cause: Cause) -> To
 
 
 def consent_given(fact: OrderBackorderConsentGiven, cause: Cause) -> ToldOrder:
-    command = SettleConsent(fact.backorder_id, fact.choice, fact.substitute_sku, cause.at, fact.substitute_title)
+    command = SettleConsent(
+        fact.backorder_id,
+        fact.choice,
+        fact.substitute_sku,
+        cause.at,
+        fact.substitute_title,
+        fact.substitute_unit_price_minor,
+    )
     return _of_order(fact, command, cause)
 
 

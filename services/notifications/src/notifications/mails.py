@@ -229,6 +229,8 @@ class _Writer:
                 found.append(self.item(as_ordered, u.line_id))
         for other in substituted:
             instead = f"instead of {self.state.title(other.line_id)}"
+            if other.unit_price_minor is not None:
+                instead += f", for {self.money(other.unit_price_minor)} each"
             found.append({"quantity": other.quantity, "title": other.title or other.sku, "note": instead})
         return found
 

@@ -164,11 +164,15 @@ class ChangeAddressIn(Input):
 
 
 class GiveConsentIn(Input):
-    """A substitute must be an article that is known to fulfillment; its title is what the customer is told."""
+    """A substitute must be an article that is known to fulfillment; its title and price are what the customer is told."""
 
     choice: BackorderChoice
     substitute_sku: Id | None = None
     substitute_title: Name | None = None
+    substitute_unit_price_minor: Minor | None = Field(
+        default=None,
+        description="what the customer pays for one, tax included; none: the line's own price, which it must not exceed",
+    )
     occurred_at: OccurredAt
 
 
@@ -447,5 +451,6 @@ async def give_consent(
         choice=body.choice,
         substitute_sku=body.substitute_sku,
         substitute_title=body.substitute_title,
+        substitute_unit_price_minor=body.substitute_unit_price_minor,
     )
     return await _changed(by, order_id, command, f"consent to {body.choice}", 200)

@@ -15,7 +15,7 @@ from shared.contracts.fulfillment import (
     ShipmentShipped,
 )
 from shared.contracts.orders import OrderCancelled, OrderConfirmed, OrderLinesCancelled, OrderPlaced, OrderRejected
-from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, RefundLine, UnitsChange
+from shared.contracts.payments import PayableLine, RefundChannel, RefundKind, RefundLine, SubstituteUnits, UnitsChange
 from shared.contracts.returns import (
     ClaimOpened,
     ExchangeDifferenceDue,
@@ -78,7 +78,14 @@ def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
     again = {n.line_id: n.quantity for n in fact.again}
     left = ((n.line_id, n.quantity - again.get(n.line_id, 0)) for n in fact.lines)
     lines = tuple(LineQuantity(line_id=id, quantity=quantity) for id, quantity in left if quantity)
-    return _noted(fact.order_id, UnitsChange.HANDED_OVER, fact.shipment_id, lines, cause)
+    priced = tuple(
+        SubstituteUnits(line_id=s.line_id, quantity=units, unit_price_minor=s.unit_price_minor)
+        for s in fact.substituted
+        if s.unit_price_minor is not None and (units := s.quantity - again.get(s.line_id, 0)) > 0
+    )
+    return Told(
+        fact.order_id, NoteUnits(UnitsChange.HANDED_OVER, fact.shipment_id, lines, cause.at, substitutes=priced), cause
+    )
 
 
 def undelivered(fact: ShipmentLost | ShipmentReturnedToSender, cause: Cause) -> Told[Command]:

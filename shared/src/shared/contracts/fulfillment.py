@@ -8,6 +8,7 @@ from pydantic import Field
 from shared.contracts.base import Bucket as Bucket
 from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, Text
 from shared.contracts.orders import Address, BackorderChoice, Hold, ShippingPreference
+from shared.money import Minor
 
 
 class FulfillmentFact(OrderFact, service="fulfillment"):
@@ -51,6 +52,7 @@ class SubstitutedUnits(Model):
     quantity: Quantity
     sku: Id
     title: Name | None = None
+    unit_price_minor: Minor | None = Field(default=None, description="what the customer pays for one; none: as ordered")
 
 
 class FulfillmentOpened(FulfillmentFact, type="fulfillment.opened"):
@@ -177,11 +179,12 @@ class StockFact(FulfillmentFact):
 
 
 class StockAllocated(StockFact, type="stock.allocated"):
-    """`title`: of a substitute, as the customer was told it."""
+    """`title` and price are of a substitute, as the customer was told them."""
 
     line_id: Id
     shipment_id: Id
     title: Name | None = None
+    unit_price_minor: Minor | None = None
 
 
 class StockReleased(StockFact, type="stock.released"):
@@ -223,13 +226,13 @@ class StockScrapped(StockFact, type="stock.scrapped"):
     cause_id: Id
 
 
-class ShelfFact(Fact, service="fulfillment"):
-    """A fact of stock that concerns no order; its subject is the shelf, `stock:<sku>@<location>`."""
-
 def shelf_key(sku: str, location: str) -> str:
     """An `@` of the article's own is written `%40`, so that no two shelves share a key."""
     return f"stock:{sku.replace('@', '%40')}@{location}"
 
+
+class ShelfFact(Fact, service="fulfillment"):
+    """A fact of stock that concerns no order; its subject is the shelf, `stock:<sku>@<location>`."""
 
     sku: Id
     location: Id
@@ -284,13 +287,14 @@ class BackorderFact(FulfillmentFact):
 
 
 class BackorderCreated(BackorderFact, type="backorder.created"):
-    """`again`: its units replace others, all of them; otherwise none does. `title`: of a substitute."""
+    """`again`: its units replace others, all of them; otherwise none does. `title` and price are of a substitute."""
 
     quantity: Quantity
     eta: datetime | None
     revision: int = 0
     again: bool = False
     title: Name | None = None
+    unit_price_minor: Minor | None = None
 
 
 class BackorderEtaRevised(BackorderFact, type="backorder.eta_revised"):
@@ -318,6 +322,7 @@ class BackorderConsentSettled(BackorderFact, type="backorder.consent_settled"):
     substitute_sku: Id | None = None
     policy: PolicyRef | None = None
     substitute_title: Name | None = None
+    substitute_unit_price_minor: Minor | None = Field(default=None, description="none: the line's own price")
 
 
 class BackorderSubstituteRefused(BackorderFact, type="backorder.substitute_refused"):

@@ -209,6 +209,7 @@ class OrderBackorderConsentGiven(OrdersFact, type="order.backorder_consent_given
     choice: BackorderChoice
     substitute_sku: Id | None = None
     substitute_title: Name | None = None
+    substitute_unit_price_minor: Minor | None = Field(default=None, description="none: the line's own price")
 
 
 class UnitsMoved(Model):

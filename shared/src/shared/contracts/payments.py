@@ -52,12 +52,24 @@ class UnitsChange(StrEnum):
     EXCEPTIONAL = "exceptional"
 
 
+class SubstituteUnits(Model):
+    """Units of a line that are another article, at what the customer pays for one of it."""
+
+    line_id: Id
+    quantity: Quantity
+    unit_price_minor: Minor
+
+
 class PaymentUnitsNoted(PaymentsFact, type="payment.units_noted"):
-    """Something happened to units that moves what is to be captured or may be refunded; `cause_id` says what."""
+    """Something happened to units that moves what is to be captured or may be refunded; `cause_id` says what.
+
+    `substitutes` are those of `lines` that are another article at a price of its own.
+    """
 
     change: UnitsChange
     cause_id: Id
     lines: tuple[LineQuantity, ...]
+    substitutes: tuple[SubstituteUnits, ...] = ()
 
 
 class OperationKind(StrEnum):

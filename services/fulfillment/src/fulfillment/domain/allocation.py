@@ -82,6 +82,7 @@ def place(
             eta=backorder.eta,
             again=shortage.need.again,
             title=shortage.need.title,
+            unit_price_minor=shortage.need.unit_price_minor,
         )
         for backorder, shortage in zip(backorders, split.shortages, strict=True)
     ]
@@ -94,7 +95,7 @@ def fill(state: OrderFulfillment, stock: Stock, at: datetime) -> list[Fact]:
     if not waiting:
         return []
     policy = binding(state, stock)
-    needs = [Need(b.line_id, b.sku, b.open, b.backorder_id, b.again, b.title) for b in waiting]
+    needs = [Need(b.line_id, b.sku, b.open, b.backorder_id, b.again, b.title, b.unit_price_minor) for b in waiting]
     split = _split(state, needs, stock, policy)
     facts: list[Fact] = []
     if split.shipments:
@@ -125,6 +126,7 @@ def settle_consent(
     at: datetime,
     *,
     substitute_title: str | None = None,
+    substitute_unit_price_minor: int | None = None,
     is_silent: bool = False,
 ) -> list[Fact]:
     """Do what the customer chose. A backorder that was closed meanwhile needs no choice any more; a substitute that nobody
@@ -156,6 +158,7 @@ def settle_consent(
         silent=is_silent,
         substitute_sku=substitute_sku,
         substitute_title=substitute_title,
+        substitute_unit_price_minor=substitute_unit_price_minor,
         policy=binding(state, stock).ref if is_silent else None,
     )
     closed = BackorderCancelled(**about, sku=backorder.sku, quantity=units, remaining=0)
@@ -169,7 +172,14 @@ def settle_consent(
             return [settled, closed, told]
         case BackorderChoice.SUBSTITUTE:
             facts = [settled, closed]
-            need = Need(backorder.line_id, str(substitute_sku), units, again=backorder.again, title=substitute_title)
+            need = Need(
+                backorder.line_id,
+                str(substitute_sku),
+                units,
+                again=backorder.again,
+                title=substitute_title,
+                unit_price_minor=substitute_unit_price_minor,
+            )
             return facts + place(after(state, facts), [need], stock)
         case BackorderChoice.SHIP_AVAILABLE:
             facts = [settled]
@@ -203,7 +213,13 @@ def _substituted(state: OrderFulfillment, parcels: PlannedParcels) -> tuple[Subs
     sums = summed((pick.need.line_id, pick.quantity) for pick in parcels.picks)
     items = {pick.need.line_id: pick.need for pick in parcels.picks}
     return tuple(
-        SubstitutedUnits(line_id=line_id, quantity=units, sku=items[line_id].sku, title=items[line_id].title)
+        SubstitutedUnits(
+            line_id=line_id,
+            quantity=units,
+            sku=items[line_id].sku,
+            title=items[line_id].title,
+            unit_price_minor=items[line_id].unit_price_minor,
+        )
         for line_id, units in sums.items()
         if items[line_id].sku != state.lines[line_id].sku
     )
@@ -245,6 +261,7 @@ def _created(
                     line_id=pick.need.line_id,
                     shipment_id=shipment.shipment_id,
                     title=pick.need.title,
+                    unit_price_minor=pick.need.unit_price_minor,
                 )
             )
         if state.holds:

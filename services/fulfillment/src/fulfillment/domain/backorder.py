@@ -60,7 +60,7 @@ BACKORDER: Final = Machine(
 class Backorder:
     """`open` of `quantity` still wait. `promised` is the date the customer last agreed to, `earlier` the dates before.
 
-    `again`: its units replace others. `title`: of a substitute.
+    `again`: its units replace others. `title` and price are of a substitute.
     """
 
     backorder_id: str
@@ -75,6 +75,7 @@ class Backorder:
     consent_due: datetime | None = None
     again: bool = False
     title: str | None = None
+    unit_price_minor: int | None = None
 
     @property
     def revision(self) -> int:
@@ -92,6 +93,7 @@ def created(fact: BackorderCreated) -> Backorder:
         promised=fact.eta,
         again=fact.again,
         title=fact.title,
+        unit_price_minor=fact.unit_price_minor,
     )
 
 

@@ -162,7 +162,14 @@ def planned_again(
         items.append(replace(article, quantity=units))
         again = shipment.again.get(line_id, 0) - shipment.again_without(line_id, units)
         needs += [
-            Need(line_id, article.sku, number, again=is_again, title=article.title)
+            Need(
+                line_id,
+                article.sku,
+                number,
+                again=is_again,
+                title=article.title,
+                unit_price_minor=article.unit_price_minor,
+            )
             for number, is_again in ((units - again, False), (again, True))
         ]
     detail = "left out" if is_on_hand else "not found"

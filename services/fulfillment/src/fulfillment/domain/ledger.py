@@ -242,9 +242,10 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
             return replace(
                 state, shipments={**state.shipments, shipment_id: shipment}, lines=_of_shipment(state.lines, fact)
             )
-        case StockAllocated(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id, title=title):
+        case StockAllocated(line_id=line_id, sku=sku, quantity=units, shipment_id=shipment_id):
             shipment = state.shipments[shipment_id]
-            shipment = replace(shipment, items=(*shipment.items, Item(line_id, sku, units, title)))
+            item = Item(line_id, sku, units, fact.title, fact.unit_price_minor)
+            shipment = replace(shipment, items=(*shipment.items, item))
             line = state.lines[line_id].moved(units, Bucket.UNALLOCATED, Bucket.ALLOCATED)
             return replace(
                 state, shipments={**state.shipments, shipment_id: shipment}, lines={**state.lines, line_id: line}

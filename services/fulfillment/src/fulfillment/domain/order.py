@@ -179,6 +179,7 @@ class SettleConsent:
     substitute_sku: str | None
     at: datetime
     substitute_title: str | None = None
+    substitute_unit_price_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,8 +313,16 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
         case _S.PLANNED, Fill(at=at):
             return allocation.fill(state, stock, at)
         case _S.PLANNED, SettleConsent(backorder_id=backorder_id, choice=choice, substitute_sku=sku, at=at):
-            title = command.substitute_title
-            return allocation.settle_consent(state, backorder_id, choice, sku, stock, at, substitute_title=title)
+            return allocation.settle_consent(
+                state,
+                backorder_id,
+                choice,
+                sku,
+                stock,
+                at,
+                substitute_title=command.substitute_title,
+                substitute_unit_price_minor=command.substitute_unit_price_minor,
+            )
         case _S.PLANNED, TakeSilence(backorder_id=backorder_id, at=at):
             due = state.backorders[backorder_id].consent_due
             if due is None or due > at:

@@ -19,7 +19,7 @@ EXACT_UP_TO = 12
 @dataclass(frozen=True, slots=True)
 class Need:
     """Units of a line to find; `backorder_id` is the backorder they wait in, if they do; `again`: they replace others;
-    `title`: of a substitute."""
+    `title` and price are of a substitute."""
 
     line_id: str
     sku: str
@@ -27,6 +27,7 @@ class Need:
     backorder_id: str | None = None
     again: bool = False
     title: str | None = None
+    unit_price_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,12 +135,13 @@ _ATTENTION: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """`title`: of a substitute, as the customer was told it."""
+    """`title` and price are of a substitute, as the customer was told them."""
 
     line_id: str
     sku: str
     quantity: int
     title: str | None = None
+    unit_price_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +241,13 @@ def substituted(
     """Those of the lines that are another article than the one ordered, by line."""
     articles = ((shipment.article(line_id), units) for line_id, units in lines.items() if units)
     return tuple(
-        SubstitutedUnits(line_id=item.line_id, quantity=units, sku=item.sku, title=item.title)
+        SubstitutedUnits(
+            line_id=item.line_id,
+            quantity=units,
+            sku=item.sku,
+            title=item.title,
+            unit_price_minor=item.unit_price_minor,
+        )
         for item, units in articles
         if item.sku != ordered[item.line_id]
     )
@@ -506,8 +513,9 @@ def overall(parcels: Iterable[Parcel]) -> ShipmentStatus:
 
 def without(shipment: Shipment, line_id: str, sku: str, quantity: int, *, is_on_hand: bool) -> Shipment:
     """Less items: their stock was released."""
-    title = next((item.title for item in shipment.items if item.line_id == line_id), None)
-    released = (*shipment.released, Item(line_id, sku, quantity, title)) if is_on_hand else shipment.released
+    was = next((item for item in shipment.items if item.line_id == line_id), Item(line_id, sku, quantity))
+    gone = replace(was, sku=sku, quantity=quantity)
+    released = (*shipment.released, gone) if is_on_hand else shipment.released
     again = {**shipment.again, line_id: shipment.again_without(line_id, quantity)}
     items = []
     for item in shipment.items:

@@ -83,6 +83,7 @@ class GiveConsent(Change):
     choice: BackorderChoice
     substitute_sku: str | None = None
     substitute_title: str | None = None
+    substitute_unit_price_minor: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,12 +210,21 @@ def _consent(order: Order, command: GiveConsent) -> OrderBackorderConsentGiven:
         raise Invalid("substitute_sku", "is required to substitute, and with no other choice")
     if command.substitute_title is not None and command.substitute_sku is None:
         raise Invalid("substitute_title", "is given with a substitute only")
+    price = command.substitute_unit_price_minor
+    if price is not None:
+        if command.substitute_sku is None:
+            raise Invalid("substitute_unit_price_minor", "is given with a substitute only")
+        line = order.lines[order.backorders[command.backorder_id].line_id].placed
+        # What a dearer substitute costs more is charged by nobody, so none is promised.
+        if price > (most := line.goods_minor // line.quantity):
+            raise Invalid("substitute_unit_price_minor", f"must not exceed the {most} that a unit of the line costs")
     return OrderBackorderConsentGiven(
         order_id=order.order_id,
         backorder_id=command.backorder_id,
         choice=command.choice,
         substitute_sku=command.substitute_sku,
         substitute_title=command.substitute_title,
+        substitute_unit_price_minor=price,
     )
 
 

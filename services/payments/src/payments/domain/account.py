@@ -56,6 +56,7 @@ from shared.contracts.payments import (
     RefundRequested,
     RefundRouted,
     StoreCreditFact,
+    SubstituteUnits,
     TenderFact,
     UnitsChange,
 )
@@ -115,6 +116,8 @@ class Account:
     """Returns that a policy exception allowed."""
     claims: tuple[str, ...] = ()
     """Claims of units that never arrived."""
+    substitutes: Mapping[str, tuple[SubstituteUnits, ...]] = field(default_factory=dict)
+    """By the shipment that they were handed over in: those with a price of their own."""
     last_shipment: str | None = None
     last_cancellation: str | None = None
     tenders: Mapping[str, Tender] = field(default_factory=dict)
@@ -301,7 +304,11 @@ class Account:
             r.amount_minor for r in self.refunds.values() if r.kind in REPAYS_EXCESS and (with_dead or not r.is_dead)
         )
         cheaper = sum(
-            cumulative(self.price_reduced_minor(id), min(self.of_line(id).cancelled, line.quantity), line.quantity)
+            cumulative(
+                self.price_reduced_minor(id, of_substitutes=False),
+                min(self.of_line(id).cancelled, line.quantity),
+                line.quantity,
+            )
             for id, line in self.lines.items()
         )
         return max(0, min(self.order_captured_minor - asked - self.worth_minor - cheaper, self.unclaimed_minor))
@@ -317,12 +324,29 @@ class Account:
         left = sum(self.left_minor(t) - t.overdrawn_minor for t in self.tenders.values())
         return left - waiting
 
-    def price_reduced_minor(self, line_id: str) -> int:
-        """What live refunds took off the price of the line's units."""
+    def cheaper_substitutes(self) -> Iterator[tuple[str, tuple[RefundLine, ...]]]:
+        """What the substitutes of each shipment cost less, by line: the units they stand for are worth their share of the
+        line by cumulative rounding."""
+        counted: dict[str, int] = {}
+        for shipment_id, substitutes in self.substitutes.items():
+            less = []
+            for units in substitutes:
+                if (line := self.lines.get(units.line_id)) is None:
+                    continue
+                before = counted.get(units.line_id, 0)
+                after = counted[units.line_id] = min(before + units.quantity, line.quantity)
+                worth = cumulative(line.goods_minor, after, line.quantity)
+                worth -= cumulative(line.goods_minor, before, line.quantity)
+                if (amount := worth - (after - before) * units.unit_price_minor) > 0:
+                    less.append(RefundLine(line_id=units.line_id, quantity=0, amount_minor=amount))
+            yield shipment_id, tuple(less)
+
+    def price_reduced_minor(self, line_id: str, *, of_substitutes: bool = True) -> int:
+        """What live refunds took off the price of the line's units; `of_substitutes`: off that of substitutes too."""
         return sum(
             line.amount_minor
             for r in self.refunds.values()
-            if not r.is_dead and r.kind in REDUCES_PRICE
+            if not r.is_dead and r.kind in REDUCES_PRICE and (of_substitutes or not r.is_of_substitutes)
             for line in r.lines_of(line_id)
         )
 
@@ -354,21 +378,24 @@ class Account:
 
     def _still_due(self, asked: RefundLine) -> RefundLine:
         placed = self.lines.get(asked.line_id)
-        if placed is None or not asked.quantity:
+        if placed is None:
             return asked
         cancelled = min(self.of_line(asked.line_id).cancelled, placed.quantity)
+        price = placed.goods_minor + placed.shipping_minor - cumulative(placed.goods_minor, cancelled, placed.quantity)
+        most = max(0, price - self.refunded_value(asked.line_id))
+        if not asked.quantity:
+            return _line_of(asked, 0, min(asked.amount_minor, most), 0)
         left = max(0, placed.quantity - cancelled - self.refunded_units(asked.line_id))
         units = min(asked.quantity, left)
         worth = cumulative(asked.amount_minor, units, asked.quantity)
         reduced = self.price_reduced_minor(asked.line_id)
         if not reduced or not units:
             return _line_of(asked, units, worth, 0)
-        counted = cumulative(reduced, cancelled, placed.quantity) + sum(
+        general = self.price_reduced_minor(asked.line_id, of_substitutes=False)
+        counted = cumulative(general, cancelled, placed.quantity) + sum(
             line.already_minor for r in self.refunds.values() if not r.is_dead for line in r.lines_of(asked.line_id)
         )
         already = min(worth, cumulative(max(0, reduced - counted), units, left))
-        price = placed.goods_minor + placed.shipping_minor - cumulative(placed.goods_minor, cancelled, placed.quantity)
-        most = max(0, price - self.refunded_value(asked.line_id))
         already = max(already, worth - most)
         return _line_of(asked, units, worth - already, already)
 
@@ -519,7 +546,8 @@ def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
                 counters[line.line_id] = replace(was, **{change.value: counted})
             state = replace(state, units=counters)
     if fact.change is UnitsChange.HANDED_OVER:
-        return replace(state, last_shipment=fact.cause_id)
+        substitutes = {**state.substitutes, fact.cause_id: fact.substitutes} if fact.substitutes else state.substitutes
+        return replace(state, last_shipment=fact.cause_id, substitutes=substitutes)
     if fact.change is UnitsChange.CANCELLED:
         return replace(state, last_cancellation=fact.cause_id)
     return state

@@ -47,6 +47,7 @@ from shared.contracts.payments import (
     PaymentUnitsNoted,
     PaymentVoided,
     PaymentVoidFailed,
+    SubstituteUnits,
     UnitsChange,
 )
 from shared.machine import Invalid, NotAllowed
@@ -81,6 +82,7 @@ class NoteUnits:
     cause_id: str
     lines: tuple[LineQuantity, ...]
     at: datetime
+    substitutes: tuple[SubstituteUnits, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,10 +308,13 @@ def _and_then(state: Account, facts: Sequence[Fact], policies: Policies, at: dat
     def owed(state: Account, at: datetime) -> Sequence[Fact]:
         return payout.excess(state, policies, at)
 
+    def cheaper(state: Account, at: datetime) -> Sequence[Fact]:
+        return payout.cheaper_substitutes(state, policies, at)
+
     def waiting(state: Account, at: datetime) -> Sequence[Fact]:
         return payout.waiting(state, policies, at)
 
-    for rule in (*rules, capture.charges, capture.releases, owed, waiting):
+    for rule in (*rules, capture.charges, capture.releases, cheaper, owed, waiting):
         more = rule(state, at)
         for fact in more:
             state = evolve(state, fact)
@@ -338,7 +343,15 @@ def _noted(state: Account, command: NoteUnits, lines: tuple[LineQuantity, ...]) 
     """Nothing is noted of no units."""
     if not lines:
         return []
-    return [PaymentUnitsNoted(order_id=state.order_id, change=command.change, cause_id=command.cause_id, lines=lines)]
+    return [
+        PaymentUnitsNoted(
+            order_id=state.order_id,
+            change=command.change,
+            cause_id=command.cause_id,
+            lines=lines,
+            substitutes=command.substitutes,
+        )
+    ]
 
 
 def _cancel_rest(state: Account, command: CancelRest) -> list[Fact]:

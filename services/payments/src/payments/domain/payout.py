@@ -251,6 +251,33 @@ def owe(state: Account, command: OweRefund, policies: Policies) -> list[Fact]:
     return facts + consider(state, id, policies, command.at)
 
 
+def cheaper_substitutes(state: Account, policies: Policies, at: datetime) -> list[Fact]:
+    """Give back what substitutes that were handed over cost less than the units they stand for, once per shipment."""
+    facts: list[Fact] = []
+    asked = {r.cause_id for r in state.refunds.values()}
+    for shipment_id, lines in state.cheaper_substitutes():
+        cause_id = f"{shipment_id}-cheaper"
+        if cause_id in asked or not lines:
+            continue
+        command = OweRefund(
+            kind=RefundKind.PRICE_ADJUSTMENT,
+            cause_id=cause_id,
+            return_id=None,
+            lines=lines,
+            amount_minor=sum(line.amount_minor for line in lines),
+            currency=state.currency,
+            trigger_at=at,
+            channel=RefundChannel.ORIGINAL,
+            requester="service:payments",
+            at=at,
+        )
+        more = owe(state, command, policies)
+        for fact in more:
+            state = evolve(state, fact)
+        facts += more
+    return facts
+
+
 def excess(state: Account, policies: Policies, at: datetime) -> list[Fact]:
     """Give back what was captured above what is left of the order."""
     amount = state.excess_minor(with_dead=True) if state.is_open else 0

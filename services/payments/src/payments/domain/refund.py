@@ -169,6 +169,11 @@ class Refund:
         return self.kind in (RefundKind.RETURN, RefundKind.LOST) or self.requester.startswith("service:")
 
     @property
+    def is_of_substitutes(self) -> bool:
+        """What substitutes cost less, of units that were handed over: units that are cancelled have no share of it."""
+        return self.kind is RefundKind.PRICE_ADJUSTMENT and self.stated_minor is not None
+
+    @property
     def all_consents(self) -> frozenset[RefundChannel]:
         """Who wants a channel agrees to it."""
         return frozenset({*self.consents, self.channel})
