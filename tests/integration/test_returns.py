@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from standardwebhooks.webhooks import Webhook
 
 from returns.api import router, uploads
+from returns.app import default_policy
 from returns.domain.decisions import due_command
 from returns.domain.order import OrderReturns
 from returns.handlers import ROUTE
@@ -35,9 +36,10 @@ from shared.contracts.partners import (
 from shared.database import Pool
 from shared.http import BodyLimit, Desk, install_problems
 from shared.parking import Parked, Record
+from shared.runtime import Running
 from shared.timers import Timers
 from tests.backends import Backends
-from tests.databases import AUTH_KEY
+from tests.databases import AUTH_KEY, settings_for
 from tests.returns_story import day, of, order_line, placed, policy
 
 NewDatabase = Callable[[str], Awaitable[str]]
@@ -353,6 +355,31 @@ async def test_an_exception_needs_a_supervisor_and_a_reason(client: httpx.AsyncC
     )
     assert row is not None
     assert tuple(row) == ("supervisor:anna", "was in hospital", 1)
+
+
+@pytest.fixture
+def running(pool: Pool, backends: Backends) -> Running:
+    return Running("returns", settings_for("postgresql://unused", backends), pool, None)
+
+
+async def test_an_order_of_before_the_merchants_first_policy_is_returned_by_the_default_one(
+    client: httpx.AsyncClient, pool: Pool, running: Running
+) -> None:
+    for _ in range(2):  # each replica, at each start
+        await asyncio.wait_for(default_policy(running, asyncio.Event()), 10)
+    await delivered(client, pool, effective_from=day(1))
+    assert (await ask(client, mug=1)).status_code == 201
+    bound = await pool.fetchval("SELECT policy_id FROM events WHERE type = 'return.approved'")
+    assert bound == "default"
+    assert await pool.fetchval("SELECT count(*) FROM events WHERE subject = 'policy:default'") == 1
+
+
+async def test_a_merchants_own_policy_of_the_defaults_name_stays_as_it_is(
+    client: httpx.AsyncClient, pool: Pool, running: Running
+) -> None:
+    assert (await publish(client, policy_id="default", window_days=7)).status_code == 201
+    await asyncio.wait_for(default_policy(running, asyncio.Event()), 10)
+    assert (await client.get("/policies/default/1", headers=by("auditor"))).json()["window_days"] == 7
 
 
 async def test_policies_are_published_listed_compared_and_retired(client: httpx.AsyncClient, pool: Pool) -> None:

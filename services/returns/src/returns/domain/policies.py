@@ -171,6 +171,47 @@ def diff(before: ReturnPolicy, after: ReturnPolicy) -> list[Change]:
     return [Change(name, old[name], new[name]) for name in old if old[name] != new[name] and name != "version"]
 
 
+DEFAULT: Final = ReturnPolicy.model_validate(
+    {
+        "policy_id": "default",
+        "version": 1,
+        "effective_from": "2000-01-01T00:00:00Z",
+        "window_days": 30,
+        "inspection": [
+            {"outcome": "as_new", "disposition": "restock", "refund_percent": 100, "fee_percent": 0},
+            {"outcome": "opened", "disposition": "regrade", "refund_percent": 100, "fee_percent": 0},
+            {
+                "outcome": "defective",
+                "disposition": "vendor",
+                "refund_percent": 100,
+                "fee_percent": 0,
+                "refund_shipping": True,
+            },
+            {
+                "outcome": "customer_damage",
+                "disposition": "quarantine",
+                "refund_percent": 50,
+                "fee_percent": 0,
+                "review": True,
+            },
+            {
+                "outcome": "incomplete",
+                "disposition": "quarantine",
+                "refund_percent": 50,
+                "fee_percent": 0,
+                "review": True,
+            },
+            {"outcome": "wrong_item", "disposition": "hold", "refund_percent": 0, "fee_percent": 0},
+            {"outcome": "counterfeit", "disposition": "hold", "refund_percent": 0, "fee_percent": 0},
+            {"outcome": "not_in_box", "disposition": "none", "refund_percent": 0, "fee_percent": 0},
+            {"outcome": "extra_item", "disposition": "quarantine", "refund_percent": 0, "fee_percent": 0},
+        ],
+    }
+)
+"""What binds orders for which a merchant has published nothing, those of before their first policy too. It is published
+like any other when the service first starts, and can be followed by a version of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Policies:
     """Published versions, as data that decisions need: contents by reference, and what is in force when."""
