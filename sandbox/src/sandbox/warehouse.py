@@ -37,6 +37,7 @@ from shared.contracts.fulfillment import (
     ShipmentReleased,
     ShipmentReturnedToSender,
     ShipmentShipped,
+    shelf_key,
 )
 from shared.contracts.partners import (
     WAREHOUSE_MESSAGES,
@@ -459,7 +460,7 @@ async def goods_received(body: GoodsReceived, dock: AtDock) -> Sent:
         quantity=body.quantity,
         occurred_at=business_time(body.occurred_at),
     )
-    return await dock.send(message, f"stock:{body.sku}@{body.location}", body.copies)
+    return await dock.send(message, shelf_key(body.sku, body.location), body.copies)
 
 
 @routes.post("/goods-expected", status_code=202)
@@ -472,7 +473,7 @@ async def goods_expected(body: GoodsExpected, dock: AtDock) -> Sent:
         eta=body.eta,
         occurred_at=business_time(body.occurred_at),
     )
-    return await dock.send(message, f"stock:{body.sku}@{body.location}", body.copies)
+    return await dock.send(message, shelf_key(body.sku, body.location), body.copies)
 
 
 @routes.post("/shipments/{shipment_id}/pack", status_code=202)

@@ -25,9 +25,9 @@ from faststream.kafka.subscriber.usecase import BatchSubscriber
 from prometheus_client import CollectorRegistry, Histogram
 
 from shared.contracts.base import FACTS, Fact, Input
-from shared.contracts.partners import WAREHOUSE_MESSAGES
+from shared.contracts.partners import WAREHOUSE_MESSAGES, PartnerMessage
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause, Undecodable, context_of, data_of, fact_of, type_of
+from shared.envelope import Cause, Context, Undecodable, context_of, data_of, fact_of, observed_time, type_of
 from shared.locks import LOCK_TIMEOUT, MOST_LOCKED, RETRY_SECONDS, give_up_after, holders, in_words, locked_keys
 from shared.machine import Invalid, NotAllowed
 from shared.parking import Parked, Record, park, settle, waiting
@@ -74,6 +74,17 @@ def reason_of(error: Exception) -> str:
     return "fault"
 
 
+def _read(model: type[Fact] | type[Input], context: Context, value: bytes | None) -> tuple[Any, Cause]:
+    """What a record says and why; a partner's clock is not believed where it cannot be right."""
+    cause = context.cause()
+    if issubclass(model, Fact):
+        return fact_of(context, value), cause
+    message = data_of(model, value)
+    if isinstance(message, PartnerMessage):
+        message = message.model_copy(update={"occurred_at": observed_time(message.occurred_at)})
+    return message, cause._replace(at=observed_time(cause.at))
+
+
 class Router:
     """Turns records into commands and tells them. Its `take` is the whole of a consuming service."""
 
@@ -102,8 +113,7 @@ class Router:
         flow, model, translate = known
         try:
             context = context_of(record.key, record.headers)
-            fact = fact_of(context, record.value) if issubclass(model, Fact) else data_of(model, record.value)
-            told = translate(fact, context.cause())
+            told = translate(*_read(model, context, record.value))
         except Undecodable as error:
             return error
         return None if told is None else (flow, told)

@@ -3,16 +3,19 @@
 import json
 import re
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
-from typing import Any, NamedTuple, TypeVar
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+import structlog
 from asyncpg.pgproto.pgproto import UUID as DriversUUID
 from pydantic import BaseModel, ValidationError
 
 from shared.card_numbers import masked
 from shared.contracts.base import FACTS, Fact
 from shared.errors import in_words, problems_of
+
+log = structlog.get_logger()
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -27,12 +30,28 @@ _OPTIONAL = ("subject", "sequence", "dataschema", "correlationid", "causationid"
 READ = frozenset({*REQUIRED, *(f"ce_{name}" for name in _OPTIONAL)})
 """Whatever else a record carries is its sender's own, and is not looked at."""
 
+CLOCK_SKEW: Final = timedelta(minutes=5)
+EARLIEST: Final = 2000
+"""The year; a date before it is a clock's that was never set."""
+
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 def traceparent_in(text: str | None) -> str | None:
     """A W3C trace context, if it is one: another is no fault of the message's, and is not passed on."""
     return text if text and _TRACEPARENT.fullmatch(text) else None
+
+
+def observed_time(occurred_at: datetime | None) -> datetime:
+    """When what a partner reports happened (I16). A report is never refused for its sender's clock: a time in the future, or
+    of a clock that was never set, is replaced by the time of receipt, and said in the log."""
+    now = datetime.now(timezone.utc)
+    if occurred_at is None:
+        return now
+    if occurred_at > now + CLOCK_SKEW or occurred_at.year < EARLIEST:
+        log.warning("partner.clock_is_wrong", said=occurred_at.isoformat(), received_at=now.isoformat())
+        return now
+    return occurred_at.astimezone(timezone.utc)
 
 
 class Undecodable(Exception):

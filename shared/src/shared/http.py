@@ -29,7 +29,7 @@ from shared.auth import Caller, Role
 from shared.card_numbers import has_card_number, masked
 from shared.contracts.base import Fact
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import DEPTH, Cause, Undecodable, check_body, traceparent_in
+from shared.envelope import CLOCK_SKEW, DEPTH, EARLIEST, Cause, Undecodable, check_body, traceparent_in
 from shared.errors import in_words as errors_in_words
 from shared.errors import problems_of
 from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, Locked, give_up_after, holders, in_words, locked_keys
@@ -46,7 +46,6 @@ C = TypeVar("C")
 M = TypeVar("M", bound=BaseModel)
 
 BODY_LIMIT = 256 * 1024
-CLOCK_SKEW = timedelta(minutes=5)
 RETRY_AFTER = 2
 WEBHOOK_TOLERANCE = timedelta(seconds=300)
 
@@ -354,8 +353,8 @@ def business_time(occurred_at: datetime | None) -> datetime:
         return now
     if occurred_at > now + CLOCK_SKEW:
         raise Invalid("occurred_at", "must not lie in the future")
-    if occurred_at.year < 2000:
-        raise Invalid("occurred_at", "must not lie before the year 2000")
+    if occurred_at.year < EARLIEST:
+        raise Invalid("occurred_at", f"must not lie before the year {EARLIEST}")
     return occurred_at.astimezone(timezone.utc)
 
 

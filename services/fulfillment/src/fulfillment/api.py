@@ -23,6 +23,7 @@ from shared.contracts.base import Bucket, Fact, Id, Input, Observation, Quantity
 from shared.contracts.fulfillment import Scan, StockCounted, StockDiscrepancyRecorded, shelf_key
 from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
+from shared.envelope import observed_time
 from shared.http import (
     Asking,
     AtDesk,
@@ -370,7 +371,7 @@ async def _tell(by: Asking, shipment_id: str, command: Command, reason: str, at:
 async def pack(shipment_id: ShipmentId, body: PackShipment, by: Warehouse) -> Response:
     """What is packed must be what the shipment has: units that are missing are a short pick first."""
     parcels = tuple((parcel.parcel_id, units(parcel.lines)) for parcel in body.parcels)
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     return await _tell(by, shipment_id, Pack(shipment_id, parcels, at=at), "packed", at)
 
 
@@ -379,7 +380,7 @@ async def hand_over(shipment_id: ShipmentId, body: HandOverShipment, by: Warehou
     """The parcels are the carrier's from now on: they have left, so that nothing of it is refused. What contradicts the
     plan (a hold, a cancellation, other parcels) is recorded for somebody to look at."""
     tracking = tuple((parcel.parcel_id, parcel.tracking) for parcel in body.tracking)
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     command = HandOver(shipment_id, body.carrier, tracking)
     return await _tell(by, shipment_id, command, "handed over", at)
 
@@ -387,14 +388,14 @@ async def hand_over(shipment_id: ShipmentId, body: HandOverShipment, by: Warehou
 @router.post("/shipments/{shipment_id}/relabelled", response_model=FulfillmentOut)
 async def relabelled(shipment_id: ShipmentId, body: RelabelShipment, by: Warehouse) -> Response:
     """It has a label of its new address, and may leave. Packing it anew says so too."""
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     return await _tell(by, shipment_id, Relabel(shipment_id, at), "relabelled", at)
 
 
 @router.post("/shipments/{shipment_id}/short-pick", response_model=FulfillmentOut)
 async def short_pick(shipment_id: ShipmentId, body: ShortPickShipment, by: Warehouse) -> Response:
     """Units that are not on their shelf: they leave the shipment and the stock, and are planned again."""
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     command = ShortPick(shipment_id, units(body.lines))
     return await _tell(by, shipment_id, command, "short pick", at)
 
@@ -475,7 +476,7 @@ TOLD_BEFORE: Final[dict[int | str, dict[str, Any]]] = {
 async def receive_goods(body: ReceiveGoods, by: Warehouse) -> Response:
     """Goods came in. Whoever waits for them is served at once, first placed first."""
     command = Receive(body.receipt_id, body.sku, body.location, body.quantity)
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     return await _goods(by, body.sku, body.location, command, at)
 
 
@@ -499,7 +500,7 @@ async def count_goods(body: CountGoods, by: Warehouse) -> Response:
         return 200, CountOut(**about, on_hand=on_hand, change=counted.change, missing=counted.missing)
 
     command = CountUnits(body.sku, body.location, body.counted, body.reason)
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     return await by.tell(SHELVES, shelf_key(body.sku, body.location), command, answer, reason=body.reason, at=at)
 
 
@@ -519,7 +520,7 @@ async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], desk: At
     """A carrier's scan, signed. The same scan told again has no second effect. It is of every parcel that has the number;
     where none has, it is kept and applied when one has: the warehouse may still be telling of the hand-over."""
     told = read_signed(CarrierScan, body)
-    at = business_time(told.occurred_at)
+    at = observed_time(told.occurred_at)
     scan = Scan(carrier=told.carrier, tracking=told.tracking, code=told.code, at=at)
     order_ids, refusal = await scans.track(desk, scans.Scanned(scan, told.detail), at)
     if refusal is not None:

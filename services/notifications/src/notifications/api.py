@@ -15,7 +15,8 @@ from notifications.store import NOTIFICATIONS, find, of_message, policies
 from shared.auth import Caller, Role
 from shared.contracts.base import Fact, Id, Input, Observation, Remark, Text
 from shared.contracts.notifications import Corrected, NotificationKind, Statement
-from shared.http import Asking, AtDesk, SignedBody, asks, business_time, needs, read_signed, signed, webhook_cause
+from shared.envelope import observed_time
+from shared.http import Asking, AtDesk, SignedBody, asks, needs, read_signed, signed, webhook_cause
 from shared.shell import Told
 
 router = APIRouter(tags=["notifications"])
@@ -174,7 +175,7 @@ async def mail_notice(
     """A mail provider's notice, signed; one id has one effect. A notice that comes before the sending of its mail is
     recorded is answered 409, and one of an unknown mail 404: send it again."""
     notice = read_signed(MailNotice, body)
-    at = business_time(notice.occurred_at)
+    at = observed_time(notice.occurred_at)
     found = await of_message(desk.pool, notice.message_id)
     if found is None:
         raise HTTPException(404, f"message_id: {notice.message_id} is not known")

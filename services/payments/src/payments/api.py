@@ -49,6 +49,7 @@ from shared.contracts.payments import (
     RefundRouted,
     TenderExcluded,
 )
+from shared.envelope import observed_time
 from shared.http import (
     Asking,
     AtDesk,
@@ -524,7 +525,7 @@ async def hear_processor(request: Request, desk: AtDesk, signed_body: Annotated[
     What has happened is never refused: a notice that fits no order here is kept, tried again and shown.
     """
     notice = read_signed(Notice, signed_body)
-    business_time(notice.occurred_at)
+    notice = notice.model_copy(update={"occurred_at": observed_time(notice.occurred_at)})
     try:
         await hear(
             request.app.state.pool, desk, request.app.state.processor, notice, signed_body.id, signed_body.body.decode()

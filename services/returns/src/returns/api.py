@@ -68,6 +68,7 @@ from shared.contracts.returns import (
     Verdict,
     WindowTier,
 )
+from shared.envelope import observed_time
 from shared.http import (
     Asking,
     AtDesk,
@@ -728,7 +729,7 @@ def _observed(return_id: str) -> Answer:
 )
 async def receive(order_id: OrderId, return_id: ReturnId, body: ReceiptIn, by: Receiver) -> Response:
     """A parcel arrived. The same `receipt_id` again changes nothing; what no return expects waits for a person."""
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     command = ReceiveParcel(return_id, body.receipt_id, body.location, reported(body.lines), body.unexpected, at)
     return await _tell(by, order_id, command, at, "receive parcel", _observed(return_id))
 
@@ -738,7 +739,7 @@ async def receive(order_id: OrderId, return_id: ReturnId, body: ReceiptIn, by: R
 )
 async def inspect(order_id: OrderId, return_id: ReturnId, body: InspectionIn, by: Receiver) -> Response:
     """What was found. Disposition, refund and fee follow from the policy's table."""
-    at = business_time(body.occurred_at)
+    at = observed_time(body.occurred_at)
     command = InspectItems(return_id, body.inspection_id, body.location, body.lines, at)
     return await _tell(by, order_id, command, at, "inspect", _observed(return_id))
 
@@ -972,7 +973,7 @@ async def carrier(
 ) -> Accepted:
     """A scan of a customer's parcel on its way back; of whatever return, it is recorded."""
     scan = read_signed(ReturnScan, body)
-    at = business_time(scan.occurred_at)
+    at = observed_time(scan.occurred_at)
     told: Told[Command] = Told(
         scan.order_id,
         RecordScan(scan.return_id, scan.tracking, at),
