@@ -785,6 +785,17 @@ def test_a_double_capture_is_given_back_as_overpaid() -> None:
     assert (story.state.captured_minor, story.state.refunded_minor()) == (20_000, 10_000)
 
 
+def test_what_was_captured_before_its_authorization_was_heard_of_is_not_captured_again() -> None:
+    story = Story()
+    story.tell(opening([line("a", 1, 10_000)], [tender("card", TenderKind.CARD, 10_000)]))
+    [authorization] = story.waiting()
+    story.submit(authorization.id)
+    story.tell(RecordMovement(p.MovementKind.CAPTURE, f"ref-{authorization.id}", "ch_1", 4_000, NOON, "by hand"))
+    story.answer(authorization.id, expires_at=NOON + timedelta(days=30))
+    [held] = story.state.tenders["card"].authorizations
+    assert (held.amount_minor, held.captured_minor, held.open_minor) == (10_000, 4_000, 6_000)
+
+
 def test_what_the_provider_captured_by_itself_is_not_captured_again() -> None:
     story = paid(tender("t1", CARD, 10_000), lines=[line("a", 1, 10_000)])
     story.tell(RecordMovement(p.MovementKind.CAPTURE, "ref-o1-P1", "cap_9", 10_000, NOON, ""))

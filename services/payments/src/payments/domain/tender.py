@@ -235,10 +235,19 @@ def authorize(tender: Tender, fact: PaymentAuthorized | PaymentReauthorized, req
     if isinstance(fact, PaymentReauthorized):
         to = TenderStatus.PARTIALLY_CAPTURED if tender.captured_minor else TenderStatus.AUTHORIZED
     given = Authorization(fact.reference, fact.amount_minor, requested_at, fact.expires_at)
+    others = tuple(a for a in tender.authorizations if a.reference != fact.reference)
+    for taken in (a for a in tender.authorizations if a.reference == fact.reference):
+        # Captured at the provider before its authorization was heard of here.
+        given = replace(
+            given,
+            amount_minor=max(given.amount_minor, taken.captured_minor),
+            captured_minor=taken.captured_minor,
+            captured_at=taken.captured_at,
+        )
     return replace(
         tender,
         status=TENDER.step(tender.status, fact, to),
-        authorizations=(*tender.authorizations, given),
+        authorizations=(*others, given),
         is_capture_refused=False,
     )
 
