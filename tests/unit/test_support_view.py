@@ -23,6 +23,7 @@ from shared.contracts.fulfillment import (
     ShipmentShipped,
     ShipmentTrackingUpdated,
     StockReceived,
+    SubstitutedUnits,
 )
 from shared.contracts.notifications import Claim, NotificationContradicted, Statement
 from shared.contracts.orders import (
@@ -474,6 +475,20 @@ def test_of_two_parcels_each_stands_by_its_own_scans_and_the_shipment_where_it_n
     assert (last.status, [parcel.status for parcel in last.parcels]) == ("shipped", ["delivered", "shipped"])
     t.tell(ShipmentDelivered(**about, scan=scan.model_copy(update={"tracking": "TR-2"}), lines=units(rug=1)))
     assert (seen(t).shipments[-1].status, seen(t).shipments[-1].delivered_at) == ("delivered", t.now)
+
+
+def test_where_another_article_ships_both_are_named() -> None:
+    t = split_order()
+    fill_backorder(t)
+    about = {"order_id": t.order_id, "shipment_id": f"{t.order_id}-S9", "number": 4, "of": 4}
+    stool = SubstitutedUnits(line_id="chair", quantity=1, sku="SKU-stool", title="Stool")
+    t.tell(ShipmentCreated(**about, location="BER", lines=units(chair=2, lamp=1), substituted=(stool,)))
+    both = "1 × Stool instead of Oak chair, 1 × Oak chair and 1 × Desk lamp"
+    assert seen(t).shipments[-1].contents == both
+    parcels = (Parcel(parcel_id="p1", lines=units(chair=1), carrier="DHL", tracking="TR-1"),)
+    t.tell(ShipmentShipped(**about, carrier="DHL", parcels=parcels, lines=units(chair=1), substituted=(stool,)))
+    last = seen(t).shipments[-1]
+    assert (last.contents, last.parcels[0].contents) == ("1 × Stool instead of Oak chair",) * 2
 
 
 def test_a_customer_who_is_asked_about_a_later_date_has_a_date_to_answer_by() -> None:

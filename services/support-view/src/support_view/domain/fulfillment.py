@@ -64,6 +64,7 @@ from shared.contracts.fulfillment import (
     StockScrapped,
     StockShipped,
     StockWithdrawn,
+    SubstitutedUnits,
 )
 from shared.contracts.orders import BackorderChoice
 from shared.machine import replace
@@ -126,6 +127,8 @@ class Shipment:
     is_packed: bool = False
     location: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
+    substituted: tuple[SubstitutedUnits, ...] = ()
+    """Those of its units that are another article than the one ordered."""
     number: int = 0
     of: int = 0
     replaces: str | None = None
@@ -333,6 +336,7 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
                 status=ShipmentStatus.CREATED,
                 location=fact.location,
                 lines=_quantities(fact.lines),
+                substituted=fact.substituted,
                 number=fact.number,
                 of=fact.of,
                 replaces=fact.replaces_shipment_id,
@@ -360,6 +364,7 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
                 carrier=fact.carrier,
                 boxes=_boxes(fact.parcels),
                 lines=_quantities(fact.lines),
+                substituted=fact.substituted,
                 number=fact.number,
                 of=fact.of,
                 shipped_at=at,
@@ -534,7 +539,9 @@ SENTENCES: Final[Sentences] = {
         + (f"; {f.remaining} still to come" if f.remaining else "")
     ),
     BackorderCancelled: lambda f, w: f"Backorder cancelled: {w.some(f.quantity, f.line_id)}",
-    ShipmentCreated: lambda f, w: f"Shipment {f.number} of {f.of} planned in {f.location}: {w.units(f.lines)}",
+    ShipmentCreated: lambda f, w: (
+        f"Shipment {f.number} of {f.of} planned in {f.location}: {w.units(f.lines, f.substituted)}"
+    ),
     ShipmentPacked: lambda f, w: f"{_named(f, w)} packed in {plural(len(f.parcels), 'parcel')}",
     ShipmentRepacked: lambda f, w: f"{_named(f, w)} packed again in {plural(len(f.parcels), 'parcel')}",
     ShipmentRelabelRequested: lambda f, w: (
@@ -543,7 +550,9 @@ SENTENCES: Final[Sentences] = {
     ShipmentRelabelled: lambda f, w: f"{_named(f, w)} has a label of its new address",
     ShipmentHeld: lambda f, w: f"{_named(f, w)} held: {w.listed(plain(hold) for hold in f.holds)}",
     ShipmentReleased: lambda f, w: f"{_named(f, w)} released",
-    ShipmentShipped: lambda f, w: f"Shipment {f.number} of {f.of} handed to {f.carrier}: {w.units(f.lines)}",
+    ShipmentShipped: lambda f, w: (
+        f"Shipment {f.number} of {f.of} handed to {f.carrier}: {w.units(f.lines, f.substituted)}"
+    ),
     ShipmentTrackingUpdated: lambda f, w: _noted(f, w, _SCAN_WORDS[f.code], f.detail),
     ShipmentDelayed: lambda f, w: _noted(f, w, "is delayed", f.detail),
     ShipmentDeliveryAttempted: lambda f, w: _noted(f, w, "could not be delivered at first try", f.detail),

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from shared.contracts import Fact
 from shared.contracts.base import PolicyRef
+from shared.contracts.fulfillment import SubstitutedUnits
 from shared.money import format_minor
 
 K = TypeVar("K")
@@ -150,12 +151,26 @@ class Words:
             return format_minor(minor, chosen)
         return f"{minor} minor units"
 
-    def units(self, lines: Iterable[_Units]) -> str:
+    def units(self, lines: Iterable[_Units], substituted: Sequence[SubstitutedUnits] = ()) -> str:
         """`2 × Desk lamp and 1 × Chair`; a sentence names a few lines and counts the others."""
-        named = [self.some(line.quantity, line.line_id) for line in lines]
+        named = self.articles({line.line_id: line.quantity for line in lines}, substituted)
         if len(named) > MOST_NAMED:
             named[MOST_NAMED - 1 :] = [plural(len(named) - MOST_NAMED + 1, "other line")]
         return self.listed(named) or "nothing"
+
+    def articles(self, lines: Mapping[str, int], substituted: Sequence[SubstitutedUnits] = ()) -> list[str]:
+        """Each article by its own title: one that goes instead of another names both."""
+        named = []
+        for line_id, quantity in lines.items():
+            left = quantity
+            for other in substituted:
+                if other.line_id == line_id and (units := min(other.quantity, left)):
+                    left -= units
+                    ordered = self.titles.get(line_id, f"line {line_id}")
+                    named.append(f"{units} × {other.title or other.sku} instead of {ordered}")
+            if left:
+                named.append(self.some(left, line_id))
+        return named
 
     def some(self, quantity: int, line_id: str) -> str:
         return f"{quantity} × {self.titles.get(line_id, f'line {line_id}')}"

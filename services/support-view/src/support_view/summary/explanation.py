@@ -218,7 +218,7 @@ def _line(s: Sections, goods: Sequence[ShipmentState], line_id: str, forward: Ma
 def _shipment(s: Sections, id: str, shipment: Shipment, waits: str) -> Iterator[Clause]:
     about = f"shipment:{id}"
     yield Clause(
-        text=f"{s.contents(shipment.lines)}, planned from {shipment.location or 'a place not known yet'}"
+        text=f"{s.contents(shipment.lines, shipment.substituted)}, planned from {shipment.location or 'a place not known yet'}"
         + (f" on {day(shipment.created_at)}" if shipment.created_at else ""),
         domain="fulfillment",
         about=about,

@@ -6,6 +6,7 @@ from datetime import datetime
 from pydantic import Field
 
 from shared.contracts.base import Bucket, Model
+from shared.contracts.fulfillment import SubstitutedUnits
 from support_view.domain.fulfillment import Backorder, Shipment, ShipmentStatus
 from support_view.domain.obligations import is_unsettled
 from support_view.domain.orders import Orders
@@ -68,7 +69,7 @@ def shipments(s: Sections) -> Iterator[ShipmentState]:
             status=shipment.status,
             location=shipment.location,
             lines=dict(shipment.lines),
-            contents=s.contents(shipment.lines),
+            contents=s.contents(shipment.lines, shipment.substituted),
             waits_for=_awaited(s, shipment),
             holds=shipment.holds,
             parcels=tuple(
@@ -76,7 +77,7 @@ def shipments(s: Sections) -> Iterator[ShipmentState]:
                     parcel_id=box.parcel_id,
                     carrier=box.carrier or shipment.carrier,
                     tracking=box.tracking,
-                    contents=s.contents(box.lines),
+                    contents=s.contents(box.lines, _alike(shipment)),
                     status=box.status if shipment.shipped_at else None,
                 )
                 for box in shipment.boxes
@@ -87,6 +88,12 @@ def shipments(s: Sections) -> Iterator[ShipmentState]:
             shipped_at=shipment.shipped_at,
             delivered_at=shipment.delivered_at,
         )
+
+
+def _alike(shipment: Shipment) -> tuple[SubstitutedUnits, ...]:
+    """The substitutes of lines that have no other article in the shipment: of the others nobody says in which parcel they
+    are."""
+    return tuple(other for other in shipment.substituted if other.quantity == shipment.lines.get(other.line_id))
 
 
 def _awaited(s: Sections, shipment: Shipment) -> str:

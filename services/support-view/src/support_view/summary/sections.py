@@ -1,6 +1,6 @@
 """The sections of one order side by side, and what things in it are called."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from shared.contracts.base import Model
+from shared.contracts.fulfillment import SubstitutedUnits
 from support_view.domain.fulfillment import Fulfillment, Shipment
 from support_view.domain.notifications import Notifications
 from support_view.domain.orders import Orders
@@ -44,9 +45,9 @@ class Sections:
     def amount(self, minor: int) -> Amount:
         return _amount(minor, self.words.currency)
 
-    def contents(self, units: Mapping[str, int]) -> str:
+    def contents(self, units: Mapping[str, int], substituted: Sequence[SubstitutedUnits] = ()) -> str:
         """`2 × Desk lamp and 1 × Chair`."""
-        return self.words.listed(self.words.some(n, line_id) for line_id, n in units.items()) or "nothing"
+        return self.words.listed(self.words.articles(units, substituted)) or "nothing"
 
 
 @lru_cache(maxsize=1024)
