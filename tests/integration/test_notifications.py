@@ -35,7 +35,7 @@ from shared.http import Desk, install_problems
 from shared.shell import Told
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
-from tests.unit.notifications_story import LATER, PROMISED, backordered, captured, placed, shipped, slipped
+from tests.unit.notifications_story import LATER, NOON, PROMISED, backordered, captured, placed, shipped, slipped
 
 SECRET = "whsec_bWFpbC1zZWNyZXQtb2YtdGVzdHMtMDAwMDA="
 
@@ -287,10 +287,10 @@ async def test_a_connection_carries_message_after_message_and_is_made_anew_when_
     mail = Mail(to="ada@example.org", name="Zoë, Dr.", title="Grüße", text="Größe 5\n.\n", html="<p>5\xa0€</p>")
     for n in range(4):
         mailbox.hangs_up = n == 1
-        await server.send(message(f"o1-N{n}", mail, "shop@example.org"))
+        await server.send(message(f"o1-N{n}", mail, "shop@example.org", NOON))
     mailbox.answer = "550 no"
     with pytest.raises(RefusedForGood, match="550 no"):
-        await server.send(message("o1-N4", mail, "shop@example.org"))
+        await server.send(message("o1-N4", mail, "shop@example.org", NOON))
     await server.rest()
     first, second, third, fourth = mailbox.sessions
     assert first is second

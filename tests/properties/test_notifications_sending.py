@@ -8,6 +8,7 @@ from email import message_from_string
 from email.headerregistry import UniqueAddressHeader
 from email.message import EmailMessage
 from email.policy import SMTPUTF8
+from email.utils import parsedate_to_datetime
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -19,7 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from notifications.gateway import MailServer, RefusedForGood, address, message
 from shared.contracts.base import Name
-from tests.unit.notifications_story import PROMISED, Story, backordered, placed
+from tests.unit.notifications_story import NOON, PROMISED, Story, backordered, placed
 
 NAME: TypeAdapter[str] = TypeAdapter(Name)
 
@@ -119,7 +120,7 @@ def test_no_name_and_no_address_ends_the_sender(
     async def send() -> None:
         server = MailServer(url, 5)
         try:
-            await server.send(message("o1-N1", mail, "shop@example.org"))
+            await server.send(message("o1-N1", mail, "shop@example.org", NOON))
         finally:
             await server.rest()
 
@@ -136,9 +137,10 @@ def test_no_name_and_no_address_ends_the_sender(
     read = message_from_string(taken.content.decode().replace("\r\n", "\n"), policy=SMTPUTF8)
     assert isinstance(read, EmailMessage)
     assert set(read.keys()) == {
-        "Message-ID", "From", "To", "Subject", "Auto-Submitted", "MIME-Version", "Content-Type",
+        "Date", "Message-ID", "From", "To", "Subject", "Auto-Submitted", "MIME-Version", "Content-Type",
     }  # fmt: skip
     assert read["Subject"] == mail.title
+    assert parsedate_to_datetime(read["Date"]) == NOON
     header = read["To"]
     assert isinstance(header, UniqueAddressHeader)
     assert len(header.addresses) == 1

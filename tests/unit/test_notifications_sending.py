@@ -35,6 +35,7 @@ from shared.contracts.notifications import (
 from shared.machine import Invalid, NotAllowed
 from tests.unit.notifications_story import (
     LATER,
+    NOON,
     POLICY,
     PROMISED,
     REF,
@@ -149,7 +150,7 @@ def test_every_attempt_has_the_same_message_id_and_a_name_cannot_add_a_header() 
     mail = Mail(
         to="ada@example.org", name="Ada\nBcc: all@example.org", title="title", text="text\n", html="<p>text</p>"
     )
-    first, second = (read(message("o1-N1", mail, "shop@example.org")) for _ in range(2))
+    first, second = (read(message("o1-N1", mail, "shop@example.org", NOON)) for _ in range(2))
     assert first["Message-ID"] == second["Message-ID"] == message_id("o1-N1") != message_id("o1-N2")
     assert first["To"] == '"Ada Bcc: all@example.org" <ada@example.org>'
     assert first["Bcc"] is None
@@ -172,7 +173,7 @@ def read(outgoing: Outgoing) -> EmailMessage:
     ],
 )
 def test_a_domain_is_written_in_ascii_and_a_local_part_as_it_is(address: str, sent_to: str, needs_utf8: bool) -> None:
-    outgoing = message("o1-N1", Mail(to=address, name="Jörg", title="t", text="t", html="t"), "shop@example.org")
+    outgoing = message("o1-N1", Mail(to=address, name="Jörg", title="t", text="t", html="t"), "shop@example.org", NOON)
     assert (outgoing.recipient, outgoing.needs_utf8) == (sent_to, needs_utf8)
     [to] = read(outgoing)["To"].addresses
     assert (to.display_name, str(to.addr_spec)) == ("Jörg", sent_to)
@@ -183,7 +184,7 @@ def test_a_domain_is_written_in_ascii_and_a_local_part_as_it_is(address: str, se
 )
 def test_an_address_that_mail_can_never_go_to_is_refused_with_a_reason(address: str) -> None:
     with pytest.raises(RefusedForGood, match=r": (The|An|It) "):
-        message("o1-N1", Mail(to=address, name="Ada", title="t", text="t", html="t"), "shop@example.org")
+        message("o1-N1", Mail(to=address, name="Ada", title="t", text="t", html="t"), "shop@example.org", NOON)
 
 
 def test_markup_in_a_name_or_title_is_shown_as_it_is_and_never_run() -> None:

@@ -3,8 +3,9 @@
 import asyncio
 from binascii import b2a_qp
 from dataclasses import dataclass
+from datetime import datetime
 from email.header import Header
-from email.utils import quote
+from email.utils import format_datetime, quote
 from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -49,10 +50,11 @@ class Outgoing:
     needs_utf8: bool
 
 
-def message(notification_id: str, mail: Mail, sender: str) -> Outgoing:
-    """Raises RefusedForGood where mail can never go to that address."""
+def message(notification_id: str, mail: Mail, sender: str, at: datetime) -> Outgoing:
+    """The mail as it is sent at that time. Raises RefusedForGood where mail can never go to that address."""
     from_, to = address(sender), address(mail.to)
     headers = [
+        f"Date: {format_datetime(at)}",
         f"Message-ID: {message_id(notification_id)}",
         f"From: {from_}",
         f"To: {_mailbox(mail.name, to)}",

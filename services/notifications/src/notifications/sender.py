@@ -187,7 +187,7 @@ async def _attempt(
     """Sent, or not tried. Raises RefusedForGood, NotNow, and what it could not be composed for."""
     if isinstance(mail, Exception):
         raise mail
-    outgoing = message(due.notification_id, mail, settings.mail_from)
+    outgoing = message(due.notification_id, mail, settings.mail_from, datetime.now(timezone.utc))
     async with server.room:
         if stop.is_set():
             # All that a round holds may take longer than a process has to stop.
