@@ -283,7 +283,8 @@ WITH told AS NOT MATERIALIZED (
     SELECT DISTINCT ON (r.subject, r.thing) r.subject, r.thing, r.occurred_at AS at, 1 AS whole, e.is_taken::int AS part,
         ARRAY[r.data ->> 'rule'] AS rules, NOT e.is_taken AND NOT e.is_cleared AS is_waiting,
         CASE WHEN e.is_off AND NOT e.is_taken THEN 'rule switched off' END AS left_out
-    FROM told AS r JOIN ends AS e USING (subject, thing) WHERE r.type = 'escalation.raised'
+    FROM told AS r JOIN ends AS e USING (subject, thing)
+    WHERE r.type = 'escalation.raised' AND strpos(r.subject, ':') = 0
     ORDER BY r.subject, r.thing, r.sequence
 )"""
 ERRORS: Final = (

@@ -605,6 +605,71 @@ async def test_verify_names_what_is_late_and_was_brought_to_nobody(
     await people.post("payments", f"/orders/{key}/refunds/{key}-R1/approve", {"reason": "fine"}, Role.SUPERVISOR)
 
 
+async def test_verify_names_a_discrepancy_of_a_shelf_without_its_escalation_until_the_shelf_is_counted(
+    oms: Oms, people: People, shelf: Shelf
+) -> None:
+    receipt = await shelf.db.fetchval("SELECT data->>'receipt_id' FROM events WHERE subject = $1", shelf.key)
+    again = {"receipt_id": receipt, "sku": shelf.sku, "location": "BER", "quantity": 9}
+    await people.post("fulfillment", "/stock/receipts", again, Role.WAREHOUSE)
+
+    def of_it(queue: Any) -> list[Any]:
+        return [each for each in queue["escalations"] if each["shelf"] == f"{shelf.sku}@BER"]
+
+    await people.reads("support-view", "/api/queue?limit=500", "the shelf", lambda queue: bool(of_it(queue)))
+    assert await verified(oms, "--full") == []
+    view = await asyncpg.connect(oms.system.endpoints.database("support-view"))
+    try:
+        kept = await view.fetchval("SELECT state::text FROM states WHERE key = $1", shelf.key)
+        forgotten = json.dumps(json.loads(kept) | {"escalations": {}})
+        await view.execute("UPDATE states SET state = $2::text::json WHERE key = $1", shelf.key, forgotten)
+        _, told = await oms("verify", "--full")
+        what = f"I16: fulfillment recorded {receipt}, and no escalation was raised for it"
+        assert (shelf.key, what) in [(each["where"], each["what"]) for each in told["findings"]]
+        assert ("a law of the domain", shelf.key) in await verified(oms), "it is not forgotten"
+        await view.execute("UPDATE states SET state = $2::text::json WHERE key = $1", shelf.key, kept)
+    finally:
+        await view.close()
+    assert await verified(oms) == []
+    count = {"sku": shelf.sku, "location": "BER", "counted": 1, "reason": "counted again"}
+    await people.post("fulfillment", "/stock/counts", count, Role.WAREHOUSE)
+    await people.reads("support-view", "/api/queue?limit=500", "the end of it", lambda queue: not of_it(queue))
+
+
+async def test_verify_names_what_the_provider_did_unasked_and_was_brought_to_nobody(
+    oms: Oms, people: People, shelf: Shelf
+) -> None:
+    """Money was charged by hand in the provider's dashboard; each movement is brought to somebody."""
+    id = f"moved-{uuid4().hex[:8]}"
+    order = await place(people, id, [_line("a", f"NONE-{id}", "Lamp", 1, 1000)], [_tender("t1", "card", 1000)])
+    key = order["order_id"]
+    await people.sees(key, "authorized", lambda seen: seen["totals"]["authorized"]["minor"] == 1000)
+    by_hand = {"order_id": key, "amount_minor": 300, "currency": "EUR", "key": f"{key}-by-hand"}
+    there = {"Authorization": f"Bearer {kept_keys(oms.system.endpoints.secrets.parent).processor_key}"}
+    async with httpx.AsyncClient(headers=there, base_url=oms.system.endpoints.url("sandbox")) as dashboard:
+        (await dashboard.post("/processor/control/charge", json=by_hand)).raise_for_status()
+    await people.reads(
+        "support-view",
+        "/api/queue?limit=500",
+        "the movement",
+        lambda queue: any((e["order_id"], e["item"]) == (key, f"{key}-M1") for e in queue["escalations"]),
+    )
+    view = await asyncpg.connect(oms.system.endpoints.database("support-view"))
+    try:
+        moved = await view.fetchval(
+            "SELECT count(*) FROM timeline WHERE subject = $1 AND type = 'payment.movement_recorded'", key
+        )
+        assert moved and await verified(oms, "--full") == []
+        kept = await view.fetchval("SELECT state::text FROM states WHERE key = $1", key)
+        forgotten = json.dumps(json.loads(kept) | {"escalations": {}})
+        await view.execute("UPDATE states SET state = $2::text::json WHERE key = $1", key, forgotten)
+        _, told = await oms("verify", "--full")
+        found = [each["what"] for each in told["findings"] if each["where"] == key]
+        assert f"I16: payments recorded {key}-M1, and no escalation was raised for it" in found
+        await view.execute("UPDATE states SET state = $2::text::json WHERE key = $1", key, kept)
+    finally:
+        await view.close()
+
+
 async def test_marks_that_are_not_of_these_databases_are_none(oms: Oms, shelf: Shelf) -> None:
     var = oms.system.endpoints.secrets.parent
     marks = verify.Marks.read(var)

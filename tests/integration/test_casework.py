@@ -1,5 +1,6 @@
 """Contacts and cases over HTTP, on a real PostgreSQL: who may do what, what the CRM's webhook does once, what is kept."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -19,12 +20,18 @@ from standardwebhooks import Webhook
 from shared.auth import Role, issue
 from shared.consumer import CaughtUp
 from shared.contracts.base import FACTS
-from shared.contracts.fulfillment import ShipmentFound, ShipmentLost
+from shared.contracts.fulfillment import (
+    ShipmentFound,
+    ShipmentLost,
+    StockCounted,
+    StockDiscrepancyRecorded,
+    StockReceived,
+)
 from shared.contracts.payments import PaymentOperationUnknown
 from shared.database import Pool
 from shared.timers import Timers
 from support_view.app import built
-from support_view.casebook import FLOWS, STATE, flow_of
+from support_view.casebook import FLOWS, STATE, flow_of, watch
 from support_view.domain.cases import laws
 from support_view.domain.casework import due_command
 from support_view.domain.timeline import Entry
@@ -511,6 +518,76 @@ async def test_the_queue_is_read_and_attended_to_on_its_page(client: httpx.Async
     await look(pool)
     late = await client.post(f"{path}/acknowledge", data={"key": uuid4().hex})
     assert late.status_code == 409 and "support-view refused:" in late.text
+
+
+async def test_a_shelf_that_the_warehouse_contradicts_is_in_the_queue_until_it_is_counted(
+    client: httpx.AsyncClient, ann: Desk, pool: Pool
+) -> None:
+    of_shelf = {"sku": "LAMP", "location": "BER"}
+    t = Telling("none", datetime.now(timezone.utc) - timedelta(hours=1))
+
+    def contradict(receipt: str) -> Entry:
+        differs = {"contradicts": "receipt", "reference": receipt, "quantity": 7, "recorded": 5}
+        said = f"{receipt} was received before with 5 units, and is said to have 7"
+        return t.tell(
+            StockDiscrepancyRecorded(**of_shelf, observation="warehouse.goods_received", **differs, detail=said)
+        )
+
+    received = t.tell(StockReceived(**of_shelf, quantity=5, receipt_id="r1"))
+    await deliver(pool, [received, contradict("r1"), contradict("r2")])
+    assert await rules(pool) == [], "nothing is raised while facts are taken"
+    await look(pool)
+    await look(pool)
+    first, second = (await ann.get("/queue"))["escalations"]
+    assert [(one["rule"], one["item"]) for one in (first, second)] == [
+        ("shelf_contradicted", "r1"),
+        ("shelf_contradicted", "r2"),
+    ]
+    assert (first["subject"], first["shelf"], first["order_id"]) == ("stock:LAMP@BER", "LAMP@BER", None)
+    assert first["to_do"].startswith("Have the warehouse count the shelf") and first["due_at"]
+    client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=[Role.AGENT]))
+    page = (await client.get("/queue")).text
+    assert "Shelf LAMP@BER" in page and "he warehouse contradicts itself on LAMP in BER: r1 was received" in page
+    assert "/orders/stock" not in page, "a shelf has no order's page"
+    taken = await client.post(f"/queue/{first['escalation_id']}/take", data={"key": uuid4().hex})
+    assert taken.status_code == 303 and "agent:ann" in (await client.get("/queue?mine=true")).text
+
+    await ann.post(f"/escalations/{second['escalation_id']}/acknowledge", note="r2 was mistyped")
+    assert await rules(pool) == [("shelf_contradicted", "raised"), ("shelf_contradicted", "cleared")]
+    await deliver(pool, [t.tell(StockCounted(**of_shelf, counted=7, before=5, change=2, missing=0, detail="counted"))])
+    await look(pool)
+    assert (await ann.get("/queue"))["escalations"] == []
+    assert (await ann.get(f"/escalations/{first['escalation_id']}"))["status"] == "cleared"
+    assert await is_what_the_journal_gives(pool)
+
+    done = await told(pool)
+    await hear(pool, "stock:LAMP@BER")
+    assert await pool.fetchval("SELECT count(*) FROM sections") == 0, (
+        "a shelf is no order, in search and figures neither"
+    )
+    async with pool.acquire() as db, db.transaction():  # a look that goes on just now
+        await watch(db, {}, {}, {"stock:LAMP@BER"})
+    await look(pool)
+    assert await told(pool) == done, "what was told of it before is no new episode"
+
+
+async def test_a_shelf_is_not_looked_at_past_what_is_told_of_it_just_now(ann: Desk, pool: Pool) -> None:
+    """A count that is being taken while its shelf is looked at ends what the look would leave standing."""
+    of_shelf = {"sku": "LAMP", "location": "BER"}
+    differs = {"contradicts": "receipt", "reference": "r1", "quantity": 7, "recorded": 5, "detail": "7, not 5"}
+    t = Telling("none", datetime.now(timezone.utc) - timedelta(hours=1))
+    said = StockDiscrepancyRecorded(**of_shelf, observation="warehouse.goods_received", **differs)
+    await deliver(pool, [t.tell(said)])
+    counted = t.tell(StockCounted(**of_shelf, counted=7, before=5, change=2, missing=0, detail="counted"))
+    async with pool.acquire() as db, db.transaction():
+        assert await take(db, [record_of(counted)]) == []
+        looking = asyncio.create_task(look(pool))
+        async with pool.acquire() as other:
+            while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    await looking
+    await look(pool)
+    assert await rules(pool) == [], "it was counted before anybody looked"
 
 
 async def hear(pool: Pool, order_id: str) -> None:

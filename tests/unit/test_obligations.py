@@ -1,7 +1,9 @@
 """What was once seen standing still: each has a next step, an owner and a date, is escalated when late, and ends."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from types import SimpleNamespace
+from typing import Final
 
 import pytest
 
@@ -16,12 +18,16 @@ from shared.contracts.fulfillment import (
     ShipmentLost,
     ShipmentReturnedToSender,
     ShipmentReturnStarted,
+    StockCounted,
+    StockDiscrepancyRecorded,
 )
 from shared.contracts.notifications import NotificationFailed
 from shared.contracts.orders import Hold, OrderCancelled, OrderHoldPlaced, OrderHoldReleased
 from shared.contracts.payments import (
+    MovementKind,
     PaymentAuthorizationExpired,
     PaymentDeclined,
+    PaymentMovementRecorded,
     PaymentReauthorized,
     RefundAttentionNeeded,
     RefundCompleted,
@@ -55,9 +61,13 @@ from shared.contracts.returns import ReceivedLine as Received
 from shared.contracts.support import EscalationAcknowledged, EscalationCleared, EscalationRaised
 from support_view.actions import offered
 from support_view.api import OrderView
-from support_view.domain.escalations import Look, Owner, settle
+from support_view.domain import cases
+from support_view.domain.cases import Support
+from support_view.domain.casework import Acknowledge, Around, decide
+from support_view.domain.escalations import Escalation, Look, Owner, evolve, settle
 from support_view.domain.obligations import SERVICE, obligations, rules_of
 from support_view.domain.policies import RuleName
+from support_view.domain.shelves import STOCK, shelf
 from support_view.summary import Freshness
 from tests.telling import ESCALATIONS, POLICY, START, Telling, confirmed_order, split_order, units
 from tests.unit.test_support_view import sections_of, seen
@@ -366,3 +376,98 @@ def test_what_came_back_is_offered_to_be_sent_again_or_cancelled_and_nothing_is_
     assert names(t, f"return-{R1}") == {"cancel-return", "close-return"}
     t.tell(ReturnClosed(**RETURN))
     assert names(t, f"return-{R1}") == set()
+
+
+SHELF: Final = {"sku": "LAMP", "location": "BER"}
+
+
+def said_otherwise(receipt: str, detail: str = "said otherwise") -> StockDiscrepancyRecorded:
+    return StockDiscrepancyRecorded(
+        **SHELF,
+        observation="warehouse.goods_received",
+        contradicts="receipt",
+        reference=receipt,
+        quantity=7,
+        recorded=5,
+        detail=detail,
+    )
+
+
+COUNTED: Final = StockCounted(**SHELF, counted=7, before=5, change=2, missing=0, detail="counted again")
+
+
+def attended_shelf(*facts: Fact, known: Mapping[str, Escalation] | None = None, sku: str = "LAMP") -> list[Fact]:
+    """What a look at the shelf makes of facts that happened an hour apart, as a warehouse's messages do."""
+    told = shelf((fact, START + timedelta(hours=n)) for n, fact in enumerate(facts))
+    seen = obligations(STOCK, {STOCK: told}, ESCALATIONS)
+    ref = PolicyRef(policy_id="escalations", version=1)
+    look = Look(rules_of(STOCK), seen, START + timedelta(days=1))
+    return settle(f"stock:{sku}@BER", known or {}, look, ESCALATIONS, ref)
+
+
+def test_a_shelf_that_the_warehouse_contradicts_is_escalated_once_a_receipt_and_ends_when_it_is_counted() -> None:
+    first, second = said_otherwise("r1", "7, not 5"), said_otherwise("r2")
+    told = attended_shelf(first, second, first)
+    raised = [fact for fact in told if isinstance(fact, EscalationRaised)]
+    assert [(one.subject, one.item, one.rule, one.since) for one in raised] == [
+        ("stock:LAMP@BER", "r1", "shelf_contradicted", START),
+        ("stock:LAMP@BER", "r2", "shelf_contradicted", START + timedelta(hours=1)),
+    ], "told again, it stands since the first time"
+    assert raised[0].why == "the warehouse contradicts itself on LAMP in BER: 7, not 5"
+    assert (raised[0].order_id, raised[0].shelf, raised[0].due_at) == (None, "LAMP@BER", START)
+    known: dict[str, Escalation] = {}
+    for fact in raised:
+        known = evolve(known, fact)
+    assert attended_shelf(first, second, first, known=known) == []
+    cleared = attended_shelf(first, second, COUNTED, known=known)
+    assert [type(fact) for fact in cleared] == [EscalationCleared] * 2
+    for over in cleared:
+        assert isinstance(over, EscalationCleared)
+        known = evolve(known, over)
+    [again] = attended_shelf(first, second, COUNTED, first, known=known)
+    assert isinstance(again, EscalationRaised) and (again.episode, again.level) == (2, 2)
+
+
+def test_a_shelf_whose_books_are_right_is_settled_by_who_acknowledges_it() -> None:
+    support = Support(subject="stock:LAMP@BER")
+    [raised] = attended_shelf(said_otherwise("r1"))
+    support = cases.evolve(support, raised)
+    assert isinstance(raised, EscalationRaised)
+    around = Around(SimpleNamespace(escalations=ESCALATIONS), START)  # type: ignore[arg-type]
+    facts = decide(support, Acknowledge(raised.escalation_id, "a typing error"), around)
+    assert [(type(fact), fact.subject) for fact in facts] == [
+        (EscalationAcknowledged, "stock:LAMP@BER"),
+        (EscalationCleared, "stock:LAMP@BER"),
+    ]
+    for fact in facts:
+        support = cases.evolve(support, fact)
+    assert attended_shelf(said_otherwise("r1"), known=support.escalations) == [], "it is not raised again"
+
+
+def test_the_escalation_of_a_shelf_with_a_long_name_has_an_id_all_the_same() -> None:
+    [raised] = attended_shelf(said_otherwise("r1"), sku="L" * 64)
+    assert isinstance(raised, EscalationRaised)
+    assert raised.shelf == f"{'L' * 64}@BER" and len(raised.escalation_id) < 64
+
+
+@pytest.mark.parametrize("kind", [*MovementKind])
+def test_whatever_the_provider_did_unasked_is_brought_to_somebody(kind: MovementKind) -> None:
+    t = confirmed_order(ORDER)
+    t.tell(
+        PaymentMovementRecorded(
+            order_id=ORDER,
+            movement_id="m1",
+            tender_id=None,
+            kind=kind,
+            amount_minor=100,
+            currency="EUR",
+            reference="theirs",
+            occurred_at=START,
+            contradicts="not_asked_for",
+            detail="in their books",
+            tender_captured_minor=0,
+            tender_open_minor=0,
+        )
+    )
+    [escalation] = raised(t, RuleName.BOOKS_DIFFER)
+    assert escalation.item == "m1" and "in their books" in escalation.why

@@ -11,8 +11,11 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from shared.contracts.base import PolicyRef
+from shared.contracts.fulfillment import FulfillmentDiscrepancyRecorded
+from shared.contracts.payments import PaymentAnomalyDetected, PaymentMovementRecorded
+from shared.contracts.returns import ReturnDiscrepancyRecorded
 from shared.contracts.support import EscalationRaised
-from support_view.casebook import STATE, in_force
+from support_view.casebook import STATE, in_force, shelves
 from support_view.domain.cases import Support
 from support_view.domain.escalations import Look, settle
 from support_view.domain.obligations import OBLIGATIONS, READS, nobodys_tasks, obligations
@@ -34,8 +37,17 @@ REFUSED: Final = """
 SELECT key, topic, reason, detail FROM parked
 WHERE status = 'open' AND topic = ANY($1::text[]) AND reason <> ALL($2::text[]) AND reason <> 'behind' ORDER BY id"""
 RECORDED: Final = """
-SELECT subject, service, data ->> 'discrepancy_id' AS id FROM timeline
-WHERE subject = ANY($1::text[]) AND type LIKE '%.discrepancy_recorded'"""
+SELECT subject, service, type, coalesce(data ->> 'discrepancy_id', data ->> 'movement_id', 'books') AS id FROM timeline
+WHERE subject = ANY($1::text[]) AND type = ANY($2::text[])"""
+CONTRADICTED_SHELVES: Final = """
+SELECT DISTINCT subject FROM timeline WHERE subject >= 'stock:' AND subject < 'stock;' AND type = 'stock.discrepancy_recorded'"""
+RULE_OF: Final[Mapping[str, RuleName]] = {
+    FulfillmentDiscrepancyRecorded.type: RuleName.CONTRADICTED_PLAN,
+    ReturnDiscrepancyRecorded.type: RuleName.CONTRADICTED_PLAN,
+    PaymentMovementRecorded.type: RuleName.BOOKS_DIFFER,
+    PaymentAnomalyDetected.type: RuleName.BOOKS_DIFFER,
+}
+"""The facts of an order by which a contradiction is recorded, and the rule that each is escalated by."""
 
 
 async def refused_observations(db: Connection) -> list[tuple[str, str]]:
@@ -64,12 +76,36 @@ async def unattended(view: Connection, orders: Sequence[str]) -> dict[str, list[
         told += _late(order, seen, known, policies.escalations, policies.escalations_ref, now)
         if told:
             found[order] = told
-    for row in await view.fetch(RECORDED, orders):
-        known = support.get(row["subject"], Support())
-        items = {e.item for e in known.escalations.values() if e.rule is RuleName.CONTRADICTED_PLAN}
-        if row["id"] not in items and policies.escalations.rules[RuleName.CONTRADICTED_PLAN].is_on:
-            what = f"I16: {row['service']} recorded {row['id']}, and no escalation was raised for it"
-            found.setdefault(row["subject"], []).append(what)
+    for row in await view.fetch(RECORDED, orders, [*RULE_OF]):
+        known, rule = support.get(row["subject"], Support()), RULE_OF[row["type"]]
+        raised = {escalation.item for escalation in known.escalations.values() if escalation.rule is rule}
+        if policies.escalations.rules[rule].is_on and row["id"] not in raised:
+            found.setdefault(row["subject"], []).append(_not_raised(row["service"], row["id"]))
+    return found
+
+
+def _not_raised(service: str, item: str) -> str:
+    return f"I16: {service} recorded {item}, and no escalation was raised for it"
+
+
+async def contradicted_shelves(view: Connection) -> list[str]:
+    """The subjects of those of which the warehouse ever contradicted itself."""
+    return [row["subject"] for row in await view.fetch(CONTRADICTED_SHELVES)]
+
+
+async def unattended_shelves(view: Connection, subjects: Sequence[str]) -> dict[str, list[str]]:
+    """By shelf, in words: what contradicts its books, was not counted since, and has no escalation."""
+    policies = await in_force(view)
+    if not policies.escalations.rules[RuleName.SHELF_CONTRADICTED].is_on:
+        return {}
+    support = {row["key"]: STATE.validate_json(row["state"]) for row in await view.fetch(SUPPORT, subjects)}
+    found: dict[str, list[str]] = {}
+    for subject, shelf in (await shelves(view, subjects)).items():
+        known = support.get(subject, Support()).escalations.values()
+        raised = {(each.item, each.since) for each in known if each.rule is RuleName.SHELF_CONTRADICTED}
+        for receipt, said in shelf.discrepancies.items():
+            if (receipt, said.at) not in raised:
+                found.setdefault(subject, []).append(_not_raised("fulfillment", receipt))
     return found
 
 

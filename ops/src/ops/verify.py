@@ -33,13 +33,13 @@ from fulfillment.store import STOCK_DRIFT
 from ops.endpoints import Place
 from ops.laws import States
 from ops.laws import broken as broken_laws
-from ops.open_work import refused_observations, unattended
+from ops.open_work import contradicted_shelves, refused_observations, unattended, unattended_shelves
 from ops.places import locked, write_whole
 from ops.system import DECIDING
 from ops.topics import expiring, whole_topic
 from shared.auth import Role, issue
 from shared.contracts.base import FACTS
-from shared.contracts.fulfillment import StockFact
+from shared.contracts.fulfillment import SHELF, StockFact
 from shared.journal import LINKED, link, link_first_form
 from shared.shell import Flow
 from support_view.rebuild import HORIZON
@@ -388,13 +388,14 @@ class Verification:
         return left
 
     async def _across(self) -> list[str]:
-        """The orders that break laws which need several services' states; they may be under way."""
+        """The orders that break laws which need several services' states, and shelves that nobody looks at; they may be
+        under way."""
         broken: list[str] = []
         async for page in self._orders():
             broken += await self._broken(page)
             self.counted.orders += len(page)
             self.report("orders: laws across services", len(page))
-        return broken
+        return [*broken, *(await self._broken(await self._contradicted()))]
 
     async def _orders(self) -> AsyncIterator[list[str]]:
         db = self._dbs["orders"]
@@ -408,7 +409,20 @@ class Verification:
             yield page
             after = page[-1]
 
-    async def _broken(self, keys: Sequence[str]) -> dict[str, list[str]]:
+    async def _contradicted(self) -> list[str]:
+        """The shelves of which the warehouse contradicted itself; or, where only what is new is looked at, all of those."""
+        if "fulfillment" not in self._from:
+            return await contradicted_shelves(self._dbs["support-view"])
+        return [key for key in self._looked_at["fulfillment"] if key.startswith(f"{SHELF}:")]
+
+    async def _broken(self, subjects: Sequence[str]) -> dict[str, list[str]]:
+        """What is wrong with these orders and shelves, in words."""
+        keys = [subject for subject in subjects if ":" not in subject]
+        others = [subject for subject in subjects if ":" in subject]
+        of_shelves = await unattended_shelves(self._dbs["support-view"], others) if others else {}
+        return await self._broken_orders(keys) | of_shelves
+
+    async def _broken_orders(self, keys: Sequence[str]) -> dict[str, list[str]]:
         states: dict[str, dict[str, Any]] = {key: {} for key in keys}
         stock: dict[str, list[StockFact]] = {}
         for service in SHARING if keys else ():
@@ -462,7 +476,7 @@ class Verification:
                 self._found("every fact is in the timeline once", service, fact["subject"], "is not there", where)
         for key, broken_there in laws.items():
             for law in broken_there:
-                self._found("a law of the domain", "orders", key, law, key)
+                self._found("a law of the domain", "fulfillment" if ":" in key else "orders", key, law, key)
 
     async def _shelves(self) -> bool:
         """Whether they drifted. They are summed over the whole journal: when all is looked at, or they drifted before."""

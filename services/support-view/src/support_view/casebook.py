@@ -1,7 +1,7 @@
 """All SQL of support's own aggregate: contacts and cases of an order, or of a customer who named none."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -10,7 +10,8 @@ from typing import Any, Final, TypeVar
 from asyncpg import Record as Row
 from pydantic import BaseModel, TypeAdapter
 
-from shared.contracts.base import PolicyRef
+from shared.contracts.base import FACTS, Fact, PolicyRef
+from shared.contracts.fulfillment import SHELF
 from shared.contracts.support import CUSTOMER, RootCauseTag
 from shared.database import Pool
 from shared.shell import Db, Flow, Held, Remembered, Told
@@ -28,6 +29,7 @@ from support_view.domain.policies import (
     EscalationPolicy,
     Policies,
 )
+from support_view.domain.shelves import READ, STOCK, Shelves, shelf
 from support_view.domain.showing import causes_in
 from support_view.domain.signs import ASKED_ABOUT
 from support_view.domain.timeline import SERVICES
@@ -46,6 +48,12 @@ LOOKED_AT: Final = """
 SELECT sections.subject, sections.service, state
 FROM sections JOIN unnest($1::text[], $2::text[]) AS k (subject, service) USING (subject, service)
 ORDER BY sections.subject, sections.service FOR SHARE OF sections"""
+# Shelves have no section: the deadline is locked against consumers in its place, and what counts is read from the timeline.
+LOCK_SHELVES: Final = """
+SELECT FROM deadlines WHERE key = ANY($1::text[]) AND name = 'look stock' ORDER BY key FOR UPDATE"""
+OF_SHELVES: Final = """
+SELECT subject, type, data, occurred_at FROM timeline
+WHERE subject = ANY($1::text[]) AND service = 'fulfillment' AND type = ANY($2::text[]) ORDER BY subject, sequence, id"""
 # Never later than it was to be: looking too early finds out when to look again. A look for causes is always moved: one that
 # goes on just now may not see a section that is made meanwhile, and removes the deadline only as it had read it. What bears
 # out nothing without a question is not looked at where support has heard of no such order: its question is, once it comes.
@@ -153,6 +161,9 @@ async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Sup
     seen: dict[Key, Any] = {}
     for row in await db.fetch(LOOKED_AT, *columns(others)):
         seen[row["subject"], row["service"]] = DOMAINS[row["service"]].state.validate_json(row["state"])
+    if contradicted := [key for key, of in looks if of == STOCK]:
+        await db.execute(LOCK_SHELVES, contradicted)
+        seen |= {(key, STOCK): one for key, one in (await shelves(db, contradicted)).items()}
     causes = await _borne(db, seen, orders)
     seen |= {(key, HERE): states[key] for key, service in looks if service == HERE and key in states}
     policy = policies.escalations
@@ -165,6 +176,16 @@ async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Sup
     if later:
         await db.execute(LOOK_LATER, *zip(*later, strict=True))
     return Around(policies, now, found, causes)
+
+
+async def shelves(db: Db, subjects: Sequence[str]) -> Shelves:
+    """What the timeline has of these shelves; of those that were never contradicted or counted nothing."""
+    rows = await db.fetch(OF_SHELVES, subjects, [kind.type for kind in READ])
+    told: dict[str, list[tuple[Fact, datetime]]] = {}
+    for row in rows:
+        fact = FACTS[row["type"]].model_validate_json(row["data"])
+        told.setdefault(row["subject"], []).append((fact, row["occurred_at"]))
+    return {subject: shelf(facts) for subject, facts in told.items()}
 
 
 def _states_of(look: Key, seen: Mapping[Key, Any]) -> States:
@@ -199,11 +220,14 @@ WHY: Final = FIND_CAUSES.removeprefix("look ")
 """What is looked at are all sections of an order, for causes."""
 
 
-async def watch(db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]]) -> None:
-    """Set when to look at sections whose obligations changed, and at orders whose signs did; nothing is raised or found here,
-    so that nothing is while facts are only caught up with: timers look, once what was on the topics has been taken."""
+async def watch(
+    db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]], contradicted: Iterable[str] = ()
+) -> None:
+    """Set when to look at sections whose obligations changed, at orders whose signs did, and at shelves that were
+    `contradicted` or counted; nothing is raised or found here, so that nothing is while facts are only caught up with:
+    timers look, once what was on the topics has been taken."""
     changed = [key for key, section in after.items() if before[key].state is not section.state]
-    look: dict[Key, datetime | None] = {}
+    look: dict[Key, datetime | None] = dict.fromkeys(((subject, STOCK) for subject in contradicted), None)
     gone: list[Key] = []
     ended: list[Key] = []
     to_be_asked: dict[Key, bool] = {}
@@ -309,11 +333,13 @@ ORDERS: Final[Flow[Support, Command, Around]] = Flow(
 )
 CUSTOMERS: Final = replace(ORDERS, prefix=CUSTOMER, remembered=Remembered())
 """The same for what names no order."""
-FLOWS: Final = (ORDERS, CUSTOMERS)
+SHELVES: Final = replace(ORDERS, prefix=SHELF, remembered=Remembered())
+"""And for shelves, of which support has nothing but escalations."""
+FLOWS: Final = (ORDERS, CUSTOMERS, SHELVES)
 
 
 def flow_of(subject: str) -> Flow[Support, Command, Around]:
-    return CUSTOMERS if subject.startswith(f"{CUSTOMER}:") else ORDERS
+    return next((flow for flow in FLOWS if flow.prefix and subject.startswith(f"{flow.prefix}:")), ORDERS)
 
 
 SUBJECT_OF_ESCALATION: Final = "SELECT subject FROM escalations WHERE escalation_id = $1"

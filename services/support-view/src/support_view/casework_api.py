@@ -62,7 +62,7 @@ from support_view.domain.casework import (
     WaitFor,
 )
 from support_view.domain.causes import OverrideCause, WithdrawOverride
-from support_view.domain.escalations import EscalationStatus
+from support_view.domain.escalations import EscalationStatus, order_of, shelf_of
 from support_view.domain.policies import (
     CASES,
     CAUSES,
@@ -298,7 +298,7 @@ async def crm(
 def case_of(row: Any) -> CaseOut:
     subject = row["subject"]
     return CaseOut(
-        order_id=None if subject.startswith(f"{CUSTOMER}:") else subject,
+        order_id=order_of(subject),
         allowed=CASE.allowed(CaseStatus(row["status"])),
         **dict(row),
     )
@@ -380,11 +380,14 @@ class EscalationOut(Model):
     """Who, why, since when, what to do."""
 
     escalation_id: str
-    subject: str = Field(description="the order, or `customer:<hash>`")
+    subject: str = Field(description="the order, `customer:<hash>`, or `stock:<sku>@<location>`")
     order_id: str | None
+    shelf: str | None = Field(description="`<sku>@<location>`, where it is of a shelf and no order")
     customer: str | None = Field(description="keyed hash of the customer's identity, where a contact began it")
     rule: RuleName
-    item: str = Field(description="what it is about within the subject: a refund, a return, a shipment, a case")
+    item: str = Field(
+        description="what it is about within the subject: a refund, a return, a shipment, a case, a receipt"
+    )
     why: str
     to_do: str
     since: datetime = Field(description="when what it rests on began")
@@ -406,8 +409,8 @@ class Queue(Model):
 
 def escalation_of(row: Any) -> EscalationOut:
     subject = row["subject"]
-    of = None if subject.startswith(f"{CUSTOMER}:") else subject
-    return EscalationOut(order_id=of, **{name: value for name, value in row.items() if name != "service"})
+    about = {"order_id": order_of(subject), "shelf": shelf_of(subject)}
+    return EscalationOut(**about, **{name: value for name, value in row.items() if name != "service"})
 
 
 async def read_queue(db: Db, after: str | None, assignee: str | None, limit: int) -> Queue:

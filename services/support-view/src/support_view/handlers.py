@@ -10,6 +10,7 @@ from shared.parking import Parked, Record
 from shared.shell import Db, by_stretches, in_turn
 from support_view import store
 from support_view.casebook import watch
+from support_view.domain.shelves import READ
 from support_view.domain.timeline import SERVICES, Entry
 
 TOPICS: Final = [f"{service}.events" for service in SERVICES]
@@ -63,5 +64,6 @@ async def take(db: Db, records: Sequence[Record]) -> list[Parked]:
             except Undecodable as error:
                 log.error("message.parked", key=record.parking_key(), topic=record.topic, error=str(error))
                 parked.append(Parked(record, record.parking_key(), error.reason, str(error)))
-    await watch(db, *await store.add(db, told))
+    contradicted = {one.entry.subject for one in told if isinstance(one.entry.fact, READ)}
+    await watch(db, *await store.add(db, told), contradicted)
     return parked

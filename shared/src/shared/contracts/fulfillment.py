@@ -1,7 +1,7 @@
 """What the fulfillment service tells: topic `fulfillment.events`."""
 
 from datetime import datetime
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -226,9 +226,13 @@ class StockScrapped(StockFact, type="stock.scrapped"):
     cause_id: Id
 
 
+SHELF: Final = "stock"
+"""What the subject of a shelf starts with, before a colon."""
+
+
 def shelf_key(sku: str, location: str) -> str:
     """An `@` of the article's own is written `%40`, so that no two shelves share a key."""
-    return f"stock:{sku.replace('@', '%40')}@{location}"
+    return f"{SHELF}:{sku.replace('@', '%40')}@{location}"
 
 
 class ShelfFact(Fact, service="fulfillment"):

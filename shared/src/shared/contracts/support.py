@@ -7,18 +7,24 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from shared.contracts.base import Fact, Id, LongText, Model, Name, PolicyRef, Text
+from shared.contracts.fulfillment import SHELF
 
 
 class SupportFact(Fact, service="support"):
-    """Of an order; or, where no order was named, of a customer."""
+    """Of an order; or, where no order was named, of a customer; or of a shelf."""
 
     order_id: Id | None
     customer: Id | None = Field(
         description="keyed hash of the customer's identity: the same person, and nobody by name"
     )
+    shelf: str | None = Field(
+        default=None, max_length=129, description="`<sku>@<location>`: of no order and no customer"
+    )
 
     @property
     def subject(self) -> str:
+        if self.shelf is not None:
+            return f"{SHELF}:{self.shelf}"
         return self.order_id or f"{CUSTOMER}:{self.customer}"
 
 

@@ -119,7 +119,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """`subject` is the order, or `customer:<hash>`."""
+    """`subject` is the order, `customer:<hash>`, or `stock:<sku>@<location>`."""
 
     subject: str = ""
     contacts: Mapping[str, Contact] = field(default_factory=dict)

@@ -4,9 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from hashlib import sha256
 from typing import Any, Final
 
 from shared.contracts.base import Fact, PolicyRef
+from shared.contracts.fulfillment import SHELF
 from shared.contracts.support import (
     CUSTOMER,
     EscalationAcknowledged,
@@ -109,17 +111,39 @@ def late_at(obligation: Obligation, policy: EscalationPolicy) -> datetime:
 
 
 UNTIL_SEEN: Final = frozenset(
-    {RuleName.BOOKS_DIFFER, RuleName.CONTRADICTED_PLAN, RuleName.RETURN_UNEXPECTED, RuleName.MESSAGE_FAILED}
+    {
+        RuleName.BOOKS_DIFFER,
+        RuleName.CONTRADICTED_PLAN,
+        RuleName.RETURN_UNEXPECTED,
+        RuleName.MESSAGE_FAILED,
+        RuleName.SHELF_CONTRADICTED,
+    }
 )
-"""No fact says that these are over: who acknowledges one has dealt with it."""
+"""No fact need say that these are over: who acknowledges one has dealt with it."""
 OF_SEVERAL: Final = frozenset({RuleName.CONTRADICTED_PLAN})
 """Facts of several services raise these: a look at one does not end what another told."""
 
 
 def about(subject: str, customer: str | None) -> dict[str, Any]:
     """Whose subject a fact is of."""
-    is_order = not subject.startswith(f"{CUSTOMER}:")
-    return {"order_id": subject if is_order else None, "customer": customer}
+    return {"order_id": order_of(subject), "customer": customer, "shelf": shelf_of(subject)}
+
+
+def order_of(subject: str) -> str | None:
+    """The order that it is; None of a customer or a shelf."""
+    return None if subject.startswith((f"{CUSTOMER}:", f"{SHELF}:")) else subject
+
+
+def shelf_of(subject: str) -> str | None:
+    """The shelf that it is, as `<sku>@<location>`."""
+    return subject.removeprefix(f"{SHELF}:") if subject.startswith(f"{SHELF}:") else None
+
+
+def _escalation_id(subject: str, number: int) -> str:
+    """A shelf's name may be longer than an id: a digest stands for it then."""
+    if len(subject) > 56:
+        subject = f"{subject.partition(':')[0]}:{sha256(subject.encode()).hexdigest()[:24]}"
+    return f"{subject}-E{number}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +188,7 @@ def settle(
         facts.append(
             EscalationRaised(
                 **about(subject, one.customer),
-                escalation_id=f"{subject}-E{number}",
+                escalation_id=_escalation_id(subject, number),
                 rule=one.rule,
                 item=one.item,
                 since=one.since,

@@ -35,6 +35,7 @@ from support_view.domain.payments import (
 from support_view.domain.policies import EscalationPolicy, RuleName
 from support_view.domain.returns import Claim, Return, Returns, ReverseBucket
 from support_view.domain.returns import Status as ReturnStatus
+from support_view.domain.shelves import STOCK, Shelf, obligations_of
 from support_view.domain.timeline import Words, day, plain, plural
 
 S = TypeVar("S")
@@ -174,16 +175,16 @@ def of_payments(states: States, _: EscalationPolicy) -> Obligations:
                 link="money",
             )
     for id, movement in payments.movements.items():
-        if movement.kind is not MovementKind.AUTHORIZATION:
-            yield Obligation(
-                RuleName.BOOKS_DIFFER,
-                id,
-                movement.mark.at,
-                f"the provider moved money that was not asked for: {movement.detail}",
-                owner=Owner.SUPPORT,
-                step=_say(f"See why the provider moved money that was not asked for: {movement.detail}"),
-                link="money",
-            )
+        did = "holds" if movement.kind is MovementKind.AUTHORIZATION else "moved"
+        yield Obligation(
+            RuleName.BOOKS_DIFFER,
+            id,
+            movement.mark.at,
+            f"the provider {did} money that was not asked for: {movement.detail}",
+            owner=Owner.SUPPORT,
+            step=_say(f"See why the provider {did} money that was not asked for: {movement.detail}"),
+            link="money",
+        )
     for anomaly in payments.anomalies[-1:]:
         yield Obligation(
             RuleName.BOOKS_DIFFER,
@@ -747,6 +748,11 @@ def of_support(states: States, policy: EscalationPolicy) -> Obligations:
             yield of(RuleName.CONTACT_REPEATED, since=recent[repeated.limit - 1], why=why, step=step)
 
 
+def of_stock(states: States, _: EscalationPolicy) -> Obligations:
+    """Of a shelf, which is no order's."""
+    return obligations_of(_known(states, STOCK, Shelf()))
+
+
 OBLIGATIONS: Final[Mapping[str, Callable[[States, EscalationPolicy], Obligations]]] = {
     "orders": of_orders,
     "payments": of_payments,
@@ -754,6 +760,7 @@ OBLIGATIONS: Final[Mapping[str, Callable[[States, EscalationPolicy], Obligations
     "returns": of_returns,
     "notifications": of_notifications,
     "support": of_support,
+    STOCK: of_stock,
 }
 """By the service whose facts they are about. What support does itself is read from its own aggregate."""
 
@@ -820,6 +827,7 @@ SERVICE: Final[Mapping[RuleName, str]] = {
         "returns",
     ),
     RuleName.CONTRADICTED_PLAN: "fulfillment",
+    RuleName.SHELF_CONTRADICTED: STOCK,
     **dict.fromkeys((RuleName.MESSAGE_UNTRUE, RuleName.MESSAGE_FAILED, RuleName.MESSAGE_UNSENT), "notifications"),
     **dict.fromkeys(
         (

@@ -80,6 +80,7 @@ class RuleName(StrEnum):
     CASE_WAITING = "case_waiting"
     CASE_UNCLOSED = "case_unclosed"
     CONTRADICTED_PLAN = "contradicted_plan"
+    SHELF_CONTRADICTED = "shelf_contradicted"
 
 
 class Rule(Input):
@@ -137,6 +138,9 @@ _STANDARD: Final[Mapping[RuleName, Rule]] = {
     RuleName.CASE_WAITING: _rule(14, Unit.DAYS, 0, "Ask the customer again, or resolve it."),
     RuleName.CASE_UNCLOSED: _rule(24, Unit.HOURS, 0, "See what keeps it open."),
     RuleName.CONTRADICTED_PLAN: _rule(0, Unit.MINUTES, 1, "See what it means for the order, and acknowledge this."),
+    RuleName.SHELF_CONTRADICTED: _rule(
+        0, Unit.MINUTES, 1, "Have the warehouse count the shelf; if its books are right as they are, acknowledge this."
+    ),
 }
 """Rules that came after the first version of the policy: a version that has none of its own goes by these."""
 

@@ -182,7 +182,7 @@ _FIGURES: Final = (
         meaning="How many escalations a person took up; the others went away by themselves.",
         counts="Each `escalation.raised`, once an episode, by its day; taken up by `escalation.acknowledged` or "
         "`escalation.assigned`. One that is neither taken up nor cleared is not decided, and not counted yet.",
-        left_out="Those cleared because their rule was switched off.",
+        left_out="Those cleared because their rule was switched off; those of no order: of a shelf, or of a customer who named none.",
         dimensions={"rule": "escalation"},
         patience=NEVER,
     ),
