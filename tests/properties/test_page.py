@@ -3,38 +3,46 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from html import escape, unescape
 from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from notifications.domain.messages import OrderNotifications, Status, evolve
+from notifications.domain.telling import NOTED, Command, Note, Outbox, RecordFailure, RecordSent, decide, follow
+from notifications.mails import composed
 from orders.domain.decide import Place
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from shared.auth import Caller, Role
 from shared.contracts.base import Bucket, PolicyRef, TenderKind
+from shared.contracts.notifications import NotificationFailed, NotificationQueued, NotificationSent
 from shared.contracts.orders import ShippingPreference
 from shared.contracts.partners import WarehouseGoodsReceived
 from shared.contracts.support import CaseOpened, CaseResolved, Clocks
 from support_view.actions import attended, of_cases, offered
-from support_view.api import OrderView, Timeline, entry_of
-from support_view.casework_api import CaseOut, EscalationOut, Work
+from support_view.api import Findings, Found, OrderView, Timeline, entry_of
+from support_view.casework_api import CaseEntry, CaseOut, Cases, CaseStory, EscalationOut, Queue, Work
+from support_view.casework_api import entry_of as case_entry_of
 from support_view.domain.cases import CASE
 from support_view.domain.escalations import Look, settle
 from support_view.domain.obligations import OBLIGATIONS, obligations, rules_of
-from support_view.domain.timeline import Entry, arrange
+from support_view.domain.timeline import Entry, arrange, plain
 from support_view.domain.timeline import Place as Spot
 from support_view.pages import Shown, order_content
 from support_view.projection import Section, advance, section_of
-from support_view.rendering import page
+from support_view.rendering import anchor, page
 from support_view.store import Seen
 from support_view.summary import Freshness, summarize
 from support_view.summary.sections import side_by_side
 from tests.properties.test_support_view import entry_of as written
 from tests.properties.test_system import CUSTOMER, HOME, KINDS, Step, begin, go_well, step
+from tests.properties.test_truth_of_mails import transactions
 from tests.properties.world import NOON, Service, World
 from tests.telling import ESCALATIONS
+from tests.unit.notifications_story import POLICY
 
 SERVICES = {"orders": "", "payments": "", "fulfillment": "", "returns": "", "support-view": ""}
 CALLERS = [Caller(role.value, frozenset({role})) for role in (Role.AGENT, Role.SUPERVISOR, Role.AUDITOR)]
@@ -101,6 +109,28 @@ def with_case(id: str, is_over: bool) -> list[Any]:
     return [opened, resolved] if is_over else [opened]
 
 
+def told_customer(world: World, id: str, how: int) -> list[Any]:
+    """What notifications tell of an order: what is queued after each transaction is sent, or fails, or waits."""
+    state, outbox, facts = OrderNotifications(id), Outbox(POLICY), list[Any]()
+
+    def tell(command: Command) -> None:
+        nonlocal state, outbox
+        for fact in decide(state, command, outbox):
+            state, outbox = evolve(state, fact), follow(outbox, fact)
+            facts.append(fact)
+
+    for number, together in enumerate(transactions(world, id), how):
+        for entry in together:
+            if type(entry.fact) in NOTED:
+                assert entry.cause.sequence is not None
+                tell(Note(entry.fact, str(entry.cause.id), entry.cause.sequence, entry.cause.at))
+        for message_id, message in list(state.notifications.items()):
+            if message.status is Status.QUEUED and number % 4:
+                said = composed(state, message).title
+                tell(RecordSent(message_id, said) if number % 5 else RecordFailure(message_id, "no such mailbox"))
+    return facts
+
+
 def viewed(id: str, journals: Mapping[str, Sequence[Any]]) -> tuple[OrderView, Timeline, Mapping[str, Section[Any]]]:
     entries: list[Entry] = []
     sections = {}
@@ -116,6 +146,15 @@ def viewed(id: str, journals: Mapping[str, Sequence[Any]]) -> tuple[OrderView, T
     spots = arrange(Spot(e.id, e.service, e.sequence, e.occurred_at, e.causation_id) for e in entries)
     shown = tuple(entry_of(Seen(by_id[spot.id], NOON), words) for spot in spots)
     return view, Timeline(entries=shown, next=None, total=len(shown)), sections
+
+
+def spoken(facts: Sequence[Any]) -> list[CaseEntry]:
+    """The facts of a case as its page has them."""
+    rows = [
+        {"id": n, "type": fact.type, "data": fact.model_dump_json(), "occurred_at": NOON, "actor": "agent:ann"}
+        for n, fact in enumerate(facts, 1)
+    ]
+    return [case_entry_of(row) for row in reversed(rows)]
 
 
 def work_of(id: str, sections: Mapping[str, Section[Any]]) -> Work:
@@ -151,6 +190,75 @@ def work_of(id: str, sections: Mapping[str, Section[Any]]) -> Work:
     return Work(raised, cases, {})
 
 
+def words_of(html: str) -> str:
+    """What a page says, as it is read."""
+    return unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)))
+
+
+def rendered(name: str, **content: Any) -> str:
+    html = bytes(page(name, **content).body).decode()
+    leads_somewhere(html)
+    return html
+
+
+def the_mails_stand(view: OrderView, told: Sequence[Any], html: str) -> None:
+    """Each message that was queued has its place, with what it says and what became of it."""
+    queued = [fact for fact in told if isinstance(fact, NotificationQueued)]
+    assert [message.notification_id for message in view.told] == [fact.notification_id for fact in queued]
+    text = words_of(html)
+    for message, fact in zip(view.told, queued, strict=True):
+        assert f'id="{anchor(f"message-{message.notification_id}")}"' in html
+        assert len(message.statements) == len(fact.statements)
+        assert all(words_of(escape(said)) in text for said in (message.title, *message.statements))
+    ends = {fact.notification_id for fact in told if isinstance(fact, NotificationSent | NotificationFailed)}
+    assert {message.notification_id for message in view.told if message.status in ("sent", "failed")} <= ends
+
+
+def lists_agree(view: OrderView, work: Work, said: Sequence[CaseEntry], caller: Caller, now: datetime) -> None:
+    """What the queue, the cases and the search say of an order, its own page says."""
+    shown: dict[str, Any] = {"caller": caller, "after": None, "now": now}
+    offers = attended(work.escalations, caller, {})
+    queue = rendered(
+        "queue.html",
+        told=None,
+        mine=False,
+        queue=Queue(escalations=work.escalations, next=None),
+        offers=offers,
+        **shown,
+    )
+    text = words_of(queue)
+    open_items = {step.link for step in view.next_steps}
+    assert ("Nobody needs attention just now" in text) == (not work.escalations)
+    for raised in work.escalations:
+        assert words_of(escape(raised.why[1:])) in text and words_of(escape(raised.to_do)) in text
+        assert f'href="/orders/{raised.order_id}"' in queue
+    assert not work.escalations or open_items, "somebody must look, and the order says that nothing is open"
+    found = Cases(cases=tuple(work.cases), next=None)
+    listed = rendered("cases.html", cases=found, of="", over=True, address=lambda **_: "/cases", **shown)
+    for case in work.cases:
+        assert f'href="/cases/{case.case_id}"' in listed
+        offered_here = of_cases([case], caller, {}, now)
+        story = CaseStory(**dict(case), entries=tuple(said))
+        one = rendered("case.html", told=None, case=story, offers=offered_here, caller=caller, now=now)
+        assert all(words_of(escape(entry.title)) in words_of(one) for entry in said)
+        assert f'href="/orders/{view.order_id}"' in one
+    hit = Found(
+        order_id=view.order_id,
+        customer=view.customer.name if view.customer else None,
+        placed_at=view.placed_at,
+        total=view.totals.ordered.text,
+        order_status=view.order.status,
+        rollups=view.rollups,
+    )
+    result = rendered("find.html", caller=caller, q="A", findings=Findings(orders=(hit,), is_cut=False))
+    chips = [words_of(chip).strip() for chip in re.findall(r'<span class="chip[^>]*>(.*?)</span>', result, re.DOTALL)]
+    assert chips[:3] == [plain(status or "none") for status in (hit.order_status, *_statuses(view))]
+
+
+def _statuses(view: OrderView) -> tuple[str, str]:
+    return view.rollups.payment_status, view.rollups.fulfillment_status
+
+
 def denies_nothing(view: OrderView, html: str) -> None:
     """No part of the page says what the summary does not."""
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
@@ -158,7 +266,9 @@ def denies_nothing(view: OrderView, html: str) -> None:
     if view.order.status in ("closed", "cancelled", "rejected"):
         assert "Cancel units" not in text and "Hold the order" not in text
     if not any(line.forward[bucket] for line in view.lines for bucket in OURS):
-        assert "Cancel units" not in text and "Hold the order" not in text, "nothing is left to cancel or to hold"
+        assert "Hold the order" not in text, "nothing is left to hold"
+    if not any(line.forward[bucket] for line in view.lines for bucket in (*OURS, Bucket.RETURNED_TO_SENDER)):
+        assert "Cancel units" not in text, "nothing is left to cancel"
     assert "It shows below as soon as its fact is seen" not in text
     for one in view.next_steps:
         assert one.due_at is not None and one.owner
@@ -183,6 +293,7 @@ def test_every_state_that_the_system_reaches_is_shown_and_the_page_denies_nothin
     world = journeyed(lines, which, how, steps)
     for id in world.orders:
         journals: dict[str, Sequence[Any]] = {service.value: world.facts(service, id) for service in Service}
+        journals["notifications"] = told_customer(world, id, how)
         if how % 2:
             journals["support"] = with_case(id, is_over=bool(which % 2))
         view, timeline, sections = viewed(id, journals)
@@ -196,6 +307,8 @@ def test_every_state_that_the_system_reaches_is_shown_and_the_page_denies_nothin
         html = bytes(page("order.html", **told, **content).body).decode()
         leads_somewhere(html)
         denies_nothing(view, html)
+        the_mails_stand(view, journals["notifications"], html)
+        lists_agree(view, work, spoken(journals.get("support", ())), caller, now)
         panel = page("embed.html", caller=caller, order_id=id, order=view, text="", now=now)
         denies_nothing(view, bytes(panel.body).decode())
         for entry in timeline.entries:
