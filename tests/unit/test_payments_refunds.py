@@ -3,6 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from payments.domain.decision import Confirm, Dispute, LoseSight, NoteUnits, RecordMovement, RetryCaptures
 from payments.domain.operation import OperationStatus, Result
@@ -23,6 +25,7 @@ from shared.contracts.base import TenderKind
 from shared.contracts.payments import RefundChannel, RefundKind, RefundLine, UnitsChange
 from shared.contracts.returns import ReturnReason
 from shared.machine import Invalid, NotAllowed
+from shared.money import cumulative
 from tests.unit.payments_story import (
     ACCOUNT,
     CARD,
@@ -852,6 +855,33 @@ def test_a_cheaper_substitute_costs_its_own_price_once_it_has_left() -> None:
     story.tell(cups("S2", 2, 2_999))
     story.all_succeed()
     assert net(story) == 3_000 + 2 * 2_999, "units stand for their share of the line, to the minor unit"
+
+
+@given(
+    worth=st.integers(1, 10_000),
+    quantity=st.integers(2, 6),
+    shipments=st.lists(st.tuples(st.integers(1, 3), st.booleans()), min_size=2, max_size=6),
+)
+@example(worth=10_000, quantity=3, shipments=[(1, False), (1, True), (1, False)])
+@settings(max_examples=50, deadline=None)
+def test_a_substitute_costs_its_own_price_whichever_units_left_before_it(
+    worth: int, quantity: int, shipments: list[tuple[int, bool]]
+) -> None:
+    story = paid(tender("t1", CARD, worth), lines=[line("a", quantity, worth)])
+    left, price = quantity, worth // quantity // 2
+    for number, (n, is_cup) in enumerate(shipments):
+        n, before = min(n, left), net(story)
+        if not n:
+            break
+        story.tell(
+            cups(f"S{number}", n, price)
+            if is_cup
+            else NoteUnits(UnitsChange.HANDED_OVER, f"S{number}", units(a=n), NOON)
+        )
+        story.all_succeed()
+        done, left = quantity - left + n, left - n
+        share = cumulative(worth, done, quantity) - cumulative(worth, done - n, quantity)
+        assert net(story) - before == (n * price if is_cup else share)
 
 
 def test_a_substitute_at_the_price_of_the_line_gives_nothing_back() -> None:

@@ -118,6 +118,8 @@ class Account:
     """Claims of units that never arrived."""
     substitutes: Mapping[str, tuple[SubstituteUnits, ...]] = field(default_factory=dict)
     """By the shipment that they were handed over in: those with a price of their own."""
+    handed_over_before: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """By such a shipment: the units by line that had left before it."""
     last_shipment: str | None = None
     last_cancellation: str | None = None
     tenders: Mapping[str, Tender] = field(default_factory=dict)
@@ -325,10 +327,10 @@ class Account:
         return left - waiting
 
     def cheaper_substitutes(self) -> Iterator[tuple[str, tuple[RefundLine, ...]]]:
-        """What the substitutes of each shipment cost less, by line: the units they stand for are worth their share of the
-        line by cumulative rounding."""
-        counted: dict[str, int] = {}
+        """What the substitutes of each shipment cost less, by line: the units they stand for are worth what they were
+        captured for, their share of the line by cumulative rounding, after the units that had left before."""
         for shipment_id, substitutes in self.substitutes.items():
+            counted = dict(self.handed_over_before.get(shipment_id, {}))
             less = []
             for units in substitutes:
                 if (line := self.lines.get(units.line_id)) is None:
@@ -539,15 +541,21 @@ def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
         case UnitsChange.CLAIMED:
             return replace(state, claims=(*state.claims, fact.cause_id))
         case change:
+            before = {id: units.handed_over for id, units in state.units.items()}
             counters = dict(state.units)
             for line in fact.lines:
                 was = counters.get(line.line_id, Units())
                 counted = getattr(was, change.value) + line.quantity
                 counters[line.line_id] = replace(was, **{change.value: counted})
             state = replace(state, units=counters)
+            if fact.substitutes:
+                state = replace(
+                    state,
+                    substitutes={**state.substitutes, fact.cause_id: fact.substitutes},
+                    handed_over_before={**state.handed_over_before, fact.cause_id: before},
+                )
     if fact.change is UnitsChange.HANDED_OVER:
-        substitutes = {**state.substitutes, fact.cause_id: fact.substitutes} if fact.substitutes else state.substitutes
-        return replace(state, last_shipment=fact.cause_id, substitutes=substitutes)
+        return replace(state, last_shipment=fact.cause_id)
     if fact.change is UnitsChange.CANCELLED:
         return replace(state, last_cancellation=fact.cause_id)
     return state
