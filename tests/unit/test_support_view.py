@@ -9,6 +9,7 @@ import pytest
 from shared.contracts.base import Bucket, PolicyRef, TenderKind
 from shared.contracts.fulfillment import (
     BackorderConsentRequested,
+    BackorderCreated,
     CancelledUnits,
     FulfillmentLinesCancelled,
     Parcel,
@@ -73,6 +74,7 @@ from support_view.projection import DOMAINS, Section, advance, findable, section
 from support_view.rendering import span
 from support_view.sign_in import local
 from support_view.summary import Summary, holes, summarize
+from support_view.summary.sections import side_by_side
 from tests.telling import (
     ESCALATIONS,
     POLICY,
@@ -101,6 +103,10 @@ def sections_of(entries: Iterable[Entry]) -> Mapping[str, Section[Any]]:
 
 def seen(t: Telling) -> Summary:
     return summarize(t.order_id, sections_of(t.entries), ESCALATIONS)
+
+
+def words(t: Telling) -> Words:
+    return side_by_side(sections_of(t.entries)).words
 
 
 def steps(summary: Summary) -> list[str]:
@@ -489,6 +495,59 @@ def test_where_another_article_ships_both_are_named() -> None:
     t.tell(ShipmentShipped(**about, carrier="DHL", parcels=parcels, lines=units(chair=1), substituted=(stool,)))
     last = seen(t).shipments[-1]
     assert (last.contents, last.parcels[0].contents) == ("1 × Stool instead of Oak chair",) * 2
+    scan = Scan(carrier="DHL", tracking="TR-1", code="delivered", at=t.now)
+    of = {"order_id": t.order_id, "shipment_id": f"{t.order_id}-S9"}
+    delivered = t.tell(ShipmentDelivered(**of, scan=scan, lines=units(chair=1), substituted=(stool,)))
+    assert title(delivered, words(t)) == "Shipment 4 of 4 delivered: 1 × Stool instead of Oak chair"
+    [chair] = [line for line in seen(t).lines if line.line_id == "chair"]
+    assert chair.instead == ("Stool",)
+
+
+def test_what_left_as_one_other_article_comes_back_as_that_and_what_left_as_two_is_called_as_ordered() -> None:
+    def returned(*parcels: tuple[int, int]) -> tuple[str, str]:
+        """Of a chair's shipments, each of so many units, so many of them stools: what a return of one is said to be of."""
+        t = confirmed_order("ORD-1042")
+        for n, (chairs, stools) in enumerate(parcels, 1):
+            stool = (
+                SubstitutedUnits(line_id="chair", quantity=stools, sku="SKU-stool", title="Stool") if stools else None
+            )
+            others = (stool,) if stool else ()
+            about = {"order_id": t.order_id, "shipment_id": f"{t.order_id}-S{n}", "number": n, "of": len(parcels)}
+            boxes = (Parcel(parcel_id="p1", lines=units(chair=chairs), carrier="DHL", tracking=f"TR-{n}"),)
+            lines = units(chair=chairs)
+            t.tell(ShipmentShipped(**about, carrier="DHL", parcels=boxes, lines=lines, substituted=others))
+        line = ReturnLine(
+            line_id="chair", quantity=1, reason=ReturnReason.UNWANTED, condition=DeclaredCondition.UNOPENED
+        )
+        asked = t.tell(
+            ReturnRequested(
+                order_id=t.order_id,
+                return_id="r1",
+                requested_at=t.now,
+                lines=(line,),
+                resolution=Resolution.REFUND,
+                note="",
+            )
+        )
+        return seen(t).returns[0].contents, title(asked, words(t))
+
+    both = "1 × Stool instead of Oak chair"
+    assert returned((1, 1)) == (both, f"Return requested: {both}, for a refund")
+    assert returned((1, 1), (1, 1))[0] == both
+    assert returned((1, 0), (1, 1))[0] == "1 × Oak chair"
+
+
+def test_lines_that_a_fact_names_twice_are_added_up() -> None:
+    assert Words(titles={"chair": "Oak chair"}).units((*units(chair=1), *units(chair=2))) == "3 × Oak chair"
+
+
+def test_a_backorder_of_a_substitute_names_both() -> None:
+    t = confirmed_order("ORD-1042")
+    of = {"order_id": t.order_id, "backorder_id": "b1", "line_id": "chair", "sku": "SKU-stool", "title": "Stool"}
+    told = t.tell(BackorderCreated(**of, quantity=1, eta=None))
+    assert seen(t).backorders[0].contents == "1 × Stool instead of Oak chair"
+    assert title(told, words(t)).startswith("Backordered: 1 × Stool instead of Oak chair, ")
+    assert [line.instead for line in seen(t).lines if line.line_id == "chair"] == [("Stool",)]
 
 
 def test_a_customer_who_is_asked_about_a_later_date_has_a_date_to_answer_by() -> None:

@@ -179,6 +179,8 @@ class Backorder:
     options: tuple[str, ...] = ()
     since: datetime | None = None
     """When it was created."""
+    substituted: tuple[SubstitutedUnits, ...] = ()
+    """Its units, where they are another article than the one ordered."""
 
     @property
     def is_open(self) -> bool:
@@ -437,8 +439,9 @@ def _wait(backorder: Backorder | None, fact: BackorderFact, at: datetime) -> Bac
     if backorder is None:
         backorder = Backorder(fact.line_id, fact.sku, 0, 0, None)
     match fact:
-        case BackorderCreated(quantity=quantity, eta=eta):
-            return replace(backorder, quantity=quantity, remaining=quantity, eta=eta, since=at)
+        case BackorderCreated(quantity=quantity, eta=eta) as fact:
+            substituted = _substitute(fact)
+            return replace(backorder, quantity=quantity, remaining=quantity, eta=eta, since=at, substituted=substituted)
         case BackorderEtaRevised(previous_eta=previous, eta=eta):
             return replace(backorder, eta=eta, slips=(*backorder.slips, Slip(at, previous, eta)))
         case BackorderConsentRequested(due_at=due, options=options):
@@ -460,6 +463,17 @@ def _wait(backorder: Backorder | None, fact: BackorderFact, at: datetime) -> Bac
 def _named(fact: ShipmentFact, w: Words) -> str:
     name = w.shipment(fact.shipment_id)
     return name[0].upper() + name[1:]
+
+
+def _article(fact: StockAllocated | BackorderCreated, w: Words) -> str:
+    """What a fact that has the title of a substitute is about, by both names."""
+    return w.listed(w.articles({fact.line_id: fact.quantity}, _substitute(fact)))
+
+
+def _substitute(fact: StockAllocated | BackorderCreated) -> tuple[SubstitutedUnits, ...]:
+    if fact.title is None:
+        return ()
+    return (SubstitutedUnits(line_id=fact.line_id, quantity=fact.quantity, sku=fact.sku, title=fact.title),)
 
 
 def _noted(fact: ShipmentFact, w: Words, what: str, detail: str) -> str:
@@ -500,7 +514,7 @@ SENTENCES: Final[Sentences] = {
     FulfillmentClaimRecorded: lambda f, w: (
         f"Left to the claim {f.claim_id}: {w.units(f.lines)}" if f.lines else f"The claim {f.claim_id} settles nothing"
     ),
-    StockAllocated: lambda f, w: f"{w.some(f.quantity, f.line_id)} set aside in {f.location}",
+    StockAllocated: lambda f, w: f"{_article(f, w)} set aside in {f.location}",
     StockReleased: lambda f, w: (
         f"{w.some(f.quantity, f.line_id)} no longer set aside in {f.location}"
         + ("" if f.on_hand else ", and not on the shelf either")
@@ -519,7 +533,7 @@ SENTENCES: Final[Sentences] = {
         f"The warehouse contradicts itself on {f.sku} in {f.location}: {f.detail}; a count of the shelf is needed"
     ),
     StockExpected: lambda f, w: f"{f.incoming} × {f.sku} expected in {f.location}, {_by(f.eta)}",
-    BackorderCreated: lambda f, w: f"Backordered: {w.some(f.quantity, f.line_id)}, {_by(f.eta)}",
+    BackorderCreated: lambda f, w: f"Backordered: {_article(f, w)}, {_by(f.eta)}",
     BackorderEtaRevised: lambda f, w: (
         f"Backorder date moved from {day(f.previous_eta)} to {day(f.eta)}: {w.some(f.quantity, f.line_id)}"
     ),
@@ -557,17 +571,17 @@ SENTENCES: Final[Sentences] = {
     ShipmentDelayed: lambda f, w: _noted(f, w, "is delayed", f.detail),
     ShipmentDeliveryAttempted: lambda f, w: _noted(f, w, "could not be delivered at first try", f.detail),
     ShipmentDelivered: lambda f, w: (
-        f"{_named(f, w)} delivered: {w.units(f.lines or f.replaced)}"
+        f"{_named(f, w)} delivered: {w.units(f.lines or f.replaced, f.substituted)}"
         + (f"; others had been sent for {w.units(f.replaced)}" if f.replaced else "")
     ),
-    ShipmentLost: lambda f, w: f"{_named(f, w)} lost by the carrier: {w.units(f.lines)}",
+    ShipmentLost: lambda f, w: f"{_named(f, w)} lost by the carrier: {w.units(f.lines, f.substituted)}",
     ShipmentFound: lambda f, w: (
         f"{_named(f, w)} found and on its way again"
         + ("; it had been refunded or replaced, so it is reviewed" if f.review else "")
         + (f"; others were sent for {w.units(f.replaced)}" if f.replaced else "")
     ),
     ShipmentReturnStarted: lambda f, w: _noted(f, w, "is coming back to us", f.detail),
-    ShipmentReturnedToSender: lambda f, w: f"{_named(f, w)} is back with us: {w.units(f.lines)}",
+    ShipmentReturnedToSender: lambda f, w: f"{_named(f, w)} is back with us: {w.units(f.lines, f.substituted)}",
     ShipmentCancelled: lambda f, w: _noted(f, w, "cancelled", f.detail),
     ShipmentLinesRemoved: lambda f, w: f"Taken out of {w.shipment(f.shipment_id)}: {w.units(f.lines)}",
     ShipmentRecallRequested: lambda f, w: _noted(f, w, "called back", f.detail),

@@ -642,7 +642,7 @@ SENTENCES: Final[Sentences] = {
     PolicyPublished: lambda f, w: f"Return policy {f.policy.policy_id} v{f.policy.version} published",
     PolicyRetired: lambda f, w: f"Return policy {f.policy_id} v{f.version} retired",
     PolicyBound: lambda f, w: f"Return policy {_named(f.policy)} binds this order, whatever is published later",
-    ReturnRequested: lambda f, w: f"Return requested: {w.units(f.lines)}, for a {_wish(f.resolution)}",
+    ReturnRequested: lambda f, w: f"Return requested: {w.units(f.lines, w.sent)}, for a {_wish(f.resolution)}",
     ReturnEligibilityEvaluated: lambda f, w: (
         f"Policy {_named(f.policy)} says: "
         + w.listed(
@@ -651,16 +651,16 @@ SENTENCES: Final[Sentences] = {
     ),
     ReturnSentToReview: lambda f, w: f"Return {f.return_id} waits for a person to decide",
     ReturnApproved: lambda f, w: (
-        f"Return approved: {w.units(f.lines)}, to be sent by {day(f.expires_at)}"
+        f"Return approved: {w.units(f.lines, w.sent)}, to be sent by {day(f.expires_at)}"
         + (f"; approved by {f.approver}" if f.approver else "")
     ),
     ReturnDeclined: lambda f, w: f"Return {f.return_id} declined under {_named(f.policy)}",
-    ReturnExceptionGranted: lambda f, w: f"Exception granted by {f.approver}: {w.units(f.lines)}",
+    ReturnExceptionGranted: lambda f, w: f"Exception granted by {f.approver}: {w.units(f.lines, w.sent)}",
     ReturnLabelIssued: lambda f, w: f"Return label issued: {f.carrier} {f.tracking}",
     ReturnInTransit: lambda f, w: f"Return {f.return_id} is on its way to us",
     ReturnReceivedUnannounced: lambda f, w: (
         f"Goods came back in {f.location} under {f.announced_as}, which no return expects: "
-        + (w.units(f.lines) if f.lines else "no unit of the order")
+        + (w.units(f.lines, w.sent) if f.lines else "no unit of the order")
         + "; a person decides"
     ),
     ReturnObservationRecorded: lambda f, w: (
@@ -669,7 +669,7 @@ SENTENCES: Final[Sentences] = {
     ),
     ReturnDiscrepancyRecorded: lambda f, w: f"What was reported contradicts the plan: {f.detail}",
     ReturnItemsReceived: lambda f, w: (
-        f"Return parcel received in {f.location}: {w.units(f.lines)}; "
+        f"Return parcel received in {f.location}: {w.units(f.lines, w.sent)}; "
         + ("all is here" if f.complete else "more is awaited")
     ),
     ReturnUnexpectedItemReceived: lambda f, w: f"Not part of the return, but in the parcel: {f.quantity} × {f.sku}",
@@ -682,7 +682,9 @@ SENTENCES: Final[Sentences] = {
         + w.listed(f"{w.some(line.quantity, line.line_id)} {plain(line.outcome)}" for line in f.after)
         + (f"; {w.money(f.recovery_minor)} was refunded too much" if f.recovery_minor else "")
     ),
-    ReturnRefundDue: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} is due for {w.units(f.lines)}",
+    ReturnRefundDue: lambda f, w: (
+        f"Refund of {w.money(f.amount_minor, f.currency)} is due for {w.units(f.lines, w.sent)}"
+    ),
     ReturnResolved: lambda f, w: (
         f"Return {f.return_id} resolved by {_wish(f.resolution)}: "
         + (
@@ -734,7 +736,7 @@ SENTENCES: Final[Sentences] = {
         + ("no longer due" if not f.amount_minor else "charged" if f.operation_id else "settled, as a person says")
     ),
     ExchangeReleased: lambda f, w: f"Replacement may be sent: {w.units(f.lines)} as {f.sku}",
-    ClaimOpened: lambda f, w: f"Claim opened ({plain(f.reason)}): {w.units(f.lines)}",
+    ClaimOpened: lambda f, w: f"Claim opened ({plain(f.reason)}): {w.units(f.lines, w.sent)}",
     ClaimResolved: lambda f, w: f"Claim {f.claim_id} {f.outcome}",
 }
 

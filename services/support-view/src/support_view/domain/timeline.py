@@ -145,6 +145,8 @@ class Words:
     titles: Mapping[str, str] = field(default_factory=dict)
     tenders: Mapping[str, str] = field(default_factory=dict)
     shipments: Mapping[str, str] = field(default_factory=dict)
+    sent: tuple[SubstitutedUnits, ...] = ()
+    """Of lines all of whose units that left are one other article than ordered: that one is what comes back."""
 
     def money(self, minor: int, currency: str | None = None) -> str:
         if chosen := currency or self.currency:
@@ -153,7 +155,7 @@ class Words:
 
     def units(self, lines: Iterable[_Units], substituted: Sequence[SubstitutedUnits] = ()) -> str:
         """`2 × Desk lamp and 1 × Chair`; a sentence names a few lines and counts the others."""
-        named = self.articles({line.line_id: line.quantity for line in lines}, substituted)
+        named = self.articles(add({}, lines), substituted)
         if len(named) > MOST_NAMED:
             named[MOST_NAMED - 1 :] = [plural(len(named) - MOST_NAMED + 1, "other line")]
         return self.listed(named) or "nothing"

@@ -76,7 +76,7 @@ def _order(s: Sections, totals: Totals, goods: Sequence[ShipmentState]) -> Itera
     for id, refund in s.payments.refunds.items():
         yield Clause(text=_refund_in_short(s.words, refund), domain="payment", about=f"refund:{id}")
     for id, told in s.returns.returns.items():
-        text = f"return of {s.contents(_asked(told))}: {_return_stands(told)}"
+        text = f"return of {s.contents(_asked(told), s.words.sent)}: {_return_stands(told)}"
         yield Clause(text=text, domain="return", about=f"return:{id}")
     for id, dispute in s.payments.disputes.items():
         if dispute.status == DisputeStatus.OPEN:
@@ -267,7 +267,7 @@ def _asked(told: Return) -> dict[str, int]:
 
 def _return(s: Sections, id: str, told: Return) -> Iterator[Clause]:
     about = f"return:{id}"
-    asked = f"{s.contents(_asked(told))} asked for on {day(told.requested_at)}"
+    asked = f"{s.contents(_asked(told), s.words.sent)} asked for on {day(told.requested_at)}"
     yield Clause(text=asked, domain="return", about=about)
     if decided := decision(told):
         under = f" under {told.policy}" if told.policy else ""
@@ -275,7 +275,7 @@ def _return(s: Sections, id: str, told: Return) -> Iterator[Clause]:
     if told.status == ReturnStatus.DECLINED:
         yield from (Clause(text=reason, domain="return", about=about) for reason in told.reasons)
     if told.received:
-        arrived = f"{s.contents(told.received)} received by {day(told.received_at)}"
+        arrived = f"{s.contents(told.received, s.words.sent)} received by {day(told.received_at)}"
         yield Clause(text=arrived, domain="return", about=about)
     yield from (Clause(text=f"found {found}", domain="return", about=about) for found in inspection(s, told))
     if told.due_minor:

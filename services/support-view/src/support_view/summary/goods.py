@@ -140,7 +140,7 @@ def backorders(s: Sections) -> Iterator[BackorderState]:
         yield BackorderState(
             backorder_id=id,
             status=backorder.status.value,
-            contents=s.words.some(backorder.quantity, backorder.line_id),
+            contents=s.contents({backorder.line_id: backorder.quantity}, backorder.substituted),
             remaining=backorder.remaining,
             eta=backorder.eta,
             revisions=tuple(

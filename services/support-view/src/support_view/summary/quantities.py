@@ -21,6 +21,7 @@ class LineQuantities(Model):
     ordered: int
     owed: int = Field(description="ordered, and owed again as replacements")
     promised_on: date | None
+    instead: tuple[str, ...] = Field(description="other articles that some of its units ship as, by title")
     forward: dict[Bucket, int]
     reverse: dict[ReverseBucket, int]
 
@@ -53,6 +54,13 @@ def _reverse(s: Sections, line_id: str, delivered: int) -> dict[ReverseBucket, i
     return units
 
 
+def _instead(s: Sections, line_id: str) -> tuple[str, ...]:
+    held = [one.substituted for one in s.fulfillment.shipments.values() if one.is_live]
+    held += [one.substituted for one in s.fulfillment.backorders.values() if one.is_open]
+    titles = (other.title or other.sku for others in held for other in others if other.line_id == line_id)
+    return tuple(dict.fromkeys(titles))
+
+
 def line_quantities(s: Sections) -> Iterator[LineQuantities]:
     placed = {line.line_id: line for line in s.orders.placed.lines} if s.orders.placed else {}
     for line_id in _line_ids(s):
@@ -67,6 +75,7 @@ def line_quantities(s: Sections) -> Iterator[LineQuantities]:
             ordered=ordered,
             owed=sum(units.values()),
             promised_on=line.promised_on if line else None,
+            instead=_instead(s, line_id),
             forward=units,
             reverse=_reverse(s, line_id, units[Bucket.DELIVERED]),
         )

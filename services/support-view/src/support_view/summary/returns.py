@@ -53,7 +53,7 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             return_id=id,
             status=told.status,
             text=_return_words(told),
-            contents=s.contents({line_id: asked.quantity for line_id, asked in told.asked.items()}),
+            contents=s.contents({line_id: asked.quantity for line_id, asked in told.asked.items()}, s.words.sent),
             resolution=plain(told.resolution) if told.resolution else "",
             policy=told.policy or s.returns.policy,
             decision=decision(told),
@@ -64,7 +64,7 @@ def return_states(s: Sections) -> Iterator[ReturnState]:
             approver=told.approver,
             expires_at=told.expires_at,
             tracking=told.trackings,
-            received=s.contents(told.received) if told.received else "",
+            received=s.contents(told.received, s.words.sent) if told.received else "",
             inspection=tuple(inspection(s, told)),
             due=s.amount(told.due_minor) if told.due_minor else None,
             fees=s.amount(fees) if (fees := told.withheld_minor or told.fees_minor) else None,
@@ -174,6 +174,6 @@ def recoveries(s: Sections) -> Iterator[RecoveryState]:
 def claims(s: Sections) -> Iterator[ClaimState]:
     for id, claim in s.returns.claims.items():
         due = f", {s.words.money(claim.due_minor)} due" if claim.due_minor else ""
-        text = f"Claim {id}: {s.contents(claim.lines)}, {plain(claim.reason)}; {claim.outcome or 'open'}{due}"
+        text = f"Claim {id}: {s.contents(claim.lines, s.words.sent)}, {plain(claim.reason)}; {claim.outcome or 'open'}{due}"
         uploaded = tuple(files(s, id))
         yield ClaimState(claim_id=id, text=text, outcome=claim.outcome, evidence=claim.evidence, files=uploaded)

@@ -1,6 +1,6 @@
 """The sections of one order side by side, and what things in it are called."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -69,7 +69,24 @@ def _words(orders: Orders, payments: Payments, fulfillment: Fulfillment) -> Word
         titles={line.line_id: line.title for line in placed.lines} if placed else {},
         tenders={id: plain(kind) for id, kind in kinds.items()},
         shipments={id: name for id, shipment in fulfillment.shipments.items() if (name := _number(shipment))},
+        sent=tuple(_sent(fulfillment)),
     )
+
+
+def _sent(fulfillment: Fulfillment) -> Iterator[SubstitutedUnits]:
+    """Of each line that left as one other article only, that article."""
+    left: dict[str, int] = {}
+    others: dict[str, list[SubstitutedUnits]] = {}
+    for shipment in fulfillment.shipments.values():
+        if shipment.shipped_at is not None:
+            for line_id, quantity in shipment.lines.items():
+                left[line_id] = left.get(line_id, 0) + quantity
+            for other in shipment.substituted:
+                others.setdefault(other.line_id, []).append(other)
+    for line_id, found in others.items():
+        quantity = sum(other.quantity for other in found)
+        if quantity == left.get(line_id) and len({other.sku for other in found}) == 1:
+            yield found[0].model_copy(update={"quantity": quantity})
 
 
 def _number(shipment: Shipment) -> str:
