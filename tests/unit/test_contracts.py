@@ -4,9 +4,11 @@ import json
 from datetime import datetime, timezone
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from ops.docs import incompatibilities
 from shared.contracts import FACTS
+from shared.contracts.base import OrderId
 from shared.contracts.orders import OrderHoldPlaced
 from shared.envelope import Undecodable, context_of, fact_of, type_of
 
@@ -82,3 +84,10 @@ def test_a_type_is_read_without_parsing_and_an_unreadable_one_is_none() -> None:
 def test_a_schema_may_grow_and_may_not_break_its_readers(change: dict[str, object], broken: list[str]) -> None:
     old = {"properties": {"a": {"type": "string"}, "b": {"enum": ["x", "y"]}}, "required": ["a"]}
     assert incompatibilities(old, json.loads(json.dumps(old | change))) == broken
+
+
+@pytest.mark.parametrize("name", ["policy:standard", "stock:mug@berlin", "customer:1", "v:F"])
+def test_the_name_of_another_kind_of_aggregate_is_no_order_id(name: str) -> None:
+    """A blind return of it would write an order's state under a policy's or a shelf's key."""
+    with pytest.raises(ValidationError):
+        TypeAdapter(OrderId).validate_python(name)

@@ -11,6 +11,7 @@ MOST: Final = 20
 
 PATTERNS: Final[Mapping[str, str]] = {
     r"^[A-Za-z0-9][A-Za-z0-9._:@-]*$": "must be letters, digits and . _ : @ - without blanks, and begin with a letter or digit",
+    r"^[A-Za-z0-9][A-Za-z0-9._@-]*$": "must be letters, digits and . _ @ - without blanks, and begin with a letter or digit",
     r"^[A-Za-z0-9._:@-]*$": "must be letters, digits and . _ : @ - without blanks",
     r"^[A-Za-z0-9][A-Za-z0-9._-]*$": "must be letters, digits and . _ - without blanks, and begin with a letter or digit",
     r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$": "must hold no control characters but tabs and line feeds",

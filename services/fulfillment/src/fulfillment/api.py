@@ -19,6 +19,7 @@ from fulfillment.handlers import units
 from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES
 from shared.auth import Caller, Role
+from shared.contracts import base
 from shared.contracts.base import Bucket, Fact, Id, Input, Observation, Quantity, Text
 from shared.contracts.fulfillment import Scan, StockCounted, StockDiscrepancyRecorded, shelf_key
 from shared.contracts.orders import Hold, ShippingPreference
@@ -42,7 +43,7 @@ Warehouse = Annotated[Asking, asks(Role.WAREHOUSE, Role.OPERATOR)]
 Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
 Operator = Annotated[Caller, needs(Role.OPERATOR)]
 Reader = Annotated[Caller, needs(*Role)]
-OrderId = Annotated[Id, Path()]
+OrderId = Annotated[base.OrderId, Path()]
 ShipmentId = Annotated[Id, Path(description="`<order>-S<n>`")]
 
 

@@ -13,6 +13,7 @@ from notifications.domain.policy import SendingPolicy
 from notifications.domain.telling import Command, RecordBounce, RecordDelivery, ResumeKind, Suppress, SuppressKind
 from notifications.store import NOTIFICATIONS, find, of_message, policies
 from shared.auth import Caller, Role
+from shared.contracts import base
 from shared.contracts.base import Fact, Id, Input, Observation, Remark, Text
 from shared.contracts.notifications import Corrected, NotificationKind, Statement
 from shared.envelope import observed_time
@@ -23,7 +24,7 @@ router = APIRouter(tags=["notifications"])
 
 Reader = Annotated[Caller, needs(*Role)]
 Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
-OrderId = Annotated[Id, Path()]
+OrderId = Annotated[base.OrderId, Path()]
 
 
 class NotificationOut(BaseModel):

@@ -35,6 +35,7 @@ from payments.store import (
     settle_notice,
 )
 from shared.auth import Caller, Role
+from shared.contracts import base
 from shared.contracts.base import EachLineOnce, Fact, Id, Input, PolicyRef, TenderKind, Text
 from shared.contracts.payments import (
     OperationKind,
@@ -69,7 +70,7 @@ router = APIRouter(tags=["payments"])
 MAX_LINES: Final = 200
 
 Reason = Annotated[Text, Field(min_length=1)]
-OrderId = Annotated[Id, Path()]
+OrderId = Annotated[base.OrderId, Path()]
 Part = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 
 

@@ -52,6 +52,7 @@ from returns.store import (
     store_evidence,
 )
 from shared.auth import Caller, Role
+from shared.contracts import base
 from shared.contracts.base import Fact, Id, Input, LineQuantity, Name, Observation, PolicyRef, Quantity, Text
 from shared.contracts.partners import InspectedUnits, PartnerLine, ReturnedUnits, ReturnScan, WarehouseUnexpectedItem
 from shared.contracts.returns import (
@@ -634,7 +635,7 @@ async def retire_policy(
     )
 
 
-OrderId = Annotated[Id, Path()]
+OrderId = Annotated[base.OrderId, Path()]
 ReturnId = Annotated[Id, Path()]
 
 

@@ -14,7 +14,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from shared.auth import Caller, Role
-from shared.contracts import Fact
+from shared.contracts import Fact, base
 from shared.contracts.base import Id, Input, Model, PolicyRef, Text
 from shared.database import OUTAGES
 from shared.http import RETRY_AFTER, needs, problem
@@ -34,7 +34,7 @@ READERS: Final = (Role.AGENT, Role.SUPERVISOR, Role.OPERATOR, Role.AUDITOR)
 REVEALERS: Final = (Role.AGENT, Role.SUPERVISOR)
 FOUND_AT_MOST: Final = 50
 
-OrderId = Annotated[Id, Path(description="the order")]
+OrderId = Annotated[base.OrderId, Path(description="the order")]
 DomainName = Literal["order", "payment", "fulfillment", "return", "notification", "support"]
 SearchText = Annotated[
     str, Query(min_length=1, max_length=320, description="start of an order id; or a tracking or return id")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field
 
-from shared.contracts.base import Id, Observation, Quantity, Remark
+from shared.contracts.base import Id, Observation, OrderId, Quantity, Remark
 from shared.contracts.returns import InspectionOutcome
 
 
@@ -44,7 +44,7 @@ class WarehouseParcel(Observation):
 
 
 class WarehouseShipmentMessage(PartnerMessage):
-    order_id: Id
+    order_id: OrderId
     shipment_id: Id
 
 
@@ -75,7 +75,7 @@ class WarehouseHandedOver(WarehouseShipmentMessage):
 
 
 class WarehouseReturnMessage(PartnerMessage):
-    order_id: Id
+    order_id: OrderId
     return_id: Id
     location: Id
 
@@ -157,7 +157,7 @@ class CarrierScan(Observation):
 class ReturnScan(Observation):
     """POST /webhooks/carrier of the returns service, signed: the customer's parcel is on its way."""
 
-    order_id: Id
+    order_id: OrderId
     return_id: Id
     tracking: Id
     occurred_at: AwareDatetime
