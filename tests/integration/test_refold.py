@@ -128,6 +128,13 @@ async def test_a_row_that_cannot_be_folded_holds_up_no_other_and_is_said(pool: P
     assert [await count_of(pool, key) for key in ("good", "better", "bad", "newer")] == [1, 1, 0, 0]
 
 
+async def test_a_row_whose_key_no_flow_has_holds_up_no_other(pool: Pool) -> None:
+    await tell(pool, FLOW, add("a", 1), add("moon:1", 1))
+    said = await folded_anew(pool, next_version())
+    assert [each["key"] for each in said if each["event"] == "state.not_folded"] == ["moon:1"]
+    assert await count_of(pool, "a") == 1
+
+
 async def test_a_locked_row_does_not_stop_the_others(pool: Pool) -> None:
     await tell(pool, FLOW, add("held", 1), add("free", 1))
     async with pool.acquire() as other, other.transaction():

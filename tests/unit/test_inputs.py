@@ -284,6 +284,40 @@ def test_every_pattern_that_is_documented_has_its_words(service: str) -> None:
     assert sorted(found - PATTERNS.keys()) == []
 
 
+def named(schema: Any, names: frozenset[str]) -> Iterator[Any]:
+    """The schemas of parameters and fields with such a name, wherever they stand."""
+    if isinstance(schema, dict):
+        if "schema" in schema and schema.get("name") in names:
+            yield schema["schema"]
+        for name, each in schema.items():
+            if name in names and isinstance(each, dict):
+                yield each
+            yield from named(each, names)
+    elif isinstance(schema, list):
+        for each in schema:
+            yield from named(each, names)
+
+
+@pytest.mark.parametrize("other", ["policy:standard", "stock:mug@berlin", "customer:1f"])
+def test_no_way_in_takes_another_aggregates_key_for_an_orders(other: str) -> None:
+    """It would be decided and kept under the key of a policy, a shelf or a customer."""
+    ways_in: list[Any] = [
+        operation.get("parameters", [])
+        for app in APPS.values()
+        for path in app.openapi()["paths"].values()
+        for operation in path.values()
+    ]
+    ways_in += [model.model_json_schema() for model in bodies()]
+    found = [
+        pattern
+        for part in ways_in
+        for schema in named(part, frozenset({"order_id", "shipment_id"}))
+        for pattern in patterns(schema)
+    ]
+    assert len(found) > 50
+    assert [pattern for pattern in found if re.search(pattern, other)] == []
+
+
 async def test_a_topic_that_is_no_code_is_refused_in_words() -> None:
     who = b'"contact_id": "c1", "customer": {"customer_id": "c"}, "channel": "email"'
     body = b'{"topic": "not here", "occurred_at": "2026-05-04T12:00:00Z", %b}' % who

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import structlog
 
-from shared.database import OUTAGES, Pool
+from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.relay import stopped_within
 from shared.shell import Flow, refold
 
@@ -55,7 +55,8 @@ class Refold:
             log.info("states.folded_anew", states=count - len(self._failed), failed=len(self._failed))
 
     async def _page(self, size: int) -> int:
-        """Fold a page anew; returns how many rows were looked at. A row that cannot be folded is left, and said."""
+        """Fold a page anew; returns how many rows were looked at. A row that cannot be folded, or whose state breaks a law
+        of the database, is left and said in the log. Raises what is no fault of a row."""
         keys: list[str] = []
         try:
             async with self._pool.acquire(timeout=5) as db, db.transaction():
@@ -65,7 +66,7 @@ class Refold:
                     if of_flow:
                         self._failed += await refold(db, flow, of_flow)
         except Exception as error:
-            if isinstance(error, OUTAGES):
+            if not keys or (isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS)):
                 raise
             if size > 1:
                 return sum([await self._page(1) for _ in keys])

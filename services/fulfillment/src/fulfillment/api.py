@@ -44,7 +44,7 @@ Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
 Operator = Annotated[Caller, needs(Role.OPERATOR)]
 Reader = Annotated[Caller, needs(*Role)]
 OrderId = Annotated[base.OrderId, Path()]
-ShipmentId = Annotated[Id, Path(description="`<order>-S<n>`")]
+ShipmentId = Annotated[base.OrderId, Path(description="`<order>-S<n>`")]
 
 
 class ReceiveGoods(Observation):

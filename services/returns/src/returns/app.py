@@ -13,7 +13,7 @@ from returns.domain.decisions import due_command
 from returns.handlers import ROUTE
 from returns.settings import ReturnsSettings
 from returns.store import ORDER_RETURNS, POLICIES
-from shared.database import OUTAGES
+from shared.database import BROKEN_LAWS, OUTAGES
 from shared.envelope import Cause
 from shared.machine import NotAllowed
 from shared.relay import stopped_within
@@ -42,6 +42,8 @@ async def default_policy(running: Running, stop: asyncio.Event) -> None:
         error: Exception | None
         try:
             [error] = await running.desk.take(POLICIES, [told])
+        except BROKEN_LAWS:
+            raise
         except OUTAGES as outage:
             error = outage
         if error is None or isinstance(error, NotAllowed):  # refused where the merchant's own policy has this name

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from shared.auth import Caller, Role
 from shared.contracts import Fact, base
-from shared.contracts.base import Id, Input, Model, PolicyRef, Text
+from shared.contracts.base import Input, Model, PolicyRef, Text
 from shared.database import OUTAGES
 from shared.http import RETRY_AFTER, needs, problem
 from shared.machine import Invalid
@@ -363,7 +363,7 @@ class Reveals(Model):
 @router.get("/reveals", dependencies=[needs(Role.AUDITOR, Role.SUPERVISOR)])
 async def reveals(
     request: Request,
-    order_id: Annotated[Id | None, Query(description="of this order; all when absent")] = None,
+    order_id: Annotated[base.OrderId | None, Query(description="of this order; all when absent")] = None,
     before: Annotated[UUID | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Reveals:
