@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from ops.system import SERVICES
 from ops.topics import KEPT_FOREVER, PARTITIONS, TOPICS
 from shared.settings import EXAMPLE, Settings
+from support_view.actions import ACTIONS, HERE
+from support_view.settings import SupportViewSettings
 from tests.observing import ROOT
 
 COMPOSE: Final = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -35,6 +37,18 @@ def variables(text: object) -> dict[str, str]:
 def test_every_process_is_started_again_when_it_dies() -> None:
     for name, service in COMPOSE["services"].items():
         assert service.get("restart") == ("on-failure" if name in ONE_SHOT else "unless-stopped"), name
+
+
+def test_the_page_can_ask_every_service_that_its_actions_name() -> None:
+    asked = {action.service for action in ACTIONS.values()} - {HERE}
+    manifest = yaml.safe_load_all((ROOT / "ops/k8s/base/support-view.yaml").read_text(encoding="utf-8"))
+    [pod] = [each["spec"]["template"]["spec"] for each in manifest if each["kind"] == "StatefulSet"]
+    local = next(each for each in SERVICES if each.name == "support-view").settings
+    for given in (environment("support-view"), local, {each["name"] for each in pod["containers"][0]["env"]}):
+        assert {f"OMS_{service.upper()}_URL" for service in asked} <= set(given)
+    urls: dict[str, Any] = {f"{service}_url": f"http://{service}" for service in asked}
+    settings = SupportViewSettings.model_construct(**urls)
+    assert settings.services == {service: f"http://{service}" for service in asked}
 
 
 def test_every_port_is_published_on_the_loopback_only() -> None:

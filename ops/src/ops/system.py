@@ -83,6 +83,7 @@ SERVICES: Final = (
             "OMS_IDENTITY_KEY": "{identity_key}",
             "OMS_ORDERS_URL": "{orders}",
             "OMS_PAYMENTS_URL": "{payments}",
+            "OMS_FULFILLMENT_URL": "{fulfillment}",
             "OMS_RETURNS_URL": "{returns}",
         },
     ),

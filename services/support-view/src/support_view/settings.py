@@ -42,6 +42,7 @@ class SupportViewSettings(Settings):
     )
     orders_url: HttpUrl | None = Field(default=None, description="where what is done from the page is asked for")
     payments_url: HttpUrl | None = None
+    fulfillment_url: HttpUrl | None = None
     returns_url: HttpUrl | None = None
     frame_ancestors: str = Field(
         default="",
@@ -58,7 +59,12 @@ class SupportViewSettings(Settings):
     @property
     def services(self) -> Mapping[str, str]:
         """Those that the page can ask to do something."""
-        urls = {"orders": self.orders_url, "payments": self.payments_url, "returns": self.returns_url}
+        urls = {
+            "orders": self.orders_url,
+            "payments": self.payments_url,
+            "fulfillment": self.fulfillment_url,
+            "returns": self.returns_url,
+        }
         return {name: str(url).rstrip("/") for name, url in urls.items() if url is not None}
 
     @property
