@@ -12,6 +12,7 @@ from payments.domain.refund import RefundStatus
 from returns.domain.claims import ClaimStatus
 from returns.domain.rma import ReturnStatus
 from shared.contracts.base import Bucket, PolicyRef
+from shared.contracts.payments import RefundKind
 from shared.contracts.support import EscalationRaised
 from support_view.domain.escalations import Look, late_at, settle
 from support_view.domain.obligations import OBLIGATIONS, SERVICE, nobodys_tasks, obligations, rules_of
@@ -63,6 +64,29 @@ def every_thing_has_a_step(world: World, id: str, summary: Summary) -> None:
         assert bool(rules_at(summary, f"recovery-{recovery_id}")) == recovery.is_open, recovery_id
 
 
+def what_is_lost_is_seen_to_until_it_is_made_good(world: World, id: str, summary: Summary) -> None:
+    """By what fulfillment has lost, and what returns and payments make good of what never came."""
+    fulfillment, returns = world.fulfillment(id), world.returns(id)
+    standing = {RefundStatus.REJECTED, RefundStatus.CANCELLED}
+    refunds = [r for r in world.account(id).refunds.values() if r.kind is RefundKind.LOST and r.status not in standing]
+    claims = [
+        claim
+        for claim in returns.claims.values()
+        if claim.is_for_lost and claim.status in (ClaimStatus.OPEN, ClaimStatus.REFUNDED)
+    ]
+    for line_id, line in fulfillment.lines.items():
+        refunded = sum(n.quantity for refund in refunds for n in refund.lines if n.line_id == line_id)
+        made_good = max(refunded, sum(claim.units.get(line_id, 0) for claim in claims))
+        lost_in = {
+            shipment_id
+            for shipment_id, shipment in fulfillment.shipments.items()
+            if shipment.status is ShipmentStatus.LOST and shipment.astray(line_id, ShipmentStatus.LOST)
+        }
+        seen_to = {one for one in lost_in if RuleName.SHIPMENT_LOST in rules_at(summary, f"shipment-{one}")}
+        if lost_in and line.of(Bucket.LOST) > made_good:
+            assert seen_to, f"nobody's task: {line_id} is lost in {sorted(lost_in)}"
+
+
 def what_is_late_is_escalated(id: str, states: Mapping[str, Any]) -> None:
     for service in OBLIGATIONS:
         waiting = obligations(service, states, ESCALATIONS)
@@ -87,5 +111,6 @@ def test_whatever_is_not_at_its_end_has_a_next_step_with_an_owner_and_a_date_and
             states, summary = states_of(world, id)
             assert list(nobodys_tasks(states, ESCALATIONS)) == []
             every_thing_has_a_step(world, id, summary)
+            what_is_lost_is_seen_to_until_it_is_made_good(world, id, summary)
             what_is_late_is_escalated(id, states)
         world.come_to_rest()

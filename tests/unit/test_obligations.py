@@ -14,10 +14,13 @@ from shared.contracts.fulfillment import (
     CancelledUnits,
     FulfillmentDiscrepancyRecorded,
     FulfillmentLinesCancelled,
+    Parcel,
+    ReplacementCreated,
     ShipmentFound,
     ShipmentLost,
     ShipmentReturnedToSender,
     ShipmentReturnStarted,
+    ShipmentShipped,
     StockCounted,
     StockDiscrepancyRecorded,
 )
@@ -352,6 +355,56 @@ def test_what_no_fact_ends_stands_until_somebody_acknowledges_it(fact: Fact, rul
     assert rule in {step.rule for step in seen(t).next_steps}
     t.tell(EscalationCleared(**of, detail="somebody has dealt with it"))
     assert rule not in {step.rule for step in seen(t).next_steps}
+
+
+S3 = "ORD-1042-S7"
+"""A parcel with a rug of the same line as `S2` has."""
+
+
+def two_rugs(*after: Fact) -> set[str]:
+    """Which of two parcels with a rug each somebody has to see to, since they are lost."""
+    t = split_order(ORDER)
+    box = Parcel(parcel_id="p1", lines=RUG, carrier="DHL", tracking="TR-7")
+    left = {"carrier": "DHL", "parcels": (box,), "lines": RUG, "number": 4, "of": 4}
+    t.tell(ShipmentShipped(order_id=ORDER, shipment_id=S3, **left))
+    for fact in after:
+        t.tell(fact)
+    steps = [step for step in seen(t).next_steps if step.rule is RuleName.SHIPMENT_LOST]
+    return {step.link for step in steps}
+
+
+def lost(shipment_id: str) -> Fact:
+    return ShipmentLost(order_id=ORDER, shipment_id=shipment_id, lines=RUG)
+
+
+def claimed(claim_id: str, reason: ReturnReason) -> Fact:
+    return ClaimOpened(order_id=ORDER, claim_id=claim_id, lines=RUG, reason=reason)
+
+
+@pytest.mark.parametrize("reason", [ReturnReason.DEFECTIVE, ReturnReason.WRONG_ITEM, ReturnReason.DAMAGED_IN_TRANSIT])
+def test_a_lost_parcel_is_not_settled_by_a_claim_of_what_another_parcel_brought(reason: ReturnReason) -> None:
+    about = f"shipment-{S2}"
+    assert two_rugs(claimed("c1", reason), lost(S2)) == {about}
+    refunded = ClaimResolved(order_id=ORDER, claim_id="c1", outcome="refunded", detail="broken")
+    assert two_rugs(claimed("c1", reason), refunded, lost(S2)) == {about}
+    assert two_rugs(claimed("c1", reason), claimed("c2", ReturnReason.NOT_RECEIVED), lost(S2)) == set()
+
+
+def test_of_two_lost_parcels_the_one_that_was_sent_again_is_settled_and_the_other_waits() -> None:
+    both = (lost(S2), lost(S3))
+    assert two_rugs(*both) == {f"shipment-{S2}", f"shipment-{S3}"}
+    again = ReplacementCreated(
+        order_id=ORDER,
+        replacement_id="x1",
+        cause_id=S3,
+        lines=RUG,
+        moved=(CancelledUnits(line_id="rug", quantity=1, was=Bucket.LOST),),
+        reason_code="lost",
+        shipment_id=S3,
+    )
+    assert two_rugs(*both, again) == {f"shipment-{S2}"}
+    assert two_rugs(*both, again, claimed("c1", ReturnReason.NOT_RECEIVED)) == set()
+    assert two_rugs(*both, claimed("c1", ReturnReason.NOT_RECEIVED)) == {f"shipment-{S2}", f"shipment-{S3}"}
 
 
 def test_what_came_back_is_offered_to_be_sent_again_or_cancelled_and_nothing_is_where_nothing_is_left() -> None:

@@ -145,6 +145,8 @@ class Shipment:
     """Since when something is in the way."""
     since: datetime | None = None
     """When it came to its status."""
+    sent_again: Mapping[str, int] = field(default_factory=dict)
+    """By line, units of it that were lost or came back, and are owed anew by another shipment."""
 
     @property
     def is_live(self) -> bool:
@@ -154,6 +156,13 @@ class Shipment:
     def trouble(self) -> str:
         """What is in the way, in words."""
         return next((box.trouble for box in self.boxes if box.trouble), "")
+
+    def astray(self, line_id: str, status: ShipmentStatus) -> int:
+        """Units of a line in parcels that stand so, and that were not sent again."""
+        units = sum(box.lines.get(line_id, 0) for box in self.boxes if box.status is status)
+        if not self.boxes and self.status is status:
+            units = self.lines.get(line_id, 0)
+        return max(0, units - self.sent_again.get(line_id, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +232,10 @@ def fold(fulfillment: Fulfillment, entry: Entry) -> Fulfillment:
             if before is None or shipment.status is not before.status:
                 shipment = replace(shipment, since=entry.occurred_at)
             return replace(fulfillment, shipments=put(fulfillment.shipments, fact.shipment_id, shipment))
+        case ReplacementCreated(shipment_id=id, moved=moved) if id is not None and id in fulfillment.shipments:
+            before = fulfillment.shipments[id]
+            after = replace(before, sent_again=add(before.sent_again, moved))
+            return replace(fulfillment, shipments=put(fulfillment.shipments, id, after))
         case BackorderFact():
             backorder = _wait(fulfillment.backorders.get(fact.backorder_id), fact, entry.occurred_at)
             return replace(fulfillment, backorders=put(fulfillment.backorders, fact.backorder_id, backorder))

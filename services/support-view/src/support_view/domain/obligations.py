@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 from shared.contracts.base import Bucket
 from shared.contracts.orders import Hold as HoldName
 from shared.contracts.payments import MovementKind, OperationKind, RefundKind
-from shared.contracts.returns import Resolution
+from shared.contracts.returns import Resolution, ReturnReason
 from support_view.domain import support
 from support_view.domain.cases import Case, CaseStatus, Support, last_word, running_out
 from support_view.domain.escalations import Obligation, Owner, due_at
@@ -470,8 +470,9 @@ def _of_shipment(states: States, id: str, shipment: Shipment) -> Obligations:
 
 
 def is_unsettled(states: States, shipment: Shipment, bucket: Bucket) -> bool:
-    """Units of its lines are lost, or came back to us, and no refund and no claim takes care of them: what is made good is
-    first what is lost."""
+    """Units of it are lost, or came back to us, and no refund and no claim takes care of them: what is made good is first
+    what is lost. Refunds and claims name lines and no parcel: where a line is lost in several, all of them wait until as
+    many are made good as are lost."""
     units = _known(states, "fulfillment", Fulfillment()).units
     good: dict[str, int] = {}
     for refund in _known(states, "payments", Payments()).refunds.values():
@@ -483,7 +484,10 @@ def is_unsettled(states: States, shipment: Shipment, bucket: Bucket) -> bool:
         if _makes_good(claim):
             for line_id, quantity in claim.lines.items():
                 claimed[line_id] = claimed.get(line_id, 0) + quantity
+    status = ShipmentStatus.LOST if bucket is Bucket.LOST else ShipmentStatus.RETURNED_TO_SENDER
     for line_id in shipment.lines:
+        if not shipment.astray(line_id, status):
+            continue
         left = max(good.get(line_id, 0), claimed.get(line_id, 0))
         counted = units.get(line_id, {})
         if bucket is not Bucket.LOST:
@@ -494,8 +498,9 @@ def is_unsettled(states: States, shipment: Shipment, bucket: Bucket) -> bool:
 
 
 def _makes_good(claim: Claim) -> bool:
-    """Its units are refunded, or wait for a decision; those that are sent again are not lost any more."""
-    return claim.outcome in ("", "refunded")
+    """Its units never arrived, and are refunded or wait for a decision; those that are sent again are not lost any more.
+    A claim of what is defective or another article is of units that another parcel brought."""
+    return claim.reason == ReturnReason.NOT_RECEIVED and claim.outcome in ("", "refunded")
 
 
 def _settles(refund: Refund) -> bool:
