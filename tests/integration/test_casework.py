@@ -27,7 +27,7 @@ from shared.contracts.fulfillment import (
     StockDiscrepancyRecorded,
     StockReceived,
 )
-from shared.contracts.payments import PaymentOperationUnknown
+from shared.contracts.payments import PaymentOperationUnknown, RefundKind, RefundLine, RefundRequested
 from shared.database import Pool
 from shared.timers import Timers
 from support_view.app import built
@@ -518,6 +518,61 @@ async def test_the_queue_is_read_and_attended_to_on_its_page(client: httpx.Async
     await look(pool)
     late = await client.post(f"{path}/acknowledge", data={"key": uuid4().hex})
     assert late.status_code == 409 and "support-view refused:" in late.text
+
+
+async def test_what_another_services_fact_settles_is_looked_at_again_when_that_comes(pool: Pool) -> None:
+    """A lost parcel waits for somebody until it is refunded, which payments tell; where that comes first, nobody is told."""
+
+    def story(order_id: str) -> tuple[list[Entry], Entry, Entry]:
+        t = split_order(order_id)
+        rug = units(rug=1)
+        lost = t.tell(ShipmentLost(order_id=order_id, shipment_id=f"{order_id}-S2", lines=rug))
+        line = RefundLine(line_id="rug", quantity=1, amount_minor=100)
+        asked = RefundRequested(
+            order_id=order_id,
+            refund_id=f"{order_id}-R1",
+            kind=RefundKind.LOST,
+            cause_id="lost",
+            lines=(line,),
+            amount_minor=100,
+            currency="EUR",
+            trigger_at=t.now,
+            requester="service:payments",
+        )
+        return t.entries[:-1], lost, t.tell(asked)
+
+    async def stand(order_id: str) -> list[str]:
+        found = "SELECT status FROM escalations WHERE subject = $1 AND rule = 'shipment_lost'"
+        return [row["status"] for row in await pool.fetch(found, order_id)]
+
+    async def deadline(order_id: str) -> datetime | None:
+        at = "SELECT due_at FROM deadlines WHERE key = $1 AND name = 'look fulfillment'"
+        due: datetime | None = await pool.fetchval(at, order_id)
+        return due
+
+    before, lost, refunded = story("ORD-1")
+    await deliver(pool, [*before, lost])
+    await look(pool)
+    assert await stand("ORD-1") == ["raised"]
+    await deliver(pool, [refunded])
+    due = await deadline("ORD-1")
+    assert due is not None and due <= datetime.now(timezone.utc), "what fulfillment told is looked at again, at once"
+    await look(pool)
+    assert await stand("ORD-1") == ["cleared"]
+
+    before, lost, refunded = story("ORD-2")
+    await deliver(pool, [*before, refunded])
+    await look(pool)
+    await deliver(pool, [lost])
+    await look(pool)
+    assert await stand("ORD-2") == [], "it was settled before it was late"
+
+    before, _, refunded = story("ORD-3")
+    await deliver(pool, before)
+    await pool.execute("DELETE FROM deadlines")
+    await deliver(pool, [refunded])
+    assert await pool.fetchval("SELECT waiting = '{}' FROM sections WHERE subject = 'ORD-3' AND service = 'payments'")
+    assert await deadline("ORD-3") is None, "where nothing waits, there is nothing to look at"
 
 
 async def test_a_shelf_that_the_warehouse_contradicts_is_in_the_queue_until_it_is_counted(

@@ -21,7 +21,9 @@ from shared.contracts.base import Bucket, PolicyRef, TenderKind
 from shared.contracts.notifications import NotificationFailed, NotificationQueued, NotificationSent
 from shared.contracts.orders import ShippingPreference
 from shared.contracts.partners import WarehouseGoodsReceived
+from shared.contracts.returns import ReturnResolved
 from shared.contracts.support import CaseOpened, CaseResolved, Clocks
+from shared.money import format_minor
 from support_view.actions import attended, of_cases, offered
 from support_view.api import Findings, Found, OrderView, Timeline, entry_of
 from support_view.casework_api import CaseEntry, CaseOut, Cases, CaseStory, EscalationOut, Queue, Work
@@ -41,7 +43,7 @@ from tests.properties.test_support_view import entry_of as written
 from tests.properties.test_system import CUSTOMER, HOME, KINDS, Step, begin, go_well, step
 from tests.properties.test_truth_of_mails import transactions
 from tests.properties.world import NOON, Service, World
-from tests.telling import ESCALATIONS
+from tests.telling import ESCALATIONS, whole_story
 from tests.unit.notifications_story import POLICY
 
 SERVICES = {"orders": "", "payments": "", "fulfillment": "", "returns": "", "support-view": ""}
@@ -323,3 +325,23 @@ def test_an_order_of_one_to_five_lines_in_one_shipment_is_drawn(lines: int) -> N
     assert len(shipment.lines) == lines
     kinds = Counter(node.kind for node in view.dependencies.nodes)
     assert (kinds["units"], kinds["shipment"]) == (lines, 1)
+
+
+def test_a_fee_larger_than_the_goods_is_said_to_be_withheld_in_full() -> None:
+    t = whole_story("ORD-9")
+    journals: dict[str, list[Any]] = {}
+    for entry in t.entries:
+        fact = entry.fact
+        if isinstance(fact, ReturnResolved):
+            fact = fact.model_copy(update={"refunded_minor": 0, "withheld_minor": 333})
+        journals.setdefault(entry.service, []).append(fact)
+    view, timeline, _ = viewed("ORD-9", journals)
+    caller = CALLERS[0]
+    content = order_content(view, timeline, Work([], [], {}), {}, {}, Shown(every=True), NOON)
+    text = words_of(rendered("order.html", caller=caller, told=None, is_awaited=False, may_reveal=False, **content))
+    assert ", withheld in full by fees" in text
+    fee = format_minor(333, "EUR")
+    assert f"{fee} withheld in full, nothing is refunded" in text
+    assert f"Fees kept {fee}" in re.sub(r" +", " ", text)
+    [told] = view.returns
+    assert told.refunded is not None and told.refunded.minor == 0
