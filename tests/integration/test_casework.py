@@ -602,7 +602,7 @@ async def test_a_shelf_that_the_warehouse_contradicts_is_in_the_queue_until_it_i
     assert first["to_do"].startswith("Have the warehouse count the shelf") and first["due_at"]
     client.cookies.set(SESSION, issue(AUTH_KEY, subject="ann", roles=[Role.AGENT]))
     page = (await client.get("/queue")).text
-    assert "Shelf LAMP@BER" in page and "he warehouse contradicts itself on LAMP in BER: r1 was received" in page
+    assert "Shelf of LAMP in BER" in page and "he warehouse contradicts itself on LAMP in BER: r1 was received" in page
     assert "/orders/stock" not in page, "a shelf has no order's page"
     taken = await client.post(f"/queue/{first['escalation_id']}/take", data={"key": uuid4().hex})
     assert taken.status_code == 303 and "agent:ann" in (await client.get("/queue?mine=true")).text

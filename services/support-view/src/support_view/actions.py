@@ -173,7 +173,7 @@ CASE_ACTIONS: Final[Mapping[str, Action]] = {
 QUEUE_ACTIONS: Final[Mapping[str, Action]] = {
     "acknowledge": _work(
         "Acknowledge",
-        "It is acknowledged, and stays here until what it is about is over.",
+        "It is acknowledged. What no fact ends is over with that; all else stays here until it is.",
         f"{_ESCALATION}/acknowledge",
         _only("note"),
         (),
