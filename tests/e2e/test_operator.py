@@ -513,6 +513,18 @@ async def test_facts_of_before_keep_their_chains_and_verify_says_what_those_leav
     assert ("the chain is unbroken", f"fulfillment {shelf.key}") in await verified(oms, "--full")
 
 
+async def test_verify_says_that_a_state_of_another_version_was_not_compared(oms: Oms, shelf: Shelf) -> None:
+    await shelf.db.execute("UPDATE states SET shape = 'of another version' WHERE key = $1", shelf.key)
+    await shelf.counts(9)
+    code, told = await oms("verify", "--full")
+    assert (code, told["findings"]) == (0, [])
+    assert any(
+        each.startswith("states that another version wrote") and each.endswith(": 1") for each in told["not_looked_at"]
+    )
+    await shelf.receives()
+    assert await shelf.db.fetchval("SELECT state::jsonb ->> 'received' FROM states WHERE key = $1", shelf.key) == "2"
+
+
 async def test_verify_waits_for_what_is_not_published_and_names_it_when_it_does_not_arrive(
     oms: Oms, shelf: Shelf
 ) -> None:

@@ -214,6 +214,7 @@ class Verification:
     _unseen: dict[str, dict[UUID, asyncpg.Record]] = field(default_factory=dict)
     """By service: facts that the timeline did not have."""
     _forms: Counter[bool] = field(default_factory=Counter)
+    _outdated: int = 0
     """How many facts are chained in the first form, which leaves some columns out, and how many in today's."""
 
     @property
@@ -292,8 +293,9 @@ class Verification:
             for entry in entries:
                 by_subject.setdefault(entry["subject"], []).append(entry)
             for subject in subjects:
-                state, told = states.get(subject), by_subject.get(subject, [])
-                for promise, what in _judge(_flow_for(flows, subject), state, told, self._forms):
+                state, told, flow = states.get(subject), by_subject.get(subject, []), _flow_for(flows, subject)
+                self._outdated += bool(state and flow and state["shape"] != flow.shape)
+                for promise, what in _judge(flow, state, told, self._forms):
                     self._found(promise, service, subject, what)
             self.counted.aggregates += len(states)
             self.counted.facts += len(entries)
@@ -383,6 +385,10 @@ class Verification:
             "what was changed alike in journal, state, timeline and topic: nothing is kept elsewhere to compare with",
             "when facts were recorded, and rows that are derived from states",
         ]
+        if self._outdated:
+            left.append(
+                f"states that another version wrote, which services fold anew before they use them: {self._outdated}"
+            )
         if older := self._forms[True]:
             left.append(f"trace, policy and schema version of {older} facts, which older chains leave out")
         return left
