@@ -218,6 +218,40 @@ def test_refunds_are_pending_then_partly_then_wholly_paid_and_may_bounce() -> No
     assert (shown.refund_status, shown.has_refund_in_flight) == ("pending", True)
 
 
+def refund_of_the_provider(kind: p.MovementKind, amount: int) -> p.PaymentMovementRecorded:
+    return p.PaymentMovementRecorded(
+        order_id="o1",
+        movement_id=f"o1-M-{kind}",
+        tender_id="t2",
+        kind=kind,
+        amount_minor=amount,
+        currency="EUR",
+        reference="re_9",
+        occurred_at=NOON,
+        contradicts="not_asked_for",
+        detail="made in the dashboard",
+        tender_captured_minor=2500,
+        tender_open_minor=0,
+    )
+
+
+def test_a_refund_made_in_the_providers_dashboard_counts_until_it_comes_back() -> None:
+    story = completed()
+    story.heard(captured("t1", 2000, 2000, None), captured("t2", 2500, 2500))
+    story.heard(refund_of_the_provider(p.MovementKind.REFUND, 2500))
+    assert rollups(story.now).refund_status == "partly_refunded"
+    story.heard(refund_of_the_provider(p.MovementKind.REFUND_REVERSED, 2500))
+    assert rollups(story.now).refund_status == "none"
+
+
+def test_a_refund_of_the_provider_that_came_back_before_it_was_heard_of_pays_nothing_back() -> None:
+    story = completed()
+    story.heard(captured("t1", 2000, 2000, None), captured("t2", 2500, 2500))
+    story.heard(refund_of_the_provider(p.MovementKind.REFUND_REVERSED, 2500))
+    story.heard(refund_of_the_provider(p.MovementKind.REFUND, 2500))
+    assert rollups(story.now).refund_status == "none"
+
+
 def test_returns_show_how_far_they_are_and_how_much_came_back() -> None:
     story = completed()
     seen = []

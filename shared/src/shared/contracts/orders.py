@@ -310,7 +310,17 @@ class WrittenOffStep(Model):
     lines: tuple[LineQuantity, ...]
 
 
-Step: TypeAlias = UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep | WrittenOffStep | ChargeStep
+class UnaskedRefundStep(Model):
+    """What the provider gave back without having been asked, under its own reference; 0 once it came back."""
+
+    about: Literal["unasked_refund"] = "unasked_refund"
+    reference: str
+    paid_minor: Minor
+
+
+Step: TypeAlias = (
+    UnitsStep | TenderStep | RefundStep | ReturnStep | DisputeStep | WrittenOffStep | ChargeStep | UnaskedRefundStep
+)
 
 
 class OrderProgressed(OrdersFact, type="order.progressed"):

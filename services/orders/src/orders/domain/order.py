@@ -55,6 +55,7 @@ from shared.contracts.orders import (
     ShippingPreference,
     Step,
     TenderStep,
+    UnaskedRefundStep,
     UnitsMoved,
     UnitsStep,
     WrittenOffStep,
@@ -156,6 +157,8 @@ class Order:
     uncaptured: Mapping[str, int] = field(default_factory=dict)
     charges: Mapping[str, int] = field(default_factory=dict)
     """By exchange: what was captured for it, beside what the order is worth."""
+    unasked_refunds: Mapping[str, int] = field(default_factory=dict)
+    """By the provider's reference: what it gave back without having been asked."""
     written_off: Mapping[str, int] = field(default_factory=dict)
     cancellations: Mapping[str, Cancellation] = field(default_factory=dict)
     pending: str | None = None
@@ -192,7 +195,7 @@ class Order:
 
     @property
     def paid_back_minor(self) -> int:
-        return sum(refund.paid_minor for refund in self.refunds.values())
+        return sum(r.paid_minor for r in self.refunds.values()) + sum(self.unasked_refunds.values())
 
     @property
     def is_settled(self) -> bool:
@@ -411,6 +414,8 @@ def _after(order: Order, step: Step) -> dict[str, Any]:
             return {"disputes": {**order.disputes, step.dispute_id: step.stage}}
         case ChargeStep(exchange_id=id, captured_minor=captured):
             return {"charges": {**order.charges, id: captured}}
+        case UnaskedRefundStep(reference=reference, paid_minor=paid):
+            return {"unasked_refunds": {**order.unasked_refunds, reference: paid}}
         case WrittenOffStep(lines=lines):
             return {"written_off": _with(order.written_off, lines)}
 

@@ -21,6 +21,7 @@ from shared.contracts.orders import (
     ReturnStep,
     Step,
     TenderStep,
+    UnaskedRefundStep,
     UnitsMoved,
     UnitsStep,
     WrittenOffStep,
@@ -110,6 +111,12 @@ def _step(order: Order, fact: Fact) -> Step | None:
             return None  # a charge for an exchange is no tender of the order, and its refusal holds nothing of it
         case payments.TenderFact() | payments.PaymentAuthorizationExpired():
             return _tender(order, fact)
+        case payments.PaymentMovementRecorded(kind=payments.MovementKind.REFUND, reference=reference):
+            # Its return may have been recorded before it.
+            paid = order.unasked_refunds.get(reference, fact.amount_minor)
+            return UnaskedRefundStep(reference=reference, paid_minor=paid)
+        case payments.PaymentMovementRecorded(kind=payments.MovementKind.REFUND_REVERSED, reference=reference):
+            return UnaskedRefundStep(reference=reference, paid_minor=0)
         case payments.PaymentMovementRecorded(kind=kind, tender_id=id):
             if kind is not payments.MovementKind.CAPTURE or id is None or id not in order.tenders:
                 return None
