@@ -1,7 +1,7 @@
 """Payments under any order of messages, any faults of the provider: the laws hold at every step, the books agree at rest."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from hypothesis import given, settings
@@ -64,9 +64,11 @@ class There:
     lost: dict[str, dict[str, int]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
-    def perform(self, o: Operation, refuses: bool) -> None:
+    def perform(self, o: Operation, refuses: bool, other: int | None = None) -> None:
+        """`other`: by a fault of its own it moves so much, whatever was asked for."""
         if o.id in self.operations:
             return
+        o = o if other is None else replace(o, amount_minor=other)
         code = "card_declined" if refuses else self._objection(o)
         result = Result.FAILED if code else Result.SUCCEEDED
         self.operations[o.id] = (o.kind, result, o.amount_minor, code)
@@ -142,8 +144,12 @@ class World:
         except (NotAllowed, Invalid):
             assert self.story.state is before
 
-    def submit(self, o: Operation, fate: str) -> None:
+    def submit(self, o: Operation, fate: str, n: int = 0) -> None:
         if not self.story.submit(o.id):
+            return
+        if fate == "in another amount":
+            self.is_undisturbed = False
+            self.there.perform(o, refuses=False, other=1 + n % (2 * o.amount_minor))
             return
         if fate == "unheard":
             self.story.tell(LoseSight(o.id))
@@ -193,7 +199,7 @@ def _unit(change: UnitsChange) -> Callable[[World, int], None]:
 def _submit(fate: str) -> Callable[[World, int], None]:
     def step(world: World, n: int) -> None:
         if waiting := world.story.waiting():
-            world.submit(waiting[n % len(waiting)], fate)
+            world.submit(waiting[n % len(waiting)], fate, n)
 
     return step
 
@@ -342,6 +348,7 @@ STEPS: dict[str, Callable[[World, int], None]] = {
     "submit, unheard": _submit("unheard"),
     "submit, died": _submit("died"),
     "submit, refused": _submit("refused"),
+    "submit, in another amount": _submit("in another amount"),
     "hear": _hear,
     "ask after": _ask_after,
     "bounce": _bounce,
@@ -355,6 +362,9 @@ STEPS: dict[str, Callable[[World, int], None]] = {
     "expire": _expire,
     "retry": _retry,
 }
+
+
+FAULTS = ("submit, refused", "submit, in another amount")
 
 
 def prepaid(state: Account) -> int:
@@ -429,7 +439,7 @@ def test_undisturbed_all_that_was_handed_over_is_captured_and_nothing_more_is_ke
     world: World, told: list[tuple[str, int]]
 ) -> None:
     for name, n in told:
-        if name not in ("submit, refused", "dispute", "dashboard", "succeed after all", "expire"):
+        if name not in (*FAULTS, "dispute", "dashboard", "succeed after all", "expire"):
             STEPS[name](world, n)
     world.rest()
     state = world.story.state

@@ -152,17 +152,74 @@ def test_whoever_knows_first_concludes_and_the_other_is_a_repeat(first: str) -> 
     assert story.state.captured_minor == 1_000
 
 
-def test_another_amount_is_an_anomaly_and_no_update_and_told_once() -> None:
+def capturing() -> tuple[Story, str]:
+    """One line of 1000, handed over; its capture was sent."""
     story = paid(tender("t1", CARD, 1_000), lines=[line("a", 1, 1_000)])
     story.handed_over("S1", a=1)
     [capture] = story.waiting()
     story.submit(capture.id)
-    [anomaly] = story.answer(capture.id, amount=999)
+    return story, capture.id
+
+
+def test_a_capture_of_less_than_was_asked_for_is_booked_as_what_it_took_and_a_person_looks_at_it() -> None:
+    story, id = capturing()
+    [anomaly, taken] = story.answer(id, amount=999)
     assert isinstance(anomaly, p.PaymentAnomalyDetected)
     assert (anomaly.expected_minor, anomaly.observed_minor) == (1_000, 999)
-    assert story.answer(capture.id, amount=999) == []
-    assert story.state.captured_minor == 0
-    assert story.state.operations[capture.id].status is OperationStatus.SUBMITTED
+    assert isinstance(taken, p.PaymentCaptured)
+    assert (taken.amount_minor, taken.order_captured_minor) == (999, 999)
+    assert story.answer(id, amount=999) == []
+    assert story.state.captured_minor == story.state.refundable_minor == 999
+    assert story.state.operations[id].status is OperationStatus.SUCCEEDED
+
+
+def test_what_a_capture_took_less_is_drawn_again() -> None:
+    story = paid(tender("t1", CARD, 2_000), lines=[line("a", 2, 2_000)])
+    story.handed_over("S1", a=1)
+    [capture] = story.waiting()
+    story.submit(capture.id)
+    assert types(story.answer(capture.id, amount=400))[1:] == ["payment.captured", "payment.capture_requested"]
+    story.all_succeed()
+    assert story.state.captured_minor == 1_000
+
+
+@pytest.mark.parametrize("first", ["answered as asked", "unheard"])
+def test_a_capture_of_more_than_was_asked_for_is_booked_and_given_back(first: str) -> None:
+    story, id = capturing()
+    if first == "answered as asked":
+        story.answer(id)
+    facts = story.answer(id, amount=1_200)
+    moved = next(f for f in facts if isinstance(f, p.PaymentMovementRecorded))
+    assert (moved.kind, moved.amount_minor, moved.operation_id) == (p.MovementKind.CAPTURE, 200, id)
+    assert (moved.contradicts, moved.tender_captured_minor) == ("other_amount", 1_200)
+    assert story.answer(id, amount=1_200) == []
+    story.all_succeed()
+    assert (story.state.captured_minor, story.state.refunded_minor()) == (1_200, 200)
+
+
+def test_an_authorization_of_another_amount_is_what_can_be_captured() -> None:
+    story = Story()
+    story.tell(opening([line("a", 1, 1_000)], [tender("t1", CARD, 1_000)]))
+    story.submit("o1-P1")
+    facts = story.answer("o1-P1", amount=600, expires_at=NOON + timedelta(days=30))
+    assert types(facts) == ["payment.anomaly_detected", "payment.authorized"]
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    assert story.state.captured_minor == 600
+
+
+def test_what_failed_has_failed_whatever_amount_it_is_said_to_be_of() -> None:
+    story, id = capturing()
+    facts = story.answer(id, Result.FAILED, amount=0, code="card_declined")
+    assert types(facts) == ["payment.anomaly_detected", "payment.capture_failed"]
+    assert story.answer(id, Result.FAILED, amount=0, code="card_declined") == []
+
+
+def test_a_success_of_nothing_moved_nothing_and_is_looked_at_by_a_person() -> None:
+    story, id = capturing()
+    assert types(story.answer(id, amount=0)) == ["payment.anomaly_detected"]
+    assert story.answer(id, amount=0) == []
+    assert story.state.operations[id].is_in_flight
 
 
 def test_a_capture_said_to_have_failed_that_succeeded_is_put_right() -> None:

@@ -670,6 +670,57 @@ def test_a_leg_that_failed_and_was_not_paid_otherwise_is_put_right() -> None:
     assert types(story.answer("o1-R1L1")) == ["refund.leg_succeeded", "refund.completed"]
 
 
+def refunding() -> Story:
+    """Half of a captured card is being given back."""
+    story = shipped_card()
+    story.tell(refund(5_000))
+    story.submit("o1-R1L1")
+    return story
+
+
+def test_a_payout_of_less_than_was_asked_for_leaves_the_rest_to_be_paid() -> None:
+    story = refunding()
+    facts = story.answer("o1-R1L1", amount=3_000)
+    assert types(facts) == ["payment.anomaly_detected", "refund.leg_succeeded", "refund.partially_completed"]
+    assert story.answer("o1-R1L1", amount=3_000) == []
+    assert (story.state.refunded_minor(), story.state.refundable_minor) == (3_000, 7_000)
+    story.tell(RerouteRefund("o1-R1", RefundChannel.ORIGINAL, NOON))
+    story.all_succeed()
+    assert story.state.refunds["o1-R1"].status is RefundStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_payout_of_more_than_was_asked_for_lowers_what_is_left_and_comes_back_whole(known: bool) -> None:
+    story = refunding()
+    if known:
+        story.answer("o1-R1L1")
+    facts = story.answer("o1-R1L1", amount=8_000)
+    moved = next(f for f in facts if isinstance(f, p.PaymentMovementRecorded))
+    assert (moved.kind, moved.amount_minor, moved.contradicts) == (p.MovementKind.REFUND, 3_000, "other_amount")
+    assert story.state.refunds["o1-R1"].status is RefundStatus.SUCCEEDED
+    assert story.answer("o1-R1L1", amount=8_000) == []
+    assert (story.state.refunded_minor(), story.state.refundable_minor) == (8_000, 2_000)
+    story.answer("o1-R1L1", Result.REVERSED, amount=8_000, code="returned_by_bank")
+    assert story.answer("o1-R1L1", Result.REVERSED, amount=8_000, code="returned_by_bank") == []
+    assert (story.state.refunded_minor(), story.state.refundable_minor) == (0, 10_000)
+
+
+def test_a_payout_of_more_than_was_ever_taken_is_booked_whole() -> None:
+    story = refunding()
+    assert types(story.answer("o1-R1L1", amount=12_000))[-1] == "payment.anomaly_detected"
+    assert story.state.refunded_minor() == 12_000
+    assert (story.state.refundable_minor, story.state.tenders["t1"].overdrawn_minor) == (0, 2_000)
+
+
+def test_a_payout_that_failed_and_was_made_in_another_amount_is_booked() -> None:
+    story = refunding()
+    story.answer("o1-R1L1", Result.FAILED, code="account_closed")
+    [moved] = story.answer("o1-R1L1", amount=3_000)
+    assert isinstance(moved, p.PaymentMovementRecorded) and moved.contradicts == "failed_before"
+    assert story.answer("o1-R1L1", amount=3_000) == []
+    assert (story.state.refunded_minor(), story.state.refundable_minor) == (3_000, 7_000)
+
+
 # Disputes
 
 

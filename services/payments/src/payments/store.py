@@ -58,7 +58,8 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bool
     $17::text[], $18::text[])
     AS n (operation_id, order_id, tender_id, kind, status, is_own, amount_minor, currency, token, tender_kind,
         authorization_ref, channel, final, requested_at, reference, code, traceparent, account_id)
-ON CONFLICT (operation_id) DO UPDATE SET status = excluded.status, reference = excluded.reference, code = excluded.code,
+ON CONFLICT (operation_id) DO UPDATE SET status = excluded.status, amount_minor = excluded.amount_minor,
+    reference = excluded.reference, code = excluded.code,
     attempts = CASE WHEN operations.status = excluded.status THEN operations.attempts ELSE 0 END,
     failures = CASE WHEN operations.status = excluded.status OR excluded.status IN ('submitted', 'unknown')
         THEN operations.failures ELSE 0 END,

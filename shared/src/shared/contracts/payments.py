@@ -189,7 +189,7 @@ class PaymentOperationReconciled(TenderFact, type="payment.operation_reconciled"
 
 
 class PaymentAnomalyDetected(PaymentsFact, type="payment.anomaly_detected"):
-    """The provider said something our books contradict; nothing was changed by it."""
+    """The provider said something our books contradict. Money that moved all the same is booked by facts of its own."""
 
     operation_id: Id | None
     expected_minor: Minor | None
@@ -235,7 +235,8 @@ class PaymentMovementRecorded(PaymentsFact, type="payment.movement_recorded"):
     less.
 
     `not_asked_for`: under a key of nobody here, in the provider's dashboard for example; `failed_before`: the operation had
-    failed for us, and its money went another way since. `authorization` is the provider's reference of what it moved on.
+    failed for us, and its money went another way since; `other_amount`: it is what an operation of ours moved beyond what was
+    asked for. `authorization` is the provider's reference of what it moved on.
     """
 
     movement_id: Id
@@ -247,7 +248,7 @@ class PaymentMovementRecorded(PaymentsFact, type="payment.movement_recorded"):
     authorization: str | None = None
     operation_id: Id | None = Field(default=None, description="the operation of ours that it contradicts")
     occurred_at: datetime
-    contradicts: Literal["not_asked_for", "failed_before"]
+    contradicts: Literal["not_asked_for", "failed_before", "other_amount"]
     detail: Text
     tender_captured_minor: Minor = Field(description="of the tender, with it")
     tender_open_minor: Minor = Field(description="authorized on the tender and neither captured nor released, with it")

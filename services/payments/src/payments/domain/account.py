@@ -225,6 +225,14 @@ class Account:
     def has_moved(self, kind: MovementKind, reference: str) -> bool:
         return any(m.kind is kind and m.reference == reference for m in self.movements.values())
 
+    def moved_beside_minor(self, operation_id: str) -> int:
+        """What the provider moved for an operation beyond what was asked for."""
+        return sum(
+            m.amount_minor
+            for m in self.movements.values()
+            if m.operation_id == operation_id and m.kind is not MovementKind.REFUND_REVERSED
+        )
+
     def unasked_refunds(self, tender_id: str | None = None) -> Iterator[Movement]:
         """Refunds that nobody here asked for, those that came back left out."""
         for m in self.movements.values():
@@ -614,10 +622,10 @@ def _operate(state: Account, fact: TenderFact) -> Account:
     match fact:
         case PaymentAuthorized() | PaymentReauthorized():
             tender = tenders.authorize(tender, fact, operation.requested_at)
-            done = replace(done, reference=fact.reference)
+            done = replace(done, amount_minor=fact.amount_minor, reference=fact.reference)
         case PaymentCaptured():
             tender = tenders.capture(tender, fact, operation.authorization or "", operation.requested_at)
-            done = replace(done, reference=fact.reference, code=None)
+            done = replace(done, amount_minor=fact.amount_minor, reference=fact.reference, code=None)
             if tender.exchange_id is not None:
                 state = _with_charge(state, tender.exchange_id, fact)
         case PaymentVoided():
@@ -764,7 +772,8 @@ def _pay_out(state: Account, fact: RefundLegFact) -> Account:
         case RefundLegSubmitted():
             leg = _submitted(leg, fact)
         case RefundLegSucceeded():
-            leg = replace(leg, status=OPERATION.step(leg.status, fact), reference=fact.reference, code=None)
+            status = OPERATION.step(leg.status, fact)
+            leg = replace(leg, status=status, amount_minor=fact.amount_minor, reference=fact.reference, code=None)
         case RefundLegFailed() | RefundLegReversed():
             leg = replace(leg, status=OPERATION.step(leg.status, fact), code=fact.code)
         case _:

@@ -10,6 +10,7 @@ from typing import Any
 
 from payments.domain.account import Account, evolve
 from payments.domain.charge import NO_TENDER, Charge, ChargeStatus, choose, is_tried
+from payments.domain.operation import Operation
 from payments.domain.tender import CAPTURABLE, PROMISED, Tender, TenderStatus
 from shared.contracts.base import Fact, TenderKind
 from shared.contracts.payments import (
@@ -78,7 +79,8 @@ def captures(state: Account, at: datetime, *, again: bool = False) -> list[Fact]
         requests += 1
         facts.append(request)
         if tender.is_own:
-            facts.append(captured(_after(state, facts), request.operation_id, request.operation_id))
+            after = _after(state, facts)
+            facts.append(captured(after, after.operations[request.operation_id], request.operation_id))
     return facts
 
 
@@ -193,9 +195,8 @@ def expiry(state: Account, tender: Tender, at: datetime, ahead: int = 0) -> list
     return [expired, _ask(state, tender, needed, at, ahead)]
 
 
-def captured(state: Account, operation_id: str, reference: str) -> PaymentCaptured:
+def captured(state: Account, operation: Operation, reference: str) -> PaymentCaptured:
     """The fact of a capture that succeeded, with the sums after it."""
-    operation = state.operations[operation_id]
     tender = state.tenders[operation.tender_id]
     return PaymentCaptured(
         order_id=state.order_id,

@@ -50,7 +50,7 @@ from shared.contracts.payments import (
     SubstituteUnits,
     UnitsChange,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.machine import Invalid, NotAllowed, replace
 
 FRAUD: Final = "fraud"
 TOLD_LATE: Final = timedelta(hours=1)
@@ -185,7 +185,7 @@ class RecordMovement:
     amount_minor: int
     at: datetime
     detail: str
-    contradicts: Literal["not_asked_for", "failed_before"] = "not_asked_for"
+    contradicts: Literal["not_asked_for", "failed_before", "other_amount"] = "not_asked_for"
     operation_id: str | None = None
 
 
@@ -465,14 +465,11 @@ def _never_seen(state: Account, operation: Operation) -> list[Fact]:
 
 
 def _conclude(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
-    """Whoever knows first concludes; told again is no fact; what contradicts our books changes nothing in them."""
+    """Whoever knows first concludes; told again is no fact; money that moved is booked, whatever our books say."""
     if verdict.result is Result.PENDING:
         return []
     if verdict.amount_minor != operation.amount_minor:
-        if operation.is_questioned:
-            return []
-        said = f"the provider names another amount for this {operation.kind}, which {verdict.result}"
-        return [_anomaly(state, operation, operation.amount_minor, verdict.amount_minor, said)]
+        return _conclude_otherwise(state, operation, verdict, policies)
     match operation.status, verdict.result:
         case OperationStatus.SUCCEEDED, Result.SUCCEEDED:
             return []
@@ -509,6 +506,80 @@ def _conclude(state: Account, operation: Operation, verdict: Verdict, policies: 
             state = evolve(state, fact)
         facts += _conclude(state, state.operations[operation.id], verdict, policies)
     return [*known, *facts]
+
+
+def _conclude_otherwise(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
+    """The provider names another amount than was asked for: what it moved is booked, and a person looks at it.
+
+    What moved less comes to less; what moved more succeeded as asked, and the rest is a movement beside it. A success that is
+    corrected downwards, or that comes back in part, stays as it is booked: more may not be refunded for it.
+    """
+    asked, named, kind = (
+        operation.amount_minor,
+        verdict.amount_minor,
+        _MOVEMENTS.get((operation.kind, Result.SUCCEEDED)),
+    )
+    said = f"the provider names another amount for this {operation.kind}, which {verdict.result}"
+    anomaly = [] if operation.is_questioned else [_anomaly(state, operation, asked, named, said)]
+    beside = state.moved_beside_minor(operation.id)
+    match operation.status, verdict.result:
+        case OperationStatus.FAILED, Result.FAILED:
+            return []
+        case OperationStatus.FAILED, Result.SUCCEEDED | Result.REVERSED:
+            booked = _contradicted(state, operation, verdict, policies)
+            return anomaly if booked is None else booked
+        case OperationStatus.SUCCEEDED | OperationStatus.REVERSED, Result.SUCCEEDED if named == asked + beside:
+            return []
+        case OperationStatus.SUCCEEDED, Result.SUCCEEDED if kind is not None and named > asked and not beside:
+            return _moved(state, _beside(operation, verdict, kind, named - asked, said), policies)
+        case OperationStatus.SUCCEEDED, Result.REVERSED if beside and named == asked + beside:
+            back = _conclude(state, operation, replace(verdict, amount_minor=asked), policies)
+            came_back = _beside(operation, verdict, MovementKind.REFUND_REVERSED, beside, said)
+            return [*back, *_moved(_after(state, back), came_back, policies)]
+        case OperationStatus.SUCCEEDED | OperationStatus.REVERSED, _:
+            return [] if beside else anomaly
+        case _, Result.FAILED:
+            as_asked = replace(verdict, amount_minor=asked)
+            return [*anomaly, *_conclude(_after(state, anomaly), operation, as_asked, policies)]
+    if not named:
+        return anomaly
+    match operation.kind:
+        case OperationKind.AUTHORIZE:
+            amount = named
+        case OperationKind.VOID:
+            amount = asked
+        case OperationKind.CAPTURE | OperationKind.REFUND:
+            amount = min(asked, named)
+    is_more = kind is not None and named > asked
+    facts: list[Fact] = [] if is_more else [*anomaly]
+    happened = replace(verdict, result=Result.SUCCEEDED, amount_minor=amount)
+    facts += _conclude(_after(state, facts), replace(operation, amount_minor=amount), happened, policies)
+    if is_more and kind is not None:
+        facts += _moved(_after(state, facts), _beside(operation, verdict, kind, named - asked, said), policies)
+    if verdict.result is Result.REVERSED:
+        after = _after(state, facts)
+        facts += _conclude(after, after.operations[operation.id], verdict, policies)
+    return facts
+
+
+def _beside(operation: Operation, verdict: Verdict, kind: MovementKind, amount: int, detail: str) -> RecordMovement:
+    """What the provider moved for an operation beyond what was asked for."""
+    return RecordMovement(
+        kind,
+        operation.authorization,
+        verdict.reference,
+        amount,
+        verdict.at,
+        detail,
+        "other_amount",
+        operation.id,
+    )
+
+
+def _after(state: Account, facts: Sequence[Fact]) -> Account:
+    for fact in facts:
+        state = evolve(state, fact)
+    return state
 
 
 def _is_room_for(state: Account, operation: Operation) -> bool:
@@ -560,8 +631,10 @@ def _succeed(state: Account, operation: Operation, verdict: Verdict, policies: P
             )
             return _and_then(state, [authorized], policies, verdict.at, capture.captures)
         case OperationKind.CAPTURE:
-            taken = capture.captured(state, operation.id, verdict.reference)
-            return _and_then(state, [taken, *capture.spent(state, taken)], policies, verdict.at)
+            taken = capture.captured(state, operation, verdict.reference)
+            is_less = operation.amount_minor < state.operations[operation.id].amount_minor
+            missing = [capture.captures] if is_less else []
+            return _and_then(state, [taken, *capture.spent(state, taken)], policies, verdict.at, *missing)
         case OperationKind.VOID:
             return _and_then(state, [PaymentVoided(**_of(state, operation))], policies, verdict.at)
         case OperationKind.REFUND:
@@ -698,14 +771,16 @@ def _gone(state: Account, facts: Sequence[Fact], policies: Policies, at: datetim
     return told
 
 
+_MOVEMENTS: Final[Mapping[tuple[OperationKind, Result], MovementKind]] = {
+    (OperationKind.CAPTURE, Result.SUCCEEDED): MovementKind.CAPTURE,
+    (OperationKind.REFUND, Result.SUCCEEDED): MovementKind.REFUND,
+    (OperationKind.REFUND, Result.REVERSED): MovementKind.REFUND_REVERSED,
+}
+
+
 def _contradicted(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact] | None:
     """A capture or refund that had failed did happen after all, and its money went another way since: both are booked."""
-    happened = {
-        (OperationKind.CAPTURE, Result.SUCCEEDED): MovementKind.CAPTURE,
-        (OperationKind.REFUND, Result.SUCCEEDED): MovementKind.REFUND,
-        (OperationKind.REFUND, Result.REVERSED): MovementKind.REFUND_REVERSED,
-    }
-    kind = happened.get((operation.kind, verdict.result))
+    kind = _MOVEMENTS.get((operation.kind, verdict.result))
     if kind is None:
         return None
     moved = RecordMovement(

@@ -106,7 +106,7 @@ class Operation:
     reference: str | None = None
     code: str | None = None
     is_questioned: bool = False
-    """The provider named another amount: told once, as an anomaly."""
+    """The provider contradicted what was asked for: said once, as an anomaly."""
 
     @property
     def is_in_flight(self) -> bool:

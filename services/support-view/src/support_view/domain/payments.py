@@ -684,6 +684,12 @@ _MOVED: Final = {
     MovementKind.AUTHORIZATION: "authorized",
 }
 
+_CONTRADICTS: Final = {
+    "not_asked_for": ", and nobody here asked for it",
+    "failed_before": ", which had failed before",
+    "other_amount": " more than was asked of it",
+}
+
 SENTENCES: Final[Sentences] = {
     PaymentOpened: lambda f, w: (
         f"To be paid: {w.money(f.total_minor, f.currency)} by {w.listed(plain(tender.kind) for tender in f.tenders)}"
@@ -736,13 +742,12 @@ SENTENCES: Final[Sentences] = {
     PaymentOperationReconciled: lambda f, w: (
         f"Provider asked again: {plain(f.kind)} of {w.money(f.amount_minor, f.currency)} {_OUTCOMES[f.outcome]}"
     ),
-    PaymentAnomalyDetected: lambda f, w: "The provider's word contradicts our books; nothing was changed",
+    PaymentAnomalyDetected: lambda f, w: "The provider's word contradicts our books",
     DisputeOpened: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} opened; refunds to it are blocked",
     DisputeWon: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} won",
     DisputeLost: lambda f, w: f"Dispute over {w.money(f.amount_minor, f.currency)} lost; the money is gone",
     PaymentMovementRecorded: lambda f, w: (
-        f"The provider {_MOVED[f.kind]} {w.money(f.amount_minor, f.currency)}"
-        + (", which had failed before" if f.contradicts == "failed_before" else ", and nobody here asked for it")
+        f"The provider {_MOVED[f.kind]} {w.money(f.amount_minor, f.currency)}" + _CONTRADICTS[f.contradicts]
     ),
     RefundRequested: lambda f, w: f"Refund of {w.money(f.amount_minor, f.currency)} requested: {plain(f.kind)}",
     RefundApprovalRequired: lambda f, w: f"Refund {f.refund_id} needs an approval",
