@@ -186,7 +186,7 @@ def _unit(change: UnitsChange) -> Callable[[World, int], None]:
         state = world.story.state
         placed = state.lines.get(id)
         done = state.of_line(id)
-        if placed and done.handed_over + done.cancelled >= placed.quantity and change is not UnitsChange.UNDELIVERED:
+        if placed and not state.unsettled_units(id) and change is not UnitsChange.UNDELIVERED:
             return
         if change is UnitsChange.UNDELIVERED and done.handed_over <= done.undelivered + done.due_back:
             return
@@ -194,6 +194,18 @@ def _unit(change: UnitsChange) -> Callable[[World, int], None]:
         world.story.tell(NoteUnits(change, f"x{world.causes}", units(**{id: 1}), NOON))
 
     return step
+
+
+def _come_back(world: World, n: int) -> None:
+    """A unit that was handed over comes back to its sender, and is cancelled instead of being sent again."""
+    id = world.lines[n % len(world.lines)]
+    done = world.story.state.of_line(id)
+    if done.handed_over > done.undelivered + done.due_back:
+        world.is_undisturbed = False
+        world.causes += 1
+        back = units(**{id: 1})
+        world.story.tell(NoteUnits(UnitsChange.UNDELIVERED, f"x{world.causes}", back, NOON))
+        world.story.tell(NoteUnits(UnitsChange.CANCELLED, f"c{world.causes}", back, NOON, returned=back))
 
 
 def _submit(fate: str) -> Callable[[World, int], None]:
@@ -343,6 +355,7 @@ STEPS: dict[str, Callable[[World, int], None]] = {
     "hand over": _unit(UnitsChange.HANDED_OVER),
     "cancel": _unit(UnitsChange.CANCELLED),
     "lose": _unit(UnitsChange.UNDELIVERED),
+    "come back": _come_back,
     "submit": _submit("fine"),
     "submit, unanswered": _submit("unanswered"),
     "submit, unheard": _submit("unheard"),
@@ -439,7 +452,7 @@ def test_undisturbed_all_that_was_handed_over_is_captured_and_nothing_more_is_ke
     world: World, told: list[tuple[str, int]]
 ) -> None:
     for name, n in told:
-        if name not in (*FAULTS, "dispute", "dashboard", "succeed after all", "expire"):
+        if name not in (*FAULTS, "come back", "dispute", "dashboard", "succeed after all", "expire"):
             STEPS[name](world, n)
     world.rest()
     state = world.story.state

@@ -6,15 +6,16 @@ from uuid import UUID
 
 import pytest
 
-from payments.domain.decision import NoteUnits, RetryCaptures
+from payments.domain.decision import CancelRest, NoteUnits, RetryCaptures
 from payments.domain.operation import Result
 from payments.domain.payout import Policies, RejectRefund
 from payments.domain.refund import RefundStatus
 from payments.domain.tender import TenderStatus
-from payments.handlers import shipped
+from payments.handlers import lines_cancelled, shipped
 from shared.contracts import payments as p
 from shared.contracts.base import TenderKind
 from shared.contracts.fulfillment import ShipmentShipped
+from shared.contracts.orders import CancelledValue, OrderLinesCancelled
 from shared.contracts.payments import RefundKind, RefundLine, UnitsChange
 from shared.contracts.returns import ReturnReason
 from shared.envelope import Cause, Undecodable
@@ -77,6 +78,41 @@ def test_the_final_capture_releases_the_rest_of_its_authorization() -> None:
     tender_ = story.state.tenders["t1"]
     assert (tender_.status, tender_.captured_minor, tender_.voided_minor) == (TenderStatus.CAPTURED, 5_000, 5_000)
     assert story.state.refunds == {}
+
+
+def test_a_unit_that_came_back_and_was_cancelled_is_not_counted_as_handed_over_too() -> None:
+    story = paid(tender("t1", CARD, 3_000), lines=[line("a", 3, 3_000)])
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    story.lost("S1", a=1)
+    story.tell(NoteUnits(UnitsChange.CANCELLED, "c1", units(a=1), NOON, returned=units(a=1)))
+    story.all_succeed()
+    story.handed_over("S2", a=1)
+    story.all_succeed()
+    assert story.state.captured_minor == 1_000, "what the first unit was charged pays the second"
+    assert not story.state.is_all_settled and tender_status(story) is TenderStatus.PARTIALLY_CAPTURED
+    [capture] = [f for f in story.handed_over("S3", a=1) if isinstance(f, p.PaymentCaptureRequested)]
+    assert (capture.amount_minor, capture.final) == (1_000, True)
+
+
+def test_the_rest_of_an_order_that_is_over_is_cancelled_beside_a_unit_that_came_back() -> None:
+    story = paid(tender("t1", CARD, 2_000), lines=[line("a", 2, 2_000)])
+    story.handed_over("S1", a=1)
+    story.all_succeed()
+    story.lost("S1", a=1)
+    back = OrderLinesCancelled(
+        order_id="o1",
+        cancellation_id="c1",
+        lines=(CancelledValue(line_id="a", quantity=1, goods_minor=1_000),),
+        remaining_minor=1_000,
+        returned=units(a=1),
+    )
+    told = lines_cancelled(back, Cause(UUID(int=1), NOON, "service:orders", back.type, "story"))
+    assert not isinstance(told.command, Undecodable)
+    story.tell(told.command)
+    story.tell(CancelRest("c2", NOON))
+    story.all_succeed()
+    assert (story.state.worth_minor, story.state.captured_minor - story.state.refunded_minor()) == (0, 0)
 
 
 def test_nothing_is_drawn_on_what_a_final_capture_under_way_is_about_to_release() -> None:

@@ -63,7 +63,8 @@ def cancelled(fact: OrderCancelled, cause: Cause) -> Told[Command]:
 
 def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
     lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.lines)
-    return _noted(fact.order_id, UnitsChange.CANCELLED, fact.cancellation_id, lines, cause)
+    noted = NoteUnits(UnitsChange.CANCELLED, fact.cancellation_id, lines, cause.at, returned=fact.returned)
+    return Told(fact.order_id, noted, cause)
 
 
 def claimed(fact: ClaimOpened, cause: Cause) -> Told[Command] | None:

@@ -63,13 +63,15 @@ class SubstituteUnits(Model):
 class PaymentUnitsNoted(PaymentsFact, type="payment.units_noted"):
     """Something happened to units that moves what is to be captured or may be refunded; `cause_id` says what.
 
-    `substitutes` are those of `lines` that are another article at a price of its own.
+    `substitutes` are those of `lines` that are another article at a price of its own; `returned`, of cancelled ones, those that
+    had been handed over and came back to their sender.
     """
 
     change: UnitsChange
     cause_id: Id
     lines: tuple[LineQuantity, ...]
     substitutes: tuple[SubstituteUnits, ...] = ()
+    returned: tuple[LineQuantity, ...] = ()
 
 
 class OperationKind(StrEnum):

@@ -85,6 +85,13 @@ class Units:
     undelivered: int = 0
     found: int = 0
     due_back: int = 0
+    cancelled_back: int = 0
+    """Of those cancelled: had been handed over, and came back to their sender."""
+
+    @property
+    def handed_over_now(self) -> int:
+        """Handed over, those left out that count as cancelled since."""
+        return max(0, self.handed_over - self.cancelled_back)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +153,7 @@ class Account:
         value, is_any = 0, False
         for id, line in self.lines.items():
             units = self.of_line(id)
-            part = min(units.handed_over, max(0, line.quantity - units.cancelled))
+            part = min(units.handed_over_now, max(0, line.quantity - units.cancelled))
             value += cumulative(line.goods_minor, part, line.quantity)
             is_any |= part > 0
         return value + (self.shipping_minor if is_any else 0)
@@ -164,7 +171,12 @@ class Account:
     @property
     def is_all_settled(self) -> bool:
         """Nothing is left to hand over or to cancel."""
-        return all(self.of_line(i).handed_over + self.of_line(i).cancelled >= n.quantity for i, n in self.lines.items())
+        return not any(self.unsettled_units(id) for id in self.lines)
+
+    def unsettled_units(self, line_id: str) -> int:
+        """Units of a line that are neither handed over nor cancelled."""
+        units = self.of_line(line_id)
+        return max(0, self.lines[line_id].quantity - units.cancelled - units.handed_over_now)
 
     @property
     def captured_minor(self) -> int:
@@ -555,6 +567,9 @@ def _note(state: Account, fact: PaymentUnitsNoted) -> Account:
                 was = counters.get(line.line_id, Units())
                 counted = getattr(was, change.value) + line.quantity
                 counters[line.line_id] = replace(was, **{change.value: counted})
+            for line in fact.returned:
+                was = counters.get(line.line_id, Units())
+                counters[line.line_id] = replace(was, cancelled_back=was.cancelled_back + line.quantity)
             state = replace(state, units=counters)
             if fact.substitutes:
                 state = replace(

@@ -83,6 +83,7 @@ class NoteUnits:
     lines: tuple[LineQuantity, ...]
     at: datetime
     substitutes: tuple[SubstituteUnits, ...] = ()
+    returned: tuple[LineQuantity, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -350,16 +351,13 @@ def _noted(state: Account, command: NoteUnits, lines: tuple[LineQuantity, ...]) 
             cause_id=command.cause_id,
             lines=lines,
             substitutes=command.substitutes,
+            returned=command.returned,
         )
     ]
 
 
 def _cancel_rest(state: Account, command: CancelRest) -> list[Fact]:
-    left = {
-        id: line.quantity - state.of_line(id).cancelled - state.of_line(id).handed_over
-        for id, line in state.lines.items()
-    }
-    lines = tuple(LineQuantity(line_id=id, quantity=n) for id, n in left.items() if n > 0)
+    lines = tuple(LineQuantity(line_id=id, quantity=n) for id in state.lines if (n := state.unsettled_units(id)))
     return _noted(state, NoteUnits(UnitsChange.CANCELLED, command.cause_id, lines, command.at), lines)
 
 
