@@ -181,7 +181,7 @@ def told_to_customers(entries: Sequence[Entry], chance: random.Random) -> list[E
                     continue
                 outbox = replace(outbox, unread=outbox.unread - {id})
             elif message.status == "sent" and chance.random() < 0.1:
-                by_the_sender = [RecordDelivery(id), RecordBounce(id, "")]
+                by_the_sender = [RecordDelivery(id, "sent"), RecordBounce(id, "sent", "")]
             if by_the_sender:
                 take(chance.choice(by_the_sender), at, "service:notifications")
     return told

@@ -359,7 +359,7 @@ def test_what_bounced_was_read_by_nobody_and_needs_no_correction() -> None:
     story = Story()
     story.heard(placed(), backordered(1, PROMISED))
     story.sent()
-    story.when(RecordBounce("o1-N1", "no such user"))
+    story.when(RecordBounce("o1-N1", "title", "no such user"))
     [queued] = story.heard(slipped(PROMISED, LATER))
     assert queued.corrects == ()
 

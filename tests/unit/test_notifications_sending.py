@@ -58,7 +58,7 @@ def a_queued_one() -> Story:
 
 SENT, FAILED = RecordSent("o1-N1", "title"), RecordFailure("o1-N1", "550 no such user")
 STALE, SUPPRESSED = RecordStale("o1-N1", "too old"), Suppress("o1-N1", "held back")
-DELIVERED, BOUNCED = RecordDelivery("o1-N1"), RecordBounce("o1-N1", "mailbox full")
+DELIVERED, BOUNCED = RecordDelivery("o1-N1", "title"), RecordBounce("o1-N1", "title", "mailbox full")
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_message_goes_its_way_once_and_told_again_nothing_happens(
 
 @pytest.mark.parametrize(
     ("first", "then"),
-    [(SENT, FAILED), (SENT, SUPPRESSED), (FAILED, SENT), (SUPPRESSED, SENT)],
+    [(SENT, SUPPRESSED), (FAILED, SENT), (SUPPRESSED, SENT)],
 )
 def test_what_was_sent_or_given_up_stays_so(first: Command, then: Command) -> None:
     story = a_queued_one()
@@ -110,6 +110,32 @@ def test_what_the_mail_provider_says_happened_is_recorded_whatever_we_thought(
     for command in commands:
         story.when(command)
     assert story.state.notifications["o1-N1"].status is status
+
+
+@pytest.mark.parametrize(("said", "status"), [(DELIVERED, Status.DELIVERED), (BOUNCED, Status.BOUNCED)])
+def test_what_the_mail_provider_says_before_its_sending_is_recorded_says_that_it_was_sent(
+    said: Command, status: Status
+) -> None:
+    story = a_queued_one()
+    sent, _ = story.when(said)
+    assert isinstance(sent, NotificationSent)
+    assert (sent.title, sent.statements) == ("title", story.state.notifications["o1-N1"].statements)
+    for later in (said, SENT, FAILED, STALE):
+        assert story.when(later) == []
+    assert story.state.notifications["o1-N1"].status is status
+
+
+def test_a_correction_that_is_delivered_before_its_sending_is_recorded_counts_as_sent() -> None:
+    story = Story()
+    story.heard(placed(), backordered(1, PROMISED))
+    story.sent()
+    [queued] = story.heard(slipped(PROMISED, LATER))
+    facts = story.when(RecordDelivery(queued.notification_id, "title"))
+    assert [fact.type for fact in facts] == [
+        "notification.sent",
+        "notification.correction_sent",
+        "notification.delivered",
+    ]
 
 
 def test_what_was_sent_carries_its_statements() -> None:
@@ -152,6 +178,7 @@ def test_every_attempt_has_the_same_message_id_and_a_name_cannot_add_a_header() 
     )
     first, second = (read(message("o1-N1", mail, "shop@example.org", NOON)) for _ in range(2))
     assert first["Message-ID"] == second["Message-ID"] == message_id("o1-N1") != message_id("o1-N2")
+    assert (first["Date"], first["Auto-Submitted"]) == ("Mon, 04 May 2026 12:00:00 +0000", "auto-generated")
     assert first["To"] == '"Ada Bcc: all@example.org" <ada@example.org>'
     assert first["Bcc"] is None
 

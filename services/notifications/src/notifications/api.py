@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Literal
 
+import structlog
 from fastapi import APIRouter, HTTPException, Path, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -20,6 +21,7 @@ from shared.envelope import observed_time
 from shared.http import Asking, AtDesk, SignedBody, asks, needs, read_signed, signed, webhook_cause
 from shared.shell import Told
 
+log = structlog.get_logger()
 router = APIRouter(tags=["notifications"])
 
 Reader = Annotated[Caller, needs(*Role)]
@@ -166,25 +168,27 @@ class MailNotice(Observation):
 
 
 class NoticeOut(BaseModel):
-    notification_id: str
+    notification_id: str | None = Field(description="none: the mail is none of ours, and the notice is logged")
 
 
 @router.post("/webhooks/mail", tags=["webhooks"], status_code=202)
 async def mail_notice(
     body: Annotated[SignedBody, signed(lambda settings: settings.mail_webhook_secret.get_secret_value())], desk: AtDesk
 ) -> NoticeOut:
-    """A mail provider's notice, signed; one id has one effect. A notice that comes before the sending of its mail is
-    recorded is answered 409, and one of an unknown mail 404: send it again."""
+    """A mail provider's notice, signed; one id has one effect. What has happened is never refused: a notice that overtakes
+    the record of its mail's sending says that it was sent, and one of a mail that is none of ours is logged."""
     notice = read_signed(MailNotice, body)
     at = observed_time(notice.occurred_at)
     found = await of_message(desk.pool, notice.message_id)
     if found is None:
-        raise HTTPException(404, f"message_id: {notice.message_id} is not known")
-    order_id, notification_id = found
+        # Nothing to try again: the Message-ID of each of our mails is stored before it is sent.
+        log.warning("mail_notice.unmatched", type=notice.type, message_id=notice.message_id, detail=notice.detail)
+        return NoticeOut(notification_id=None)
+    order_id, notification_id, title = found
     command: Command = (
-        RecordDelivery(notification_id)
+        RecordDelivery(notification_id, title)
         if notice.type == "mail.delivered"
-        else RecordBounce(notification_id, notice.detail or "the recipient's server refused it")
+        else RecordBounce(notification_id, title, notice.detail or "the recipient's server refused it")
     )
     told: Told[Command] = Told(order_id, command, webhook_cause("mail", body.id, at, notice.type))
     [refusal] = await desk.take(NOTIFICATIONS, [told])

@@ -100,7 +100,7 @@ GAUGES: Final = (
 READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
 TEXTS = """
 SELECT notification_id, title, body, html, attempts, last_error FROM notifications WHERE order_id = $1"""
-OF_MESSAGE = "SELECT order_id, notification_id FROM notifications WHERE message_id = $1"
+OF_MESSAGE = "SELECT order_id, notification_id, title FROM notifications WHERE message_id = $1"
 
 
 async def outbox(db: Db, told: Sequence[Told[Command]], states: Mapping[str, OrderNotifications]) -> Outbox:
@@ -206,8 +206,8 @@ async def find(pool: Pool, order_id: str) -> tuple[OrderNotifications, Mapping[s
     return STATE.validate_json(document), texts
 
 
-async def of_message(pool: Pool, message_id: str) -> tuple[str, str] | None:
-    """The order and the notification that a mail was sent for."""
+async def of_message(pool: Pool, message_id: str) -> tuple[str, str, str] | None:
+    """The order and the notification that a mail was sent for, and its title. Stored before its first attempt begins."""
     async with pool.acquire(timeout=5) as db:
         row = await db.fetchrow(OF_MESSAGE, message_id)
-    return None if row is None else (row["order_id"], row["notification_id"])
+    return None if row is None else (row["order_id"], row["notification_id"], row["title"])

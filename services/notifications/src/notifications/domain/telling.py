@@ -182,12 +182,16 @@ class Suppress:
 
 @dataclass(frozen=True, slots=True)
 class RecordDelivery:
+    """The mail provider says so. `title` is of the mail as it was composed: it was sent, whether or not that is recorded."""
+
     notification_id: str
+    title: str
 
 
 @dataclass(frozen=True, slots=True)
 class RecordBounce:
     notification_id: str
+    title: str
     detail: str
 
 
@@ -229,10 +233,11 @@ def _moved(state: OrderNotifications, command: Outcome | Suppress, outbox: Outbo
     about = {"order_id": state.order_id, "notification_id": id}
     match notification.status, command:
         case Status.QUEUED, RecordSent(title=title):
-            return [
-                NotificationSent(**about, kind=notification.kind, title=title, statements=notification.statements),
-                *(NotificationCorrectionSent(**about, corrects_id=c) for c in notification.corrected_ids),
-            ]
+            return _sent(about, notification, title)
+        case Status.QUEUED, RecordDelivery(title=title):
+            return [*_sent(about, notification, title), NotificationDelivered(**about)]
+        case Status.QUEUED, RecordBounce(title=title, detail=detail):
+            return [*_sent(about, notification, title), NotificationBounced(**about, detail=detail)]
         case Status.QUEUED, RecordFailure(detail=detail):
             return [NotificationFailed(**about, detail=detail)]
         case Status.QUEUED, RecordStale(detail=detail):
@@ -246,7 +251,8 @@ def _moved(state: OrderNotifications, command: Outcome | Suppress, outbox: Outbo
         case Status.SENT | Status.DELIVERED, RecordBounce(detail=detail):
             return [NotificationBounced(**about, detail=detail)]
         case (
-            (Status.SENT | Status.DELIVERED | Status.BOUNCED, RecordSent())
+            # What another attempt came to, where the mail provider said of an earlier one that it arrived.
+            (Status.SENT | Status.DELIVERED | Status.BOUNCED, RecordSent() | RecordFailure() | RecordStale())
             | (Status.FAILED, RecordFailure())
             | (Status.SUPPRESSED, RecordStale() | Suppress())
             | (Status.DELIVERED, RecordDelivery())
@@ -256,6 +262,13 @@ def _moved(state: OrderNotifications, command: Outcome | Suppress, outbox: Outbo
             return []
         case status, _:
             raise NotAllowed(status, type(command).__name__, NOTIFICATION.allowed(status))
+
+
+def _sent(about: dict[str, str], notification: Notification, title: str) -> list[Fact]:
+    return [
+        NotificationSent(**about, kind=notification.kind, title=title, statements=notification.statements),
+        *(NotificationCorrectionSent(**about, corrects_id=id) for id in notification.corrected_ids),
+    ]
 
 
 # From facts to messages.
