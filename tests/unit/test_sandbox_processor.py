@@ -9,6 +9,7 @@ import pytest
 
 from sandbox.app import app
 from sandbox.faults import FAULTS
+from sandbox.notices import MOST_REFUSALS, Notice, Receiver, notices_about
 from tests.unit.sandbox_world import THEN, World, sandbox
 
 
@@ -310,6 +311,37 @@ async def test_a_notice_is_sent_until_it_is_answered_2xx_with_one_id(world: Worl
     assert len({n["webhook_id"] for n in notices}) == 1
     assert notices[0]["webhook_id"] == notices[0]["id"]
     assert world.system.received.empty()
+
+
+async def tried(world: World, authorization: str, times: int) -> Notice:
+    """Its notice, after so many attempts without the pauses between them."""
+    for _ in range(200 * times):
+        [notice] = await world.ledger.run(lambda db: notices_about(db, Receiver.PAYMENTS, authorization))
+        if notice.attempts >= times:
+            return notice
+        await world.ledger.run(lambda db: db.execute("update notices set due_at = 0 where copies > 0"))
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"was not tried {times} times: {notice}")
+
+
+async def test_a_notice_that_is_refused_time_and_again_is_given_up_and_holds_up_none_after_it(world: World) -> None:
+    world.system.answers.extend([422] * MOST_REFUSALS)
+    authorization = await world.authorized()
+    notice = await tried(world, authorization, MOST_REFUSALS)
+    assert (notice.copies, notice.delivered_at) == (0, None)
+    assert notice.problem == f"given up: answered 422, refused {MOST_REFUSALS} times"
+    await world.system.notices(MOST_REFUSALS)
+    await world.pay(f"authorizations/{authorization}/captures", "c1", amount_minor=1)
+    assert [n["type"] for n in await world.system.notices(1)] == ["capture.succeeded"]
+
+
+@pytest.mark.parametrize("answer", [503, 429])
+async def test_an_outage_is_waited_out_however_long_it_lasts(world: World, answer: int) -> None:
+    world.system.answers.extend([answer] * (MOST_REFUSALS + 1))
+    authorization = await world.authorized()
+    notice = await tried(world, authorization, MOST_REFUSALS + 2)
+    assert (notice.copies, notice.problem) == (0, None)
+    assert notice.delivered_at is not None
 
 
 async def test_a_notice_survives_the_sandbox(tmp_path: Path) -> None:

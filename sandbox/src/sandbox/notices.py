@@ -1,4 +1,4 @@
-"""Signed webhooks to the system: queued with the books that cause them, sent until answered 2xx, each at least once."""
+"""Signed webhooks to the system: queued with the books that cause them, sent until answered 2xx or refused time and again."""
 
 import asyncio
 import sqlite3
@@ -36,6 +36,10 @@ create table if not exists notices (
     problem text,                -- why the last attempt failed
     delivered_at text            -- when the last copy was
 ) strict;
+create table if not exists refusals (
+    seq integer primary key references notices (seq),
+    times integer not null       -- answered 4xx, this often
+) strict;
 create index if not exists notices_queued on notices (receiver, subject, seq) where copies > 0;
 """
 
@@ -63,6 +67,11 @@ DELIVERED = """
 update notices set copies = copies - 1, attempts = attempts + 1, problem = null, delivered_at = ? where seq = ?
 """
 FAILED = "update notices set attempts = attempts + 1, problem = ?, due_at = ? where seq = ?"
+REFUSED = """
+insert into refusals (seq, times) values (?, 1) on conflict (seq) do update set times = times + 1 returning times
+"""
+FORGET_REFUSALS = "delete from refusals where seq = ?"
+GIVE_UP = "update notices set copies = 0, attempts = attempts + 1, problem = ? where seq = ?"
 RELEASE = """
 update notices set manner = 'prompt', due_at = ?, after_seq = null where copies > 0 and receiver = ? and subject = ?
 """
@@ -71,6 +80,10 @@ ABOUT = "select * from notices where receiver = ? and subject = ? order by seq"
 LONGEST_PAUSE = 15.0
 PATIENCE = 5.0
 """Seconds: between two attempts at most, and for one answer."""
+MOST_REFUSALS = 30
+"""Answers of 4xx after which a notice is given up; with the pauses between them about six minutes."""
+NOT_A_REFUSAL = frozenset({408, 425, 429})
+"""They say that it may be taken later, as any answer of 5xx does."""
 
 
 class Receiver(StrEnum):
@@ -81,7 +94,8 @@ class Receiver(StrEnum):
 
 
 class Notice(Model):
-    """A notice and how its delivery stands: `copies` are still to be answered 2xx, `problem` is the last one."""
+    """A notice and how its delivery stands: `copies` are still to be answered 2xx, `problem` is the last one. With no copy left
+    and never delivered, it was given up."""
 
     id: str
     body: Json[dict[str, Any]]
@@ -121,6 +135,7 @@ def enqueue(
     due_at = now + late_seconds if manner in (Notices.LATE, Notices.REORDERED) else now
     row = (notice_id, receiver, subject, body, manner, due_at, 2 if manner is Notices.DUPLICATE else copies)
     (seq,) = db.execute(INSERT, row).fetchone()
+    db.execute(FORGET_REFUSALS, (seq,))
     if overtaken:
         db.execute(OVERTAKE, (now, seq, overtaken["seq"]))
 
@@ -134,8 +149,17 @@ def notices_about(db: sqlite3.Connection, receiver: Receiver, subject: str) -> l
     return [Notice.model_validate(dict(row)) for row in db.execute(ABOUT, (receiver, subject))]
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a notice was not taken. `is_refusal`: whoever receives it says that it never will be."""
+
+    text: str
+    is_refusal: bool
+
+
 class Courier:
-    """Sends one receiver what is due, after a growing pause again while it is not answered 2xx; never gives up."""
+    """Sends one receiver what is due, after a growing pause again while it is not answered 2xx. An outage is waited out, however
+    long; what is refused time and again is given up."""
 
     def __init__(self, ledger: Ledger, client: httpx.AsyncClient, receiver: Receiver, endpoint: Endpoint) -> None:
         self._ledger = ledger
@@ -153,12 +177,14 @@ class Courier:
         if not due:
             return float(rows[0]["due_at"] - time.time()) if rows else None
         problems = await asyncio.gather(*(self._send(row) for row in due))
-        await self._ledger.run(lambda db: self._record(db, due, problems))
+        given_up = await self._ledger.run(lambda db: self._record(db, due, problems))
+        for id, problem in given_up:
+            log.error("notice.given_up", notice=id, receiver=self._receiver, problem=problem)
         return 0
 
-    async def _send(self, row: sqlite3.Row) -> str | None:
+    async def _send(self, row: sqlite3.Row) -> Problem | None:
         """Why it was not delivered; whatever breaks on one notice is kept with it, and the others go on."""
-        problem: str | None = None
+        problem: Problem | None = None
         try:
             sent_at = datetime.now(UTC)
             headers = {
@@ -171,20 +197,30 @@ class Courier:
                 self._endpoint.url, content=row["body"], headers=headers, timeout=PATIENCE
             )
         except Exception as error:  # noqa: BLE001 -- recorded as the problem of this notice
-            problem = repr(error)
+            problem = Problem(repr(error), is_refusal=False)
         else:
             if not response.is_success:
-                problem = f"answered {response.status_code}"
+                is_refusal = response.is_client_error and response.status_code not in NOT_A_REFUSAL
+                problem = Problem(f"answered {response.status_code}", is_refusal=is_refusal)
         if problem is None:
             log.info("notice.delivered", notice=row["id"], receiver=self._receiver)
         else:
-            log.warning("notice.delivery_failed", notice=row["id"], attempt=row["attempts"] + 1, problem=problem)
+            log.warning("notice.delivery_failed", notice=row["id"], attempt=row["attempts"] + 1, problem=problem.text)
         return problem
 
-    def _record(self, db: sqlite3.Connection, rows: Sequence[sqlite3.Row], problems: Sequence[str | None]) -> None:
+    def _record(
+        self, db: sqlite3.Connection, rows: Sequence[sqlite3.Row], problems: Sequence[Problem | None]
+    ) -> list[tuple[str, str]]:
+        """Returns what is given up, by id, and why."""
+        given_up = []
         for row, problem in zip(rows, problems, strict=True):
             if problem is None:
                 db.execute(DELIVERED, (datetime.now(UTC).isoformat(), row["seq"]))
+            elif problem.is_refusal and (times := db.execute(REFUSED, (row["seq"],)).fetchone()[0]) >= MOST_REFUSALS:
+                why = f"given up: {problem.text}, refused {times} times"
+                db.execute(GIVE_UP, (why, row["seq"]))
+                given_up.append((row["id"], why))
             else:
                 pause = min(0.2 * 2 ** min(row["attempts"], 10), LONGEST_PAUSE)
-                db.execute(FAILED, (problem, time.time() + pause, row["seq"]))
+                db.execute(FAILED, (problem.text, time.time() + pause, row["seq"]))
+        return given_up
