@@ -405,10 +405,33 @@ async def test_a_mail_that_is_being_retried_is_held_back_whether_its_sender_live
     assert (answer.status_code, answer.json()["status"]) == (200, "suppressed")
     await pool.execute("UPDATE notifications SET is_taken = true, next_attempt_at = now() + interval '1 minute'")
     one = "/orders/b1/notifications/b1-N1/suppression"
-    assert (await http.post(one, json=why, headers={"Idempotency-Key": "2"})).status_code == 409
+    for key in ("2", "3"):
+        answer = await http.post(one, json=why, headers={"Idempotency-Key": key})
+        assert (answer.status_code, answer.json()["status"]) == (200, "queued"), "an attempt may be under way"
+    mailbox.answer = "250 taken"
     await pool.execute("UPDATE notifications SET next_attempt_at = now()")
-    assert (await http.post(one, json=why, headers={"Idempotency-Key": "3"})).status_code == 200
+    assert await send_all(pool, settings) == 1
+    assert mailbox.took == []
+    assert [row["status"] for row in await pool.fetch("SELECT status FROM notifications")] == ["suppressed"] * 2
     assert await send_all(pool, settings) == 0
+
+
+async def test_a_mail_that_is_held_back_while_its_attempt_fails_is_not_tried_again(
+    pool: Pool, settings: NotificationsSettings, mailbox: Mailbox, http: httpx.AsyncClient
+) -> None:
+    await parcels(pool, 1)
+    mailbox.answer = "451 try later"
+    mailbox.goes_on.clear()
+    sending = asyncio.create_task(send_all(pool, settings))
+    await asyncio.wait_for(asyncio.to_thread(mailbox.asked.wait), 10)
+    one = "/orders/b0/notifications/b0-N1/suppression"
+    answer = await http.post(one, json={"reason": "a quarrel"}, headers={"Idempotency-Key": "1"})
+    assert (answer.status_code, answer.json()["status"]) == (200, "queued")
+    mailbox.goes_on.set()
+    await sending
+    mailbox.answer = "250 taken"
+    await send_all(pool, settings)
+    assert (await pool.fetchval("SELECT status FROM notifications"), mailbox.took) == ("suppressed", [])
 
 
 async def test_one_fact_is_told_once_even_against_the_database(pool: Pool, settings: NotificationsSettings) -> None:

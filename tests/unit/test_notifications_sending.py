@@ -15,6 +15,7 @@ from notifications.domain.telling import (
     RecordBounce,
     RecordDelivery,
     RecordFailure,
+    RecordHeldBack,
     RecordSent,
     RecordStale,
     ResumeKind,
@@ -31,6 +32,7 @@ from shared.contracts.notifications import (
     NotificationKind,
     NotificationSent,
     NotificationSuppressed,
+    NotificationSuppressionRequested,
 )
 from shared.machine import Invalid, NotAllowed
 from tests.unit.notifications_story import (
@@ -238,12 +240,43 @@ def test_reasons_a_person_wrote_are_literal_in_html() -> None:
 
 def test_a_person_holds_back_what_is_not_being_sent() -> None:
     story = a_queued_one()
-    story.taken()
-    with pytest.raises(NotAllowed, match="is being sent just now"):
-        story.when(SUPPRESSED)
     story.outbox = Outbox(POLICY, idle=frozenset({"o1-N1"}))
     [fact] = story.when(SUPPRESSED)
     assert isinstance(fact, NotificationSuppressed)
+
+
+def being_sent_and_held_back() -> Story:
+    story = a_queued_one()
+    story.taken()
+    [fact] = story.when(SUPPRESSED)
+    assert isinstance(fact, NotificationSuppressionRequested)
+    assert story.when(SUPPRESSED) == []
+    assert story.state.notifications["o1-N1"].status is Status.QUEUED
+    return story
+
+
+def test_what_is_held_back_while_it_is_being_sent_is_not_tried_again() -> None:
+    story = being_sent_and_held_back()
+    [fact] = story.when(RecordHeldBack("o1-N1"))
+    assert isinstance(fact, NotificationSuppressed) and fact.detail == "held back"
+    assert story.when(RecordHeldBack("o1-N1")) == []
+
+
+def test_an_attempt_that_succeeds_all_the_same_is_recorded_as_sent() -> None:
+    story = being_sent_and_held_back()
+    assert isinstance(story.when(SENT)[0], NotificationSent)
+    assert story.when(RecordHeldBack("o1-N1")) == []
+    assert story.state.notifications["o1-N1"].status is Status.SENT
+
+
+def test_what_is_held_back_is_not_told_in_a_later_message_either() -> None:
+    story = Story()
+    story.heard(placed(), backordered(1, PROMISED))
+    story.taken()
+    story.when(SUPPRESSED)
+    story.outbox = Outbox(POLICY, idle=frozenset({"o1-N1"}))
+    story.heard(slipped(PROMISED, LATER))
+    assert not [fact for fact in story.told if isinstance(fact, NotificationCoalesced)]
 
 
 def test_a_kind_that_is_held_back_is_queued_and_not_sent_until_it_is_resumed() -> None:

@@ -108,7 +108,8 @@ async def read_notifications(order_id: OrderId, request: Request, _: Reader) -> 
 async def suppress(
     order_id: OrderId, notification_id: Annotated[Id, Path()], body: Reason, asking: Support
 ) -> Response:
-    """Hold back a message that is not sent yet. 409 while it is being sent, or when it was."""
+    """Hold back a message that is not sent yet. While an attempt is under way it takes effect as soon as that has failed: the
+    message is `queued` until then, or `sent` if it had not. 409 when it was sent."""
     await _known(asking, order_id)
 
     def answer(state: OrderNotifications, _: Sequence[Fact]) -> tuple[int, BaseModel]:

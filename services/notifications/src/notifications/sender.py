@@ -12,7 +12,7 @@ import structlog
 from notifications import store
 from notifications.domain.messages import OrderNotifications
 from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import Command, Outcome, RecordFailure, RecordSent, RecordStale
+from notifications.domain.telling import Command, Outcome, RecordFailure, RecordHeldBack, RecordSent, RecordStale
 from notifications.gateway import CONNECTIONS, MailServer, NotNow, RefusedForGood, message, message_id, one_line
 from notifications.mails import Mail, composed
 from notifications.settings import NotificationsSettings
@@ -160,6 +160,8 @@ async def _outcome(
     """What became of it; an error as text where it is to be tried again; None where it was not tried. Whatever breaks on
     this message is its own, with its own attempts: no other message of the round waits for it."""
     id = due.notification_id
+    if due.held_back is not None:
+        return RecordHeldBack(id)
     if now - due.queued_at > policy.stale_after:
         return RecordStale(id, f"older than {policy.stale_after.days} days")
     if due.attempts > policy.max_attempts:

@@ -34,9 +34,9 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text
 # Not an upsert: that would hold the row to be inserted against the laws, which lacks its words.
 CHANGE = """
 UPDATE notifications SET status = new.status, stated = new.stated, stated_units = new.stated_units,
-    untrue = new.untrue, untrue_units = new.untrue_units
-FROM unnest($1::text[], $2::text[], $3::int[], $4::int[], $5::int[], $6::int[])
-    AS new (id, status, stated, stated_units, untrue, untrue_units)
+    untrue = new.untrue, untrue_units = new.untrue_units, held_back = new.held_back
+FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[], $6::int[], $7::int[])
+    AS new (id, status, held_back, stated, stated_units, untrue, untrue_units)
 WHERE notification_id = new.id"""
 
 # Locked, so that no sender takes one of them before what is decided here stands. A sender whose lease is over has died at it.
@@ -51,7 +51,8 @@ UPDATE notifications SET attempts = attempts + 1, next_attempt_at = now() + $2::
 WHERE notification_id IN (
     SELECT notification_id FROM notifications WHERE status = 'queued' AND next_attempt_at <= now()
     ORDER BY next_attempt_at LIMIT $1 FOR UPDATE SKIP LOCKED)
-RETURNING notification_id, order_id, queued_at, attempts, recipient, recipient_name, title, body, html, traceparent"""
+RETURNING notification_id, order_id, queued_at, attempts, recipient, recipient_name, title, body, html, traceparent,
+    held_back"""
 
 COMPOSE = """
 UPDATE notifications SET recipient = new.recipient, recipient_name = new.name, title = new.title, body = new.body,
@@ -62,7 +63,8 @@ WHERE notification_id = new.id"""
 
 # By whoever made that attempt: its lease may be over, and another at the message since.
 POSTPONE = """
-UPDATE notifications SET next_attempt_at = now() + new.pause, last_error = new.error, is_taken = false
+UPDATE notifications SET next_attempt_at = CASE WHEN held_back IS NULL THEN now() + new.pause ELSE now() END,
+    last_error = new.error, is_taken = false
 FROM unnest($1::text[], $2::int[], $3::interval[], $4::text[]) AS new (id, attempts, pause, error)
 WHERE notification_id = new.id AND notifications.attempts = new.attempts AND status = 'queued'"""
 
@@ -132,8 +134,8 @@ async def keep(db: Db, touched: Sequence[Held[OrderNotifications]], outbox: Outb
                 pause = outbox.policy.window(n.kind)
                 about = (id, held.key, n.dedupe_key, n.kind, AUDIENCE, n.status, n.queued_at)
                 new.append((*about, pause, instead_of.get(id), *counted, trace))
-            elif before.status is not n.status or _counted(before) != counted:
-                changed.append((id, n.status, *counted))
+            elif (before.status, before.held_back) != (n.status, n.held_back) or _counted(before) != counted:
+                changed.append((id, n.status, n.held_back, *counted))
     if changed:
         await db.execute(CHANGE, *zip(*changed, strict=True))
     if new:
@@ -174,6 +176,8 @@ class Due:
     body: str | None
     html: str | None
     traceparent: str | None
+    held_back: str | None
+    """Why a person wants it not to be tried again."""
 
 
 async def policy(db: Db) -> SendingPolicy:

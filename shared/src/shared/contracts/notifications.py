@@ -424,6 +424,12 @@ class NotificationSuppressed(NotificationFact, type="notification.suppressed"):
     detail: Text
 
 
+class NotificationSuppressionRequested(NotificationFact, type="notification.suppression_requested"):
+    """A person holds it back while an attempt to send it is under way: it is not tried again, should that attempt fail."""
+
+    detail: Text
+
+
 class NotificationCoalesced(NotificationFact, type="notification.coalesced"):
     into_id: Id
     policy: PolicyRef | None = None

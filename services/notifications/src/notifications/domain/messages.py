@@ -32,6 +32,7 @@ from shared.contracts.notifications import (
     NotificationRestated,
     NotificationSent,
     NotificationSuppressed,
+    NotificationSuppressionRequested,
     RecipientBasis,
     RefundBasis,
     RefundCauseBasis,
@@ -75,6 +76,7 @@ NOTIFICATION: Final = Machine(
     {
         Status.QUEUED: {
             NotificationRestated: Status.QUEUED,
+            NotificationSuppressionRequested: Status.QUEUED,
             NotificationContradicted: Status.QUEUED,
             NotificationSent: Status.SENT,
             NotificationFailed: Status.FAILED,
@@ -137,6 +139,8 @@ class Notification:
     contradicted: tuple[int, ...] = ()
     title: str | None = None
     detail: str | None = None
+    held_back: str | None = None
+    """Why it is not tried again once the attempt that is under way has ended."""
 
     @property
     def corrected_ids(self) -> tuple[str, ...]:
@@ -221,6 +225,8 @@ def _moved(before: Notification, fact: NotificationFact) -> Notification:
             | NotificationSuppressed(detail=detail)
         ):
             return replace(after, detail=detail)
+        case NotificationSuppressionRequested(detail=detail):
+            return replace(after, held_back=detail)
         case NotificationCoalesced(into_id=into_id):
             return replace(after, detail=f"told in {into_id}")
         case NotificationDelivered() | NotificationCorrectionSent():

@@ -50,6 +50,7 @@ from shared.contracts.notifications import (
     NotificationRestated,
     NotificationSent,
     NotificationSuppressed,
+    NotificationSuppressionRequested,
     OrderedLine,
     OrderMatter,
     PaidBy,
@@ -173,8 +174,15 @@ class RecordStale:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordHeldBack:
+    """The attempt that was under way when a person held it back has ended without it having been sent."""
+
+    notification_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Suppress:
-    """A person holds it back, as long as no sender is at it."""
+    """A person holds it back: at once, or, while a sender is at it, as soon as that attempt has failed."""
 
     notification_id: str
     detail: str
@@ -207,7 +215,7 @@ class ResumeKind:
     detail: str
 
 
-Outcome: TypeAlias = RecordSent | RecordFailure | RecordStale | RecordDelivery | RecordBounce
+Outcome: TypeAlias = RecordSent | RecordFailure | RecordStale | RecordHeldBack | RecordDelivery | RecordBounce
 Command: TypeAlias = Note | Outcome | Suppress | SuppressKind | ResumeKind
 
 
@@ -244,17 +252,24 @@ def _moved(state: OrderNotifications, command: Outcome | Suppress, outbox: Outbo
             return [NotificationSuppressed(**about, detail=detail)]
         case Status.QUEUED, Suppress(detail=detail) if id in outbox.idle | outbox.unread:
             return [NotificationSuppressed(**about, detail=detail)]
-        case Status.QUEUED, Suppress():
-            raise NotAllowed(Status.QUEUED, "Suppress", detail=f"{id} is being sent just now")
+        case Status.QUEUED, Suppress() if notification.held_back is not None:
+            return []
+        case Status.QUEUED, Suppress(detail=detail):
+            return [NotificationSuppressionRequested(**about, detail=detail)]
+        case Status.QUEUED, RecordHeldBack() if notification.held_back is not None:
+            return [NotificationSuppressed(**about, detail=notification.held_back)]
         case Status.SENT | Status.FAILED | Status.SUPPRESSED, RecordDelivery():
             return [NotificationDelivered(**about)]
         case Status.SENT | Status.DELIVERED, RecordBounce(detail=detail):
             return [NotificationBounced(**about, detail=detail)]
         case (
             # What another attempt came to, where the mail provider said of an earlier one that it arrived.
-            (Status.SENT | Status.DELIVERED | Status.BOUNCED, RecordSent() | RecordFailure() | RecordStale())
+            (
+                Status.SENT | Status.DELIVERED | Status.BOUNCED,
+                RecordSent() | RecordFailure() | RecordStale() | RecordHeldBack(),
+            )
             | (Status.FAILED, RecordFailure())
-            | (Status.SUPPRESSED, RecordStale() | Suppress())
+            | (Status.SUPPRESSED, RecordStale() | RecordHeldBack() | Suppress())
             | (Status.DELIVERED, RecordDelivery())
             | (Status.BOUNCED, RecordBounce() | RecordDelivery())
             | (Status.FAILED | Status.SUPPRESSED, RecordBounce())
@@ -367,7 +382,8 @@ def _queued(
     """The message, with what an unread one tells of the same; held back where a person wants none of its kind."""
     replaced = None
     for id, n in state.notifications.items():
-        if n.status is Status.QUEUED and id in outbox.unread | outbox.idle and (merged := _merged(n, telling)):
+        is_changeable = n.status is Status.QUEUED and n.held_back is None and id in outbox.unread | outbox.idle
+        if is_changeable and (merged := _merged(n, telling)):
             if id in outbox.idle and telling.kind is not _KIND.REFUND_COMPLETED:
                 continue  # somebody may have read it
             replaced, telling = id, merged

@@ -23,6 +23,7 @@ from shared.contracts.notifications import (
     NotificationRestated,
     NotificationSent,
     NotificationSuppressed,
+    NotificationSuppressionRequested,
     Statement,
 )
 from shared.machine import replace
@@ -66,6 +67,8 @@ class Notification:
     """When that happened which it tells of."""
     untrue_units: int = 0
     """Of the units it speaks of, once a statement: those of statements that became untrue while they stood."""
+    is_held_back: bool = False
+    """A person wanted it not to be tried again, while it was being sent."""
     is_stale: bool = False
     """The sender held it back, since what it tells happened too long ago; else a person did."""
     ended_at: datetime | None = None
@@ -95,7 +98,8 @@ def fold(notifications: Notifications, entry: Entry) -> Notifications:
     notification = _move(told.get(id, Notification()), entry.fact, entry.occurred_at)
     notification = replace(notification, facts=(*notification.facts, entry.sequence))
     if isinstance(entry.fact, NotificationSuppressed):
-        notification = replace(notification, is_stale=entry.actor == SENDER)
+        is_stale = entry.actor == SENDER and not notification.is_held_back
+        notification = replace(notification, is_stale=is_stale)
     return replace(notifications, notifications=put(told, id, notification))
 
 
@@ -113,6 +117,8 @@ def _move(notification: Notification, fact: NotificationFact, at: datetime) -> N
             return replace(notification, status=Status.SENT, kind=kind, title=title, said=said, sent_at=at, ended_at=at)
         case NotificationRestated(statements=statements):
             return replace(notification, said=_said(statements))
+        case NotificationSuppressionRequested():
+            return replace(notification, is_held_back=True)
         case NotificationDelivered():
             return replace(notification, status=Status.DELIVERED)
         case NotificationSuppressed(detail=detail):
@@ -163,6 +169,7 @@ def statement(said: Said | Statement, w: Words) -> str:
 SENTENCES: Final[Sentences] = {
     NotificationQueued: lambda f, w: f"Message to the customer prepared: {plain(f.kind)}",
     NotificationSuppressed: lambda f, w: "Message to the customer held back",
+    NotificationSuppressionRequested: lambda f, w: "Message to the customer is not to be tried again",
     NotificationCoalesced: lambda f, w: f"Message joined with {f.into_id}",
     NotificationSent: lambda f, w: f"Customer told: {f.title}",
     NotificationBasisNoted: lambda f, w: f"Notifications took note of {f.heard}",
@@ -185,6 +192,7 @@ DETAILS: Final[Details] = {
     NotificationSent: lambda f, w: [statement(said, w) for said in f.statements],
     NotificationRestated: lambda f, w: [statement(said, w) for said in f.statements],
     NotificationSuppressed: lambda f, w: [f.detail],
+    NotificationSuppressionRequested: lambda f, w: [f.detail],
     NotificationKindSuppressed: lambda f, w: [f.detail],
     NotificationKindResumed: lambda f, w: [f.detail],
     NotificationFailed: lambda f, w: [f.detail],
