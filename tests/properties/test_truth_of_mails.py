@@ -72,6 +72,10 @@ class Case:
         return next(r for r in self.summary.returns if r.return_id == self.matter.return_id)
 
     @property
+    def recovery(self) -> Any:
+        return next(r for r in self.summary.recoveries if r.recovery_id == self.matter.recovery_id)
+
+    @property
     def resolution(self) -> str | None:
         return self.resolutions.get(self.matter.return_id)
 
@@ -224,6 +228,9 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
     (r"Something of your order is with you and is not paid\.", always),
     (r"\S+ of your order \S+ is open, therefore\.", always),
     (r"Please reply to this mail by .*, so that we settle it with you\.", always),
+    (r"We tried to charge \S+ of your order \S+ for it, and the payment was not accepted\.",
+     lambda c: c.recovery.how == "" and not c.recovery.is_charged),
+    (r"Please reply to this mail, so that we settle it with you another way\.", lambda c: c.recovery.how == ""),
     (r"\S+ was charged for it\.", always),
     (r"With that it is settled\.", always),
     (r"You need not pay anything for it: it is settled\.", always),

@@ -970,6 +970,31 @@ def test_what_is_held_and_not_paid_is_told_until_it_is_settled(how: str) -> None
     assert ("was charged" in flat(story)) is (how == "charged")
 
 
+def test_a_charge_that_failed_for_what_is_held_and_not_paid_is_told_with_what_it_was_for() -> None:
+    story = Story()
+    opened = r.RecoveryOpened(
+        order_id="o1",
+        recovery_id="o1-V1",
+        amount_minor=1999,
+        currency="EUR",
+        cause="return_not_sent",
+        owner="support",
+        due_at=LATER,
+        policy=REF,
+    )
+    failed = r.RecoveryChargeFailed(order_id="o1", recovery_id="o1-V1", code="card_declined")
+    assert story.heard(placed(), failed) == [], "the customer was not told of it"
+    story.heard(opened)
+    story.sent()
+    [queued] = story.heard(failed)
+    assert (queued.kind, story.mail().title) == (
+        "recovery_charge_failed",
+        "€19.99 of your order o1 could not be charged",
+    )
+    assert "has not arrived" in flat(story)
+    assert "the payment was not accepted" in flat(story)
+
+
 def test_a_mail_names_both_articles_where_another_one_ships() -> None:
     story = Story()
     other = f.SubstitutedUnits(line_id="1", quantity=1, sku="MUG-BLUE", title="Blue mug")

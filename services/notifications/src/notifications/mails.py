@@ -522,8 +522,9 @@ def _recovery(writer: _Writer, matter: RecoveryMatter) -> tuple[_Subject, dict[s
         "why": _RECOVERIES.get(matter.cause or "", "Something of your order is with you and is not paid"),
         "due": writer.day(matter.due_at) if matter.due_at else "",
         "settled": _SETTLED[matter.how].format(amount=amount) if matter.how else "",
+        "has_charge_failed": matter.has_charge_failed,
     }
-    what = "is settled" if matter.how else "is open"
+    what = "is settled" if matter.how else "could not be charged" if matter.has_charge_failed else "is open"
     return _Subject(
         f"{{amount}} of your order {{order}} {what}", {"amount": amount, "order": writer.state.order_id}
     ), words

@@ -28,6 +28,7 @@ class NotificationKind(StrEnum):
     ADDRESS_CHANGED = "address_changed"
     RECOVERY_OPENED = "recovery_opened"
     RECOVERY_SETTLED = "recovery_settled"
+    RECOVERY_CHARGE_FAILED = "recovery_charge_failed"
     RETURN_REQUESTED = "return_requested"
     RETURN_REVIEWED = "return_reviewed"
     RETURN_CANCELLED = "return_cancelled"
@@ -96,7 +97,7 @@ class AddressMatter(Model):
 
 
 class RecoveryMatter(Model):
-    """What the customer holds and did not pay for; `how` it was settled."""
+    """What the customer holds and did not pay for; `how` it was settled, or that it was to be charged and could not be."""
 
     about: Literal["recovery"] = "recovery"
     recovery_id: Id
@@ -105,6 +106,7 @@ class RecoveryMatter(Model):
     cause: Id | None = None
     due_at: datetime | None = None
     how: Literal["charged", "written_off", "returned"] | None = None
+    has_charge_failed: bool = False
 
 
 class OrderMatter(Model):

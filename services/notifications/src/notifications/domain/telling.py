@@ -118,6 +118,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     returns.ReturnInspectionRevised,
     returns.ReturnExpired,
     returns.RecoveryOpened,
+    returns.RecoveryChargeFailed,
     returns.RecoverySettled,
 )
 """The facts that are told to the customer, or that what is told rests on."""
@@ -586,10 +587,13 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
             return _KIND.RECOVERY_OPENED, RecoveryMatter(
                 recovery_id=id, amount_minor=amount, currency=currency, cause=fact.cause, due_at=fact.due_at
             )
+        case returns.RecoveryChargeFailed(recovery_id=id):
+            if (open_ := _recovery(state, id)) is None:
+                return None
+            return _KIND.RECOVERY_CHARGE_FAILED, open_.model_copy(update={"has_charge_failed": True})
         case returns.RecoverySettled(recovery_id=id, amount_minor=amount, currency=currency, how=how):
-            is_told = any(isinstance(m, RecoveryMatter) and m.recovery_id == id for _, m in _matters(state))
             matter = RecoveryMatter(recovery_id=id, amount_minor=amount, currency=currency, how=how)
-            return (_KIND.RECOVERY_SETTLED, matter) if is_told else None
+            return (_KIND.RECOVERY_SETTLED, matter) if _recovery(state, id) else None
         case (
             orders.OrderLinesCancelled()
             | fulfillment.ReplacementCreated()
@@ -714,6 +718,12 @@ def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[No
             return _KIND.REFUND_DECLINED, matter
         case _:
             raise TypeError(f"{fact.type} is nothing to tell")
+
+
+def _recovery(state: OrderNotifications, id: str) -> RecoveryMatter | None:
+    """What a message says last of it; nothing where the customer has heard of none."""
+    said = [m for _, m in _matters(state) if isinstance(m, RecoveryMatter) and m.recovery_id == id]
+    return said[-1] if said else None
 
 
 def _matters(state: OrderNotifications) -> list[tuple[NotificationKind, Matter]]:
