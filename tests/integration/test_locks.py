@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from shared.auth import Role, issue
 from shared.http import Desk
-from shared.locks import Locked
+from shared.locks import LOCK_TIMEOUT, Locked, give_up_after, holders
 from shared.operations import UNPUBLISHED
 from shared.parking import waiting
 from shared.runtime import build
@@ -181,6 +181,26 @@ async def test_requests_for_a_locked_key_are_answered_503_and_hold_up_no_other(
         again = await asyncio.gather(*(post(client, "o7", n) for n in range(50)))
         assert {answer.status_code for answer in again} == {201}
     assert (await bench.totals())["o7"] == 1 + 1 + 50
+
+
+async def test_who_waits_for_the_row_too_is_not_named_as_its_holder(bench: Bench) -> None:
+    await bench.commit(add("o7", 1))
+    taking = "SELECT FROM states WHERE key = 'o7' FOR UPDATE"
+    async with bench.pool.acquire() as first, bench.pool.acquire() as second:
+        async with locked(bench) as pid:
+            ahead = asyncio.create_task(first.execute(taking))
+
+            async def waits() -> bool:
+                return bool(await second.fetchval("SELECT cardinality(pg_blocking_pids($1))", first.get_server_pid()))
+
+            await until(waits)
+            async with holders(bench.pool, second) as found:
+                with pytest.raises(LOCK_TIMEOUT):
+                    async with second.transaction():
+                        await give_up_after(second, 1)
+                        await second.execute(taking)
+            assert [who.partition(" (")[0] for who in found] == [f"backend {pid}"]
+        await ahead
 
 
 async def test_a_workers_batch_commits_but_for_the_locked_key_which_it_is_told_of(bench: Bench) -> None:

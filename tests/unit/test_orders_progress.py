@@ -252,13 +252,26 @@ def test_a_refund_of_the_provider_that_came_back_before_it_was_heard_of_pays_not
     assert rollups(story.now).refund_status == "none"
 
 
+APPROVED = r.ReturnApproved(
+    order_id="o1", return_id="o1-RMA1", lines=units(("1", 1)), expires_at=NOON, approver=None, policy=POLICY
+)
+
+
+def received(*, complete: bool) -> r.ReturnItemsReceived:
+    return r.ReturnItemsReceived(
+        order_id="o1",
+        return_id="o1-RMA1",
+        receipt_id="r1",
+        location="berlin",
+        lines=(r.ReceivedLine(line_id="1", quantity=1, total=1),),
+        complete=complete,
+    )
+
+
 def test_returns_show_how_far_they_are_and_how_much_came_back() -> None:
     story = completed()
     seen = []
-    approved = r.ReturnApproved(
-        order_id="o1", return_id="o1-RMA1", lines=units(("1", 1)), expires_at=NOON, approver=None, policy=POLICY
-    )
-    for fact in (return_requested(), approved, inspected(1, r.Disposition.RESTOCK), inspected(4, r.Disposition.SCRAP)):
+    for fact in (return_requested(), APPROVED, inspected(1, r.Disposition.RESTOCK), inspected(4, r.Disposition.SCRAP)):
         story.heard(fact)
         seen.append(rollups(story.now).return_status)
     assert seen == ["requested", "approved", "partly_returned", "returned"]
@@ -267,19 +280,27 @@ def test_returns_show_how_far_they_are_and_how_much_came_back() -> None:
 
 def test_a_return_of_which_part_arrived_stays_open_when_the_rest_expires() -> None:
     story = confirmed()
-    story.heard(*arrived("o1-S1", ("1", 3)), return_requested())
-    received = r.ReturnItemsReceived(
-        order_id="o1",
-        return_id="o1-RMA1",
-        receipt_id="r1",
-        location="berlin",
-        lines=(r.ReceivedLine(line_id="1", quantity=1, total=1),),
-        complete=False,
-    )
-    expired = r.ReturnExpired(order_id="o1", return_id="o1-RMA1")
-    story.heard(received, expired)
+    story.heard(*arrived("o1-S1", ("1", 3)), return_requested(), APPROVED)
+    story.heard(received(complete=False), r.ReturnExpired(order_id="o1", return_id="o1-RMA1"))
     assert rollups(story.now).has_open_return
     assert story.now.has_something_open
+
+
+def test_goods_that_came_back_unannounced_are_no_approved_return_until_a_person_has_decided() -> None:
+    story = confirmed()
+    unannounced = r.ReturnReceivedUnannounced(
+        order_id="o1",
+        return_id="o1-RMA1",
+        announced_as="none",
+        receipt_id="r1",
+        location="berlin",
+        lines=(r.ObservedLine(line_id="1", quantity=1),),
+        received_at=NOON,
+    )
+    story.heard(*arrived("o1-S1", ("1", 3)), unannounced, received(complete=True))
+    assert rollups(story.now).return_status == "requested"
+    story.heard(APPROVED)
+    assert rollups(story.now).return_status == "approved"
 
 
 def test_units_held_for_review_are_not_returned_yet() -> None:

@@ -26,9 +26,12 @@ TABLE_IS_LOCKED = """
 SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'relation' AND granted AND pid <> pg_backend_pid()
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
     AND mode IN ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock'))"""
+# Who waits for the row too, and is ahead in its queue, holds nothing.
 HOLDERS = """
+WITH RECURSIVE ahead (pid) AS (
+    SELECT unnest(pg_blocking_pids($1)) UNION SELECT unnest(pg_blocking_pids(pid)) FROM ahead)
 SELECT pid, usename, application_name, host(client_addr) AS client, xact_start
-FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids($1)) ORDER BY xact_start"""
+FROM pg_stat_activity JOIN ahead USING (pid) WHERE pg_blocking_pids(pid) = '{}' ORDER BY xact_start"""
 
 
 class Locked(Exception):

@@ -366,6 +366,8 @@ def _return(order: Order, fact: returns.ReturnFact) -> ReturnStep:
             stage = ReturnStage.APPROVED
         case returns.ReturnDeclined():
             stage = ReturnStage.DECLINED
+        case returns.ReturnItemsReceived() if stage is ReturnStage.REQUESTED:
+            pass  # unannounced: a person has yet to decide on it
         case returns.ReturnItemsReceived():
             stage = ReturnStage.ARRIVED
         case returns.ReturnExpired() if stage is ReturnStage.ARRIVED:
