@@ -375,8 +375,8 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def test_the_books_are_compared_operation_by_operation() -> None:
-    def ours(id: str, status: str, amount: int = 100) -> Booked:
-        return Booked(id, "o1", "capture", status, amount, None)
+    def ours(id: str, status: str, kind: OperationKind = OperationKind.CAPTURE) -> Booked:
+        return Booked(id, "o1", kind, status, 100, None)
 
     def theirs(id: str, result: Result, amount: int = 100) -> BookedThere:
         return BookedThere(id, "o1", result, amount, OperationKind.CAPTURE, f"ref-{id}", None, NOON)
@@ -391,6 +391,8 @@ def test_the_books_are_compared_operation_by_operation() -> None:
             ours("less", "succeeded"),
             ours("unheard", "failed"),
             ours("late", "failed"),
+            ours("refused", "failed"),
+            ours("released", "succeeded", OperationKind.VOID),
         ],
         [BookedDispute("d1", "o1", "open", 100), BookedDispute("d2", "o1", "lost", 60)],
         frozenset({"ref-late", "ref-by-hand"}),
@@ -405,6 +407,8 @@ def test_the_books_are_compared_operation_by_operation() -> None:
             theirs("stray", Result.SUCCEEDED),
             theirs("declined", Result.FAILED),
             theirs("late", Result.SUCCEEDED),
+            theirs("refused", Result.FAILED, 99),  # nothing moved
+            theirs("released", Result.SUCCEEDED, 99),  # whatever was left of it
             theirs("by-hand", Result.SUCCEEDED),
         ],
         [

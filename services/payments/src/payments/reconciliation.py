@@ -80,7 +80,8 @@ MOVED: Final = {
 
 def compare(ours: OurBooks, theirs: TheirBooks) -> list[Drift]:
     """What failed here may be unknown there: it was refused, or withdrawn before it was submitted. What moved without having
-    been asked for is booked under their reference."""
+    been asked for is booked under their reference. Amounts are compared of what moved: a failure moved nothing, and a void
+    releases what is left, whatever amount is named."""
     there = {o.operation_id: o for o in theirs.operations if o.reference not in ours.moved}
     moved = {o.operation_id for o in theirs.operations if o.reference in ours.moved}
     drift = []
@@ -95,7 +96,8 @@ def compare(ours: OurBooks, theirs: TheirBooks) -> list[Drift]:
         elif their.result is not EXPECTED[status]:
             difference = Difference.STATUS
         elif their.amount_minor != our.amount_minor:
-            difference = Difference.AMOUNT
+            has_moved = status is not OperationStatus.FAILED and our.kind != OperationKind.VOID
+            difference = Difference.AMOUNT if has_moved else None
         if difference is not None:
             drift.append(_drift(our.order_id, our.operation_id, difference, our, their))
     # What failed there and is unknown here moved nothing.
