@@ -841,8 +841,10 @@ def test_a_double_capture_is_given_back_as_overpaid() -> None:
 
 def test_what_was_captured_before_its_authorization_was_heard_of_is_not_captured_again() -> None:
     story = Story()
-    story.tell(opening([line("a", 1, 10_000)], [tender("card", TenderKind.CARD, 10_000)]))
-    [authorization] = story.waiting()
+    story.tell(opening([line("a", 1, 11_000)], [tender("other", CARD, 1_000), tender("card", CARD, 10_000)]))
+    other, authorization = story.waiting()
+    story.submit(other.id)
+    story.answer(other.id, expires_at=NOON + timedelta(days=30))
     story.submit(authorization.id)
     story.tell(RecordMovement(p.MovementKind.CAPTURE, f"ref-{authorization.id}", "ch_1", 4_000, NOON, "by hand"))
     story.answer(authorization.id, expires_at=NOON + timedelta(days=30))

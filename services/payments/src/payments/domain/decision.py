@@ -794,14 +794,24 @@ def _contradicted(state: Account, operation: Operation, verdict: Verdict, polici
     return _moved(state, moved, policies)
 
 
+def _awaited_authorizations(state: Account) -> list[Operation]:
+    """Those that the provider was asked for, and whose outcome is not known here."""
+    under_way = (OperationStatus.SUBMITTED, OperationStatus.UNKNOWN)
+    return [o for o in state.operations.values() if o.kind is OperationKind.AUTHORIZE and o.status in under_way]
+
+
 def _about(state: Account, authorization: str | None, dispute_id: str = "") -> Tender:
-    """The tender that the provider speaks of; where it does not say which, the one that most was captured of."""
+    """The tender that the provider speaks of: by its authorization; where that is not known here, the one whose authorization
+    is awaited, if that is one; else the one that most was captured of."""
     tenders = list(state.tenders.values())
     for tender in tenders:
         if dispute_id in tender.all_disputes or any(a.reference == authorization for a in tender.authorizations):
             return tender
     if not tenders:
         raise NotAllowed("not opened", "record what the provider reports")
+    awaited = _awaited_authorizations(state)
+    if authorization is not None and len(awaited) == 1:
+        return state.tenders[awaited[0].tender_id]
     return max(tenders, key=lambda t: t.captured_minor)
 
 
