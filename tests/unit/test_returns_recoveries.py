@@ -24,6 +24,7 @@ from returns.domain.recoveries import RecoveryStatus
 from returns.domain.rma import ReturnStatus
 from shared.contracts.returns import (
     ClaimOpened,
+    ClaimResolved,
     Disposition,
     InspectionOutcome,
     RecordedUnits,
@@ -38,6 +39,7 @@ from shared.contracts.returns import (
     ReturnRefundDue,
     ReturnResolved,
     ReturnUnexpectedItemSettled,
+    ReturnUnitsRecorded,
 )
 from shared.machine import Invalid, NotAllowed
 from tests.returns_story import (
@@ -136,6 +138,75 @@ class TestOpened:
         )
         opened = only(story.then(both, both), RecoveryOpened)
         assert (opened.amount_minor, opened.cause, opened.shipment_id) == (333, "found_after_replacement", "A1-S1")
+
+    def lost(self, **terms: bool) -> Story:
+        """Two parcels, of one mug each, are lost."""
+        story = Story(policies(policy(**terms)))
+        story.then(RecordPurchase(placed()))
+        for tracking in ("T1", "T2"):
+            story.then(shipped("lost", day(4), tracking=tracking, mug=1))
+        return story
+
+    def claimed(self, story: Story, outcome: str) -> int:
+        """A claim of one mug is decided; the amount that is due for it."""
+        claim = only(story.then(OpenClaim(of(mug=1), ReturnReason.NOT_RECEIVED, (), day(5))), ClaimOpened)
+        facts = story.then(ResolveClaim(claim.claim_id, outcome, "", day(6)))
+        return sum(fact.amount_minor for fact in facts if isinstance(fact, ReturnRefundDue))
+
+    def sent_again(self, units: int = 1) -> RecordUnits:
+        return RecordUnits("A1-A1", "settled", (RecordedUnits(line_id="mug", quantity=units),), day(7))
+
+    def test_units_refunded_as_lost_that_were_sent_again_before_the_claim_was_heard_of_are_owed(self) -> None:
+        story = self.lost(recovery_charged=True)
+        amounts = [self.claimed(story, "refunded") for _ in range(2)]
+        opened = only(story.then(self.sent_again()), RecoveryOpened)
+        assert (opened.amount_minor, opened.cause) == (amounts[1], "sent_again_beside_refund")
+        assert (opened.return_id, opened.owner) == ("A1-CL2", "support"), (
+            "it may still be stopped: nobody is charged yet"
+        )
+        # What was sent again is lost as well: the refund is for that.
+        settled = only(story.then(shipped("lost", day(9), shipment="A1-S2", mug=1)), RecoverySettled)
+        assert (settled.how, settled.approver) == ("returned", None)
+
+    def test_a_refund_of_one_of_two_lost_parcels_stands_when_the_other_is_sent_again(self) -> None:
+        story = self.lost()
+        self.claimed(story, "refunded")
+        assert only(story.then(self.sent_again()), ReturnUnitsRecorded)
+        assert story.state.recoveries == {}
+
+    def test_a_replacement_that_fulfillment_does_not_send_takes_no_refund_back(self) -> None:
+        """It heard of the replacing claim last, after one unit was sent again and the other refunded."""
+        story = self.lost()
+        self.claimed(story, "refunded")
+        self.claimed(story, "replaced")
+        story.then(self.sent_again())
+        assert story.state.recoveries == {}
+
+    def test_a_claim_makes_nothing_good_that_was_sent_again_or_arrived_before_it_was_decided(self) -> None:
+        story = self.lost()
+        for number in (1, 2):
+            story.then(OpenClaim(of(mug=1), ReturnReason.NOT_RECEIVED, (), day(5 + number)))
+        story.then(self.sent_again())
+        assert only(story.then(ResolveClaim("A1-CL1", "refunded", "", day(8))), ReturnRefundDue)
+        for outcome in ("refunded", "replaced"):
+            with pytest.raises(Invalid, match="outcome: only 0 of line mug are lost now"):
+                story.then(ResolveClaim("A1-CL2", outcome, "", day(8)))
+        assert only(story.then(ResolveClaim("A1-CL2", "rejected", "sent again", day(8))), ClaimResolved)
+
+    @pytest.mark.parametrize("was", ["claimed", "sent again"])
+    def test_of_two_lost_parcels_the_refund_of_one_stands_when_the_other_is_found_after_it_was_replaced(
+        self, was: str
+    ) -> None:
+        story = self.lost()
+        if was == "claimed":
+            self.claimed(story, "replaced")
+        else:
+            story.then(self.sent_again())
+        self.claimed(story, "refunded")
+        mug = (RecordedUnits(line_id="mug", quantity=1),)
+        found = RecordUnits("A1-S1", "delivered", mug, day(9), "T1", replaced=of(mug=1))
+        opened = only(story.then(found), RecoveryOpened)
+        assert (opened.cause, opened.tracking) == ("found_after_replacement", "T1")
 
 
 class TestSettled:

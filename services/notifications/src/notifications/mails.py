@@ -505,6 +505,7 @@ _RECOVERIES: Final = {
     "return_not_sent": "What was to be sent back has not arrived, and was paid back or replaced before",
     "found_after_refund": "What had been lost was found after it was paid back to you",
     "found_after_replacement": "What had been lost was found after it was sent to you again",
+    "sent_again_beside_refund": "What had been lost was paid back to you and sent to you again as well",
     "revised_down": "More was paid back to you than was due",
 }
 

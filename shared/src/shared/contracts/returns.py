@@ -596,6 +596,7 @@ class RecoveryOpened(RecoveryFact, type="recovery.opened"):
         "return_not_sent",
         "found_after_refund",
         "found_after_replacement",
+        "sent_again_beside_refund",
         "revised_down",
         "other",
     ]

@@ -18,7 +18,7 @@ from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup
 from returns.domain.evidence import AttachEvidence, attached
 from returns.domain.inspections import ReviseInspection, recovery, revised
 from returns.domain.order import OrderReturns, free, goods_worth, groups, left, room, shipping_worth, valued
-from returns.domain.owed import Cause, recovered
+from returns.domain.owed import Cause, recovered, still_lost
 from returns.domain.parcels import (
     UNDECIDED,
     InspectItems,
@@ -886,6 +886,13 @@ def _claim_resolved(state: OrderReturns, command: ResolveClaim, policies: Polici
         return []
     if claim.status is not ClaimStatus.OPEN:
         raise NotAllowed(claim.status, "ResolveClaim", CLAIM.allowed(claim.status))
+    if claim.is_for_lost and command.outcome != "rejected":
+        for line_id, units in claim.units.items():
+            if units > (lost := still_lost(state, line_id)):
+                rule = (
+                    f"only {lost} of line {line_id} are lost now: the others arrived, or were sent again or cancelled"
+                )
+                raise Invalid("outcome", f"{rule}; reject the claim, and open one for what is lost")
     resolved = ClaimResolved(
         order_id=state.order_id, claim_id=claim.claim_id, outcome=command.outcome, detail=command.detail
     )

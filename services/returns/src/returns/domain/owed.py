@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from returns.domain.claims import Claim, ClaimStatus
-from returns.domain.order import OrderReturns, evolve, goods_minor, live_claims, target
+from returns.domain.order import OrderReturns, evolve, goods_minor, target
 from returns.domain.policies import Binding
 from returns.domain.recoveries import Recovery
 from returns.domain.rma import REPLACEMENT, Exchange, Rma
@@ -16,7 +16,12 @@ from shared.contracts.returns import RecoveryOpened, RecoverySettled
 from shared.money import cumulative
 
 Cause: TypeAlias = Literal[
-    "return_not_accepted", "return_not_sent", "found_after_refund", "found_after_replacement", "revised_down"
+    "return_not_accepted",
+    "return_not_sent",
+    "found_after_refund",
+    "found_after_replacement",
+    "sent_again_beside_refund",
+    "revised_down",
 ]
 Source: TypeAlias = tuple[str | None, str | None, str | None]
 """Return or claim, shipment, tracking."""
@@ -60,8 +65,11 @@ def all_owed(state: OrderReturns, because: Cause = "return_not_accepted") -> Map
     for return_id, one in state.returns.items():
         if amount := of_return(state, one):
             owed[return_id, None, None] = Owed(amount, because)
-    for claim_id, amount in _found_after_refund(state):
-        owed[claim_id, None, None] = Owed(amount, "found_after_refund")
+    for claim_id, amount in _refunded_too_much(state, is_sent_again=True):
+        owed[claim_id, None, None] = Owed(amount, "sent_again_beside_refund")
+    for claim_id, amount in _refunded_too_much(state, is_sent_again=False):
+        if amount == owed[claim_id, None, None].amount_minor:
+            owed[claim_id, None, None] = Owed(amount, "found_after_refund")
     for shipment_id, shipment in state.where.shipments.items():
         for tracking, parcel in shipment.parcels.items():
             known = {k: n for k, n in parcel.replaced.items() if k in state.purchase.lines}
@@ -71,25 +79,62 @@ def all_owed(state: OrderReturns, because: Cause = "return_not_accepted") -> Map
     return owed
 
 
-def _found_after_refund(state: OrderReturns) -> Iterator[tuple[str, int]]:
-    """Units that were claimed as lost and refunded, and reached the customer after all; the newest claims first."""
-    found: dict[str, int] = {}
+def _refunded_too_much(state: OrderReturns, *, is_sent_again: bool) -> Iterator[tuple[str, int]]:
+    """Claims of lost units that were refunded, and what was paid for units that the customer has or gets all the same; the
+    newest claims first.
+
+    Such units were found and delivered; or, with `is_sent_again`, they were sent again or cancelled before fulfillment
+    heard of the claim. Fulfillment sends nothing for a claim of such units, so that a replacing one uses them up.
+    """
+    has: dict[str, int] = {}
+    sent: dict[str, int] = {}
     lost = [claim for claim in state.claims.values() if claim.is_for_lost]
     for line_id in dict.fromkeys(line_id for claim in lost for line_id in claim.units):
-        elsewhere = state.where.counted(line_id, "lost") + state.where.counted(line_id, "withdrawn")
-        undecided = sum(c.units.get(line_id, 0) for c in lost if c.status is ClaimStatus.OPEN)
-        found[line_id] = live_claims(state, line_id, for_lost=True) - elsewhere - undecided
+        sent[line_id] = _sent_again(state, line_id) if is_sent_again else 0
+        has[line_id] = sent[line_id] - _unanswered(state, line_id)
     for claim in reversed(lost):
+        if claim.status is ClaimStatus.REPLACED:
+            for line_id, units in claim.units.items():
+                taken = max(0, min(has[line_id], sent[line_id], units))
+                has[line_id] -= taken
+                sent[line_id] -= taken
         if claim.status is ClaimStatus.REFUNDED and any(not due.is_dropped for due in claim.dues.values()):
-            amount = sum(_taken(claim, line_id, found) for line_id in claim.units)
+            amount = sum(_taken(claim, line_id, has) for line_id in claim.units)
             if amount:
                 yield claim.claim_id, amount
 
 
-def _taken(claim: Claim, line_id: str, found: dict[str, int]) -> int:
+def still_lost(state: OrderReturns, line_id: str) -> int:
+    """Units that a claim under decision can make good: they are lost, and neither sent again nor answered otherwise."""
+    return max(0, _unanswered(state, line_id) - _sent_again(state, line_id))
+
+
+def _unanswered(state: OrderReturns, line_id: str) -> int:
+    """Lost units less those that claims were granted for; below zero where more were granted than are lost now."""
+    granted = sum(
+        claim.units.get(line_id, 0)
+        for claim in state.claims.values()
+        if claim.is_for_lost and claim.status in (ClaimStatus.REFUNDED, ClaimStatus.REPLACED)
+    )
+    # Of a parcel that was found, what a claim replaced is owed by itself.
+    owed = max(0, state.where.replaced(line_id) - state.where.settled.get(line_id, 0))
+    return _lost(state, line_id) + owed - granted
+
+
+def _sent_again(state: OrderReturns, line_id: str) -> int:
+    """Lost units that were sent again, or cancelled, by fulfillment itself, and were not found since."""
+    again = state.where.settled.get(line_id, 0) - state.where.replaced(line_id)
+    return min(max(0, again), _lost(state, line_id))
+
+
+def _lost(state: OrderReturns, line_id: str) -> int:
+    return state.where.counted(line_id, "lost") + state.where.counted(line_id, "withdrawn")
+
+
+def _taken(claim: Claim, line_id: str, has: dict[str, int]) -> int:
     worth = claim.worth.get(line_id)
-    units = max(0, min(found[line_id], claim.units[line_id]))
-    found[line_id] -= units
+    units = max(0, min(has[line_id], claim.units[line_id]))
+    has[line_id] -= units
     return cumulative(worth.refund_minor, units, worth.units) if worth and units else 0
 
 
@@ -143,7 +188,8 @@ def _opened(state: OrderReturns, source: Source, owed: Owed, binding: Binding, a
         return_id=return_id,
         shipment_id=shipment_id,
         tracking=tracking,
-        owner="system" if binding.policy.recovery_charged else "support",
+        # What is sent again may still be stopped: a person looks before anybody is charged.
+        owner="system" if binding.policy.recovery_charged and owed.cause != "sent_again_beside_refund" else "support",
         due_at=at + timedelta(days=binding.policy.recovery_days),
         policy=binding.ref,
     )

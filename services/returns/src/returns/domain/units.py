@@ -198,6 +198,11 @@ class Whereabouts:
     def counted(self, line_id: str, stage: Stage) -> int:
         return sum(p.units.get(stage, {}).get(line_id, 0) for s in self.shipments.values() for p in s.parcels.values())
 
+    def replaced(self, line_id: str) -> int:
+        """Units that were delivered after others had been sent for them."""
+        parcels = (p for s in self.shipments.values() for p in s.parcels.values())
+        return sum(p.replaced.get(line_id, 0) for p in parcels if p.stage == "delivered")
+
     def articles(self, line_id: str) -> set[str]:
         """That were sent for the line instead of the one ordered."""
         parcels = (p for s in self.shipments.values() for p in s.parcels.values())

@@ -632,6 +632,7 @@ _CAUSES: Final = {
     "return_not_sent": "the return was not sent",
     "found_after_refund": "what was refunded as lost was found and delivered",
     "found_after_replacement": "what was replaced was found and delivered too",
+    "sent_again_beside_refund": "what was refunded as lost was sent again as well: stop it, if it is still here",
     "revised_down": "the inspection was revised after the refund",
     "other": "see the case",
 }
