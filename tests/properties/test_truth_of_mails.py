@@ -73,7 +73,12 @@ class Case:
 
     @property
     def recovery(self) -> Any:
-        return next(r for r in self.summary.recoveries if r.recovery_id == self.matter.recovery_id)
+        """None of what an exchange costs more, which has no case."""
+        return next((r for r in self.summary.recoveries if r.recovery_id == self.matter.recovery_id), None)
+
+    @property
+    def claim(self) -> Any:
+        return next(claim for claim in self.summary.claims if claim.claim_id == self.matter.claim_id)
 
     @property
     def resolution(self) -> str | None:
@@ -220,6 +225,18 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
     (r"There is nothing more to be paid back for your order \S+: all of it was paid back to you before\.",
      lambda c: c.refund.status == "rejected"),
     (r"A refund of \S+ for your order \S+ is not paid out\.", lambda c: c.refund.status in ("rejected", "cancelled")),
+    # Claims
+    (r"We have your claim \S+ for what is listed here\.", always),
+    (r"A person looks at it, and we write what is decided( by .*)?\.", lambda c: c.claim.outcome != "rejected"),
+    (r"Your claim \S+ is accepted\.", lambda c: c.claim.outcome in ("refunded", "replaced")),
+    (r"We looked at your claim \S+, and cannot accept it\.", lambda c: c.claim.outcome == "rejected"),
+    (r"We send you again what is listed here, and write when it is on its way\.", lambda c: c.claim.outcome == "replaced"),
+    (r"\S+ comes back to you for it, and we write again when the money is on its way\.",
+     lambda c: c.claim.outcome == "refunded"),
+    (r"What is to be paid back for it, we wrote of in mails of its own\.", lambda c: c.claim.outcome == "refunded"),
+    (r"Your return \S+ is closed\.", lambda c: c.returned.status in ("closed", "reopened")),
+    (r"Nothing more needs to be sent back for it\.", always),
+    (r"If something of it is still open for you, just reply to this mail\.", always),
     # What is held and not paid
     (r"(What you sent back could not be accepted|What was to be sent back has not arrived), and was paid back or replaced "
      r"before\.", always),
@@ -229,8 +246,14 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
     (r"\S+ of your order \S+ is open, therefore\.", always),
     (r"Please reply to this mail by .*, so that we settle it with you\.", always),
     (r"We tried to charge \S+ of your order \S+ for it, and the payment was not accepted\.",
-     lambda c: c.recovery.how == "" and not c.recovery.is_charged),
-    (r"Please reply to this mail, so that we settle it with you another way\.", lambda c: c.recovery.how == ""),
+     lambda c: c.recovery is None or (c.recovery.how == "" and not c.recovery.is_charged)),
+    (r"Please reply to this mail, so that we settle it with you another way\.",
+     lambda c: c.recovery is None or c.recovery.how == ""),
+    (r"What you chose in exchange costs more than what you send back for it\.", always),
+    (r"We charge \S+ of your order \S+ for it, and write when that is done\.", always),
+    (r"What had been lost was paid back to you and sent to you again as well\.", always),
+    (r"With what we agreed with you, it is settled\.", always),
+    (r"You need not pay it any more: it is settled\.", always),
     (r"\S+ was charged for it\.", always),
     (r"With that it is settled\.", always),
     (r"You need not pay anything for it: it is settled\.", always),
@@ -242,7 +265,7 @@ SENTENCES: Final[tuple[tuple[str, Check], ...]] = (
 """Every sentence there is, and what must be so in the summary when it is sent. Names are matched as they stand."""
 
 HEADINGS: Final[dict[str, Check]] = dict.fromkeys(
-    ("In it", "Ordered", "Waiting for goods", "Cancelled", "Cancelled, and not coming", "Arrived", "Inspected", "To keep",
+    ("In it", "Ordered", "Claimed", "Waiting for goods", "Cancelled", "Cancelled, and not coming", "Arrived", "Inspected", "To keep",
      "To send back", "Accepted", "Asked to return", "Why", "New address", "The rest of what you asked for cannot come back",
      "That is later than we promised, so please choose; you can", "Still to come", "On its way",
      "On its way, to the address before"),

@@ -995,6 +995,87 @@ def test_a_charge_that_failed_for_what_is_held_and_not_paid_is_told_with_what_it
     assert "the payment was not accepted" in flat(story)
 
 
+@pytest.mark.parametrize(
+    ("resolution", "why"),
+    [
+        (r.Resolution.EXCHANGE, "What you chose in exchange costs more than what you send back for it."),
+        (
+            r.Resolution.REPLACE_IN_ADVANCE,
+            "What was to be sent back has not arrived, and was paid back or replaced before.",
+        ),
+    ],
+)
+def test_what_an_exchange_costs_more_is_told_when_it_is_charged_fails_and_is_settled(
+    resolution: r.Resolution, why: str
+) -> None:
+    story = Story()
+    about = {"order_id": "o1", "return_id": "o1-R1", "exchange_id": "o1-X1", "amount_minor": 500, "currency": "EUR"}
+    story.heard(placed(), asked_to_return(resolution))
+    [queued] = story.heard(r.ExchangeDifferenceDue.model_validate(about))
+    assert (queued.kind, story.mail().title) == ("recovery_opened", "€5.00 of your order o1 is open")
+    assert f"{why} We charge €5.00 of your order o1 for it, and write when that is done." in flat(story)
+    story.sent()
+    [queued] = story.heard(p.PaymentChargeFailed.model_validate(about | {"code": "card_declined"}))
+    assert (queued.kind, story.mail().title) == (
+        "recovery_charge_failed",
+        "€5.00 of your order o1 could not be charged",
+    )
+    story.sent()
+    [queued] = story.heard(r.ExchangeDifferenceSettled.model_validate(about | {"operation_id": "op-1"}))
+    assert (queued.kind, story.mail().title) == ("recovery_settled", "€5.00 of your order o1 is settled")
+    assert f"{why} €5.00 was charged for it. With that it is settled." in flat(story)
+
+
+@pytest.mark.parametrize(
+    ("amount", "sentence"), [(500, "With what we agreed with you"), (0, "You need not pay it any more")]
+)
+def test_a_difference_that_is_settled_by_hand_or_no_longer_due_is_said_to_be_settled(
+    amount: int, sentence: str
+) -> None:
+    story = Story()
+    about = {"order_id": "o1", "return_id": "o1-R1", "exchange_id": "o1-X1", "amount_minor": 500, "currency": "EUR"}
+    settled = r.ExchangeDifferenceSettled.model_validate(about | {"amount_minor": amount})
+    assert story.heard(placed(), settled) == [], "the customer was not told of it"
+    story.heard(r.ExchangeDifferenceDue.model_validate(about))
+    story.sent()
+    story.heard(settled)
+    assert story.mail().title == "€5.00 of your order o1 is settled"
+    assert sentence in flat(story)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "title", "sentence"),
+    [
+        ("rejected", "cannot be accepted", "If you think that this is wrong"),
+        ("replaced", "is accepted", "We send you again what is listed here"),
+        ("refunded", "is accepted", "€15.04 comes back to you for it"),
+    ],
+)
+def test_a_claim_is_told_when_it_is_opened_and_when_it_is_decided(outcome: str, title: str, sentence: str) -> None:
+    story = Story()
+    about = {"order_id": "o1", "claim_id": "o1-CL1"}
+    opened = r.ClaimOpened(**about, lines=units(("1", 2)), reason=r.ReturnReason.NOT_RECEIVED, decide_by=LATER)
+    [queued] = story.heard(placed(), opened)
+    assert (queued.kind, story.mail().title) == ("claim_opened", "Your claim o1-CL1 is being looked at")
+    assert "we write what is decided by May 12, 2026" in flat(story)
+    story.sent()
+    story.heard(r.ClaimResolved.model_validate(about | {"outcome": outcome, "detail": ""}))
+    if outcome == "refunded":
+        story.heard(refund_due().model_copy(update={"return_id": "o1-CL1"}))
+    assert story.mail().title == f"Your claim o1-CL1 {title}"
+    assert sentence in flat(story)
+    assert "Claimed: 2 x Mug" in flat(story)
+
+
+def test_a_return_that_a_supervisor_closes_before_it_is_resolved_is_told_and_one_that_was_is_not() -> None:
+    story = Story()
+    closed = r.ReturnClosed(order_id="o1", return_id="o1-R1", approver="supervisor:s", detail="lost in our house")
+    assert story.heard(placed(), closed) == []
+    [queued] = story.heard(closed.model_copy(update={"unresolved": True}))
+    assert (queued.kind, story.mail().title) == ("return_closed", "Your return o1-R1 is closed")
+    assert "lost in our house" not in flat(story)
+
+
 def test_a_mail_names_both_articles_where_another_one_ships() -> None:
     story = Story()
     other = f.SubstitutedUnits(line_id="1", quantity=1, sku="MUG-BLUE", title="Blue mug")

@@ -1,5 +1,7 @@
 """What a customer holds and did not pay for: a recovery case with an amount, an owner and a date, until it is settled."""
 
+from typing import Literal
+
 import pytest
 
 from returns.domain.decisions import (
@@ -147,7 +149,7 @@ class TestOpened:
             story.then(shipped("lost", day(4), tracking=tracking, mug=1))
         return story
 
-    def claimed(self, story: Story, outcome: str) -> int:
+    def claimed(self, story: Story, outcome: Literal["refunded", "replaced"]) -> int:
         """A claim of one mug is decided; the amount that is due for it."""
         claim = only(story.then(OpenClaim(of(mug=1), ReturnReason.NOT_RECEIVED, (), day(5))), ClaimOpened)
         facts = story.then(ResolveClaim(claim.claim_id, outcome, "", day(6)))
@@ -188,7 +190,8 @@ class TestOpened:
             story.then(OpenClaim(of(mug=1), ReturnReason.NOT_RECEIVED, (), day(5 + number)))
         story.then(self.sent_again())
         assert only(story.then(ResolveClaim("A1-CL1", "refunded", "", day(8))), ReturnRefundDue)
-        for outcome in ("refunded", "replaced"):
+        outcomes: list[Literal["refunded", "replaced"]] = ["refunded", "replaced"]
+        for outcome in outcomes:
             with pytest.raises(Invalid, match="outcome: only 0 of line mug are lost now"):
                 story.then(ResolveClaim("A1-CL2", outcome, "", day(8)))
         assert only(story.then(ResolveClaim("A1-CL2", "rejected", "sent again", day(8))), ClaimResolved)

@@ -21,6 +21,7 @@ from shared.contracts.notifications import (
     BackorderMatter,
     CancellationMatter,
     Claim,
+    ClaimMatter,
     Corrected,
     DueBasis,
     HoldMatter,
@@ -129,6 +130,7 @@ _RETURNS: Final = {
     NotificationKind.RETURN_RECEIVED: "has arrived",
     NotificationKind.RETURN_INSPECTED: "has been inspected",
     NotificationKind.RETURN_EXPIRED: "has expired",
+    NotificationKind.RETURN_CLOSED: "is closed",
 }
 
 _GAPS: Final = re.compile(r"\n{3,}")
@@ -506,11 +508,14 @@ _RECOVERIES: Final = {
     "found_after_refund": "What had been lost was found after it was paid back to you",
     "found_after_replacement": "What had been lost was found after it was sent to you again",
     "sent_again_beside_refund": "What had been lost was paid back to you and sent to you again as well",
+    "exchange_difference": "What you chose in exchange costs more than what you send back for it",
     "revised_down": "More was paid back to you than was due",
 }
 
 _SETTLED: Final = {
     "charged": "{amount} was charged for it. With that it is settled.",
+    "by_hand": "With what we agreed with you, it is settled.",
+    "not_due": "You need not pay it any more: it is settled.",
     "written_off": "You need not pay anything for it: it is settled.",
     "returned": "The goods are back with us. With that it is settled.",
 }
@@ -521,14 +526,36 @@ def _recovery(writer: _Writer, matter: RecoveryMatter) -> tuple[_Subject, dict[s
     words = {
         "amount": amount,
         "why": _RECOVERIES.get(matter.cause or "", "Something of your order is with you and is not paid"),
+        "is_known": matter.cause in _RECOVERIES,
         "due": writer.day(matter.due_at) if matter.due_at else "",
         "settled": _SETTLED[matter.how].format(amount=amount) if matter.how else "",
         "has_charge_failed": matter.has_charge_failed,
+        "is_charged": matter.is_charged,
     }
     what = "is settled" if matter.how else "could not be charged" if matter.has_charge_failed else "is open"
     return _Subject(
         f"{{amount}} of your order {{order}} {what}", {"amount": amount, "order": writer.state.order_id}
     ), words
+
+
+_CLAIMS: Final = {
+    None: "is being looked at",
+    "refunded": "is accepted",
+    "replaced": "is accepted",
+    "rejected": "cannot be accepted",
+}
+
+
+def _claim(writer: _Writer, matter: ClaimMatter) -> tuple[_Subject, dict[str, Any]]:
+    due = _open_due(writer.state, matter.claim_id)
+    words = {
+        "claim_id": matter.claim_id,
+        "items": writer.items(matter.lines),
+        "outcome": matter.outcome,
+        "decide": writer.day(matter.decide_by) if matter.decide_by else "",
+        "due": writer.money(_left(writer.state, due), due.currency) if due and _left(writer.state, due) else "",
+    }
+    return _Subject(f"Your claim {{id}} {_CLAIMS[matter.outcome]}", {"id": matter.claim_id}), words
 
 
 def _address(writer: _Writer, matter: AddressMatter) -> tuple[_Subject, dict[str, Any]]:
@@ -659,5 +686,6 @@ _WORDS: Final[dict[type, Callable[[_Writer, Any], tuple[_Subject, dict[str, Any]
     ParcelMatter: _parcel,
     CancellationMatter: _cancellation,
     ReturnMatter: _return,
+    ClaimMatter: _claim,
     RefundMatter: _refund,
 }

@@ -37,6 +37,9 @@ class NotificationKind(StrEnum):
     RETURN_RECEIVED = "return_received"
     RETURN_INSPECTED = "return_inspected"
     RETURN_EXPIRED = "return_expired"
+    RETURN_CLOSED = "return_closed"
+    CLAIM_OPENED = "claim_opened"
+    CLAIM_RESOLVED = "claim_resolved"
     REFUND_SUBMITTED = "refund_submitted"
     REFUND_COMPLETED = "refund_completed"
     REFUND_FAILED = "refund_failed"
@@ -97,7 +100,8 @@ class AddressMatter(Model):
 
 
 class RecoveryMatter(Model):
-    """What the customer holds and did not pay for; `how` it was settled, or that it was to be charged and could not be."""
+    """What the customer holds and did not pay for, or what an exchange costs more (`is_charged` at once); `how` it was settled,
+    or that it was to be charged and could not be."""
 
     about: Literal["recovery"] = "recovery"
     recovery_id: Id
@@ -105,7 +109,8 @@ class RecoveryMatter(Model):
     currency: Currency
     cause: Id | None = None
     due_at: datetime | None = None
-    how: Literal["charged", "written_off", "returned"] | None = None
+    how: Literal["charged", "written_off", "returned", "by_hand", "not_due"] | None = None
+    is_charged: bool = False
     has_charge_failed: bool = False
 
 
@@ -181,6 +186,16 @@ class ReturnMatter(Model):
     complete: bool = False
 
 
+class ClaimMatter(Model):
+    """Units that are to be made good without a parcel coming back; once it is decided, how."""
+
+    about: Literal["claim"] = "claim"
+    claim_id: Id
+    lines: tuple[LineQuantity, ...]
+    decide_by: datetime | None = None
+    outcome: Literal["refunded", "replaced", "rejected"] | None = None
+
+
 class LegMatter(Model):
     leg_id: Id
     channel: RefundChannel
@@ -210,7 +225,8 @@ Matter = Annotated[
     | ReturnMatter
     | HoldMatter
     | AddressMatter
-    | RecoveryMatter,
+    | RecoveryMatter
+    | ClaimMatter,
     Field(discriminator="about"),
 ]
 

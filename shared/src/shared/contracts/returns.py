@@ -523,6 +523,7 @@ class ReturnClosed(ReturnFact, type="return.closed"):
 
     approver: str | None = None
     detail: Text = ""
+    unresolved: bool = False
 
 
 class ReturnReopened(ReturnFact, type="return.reopened"):

@@ -29,6 +29,7 @@ from shared.contracts.notifications import (
     CancellationBasis,
     CancellationMatter,
     ChargeBasis,
+    ClaimMatter,
     Corrected,
     DueBasis,
     HoldBasis,
@@ -95,6 +96,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     fulfillment.FulfillmentDiscrepancyRecorded,
     payments.PaymentCaptured,
     payments.PaymentMovementRecorded,
+    payments.PaymentChargeFailed,
     payments.RefundRequested,
     payments.RefundRouted,
     payments.RefundLegSubmitted,
@@ -117,6 +119,11 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     returns.ReturnItemsInspected,
     returns.ReturnInspectionRevised,
     returns.ReturnExpired,
+    returns.ReturnClosed,
+    returns.ClaimOpened,
+    returns.ClaimResolved,
+    returns.ExchangeDifferenceDue,
+    returns.ExchangeDifferenceSettled,
     returns.RecoveryOpened,
     returns.RecoveryChargeFailed,
     returns.RecoverySettled,
@@ -444,6 +451,8 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
             return telling
         case RecoveryMatter() as before, RecoveryMatter() as now if before.recovery_id == now.recovery_id:
             return telling
+        case ClaimMatter() as before, ClaimMatter() as now if before.claim_id == now.claim_id:
+            return telling
         case AddressMatter(), AddressMatter():
             return telling
         case ParcelMatter() as before, ParcelMatter() as now if before.shipment_id == now.shipment_id:
@@ -581,8 +590,33 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
             return None  # a person looks at it; what it changed for the customer, other facts tell
         case payments.RefundFact():
             return _of_refund(state, fact)
+        case returns.ExchangeDifferenceDue():
+            return _KIND.RECOVERY_OPENED, _difference(state, fact)
+        case returns.ExchangeDifferenceSettled(exchange_id=id, amount_minor=amount, currency=currency):
+            if (asked := _recovery(state, id)) is None or asked.how:
+                return None
+            settled = RecoveryMatter(
+                recovery_id=id,
+                amount_minor=amount or asked.amount_minor,
+                currency=currency,
+                cause=asked.cause,
+                how="charged" if fact.operation_id else "by_hand" if amount else "not_due",
+            )
+            return _KIND.RECOVERY_SETTLED, settled
+        case payments.PaymentChargeFailed(exchange_id=id):
+            # Of a recovery case, returns say it.
+            asked = _recovery(state, id)
+            if asked is None or not asked.is_charged:
+                return None
+            return _KIND.RECOVERY_CHARGE_FAILED, asked.model_copy(update={"has_charge_failed": True})
         case returns.ReturnFact():
             return _of_return(fact)
+        case returns.ClaimOpened(claim_id=id, lines=lines, decide_by=decide_by):
+            return _KIND.CLAIM_OPENED, ClaimMatter(claim_id=id, lines=lines, decide_by=decide_by)
+        case returns.ClaimResolved(claim_id=id, outcome=outcome):
+            claimed = [m for _, m in _matters(state) if isinstance(m, ClaimMatter) and m.claim_id == id]
+            lines = claimed[-1].lines if claimed else ()
+            return _KIND.CLAIM_RESOLVED, ClaimMatter(claim_id=id, lines=lines, outcome=outcome)
         case returns.RecoveryOpened(recovery_id=id, amount_minor=amount, currency=currency):
             return _KIND.RECOVERY_OPENED, RecoveryMatter(
                 recovery_id=id, amount_minor=amount, currency=currency, cause=fact.cause, due_at=fact.due_at
@@ -592,8 +626,10 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
                 return None
             return _KIND.RECOVERY_CHARGE_FAILED, open_.model_copy(update={"has_charge_failed": True})
         case returns.RecoverySettled(recovery_id=id, amount_minor=amount, currency=currency, how=how):
-            matter = RecoveryMatter(recovery_id=id, amount_minor=amount, currency=currency, how=how)
-            return (_KIND.RECOVERY_SETTLED, matter) if _recovery(state, id) else None
+            if (open_ := _recovery(state, id)) is None:
+                return None
+            matter = RecoveryMatter(recovery_id=id, amount_minor=amount, currency=currency, cause=open_.cause, how=how)
+            return _KIND.RECOVERY_SETTLED, matter
         case (
             orders.OrderLinesCancelled()
             | fulfillment.ReplacementCreated()
@@ -720,6 +756,19 @@ def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[No
             raise TypeError(f"{fact.type} is nothing to tell")
 
 
+def _difference(state: OrderNotifications, due: returns.ExchangeDifferenceDue) -> RecoveryMatter:
+    """What the article costs more; or all of it, where one was sent ahead and nothing came back for it."""
+    known = state.returns.get(due.return_id)
+    is_exchange = known is None or known.resolution is returns.Resolution.EXCHANGE
+    return RecoveryMatter(
+        recovery_id=due.exchange_id,
+        amount_minor=due.amount_minor,
+        currency=due.currency,
+        cause="exchange_difference" if is_exchange else "return_not_sent",
+        is_charged=True,
+    )
+
+
 def _recovery(state: OrderNotifications, id: str) -> RecoveryMatter | None:
     """What a message says last of it; nothing where the customer has heard of none."""
     said = [m for _, m in _matters(state) if isinstance(m, RecoveryMatter) and m.recovery_id == id]
@@ -782,6 +831,8 @@ def _of_return(fact: returns.ReturnFact) -> tuple[NotificationKind, Matter] | No
             return _KIND.RETURN_INSPECTED, _return(fact, inspected)
         case returns.ReturnExpired():
             return _KIND.RETURN_EXPIRED, ReturnMatter(return_id=fact.return_id)
+        case returns.ReturnClosed(unresolved=True):
+            return _KIND.RETURN_CLOSED, ReturnMatter(return_id=fact.return_id)
         case _:
             return None
 

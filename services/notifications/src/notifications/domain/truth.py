@@ -16,6 +16,7 @@ from shared.contracts.notifications import (
     BackorderMatter,
     CancellationMatter,
     Claim,
+    ClaimMatter,
     HoldMatter,
     LegStage,
     Matter,
@@ -64,7 +65,7 @@ def _said(state: OrderNotifications, kind: NotificationKind, matter: Matter) -> 
             yield from _to_come(state)
         case RefundMatter():
             yield from _of_refund(state, kind, matter)
-        case ReturnMatter() | HoldMatter() | AddressMatter() | RecoveryMatter():
+        case ReturnMatter() | ClaimMatter() | HoldMatter() | AddressMatter() | RecoveryMatter():
             pass
 
 

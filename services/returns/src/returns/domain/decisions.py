@@ -658,7 +658,11 @@ def _closed(state: OrderReturns, one: Rma, command: CloseReturn) -> list[Fact]:
     """What is awaited is awaited no longer; goods that are here stay where they are, and nothing more is asked of the
     customer for what was not sent."""
     closed = ReturnClosed(
-        order_id=state.order_id, return_id=one.return_id, approver=command.approver, detail=command.detail
+        order_id=state.order_id,
+        return_id=one.return_id,
+        approver=command.approver,
+        detail=command.detail,
+        unresolved=True,
     )
     asked = [id for id, e in one.exchanges.items() if e.due_minor and not e.is_settled and not e.released]
     return [closed, *(difference_settled(state, one, id, 0, None) for id in asked)]
