@@ -247,6 +247,21 @@ class TestSettled:
         story.then(SettleRecovery("A1-RC1", "returned", "supervisor:s", "brought to the shop", day(9)))
         assert (len(story.state.recoveries), status(story)) == (1, ReturnStatus.RESOLVED)
 
+    def test_what_was_charged_for_goods_that_come_after_all_is_for_a_person_to_give_back_once(self) -> None:
+        story = delivered(policy(refund_trigger="at_once"))
+        due = only(story.then(asking(day(3), mug=1)), ReturnRefundDue)
+        story.then(paid(due, day(4)), ExpireReturn(RMA1, day(33)))
+        story.then(ChargeRecovery("A1-RC1", day(34), "supervisor:s"), RecordCharge("A1-RC1", "op-1", 333, day(34)))
+        facts = story.then(parcel("r1", day(35), mug=1), looked_at("i1", day(36), ("mug", 1, "as_new")))
+        found = only(facts, ReturnDiscrepancyRecorded)
+        assert (found.contradicts, found.return_id, found.recovery_id) == ("recovery_settled", RMA1, "A1-RC1")
+        assert (found.amount_minor, status(story)) == (333, ReturnStatus.RESOLVED)
+        # Found to be something else after all, it is owed once more: what was charged is on its way back.
+        facts = story.then(
+            ReviseInspection(RMA1, "i1", (RevisedUnits("mug", 1, InspectionOutcome.WRONG_ITEM, None),), day(37))
+        )
+        assert only(facts, RecoveryOpened).amount_minor == 333
+
     def test_a_charge_that_succeeds_after_it_was_settled_is_recorded_for_a_person(self) -> None:
         story = replaced_ahead("wrong_item")
         story.then(ChargeRecovery("A1-RC1", day(9)), SettleRecovery("A1-RC1", "written_off", "s", "no", day(9)))
@@ -258,7 +273,7 @@ class TestSettled:
         story = replaced_ahead("wrong_item")
         taken = only(story.then(RecordCharge("A1-X9", "op-1", 500, day(10))), ReturnDiscrepancyRecorded)
         assert (taken.contradicts, taken.return_id) == ("unknown_charge", None)
-        assert "500 was charged for A1-X9" in taken.detail
+        assert "€5.00 was charged for A1-X9" in taken.detail
 
     def test_a_charge_of_an_exchange_that_fails_is_not_of_a_case(self) -> None:
         assert delivered().then(FailCharge("A1-X1", "declined", day(3))) == []

@@ -359,6 +359,8 @@ class ReturnDiscrepancyRecorded(ReturnsFact, type="return.discrepancy_recorded")
     return_id: Id | None = None
     lines: tuple[ObservedLine, ...] = ()
     detail: Text
+    recovery_id: Id | None = Field(default=None, description="the case of which `amount_minor` was charged too much")
+    amount_minor: Minor | None = None
 
 
 class ReturnReceivedUnannounced(ReturnFact, type="return.received_unannounced"):

@@ -71,6 +71,7 @@ from shared.contracts.returns import (
     Why,
 )
 from shared.machine import Invalid, NotAllowed, replace
+from shared.money import format_minor
 
 
 @dataclass(frozen=True, slots=True)
@@ -767,11 +768,14 @@ def _charged(state: OrderReturns, command: RecordCharge, policies: Policies) -> 
         return [settled, *consequences(after, one.return_id, _binding(state, policies), command.at)]
     recovery = state.recoveries.get(command.exchange_id)
     if recovery is None:
-        detail = f"{command.amount_minor} was charged for {command.exchange_id}, which is not known: give it back"
+        currency = state.purchase.currency if state.purchase else None
+        amount = format_minor(command.amount_minor, currency) if currency else f"{command.amount_minor} minor units"
+        detail = f"{amount} was charged for {command.exchange_id}, which is not known: give it back"
         return [_charged_in_vain(state, "unknown_charge", None, detail)]
     if recovery.is_open:
         return _recovered(state, recovery, "charged", None, "", policies, command.at, command.operation_id)
-    detail = f"{command.amount_minor} was charged for {recovery.recovery_id}, which is {recovery.how}: give it back"
+    amount = format_minor(command.amount_minor, recovery.currency)
+    detail = f"{amount} was charged for {recovery.recovery_id}, which is {recovery.how}: give it back"
     return [_charged_in_vain(state, "recovery_settled", recovery.return_id, detail)]
 
 

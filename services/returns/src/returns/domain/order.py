@@ -101,8 +101,12 @@ def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
             return _observed(state, fact)
         case ReturnEvidenceAttached(evidence_id=evidence_id):
             return replace(state, files={**state.files, evidence_id: file_of(fact)})
-        case ReturnDiscrepancyRecorded():
-            return replace(state, discrepancies=state.discrepancies + 1)
+        case ReturnDiscrepancyRecorded(recovery_id=recovery_id, amount_minor=amount):
+            cases = dict(state.recoveries)
+            if recovery_id is not None:
+                case_ = cases[recovery_id]
+                cases[recovery_id] = replace(case_, undue_minor=case_.undue_minor + (amount or 0))
+            return replace(state, recoveries=cases, discrepancies=state.discrepancies + 1)
         case ReturnReceivedUnannounced(return_id=return_id) if return_id not in state.returns:
             one = rma.evolve(rma.unannounced(fact), fact)
             return replace(state, returns={**state.returns, return_id: one})

@@ -12,8 +12,8 @@ from returns.domain.recoveries import Recovery
 from returns.domain.rma import REPLACEMENT, Exchange, Rma
 from returns.domain.units import OPEN, UnitStatus
 from shared.contracts.base import Fact
-from shared.contracts.returns import RecoveryOpened, RecoverySettled
-from shared.money import cumulative
+from shared.contracts.returns import RecoveryOpened, RecoverySettled, ReturnDiscrepancyRecorded
+from shared.money import cumulative, format_minor
 
 Cause: TypeAlias = Literal[
     "return_not_accepted",
@@ -140,7 +140,7 @@ def _taken(claim: Claim, line_id: str, has: dict[str, int]) -> int:
 
 def is_settled(state: OrderReturns, one: Rma) -> bool:
     """Nothing that came of the return is held and unpaid."""
-    answered = sum(r.amount_minor for r in _cases(state, (one.return_id, None, None)) if r.answers and not r.is_open)
+    answered = sum(r.answered_minor for r in _cases(state, (one.return_id, None, None)) if r.answers and not r.is_open)
     return of_return(state, one) <= answered
 
 
@@ -149,13 +149,14 @@ def _cases(state: OrderReturns, source: Source) -> list[Recovery]:
 
 
 def recovered(state: OrderReturns, binding: Binding, at: datetime, because: Cause) -> Iterator[Fact]:
-    """Cases for what is owed and has none; those that are no longer owed end."""
+    """Cases for what is owed and has none; those that are no longer owed end, and what was charged of them is for a person to
+    give back."""
     owed = all_owed(state, because)
-    known = {recovery.source: None for recovery in state.recoveries.values() if recovery.is_open}
+    known = {recovery.source: None for recovery in state.recoveries.values() if recovery.answers}
     for source in dict.fromkeys([*known, *owed]):
         wanted = owed[source].amount_minor if source in owed else 0
         cases = [recovery for recovery in _cases(state, source) if recovery.answers]
-        answered = sum(recovery.amount_minor for recovery in cases)
+        answered = sum(recovery.answered_minor for recovery in cases)
         for recovery in reversed([recovery for recovery in cases if recovery.is_open]):
             if answered <= wanted:
                 break
@@ -170,10 +171,33 @@ def recovered(state: OrderReturns, binding: Binding, at: datetime, because: Caus
             )
             yield settled
             state = evolve(state, settled)
+        for recovery, amount in _undue(cases, answered - wanted):
+            answered -= amount
+            discrepancy = ReturnDiscrepancyRecorded(
+                order_id=state.order_id,
+                discrepancy_id=f"{state.order_id}-RD{state.discrepancies + 1}",
+                observation="payment.captured",
+                contradicts="recovery_settled",
+                return_id=recovery.return_id,
+                detail=f"{format_minor(amount, recovery.currency)} of what was charged for {recovery.recovery_id} is not owed "
+                "any more: give it back",
+                recovery_id=recovery.recovery_id,
+                amount_minor=amount,
+            )
+            yield discrepancy
+            state = evolve(state, discrepancy)
         if answered < wanted:
             opened = _opened(state, source, Owed(wanted - answered, owed[source].cause), binding, at)
             yield opened
             state = evolve(state, opened)
+
+
+def _undue(cases: list[Recovery], excess: int) -> Iterator[tuple[Recovery, int]]:
+    """What was charged and is not owed any more, since the goods came after all; the newest case first."""
+    for recovery in reversed([recovery for recovery in cases if recovery.how == "charged"]):
+        if (amount := min(excess, recovery.answered_minor)) > 0:
+            excess -= amount
+            yield recovery, amount
 
 
 def _opened(state: OrderReturns, source: Source, owed: Owed, binding: Binding, at: datetime) -> RecoveryOpened:

@@ -41,7 +41,8 @@ RECOVERY: Final = Machine(
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """`is_charged_when_due`: by policy, and nothing was declined yet."""
+    """`is_charged_when_due`: by policy, and nothing was declined yet. `undue_minor`: what was charged and is not owed any
+    more, as a person was told."""
 
     recovery_id: str
     status: RecoveryStatus
@@ -53,6 +54,7 @@ class Recovery:
     tracking: str | None
     due_at: datetime
     is_charged_when_due: bool
+    undue_minor: int = 0
     how: str | None = None
     approver: str | None = None
 
@@ -63,6 +65,10 @@ class Recovery:
     @property
     def is_open(self) -> bool:
         return self.status is not RecoveryStatus.SETTLED
+
+    @property
+    def answered_minor(self) -> int:
+        return self.amount_minor - self.undue_minor
 
     @property
     def answers(self) -> bool:
