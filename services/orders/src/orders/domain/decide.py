@@ -215,9 +215,12 @@ def _consent(order: Order, command: GiveConsent) -> OrderBackorderConsentGiven:
         if command.substitute_sku is None:
             raise Invalid("substitute_unit_price_minor", "is given with a substitute only")
         line = order.lines[order.backorders[command.backorder_id].line_id].placed
-        # What a dearer substitute costs more is charged by nobody, so none is promised.
+        # What it costs more is authorized by nobody (decision 0016).
         if price > (most := line.goods_minor // line.quantity):
-            raise Invalid("substitute_unit_price_minor", f"must not exceed the {most} that a unit of the line costs")
+            raise Invalid(
+                "substitute_unit_price_minor",
+                f"must not exceed the {most} that a unit of the line costs: a substitute never costs more",
+            )
     return OrderBackorderConsentGiven(
         order_id=order.order_id,
         backorder_id=command.backorder_id,
