@@ -500,7 +500,8 @@ async def _attend(asking: Asking, escalation_id: str, command: Command, reason: 
 
 @router.post("/api/escalations/{escalation_id}/acknowledge", response_model=EscalationStep)
 async def acknowledge(escalation_id: EscalationId, body: AcknowledgeIn, asking: Worker) -> Response:
-    """Somebody is looking. It stays in the queue until what it is about is over."""
+    """Somebody is looking. It stays in the queue until what it is about is over; what a person only has to look at, such as
+    a report that contradicts the plan, is over with this."""
     return await _attend(asking, escalation_id, Acknowledge(escalation_id, body.note), body.note or "acknowledged")
 
 
