@@ -259,13 +259,15 @@ def return_requested() -> r.ReturnRequested:
     )
 
 
-def inspected(quantity: int, disposition: r.Disposition) -> r.ReturnItemsInspected:
+def inspected(
+    quantity: int, disposition: r.Disposition, outcome: r.InspectionOutcome = r.InspectionOutcome.AS_NEW
+) -> r.ReturnItemsInspected:
     line = r.InspectedLine(
         line_id="1",
         quantity=quantity,
-        outcome=r.InspectionOutcome.AS_NEW,
+        outcome=outcome,
         disposition=disposition,
-        refund_percent=100,
+        refund_percent=100 if disposition is r.Disposition.RESTOCK else 0,
         fee_percent=0,
     )
     return r.ReturnItemsInspected(

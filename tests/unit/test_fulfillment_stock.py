@@ -38,6 +38,8 @@ def test_inspected_units_go_where_the_inspection_says_once(world: World) -> None
     assert world.shelves["mug"]["hamburg"] == Shelf(2, 0)
     assert world.when("o1", Inspect("i1", "hamburg", found)) == []
     assert world.when("o1", Inspect("i2", "hamburg", (inspected(1, Disposition.SEND_BACK),))) == []
+    missing = inspected(1, Disposition.QUARANTINE).model_copy(update={"outcome": InspectionOutcome.NOT_IN_BOX})
+    assert world.when("o1", Inspect("i3", "hamburg", (missing,))) == [], "what did not come is on no shelf"
 
 
 def test_a_revised_inspection_takes_back_only_what_is_still_free(world: World) -> None:

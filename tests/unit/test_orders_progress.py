@@ -2,6 +2,8 @@
 
 from datetime import timedelta
 
+import pytest
+
 from orders.domain.decide import Note
 from orders.domain.order import Status, laws
 from orders.domain.rollups import rollups
@@ -311,9 +313,18 @@ def test_units_held_for_review_are_not_returned_yet() -> None:
     assert rollups(story.now).return_status == "requested"
 
 
-def test_what_is_not_taken_back_is_not_returned() -> None:
+@pytest.mark.parametrize(
+    ("disposition", "outcome"),
+    [
+        (r.Disposition.SEND_BACK, r.InspectionOutcome.OPENED),
+        (r.Disposition.QUARANTINE, r.InspectionOutcome.COUNTERFEIT),
+        (r.Disposition.SCRAP, r.InspectionOutcome.NOT_IN_BOX),
+        (r.Disposition.VENDOR, r.InspectionOutcome.EXTRA_ITEM),
+    ],
+)
+def test_what_is_not_taken_back_is_not_returned(disposition: r.Disposition, outcome: r.InspectionOutcome) -> None:
     story = completed()
-    story.heard(return_requested(), inspected(1, r.Disposition.SEND_BACK))
+    story.heard(return_requested(), inspected(1, disposition, outcome))
     assert rollups(story.now).return_status == "requested"
 
 

@@ -2,7 +2,7 @@
 
 from datetime import date, datetime
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
@@ -63,6 +63,12 @@ class Disposition(StrEnum):
     HOLD = "hold"
     SEND_BACK = "send_back"
     NONE = "none"
+
+
+NOT_HERE: Final = frozenset({InspectionOutcome.NOT_IN_BOX, InspectionOutcome.EXTRA_ITEM})
+"""Outcomes that say nothing about a unit of the return: it did not come, or it is not one of them."""
+
+KEPT_BY_US: Final = frozenset({Disposition.RESTOCK, Disposition.REGRADE, Disposition.VENDOR, Disposition.SCRAP})
 
 
 class InspectionRule(Model):
@@ -414,6 +420,12 @@ class InspectedLine(Model):
     review: bool = Field(default=False, description="nothing is refunded for them until a person revises it")
     worth_minor: Minor = Field(default=0, description="goods, by cumulative rounding over the line")
     shipping_minor: Minor = Field(default=0, description="their part of what was paid for shipping")
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the units are ours again: refunded at least in part or kept, and nothing of them is for a person to decide."""
+        is_ours = self.refund_percent > 0 or self.disposition in KEPT_BY_US
+        return is_ours and not self.review and self.outcome not in NOT_HERE
 
 
 class ReturnItemsInspected(ReturnFact, type="return.items_inspected"):

@@ -13,7 +13,7 @@ from shared.contracts.fulfillment import (
     StockScrapped,
     StockWithdrawn,
 )
-from shared.contracts.returns import Disposition, InspectedLine
+from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.machine import Invalid
 
 Told = type[StockRestocked] | type[StockQuarantined] | type[StockScrapped]
@@ -88,7 +88,8 @@ def _by_effect(state: OrderFulfillment, lines: Iterable[InspectedLine]) -> dict[
         if line.line_id not in state.lines:
             raise Invalid("lines.line_id", f"{line.line_id} is not a line of {state.order_id}")
         effect = EFFECTS[line.disposition]
-        if effect is not None:
+        # What was not in the box is on no shelf, wherever it was to go.
+        if effect is not None and line.outcome is not InspectionOutcome.NOT_IN_BOX:
             key = (effect, line.line_id, article(state, line))
             sums[key] = sums.get(key, 0) + line.quantity
     return sums

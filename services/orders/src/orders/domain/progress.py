@@ -87,11 +87,6 @@ NOTED: Final[tuple[type[Fact], ...]] = (
 )
 """The facts that move an order's counters, or answer it."""
 
-_TAKEN_BACK: Final = frozenset(returns.Disposition) - {
-    returns.Disposition.HOLD,
-    returns.Disposition.SEND_BACK,
-    returns.Disposition.NONE,
-}
 _IN_TROUBLE: Final = frozenset({"address", "customs", "damaged", "not_received"})
 
 
@@ -384,5 +379,4 @@ def _return(order: Order, fact: returns.ReturnFact) -> ReturnStep:
 
 
 def _taken_back(lines: Sequence[returns.InspectedLine]) -> int:
-    """What a person has yet to look at is not."""
-    return sum(line.quantity for line in lines if line.disposition in _TAKEN_BACK and not line.review)
+    return sum(line.quantity for line in lines if line.is_accepted)

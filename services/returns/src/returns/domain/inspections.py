@@ -6,11 +6,12 @@ from datetime import datetime
 
 from returns.domain import order
 from returns.domain.order import OrderReturns, Valued, free, goods_worth, shipping_worth, too_much, valued
-from returns.domain.policies import NOT_HERE, Binding, rule_for
+from returns.domain.policies import Binding, rule_for
 from returns.domain.rma import MONEY, Rma, RmaLine, from_advanced, is_valued, status_of
 from returns.domain.units import EXPECTED, FREED, Purchase, UnitStatus
 from shared.contracts.base import Fact
 from shared.contracts.returns import (
+    NOT_HERE,
     Disposition,
     InspectedLine,
     InspectionOutcome,

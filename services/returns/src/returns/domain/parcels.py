@@ -10,12 +10,13 @@ from returns.domain import order
 from returns.domain.dues import consequences
 from returns.domain.inspections import inspected
 from returns.domain.order import OrderReturns, digest_of, free, name_of
-from returns.domain.policies import NOT_HERE, Binding
+from returns.domain.policies import Binding
 from returns.domain.rma import RETURN, ReturnStatus, Rma
 from returns.domain.units import EXPECTED, UnitStatus
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.partners import InspectedUnits, WarehouseUnexpectedItem
 from shared.contracts.returns import (
+    NOT_HERE,
     ConfirmedUnits,
     InspectionOutcome,
     ObservedItem,

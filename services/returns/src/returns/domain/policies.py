@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias, assert_never
 
 from shared.contracts.base import Fact, PolicyRef
 from shared.contracts.returns import (
+    NOT_HERE,
     Disposition,
     InspectionOutcome,
     InspectionRule,
@@ -30,9 +31,6 @@ POLICY: Final = Machine(
     VersionStatus.PUBLISHED,
     {VersionStatus.PUBLISHED: {PolicyRetired: VersionStatus.RETIRED}, VersionStatus.RETIRED: {}},
 )
-
-NOT_HERE: Final = frozenset({InspectionOutcome.NOT_IN_BOX, InspectionOutcome.EXTRA_ITEM})
-"""Outcomes that say nothing about a unit of the return: it did not come, or it is not one of them."""
 
 
 @dataclass(frozen=True, slots=True)

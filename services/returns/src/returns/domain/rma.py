@@ -148,7 +148,6 @@ the status: they happen, and move nothing."""
 
 MONEY: Final = frozenset({Resolution.REFUND, Resolution.STORE_CREDIT, Resolution.KEEP_IT})
 REPLACEMENT: Final = frozenset({Resolution.EXCHANGE, Resolution.REPLACE_ON_RECEIPT, Resolution.REPLACE_IN_ADVANCE})
-_KEPT_BY_US: Final = frozenset({Disposition.RESTOCK, Disposition.REGRADE, Disposition.VENDOR, Disposition.SCRAP})
 
 
 def status_of(line: InspectedLine) -> UnitStatus | None:
@@ -157,11 +156,10 @@ def status_of(line: InspectedLine) -> UnitStatus | None:
         return None
     if line.outcome is InspectionOutcome.NOT_IN_BOX:
         return UnitStatus.NOT_IN_BOX
-    if line.review:
-        return UnitStatus.REJECTED_HELD
-    if line.refund_percent or line.disposition in _KEPT_BY_US:
+    if line.is_accepted:
         return UnitStatus.ACCEPTED
-    return UnitStatus.REJECTED_SENT_BACK if line.disposition is Disposition.SEND_BACK else UnitStatus.REJECTED_HELD
+    is_sent_back = line.disposition is Disposition.SEND_BACK and not line.review
+    return UnitStatus.REJECTED_SENT_BACK if is_sent_back else UnitStatus.REJECTED_HELD
 
 
 def is_valued(line: InspectedLine) -> bool:

@@ -610,15 +610,12 @@ def _found(inspection_id: str, line: InspectedLine) -> Found:
     )
 
 
-_KEPT_BY_US: Final = frozenset({Disposition.RESTOCK, Disposition.REGRADE, Disposition.VENDOR, Disposition.SCRAP})
-
-
 def _bucket(line: InspectedLine) -> ReverseBucket | None:
     if line.outcome == InspectionOutcome.EXTRA_ITEM:
         return None
     if line.outcome == InspectionOutcome.NOT_IN_BOX:
         return ReverseBucket.WITH_CUSTOMER
-    if not line.review and (line.refund_percent or line.disposition in _KEPT_BY_US):
+    if line.is_accepted:
         return ReverseBucket.ACCEPTED
     if not line.review and line.disposition == Disposition.SEND_BACK:
         return ReverseBucket.REJECTED_SENT_BACK
