@@ -468,6 +468,25 @@ async def test_a_scan_that_comes_before_its_parcel_is_kept_and_applied_when_the_
     assert await pool.fetchval("SELECT count(*) FROM events WHERE type = 'shipment.delivered'") == 1
 
 
+async def test_a_scan_of_the_number_that_a_second_hand_over_tells_is_applied_and_the_first_number_is_still_known(
+    pool: Pool, site: httpx.AsyncClient
+) -> None:
+    await handed_over(pool, "o1", "T1")
+    told = {"carrier": "ups", "tracking": "T2", "code": "delivered", "occurred_at": NOON.isoformat()}
+    assert (await scan(site, **told)).json()["order_id"] is None
+    tracking = [{"parcel_id": "o1-S1-P1", "tracking": "T2"}]
+    for _ in range(2):
+        answer = await post(site, "/shipments/o1-S1/hand-over", carrier="ups", tracking=tracking)
+        [shipment] = answer.json()["shipments"]
+        assert (shipment["carrier"], shipment["parcels"][0]["tracking"]) == ("ups", "T2")
+    assert await match(Desk(pool, lambda: None)) == 1
+    assert await units(pool, "o1") == {"delivered": 1}
+    old = await scan(site, **told | {"carrier": "dhl", "tracking": "T1"})
+    assert (old.status_code, old.json()["order_id"]) == (202, "o1")
+    assert await pool.fetchval("SELECT count(*) FROM events WHERE type = 'shipment.delivered'") == 1
+    assert await pool.fetchval("SELECT count(*) FROM events WHERE type = 'fulfillment.discrepancy_recorded'") == 1
+
+
 async def test_one_number_on_the_goods_of_two_orders_is_scanned_for_both_and_long_after_for_the_newer(
     pool: Pool, site: httpx.AsyncClient
 ) -> None:

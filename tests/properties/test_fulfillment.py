@@ -83,6 +83,8 @@ box = st.tuples(
     st.lists(st.builds(LineQuantity, line_id=st.sampled_from((*SKUS, "hat")), quantity=units), max_size=2).map(tuple),
 )
 number = st.tuples(st.sampled_from(("a", "b", "o1-S1-P1")), st.sampled_from(("T1", "T2", "T-o1-S1")))
+numbered = st.lists(number, min_size=1, max_size=3, unique_by=lambda pair: pair[0]).map(tuple)
+carrier = st.sampled_from(("dhl", "ups"))
 about = st.sampled_from(tuple(f"{order_id}-S{n}" for order_id in ORDERS for n in range(1, 5)))
 observed: st.SearchStrategy[Command] = st.one_of(
     st.builds(Relabel, about, instant),
@@ -93,12 +95,7 @@ observed: st.SearchStrategy[Command] = st.one_of(
         st.builds(LineQuantity, line_id=st.sampled_from((*SKUS, "hat")), quantity=units).map(lambda line: (line,)),
         is_awaited=st.just(False),
     ),
-    st.builds(
-        HandOver,
-        about,
-        st.sampled_from(("dhl", "ups")),
-        st.lists(number, min_size=1, max_size=3, unique_by=lambda pair: pair[0]).map(tuple),
-    ),
+    st.builds(HandOver, about, carrier, numbered),
 )
 """What a warehouse may say of any shipment at any time, most of it not sensible."""
 
@@ -123,9 +120,15 @@ def likely(world: World, order_id: str, at: datetime) -> list[st.SearchStrategy[
             choices += [st.just(Pack(about)), st.just(Pack(about)), st.builds(ShortPick, st.just(about), some)]
         elif shipment.status in BEFORE_HAND_OVER:
             choices += [st.just(HandOver(about, "dhl", ((f"{about}-P1", f"T-{about}"),)))] * 4
-        elif shipment.is_packed:
-            scan = st.builds(Scan, carrier=st.just("dhl"), tracking=st.just(f"T-{about}"), code=CODE, at=st.just(at))
-            choices += [st.builds(Track, scan)] * 12 + [st.just(Recall(about))]
+        elif shipment.carrier is not None:
+            numbers = [shipment.number_of(parcel) for parcel in shipment.parcels.values()]
+            scan = st.builds(
+                lambda number, code, at=at: Scan(carrier=number[0], tracking=number[1], code=code, at=at),
+                st.sampled_from((*numbers * 3, *shipment.others)),
+                CODE,
+            )
+            choices += [st.builds(Track, scan, shipment_id=st.just(about))] * 12 + [st.just(Recall(about))]
+            choices += [st.builds(HandOver, st.just(about), carrier, numbered)]
     for backorder_id in order.backorders:
         choice = st.sampled_from(BackorderChoice)
         choices.append(st.builds(SettleConsent, st.just(backorder_id), choice, st.just("cup"), st.just(at)))

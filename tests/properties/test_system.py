@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fulfillment.domain.order import Recall, Reship, Track
-from fulfillment.domain.shipment import BEFORE_HAND_OVER, Parcel, Shipment
+from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment
 from fulfillment.domain.tracking import ShipmentStatus
 from orders.domain.decide import ChangeAddress, GiveConsent, Place, PlaceHold, ReleaseHold, RequestCancellation
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
@@ -438,23 +438,23 @@ def observe(world: World, which: int, how: int) -> None:
     world.partner(Service.FULFILLMENT, message, said)
 
 
-def _under_way(world: World) -> list[tuple[str, Parcel]]:
+def _under_way(world: World) -> list[tuple[str, tuple[str, str]]]:
+    """What a carrier may scan: of which order, by which carrier and number."""
     return [
-        (id, parcel)
+        (id, number)
         for id in world.orders
         for shipment in world.fulfillment(id).shipments.values()
         if shipment.carrier
-        for parcel in shipment.parcels.values()
-        if parcel.tracking
+        for number in (*(shipment.number_of(parcel) for parcel in shipment.parcels.values()), *shipment.others)
     ]
 
 
 def scan(world: World, which: int, how: int) -> None:
     """Now and then one that is told late."""
     if chosen := pick(_under_way(world), which):
-        id, parcel = chosen
+        id, (carrier, tracking) = chosen
         at = world.now - timedelta(hours=5 if how % 5 == 4 else 0)
-        told = Scan(carrier="dhl", tracking=parcel.tracking or "", code=pick(SCANS, how), at=at)
+        told = Scan(carrier=carrier, tracking=tracking, code=pick(SCANS, how), at=at)
         late = "" if at == world.now else " (5 hours ago)"
         said = f"The carrier scans {told.tracking}: {told.code}{late}"
         world.act(Service.FULFILLMENT, id, Track(told), "partner:carrier", said, at)

@@ -2,11 +2,24 @@
 
 import pytest
 
-from fulfillment.domain.order import Cancel, HandOver, Pack, PlaceHold, ReleaseHold, ShortPick, Withdraw
+from fulfillment.domain.ledger import evolve
+from fulfillment.domain.order import (
+    Cancel,
+    HandOver,
+    Pack,
+    PlaceHold,
+    ReleaseHold,
+    ReportMissing,
+    Reship,
+    ShortPick,
+    Track,
+    Withdraw,
+)
 from fulfillment.domain.stock import Shelf
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket, Fact
+from shared.contracts.fulfillment import Scan
 from shared.contracts.orders import Hold
 from shared.machine import Invalid, NotAllowed
 from tests.unit.fulfillment_world import World, days, lines, of, types
@@ -230,6 +243,148 @@ def test_units_that_are_missed_after_their_parcel_left_are_a_matter_for_people(w
     facts = world.when("o1", missing(mug=1))
     assert (contradicted(facts), len(facts)) == (["handed_over"], 1)
     assert world.units("o1", "mug") == {"in_transit": 1}
+
+
+# Handed over a second time, under other numbers
+
+
+def scan(world: World, tracking: str, code: str, at: float = 1, carrier: str = "dhl", order: str = "o1") -> list[Fact]:
+    return world.when(order, Track(Scan(carrier=carrier, tracking=tracking, code=code, at=days(at))))
+
+
+def gone(world: World, **parcels: int) -> World:
+    """A shipment that left in these parcels, with so many mugs in each, under the numbers T-a, T-b and so on."""
+    world.shelf("mug", "berlin", sum(parcels.values()))
+    world.confirmed("o1", mug=sum(parcels.values()))
+    world.when("o1", told(*((name, {"mug": units}) for name, units in parcels.items())))
+    world.when("o1", left("o1-S1", *((name, f"T-{name}") for name in parcels)))
+    return world
+
+
+def test_a_second_hand_over_under_another_number_is_recorded_and_the_new_number_is_followed(world: World) -> None:
+    gone(world, a=2)
+    again = left("o1-S1", ("a", "T-new"))
+    facts = world.when("o1", again)
+    assert contradicted(facts) == ["handed_over"]
+    assert types(facts)[1:] == ["shipment.relabelled"]
+    assert world.when("o1", again) == [], "told again"
+    assert world.units("o1", "mug") == {"in_transit": 2}
+    [delivered] = scan(world, "T-new", "delivered")
+    assert isinstance(delivered, f.ShipmentDelivered) and delivered.lines == lines(mug=2)
+    assert world.units("o1", "mug") == {"delivered": 2}
+
+
+def test_the_number_that_was_replaced_is_not_awaited_any_more_and_its_scans_move_nothing(world: World) -> None:
+    gone(world, a=2)
+    scan(world, "T-a", "delayed")
+    assert world.status("o1-S1") is ShipmentStatus.EXCEPTION
+    world.when("o1", left("o1-S1", ("a", "T-new")))
+    assert world.status("o1-S1") is ShipmentStatus.SHIPPED, "nobody has scanned the new number"
+    [entry] = scan(world, "T-a", "delivered", 2)
+    assert isinstance(entry, f.ShipmentTrackingUpdated) and not entry.moved
+    assert entry.detail == "delivered, of a number that no parcel of it is followed by"
+    assert world.units("o1", "mug") == {"in_transit": 2}
+    scan(world, "T-new", "in_transit", 1)
+    assert world.status("o1-S1") is ShipmentStatus.IN_TRANSIT, "whatever the old number said, and when"
+
+
+def test_a_number_that_was_told_with_the_wrong_carrier_is_followed_with_the_right_one(world: World) -> None:
+    gone(world, a=1)
+    assert contradicted(world.when("o1", HandOver("o1-S1", "ups", (("a", "T-a"),)))) == ["handed_over"]
+    assert types(scan(world, "T-a", "in_transit")) == ["shipment.tracking_updated"]
+    assert world.status("o1-S1") is ShipmentStatus.SHIPPED
+    assert types(scan(world, "T-a", "delivered", carrier="ups")) == ["shipment.delivered"]
+
+
+@pytest.mark.parametrize(
+    ("tracking", "followed"),
+    [
+        pytest.param((("a", "T1"), ("b", "T2")), {"T1": 1, "T2": 2}, id="both by their new numbers"),
+        pytest.param((("b", "T2"),), {"T-a": 1, "T2": 2}, id="of one nothing new is said"),
+        pytest.param((("a", "T-b"), ("b", "T2")), {"T2": 1, "T-b": 2}, id="one number is known and stays where it is"),
+        pytest.param((("x", "T1"), ("y", "T2")), {"T1": 1, "T2": 2}, id="other parcels have what these had"),
+        pytest.param((("x", "T1"),), {"T1": 3}, id="all of it is in another parcel"),
+        pytest.param((("a", "T1"), ("b", "T1")), {"T1": 3}, id="one label on both"),
+        pytest.param((("a", "T-a"), ("b", "T-b"), ("c", "T3")), {"T-a": 1, "T-b": 2}, id="one more, and nothing in it"),
+        pytest.param((("a", "T-b"), ("b", "T-a")), {"T-a": 1, "T-b": 2}, id="the same numbers"),
+    ],
+)
+def test_every_unit_is_followed_by_one_number_whatever_parcels_the_second_word_names(
+    world: World, tracking: tuple[tuple[str, str], ...], followed: dict[str, int]
+) -> None:
+    gone(world, a=1, b=2)
+    world.when("o1", left("o1-S1", *tracking))
+    for number in (*followed, *dict(tracking).values(), "T-a", "T-b"):
+        arrived = sum(
+            line.quantity
+            for fact in of(f.ShipmentDelivered, scan(world, number, "delivered"))
+            if isinstance(fact, f.ShipmentDelivered)
+            for line in fact.lines
+        )
+        assert arrived == followed.pop(number, 0), number
+    assert world.units("o1", "mug") == {"delivered": 3}
+    assert world.status("o1-S1") is ShipmentStatus.DELIVERED
+
+
+def test_what_had_arrived_under_the_first_number_does_not_arrive_again_under_the_second(world: World) -> None:
+    gone(world, a=1, b=1)
+    scan(world, "T-a", "delivered")
+    scan(world, "T-b", "returned")
+    assert contradicted(world.when("o1", left("o1-S1", ("a", "T1"), ("b", "T2")))) == ["handed_over"]
+    for number in ("T1", "T2"):
+        assert types(scan(world, number, "returned", 2)) == ["shipment.tracking_updated"]
+    assert world.units("o1", "mug") == {"delivered": 1, "returned_to_sender": 1}
+    assert world.shelves["mug"]["berlin"] == Shelf(1, 0), "it came back once"
+
+
+def test_what_the_carrier_lost_is_found_when_it_turns_out_to_have_left_under_another_number(world: World) -> None:
+    gone(world, a=2)
+    scan(world, "T-a", "lost", 3)
+    world.when("o1", Reship("o1-S1", lines(mug=1)))
+    facts = world.when("o1", left("o1-S1", ("a", "T-new")))
+    [found] = of(f.ShipmentFound, facts)
+    assert isinstance(found, f.ShipmentFound) and (found.review, found.replaced) == (True, lines(mug=1))
+    [delivered] = scan(world, "T-new", "delivered", 1)
+    assert isinstance(delivered, f.ShipmentDelivered), "also before the other was said to be lost"
+    assert (delivered.lines, delivered.replaced) == (lines(mug=1), lines(mug=1))
+
+
+def test_a_cancelled_shipment_that_left_under_another_number_comes_back_once(world: World) -> None:
+    world.shelf("mug", "berlin", 1)
+    world.confirmed("o1", mug=1)
+    world.packed("o1-S1")
+    world.when("o1", Cancel("c1", lines(mug=1)))
+    world.when("o1", left())
+    world.when("o1", left("o1-S1", ("o1-S1-P1", "T-new")))
+    assert world.status("o1-S1") is ShipmentStatus.CANCELLED
+    assert types(scan(world, "T-new", "returned")) == ["shipment.tracking_updated", "stock.restocked"]
+    assert types(scan(world, "T-o1-S1-P1", "returned")) == ["shipment.tracking_updated"]
+    assert world.shelves["mug"]["berlin"] == Shelf(1, 0)
+
+
+def test_a_customer_who_misses_a_parcel_that_has_another_number_now_misses_that_number(world: World) -> None:
+    gone(world, a=1)
+    world.when("o1", HandOver("o1-S1", "ups", (("a", "T-new"),)))
+    scan(world, "T-new", "delivered", carrier="ups")
+    [missed] = world.when("o1", ReportMissing("o1-S1", days(2), "not at the door"))
+    assert isinstance(missed, f.ShipmentTrackingUpdated) and missed.scan is not None
+    assert (missed.scan.carrier, missed.tracking) == ("ups", "T-new")
+
+
+def test_a_second_hand_over_that_was_recorded_before_numbers_were_is_still_read() -> None:
+    known = f.FulfillmentDiscrepancyRecorded.model_validate(
+        {
+            "order_id": "o1",
+            "discrepancy_id": "o1-D1",
+            "observation": "warehouse.handed_over",
+            "contradicts": "handed_over",
+            "shipment_id": "o1-S1",
+            "detail": "it left with dhl before",
+        }
+    )
+    order = gone(World(), a=1).orders["o1"]
+    after = evolve(order, known)
+    assert (after.shipments, after.discrepancies) == (order.shipments, 1)
 
 
 # Unknown

@@ -147,6 +147,17 @@ def test_a_parcel_in_trouble_shows_until_it_moves_on() -> None:
     assert not rollups(story.now).has_exception
 
 
+def test_the_trouble_of_a_parcel_is_over_when_another_number_is_followed_instead() -> None:
+    story = confirmed()
+    story.heard(*on_its_way("o1-S1", ("1", 3)))
+    about = {"order_id": "o1", "shipment_id": "o1-S1"}
+    story.heard(f.ShipmentDelayed(**about, tracking="T-o1-S1", detail="", scan=scan("o1-S1", "delayed")))
+    new = f.Parcel(parcel_id="p1", lines=units(("1", 3)), carrier="dhl", tracking="T-new")
+    story.heard(f.ShipmentRelabelled(**about, parcel=new, replaces="T-o1-S1"))
+    assert not rollups(story.now).has_exception
+    assert story.heard(f.ShipmentRelabelled(**about | {"shipment_id": "o1-S9"}, parcel=new, replaces="T-9")) == []
+
+
 def test_units_said_not_to_be_received_are_in_transit_again() -> None:
     story = completed()
     story.heard(

@@ -130,6 +130,25 @@ class TestArrivalOfFacts:
         story.then(shipped("delivered", day(8), tracking="T1", mug=2))
         assert (law(story.state, "mug").lost, free(story.state, "mug")) == (1, 2)
 
+    def test_units_that_turn_up_under_another_number_are_delivered_and_neither_lost_nor_missing_beside_it(self) -> None:
+        story = Story()
+        relabelled = RecordUnits("A1-S1", "relabelled", (), day(6), "T3", replaces="T1")
+        other = RecordUnits("A1-S1", "relabelled", (), day(6), "T3", replaces="T2")
+        story.then(
+            RecordPurchase(placed()),
+            shipped("shipped", day(1), mug=3),
+            shipped("lost", day(4), tracking="T1", mug=2),
+            shipped("lost", day(4), tracking="T2", mug=1),
+            shipped("withdrawn", day(5), tracking="T1", mug=2),
+            shipped("withdrawn", day(5), tracking="T2", mug=1),
+            relabelled,
+            other,
+        )
+        assert story.then(relabelled) == [], "told again"
+        story.then(shipped("delivered", day(8), tracking="T3", mug=3))
+        row = law(story.state, "mug")
+        assert (row.delivered, row.lost, row.undone) == (3, 0, 0)
+
     def test_what_the_customer_did_not_get_cannot_come_back(self) -> None:
         story = delivered()
         story.then(shipped("withdrawn", day(3), mug=3, tea=2))

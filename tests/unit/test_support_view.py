@@ -11,16 +11,19 @@ from shared.contracts.fulfillment import (
     BackorderConsentRequested,
     BackorderCreated,
     CancelledUnits,
+    FulfillmentDiscrepancyRecorded,
     FulfillmentLinesCancelled,
     Parcel,
     ReplacementCreated,
     Scan,
     ShipmentCancelled,
     ShipmentCreated,
+    ShipmentDelayed,
     ShipmentDelivered,
     ShipmentHeld,
     ShipmentLost,
     ShipmentRecallRequested,
+    ShipmentRelabelled,
     ShipmentShipped,
     ShipmentTrackingUpdated,
     StockReceived,
@@ -481,6 +484,42 @@ def test_of_two_parcels_each_stands_by_its_own_scans_and_the_shipment_where_it_n
     assert (last.status, [parcel.status for parcel in last.parcels]) == ("shipped", ["delivered", "shipped"])
     t.tell(ShipmentDelivered(**about, scan=scan.model_copy(update={"tracking": "TR-2"}), lines=units(rug=1)))
     assert (seen(t).shipments[-1].status, seen(t).shipments[-1].delivered_at) == ("delivered", t.now)
+
+
+def test_a_parcel_that_is_followed_by_another_number_is_shown_and_found_by_it_and_waits_for_its_first_scan() -> None:
+    t = split_order()
+    fill_backorder(t)
+    about = {"order_id": t.order_id, "shipment_id": f"{t.order_id}-S9"}
+    t.tell(ShipmentCreated(**about, location="BER", lines=units(rug=2), number=4, of=4))
+    parcels = tuple(Parcel(parcel_id=f"p{n}", lines=units(rug=1), carrier="DHL", tracking=f"TR-{n}") for n in (1, 2))
+    t.tell(ShipmentShipped(**about, carrier="DHL", parcels=parcels, lines=units(rug=2), number=4, of=4))
+    scan = Scan(carrier="DHL", tracking="TR-1", code="delivered", at=t.now)
+    t.tell(ShipmentDelivered(**about, scan=scan, lines=units(rug=1)))
+    delayed = scan.model_copy(update={"tracking": "TR-2", "code": "delayed"})
+    t.tell(ShipmentDelayed(**about, scan=delayed, tracking="TR-2", detail="snow"))
+    said = Parcel(parcel_id="box", lines=(), carrier="UPS", tracking="TR-New")
+    told = FulfillmentDiscrepancyRecorded(
+        **about,
+        discrepancy_id="D1",
+        observation="warehouse.handed_over",
+        contradicts="handed_over",
+        detail="it left with DHL before",
+        parcels=(said,),
+    )
+    assert findable(told) == [("tracking", "tr-new")]
+    now = said.model_copy(update={"parcel_id": "p2", "lines": units(rug=1)})
+    relabelled = t.tell(ShipmentRelabelled(**about, parcel=now, replaces="TR-2"))
+    assert title(relabelled, words(t)) == "Shipment 4 of 4 is followed by UPS TR-New, no longer by TR-2"
+    last = seen(t).shipments[-1]
+    assert (last.status, last.waits_for) == ("shipped", "its first scan by UPS")
+    shown = [(parcel.carrier, parcel.tracking, parcel.status) for parcel in last.parcels]
+    assert shown == [("DHL", "TR-1", "delivered"), ("UPS", "TR-New", "shipped")]
+    t.tell(
+        ShipmentDelivered(
+            **about, scan=Scan(carrier="UPS", tracking="TR-New", code="delivered", at=t.now), lines=units(rug=1)
+        )
+    )
+    assert seen(t).shipments[-1].status == "delivered"
 
 
 def test_where_another_article_ships_both_are_named() -> None:

@@ -34,7 +34,7 @@ from fulfillment.domain.order import (
 )
 from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import CountUnits, Receipts, Receive, ShelfCommand, ShelfState
-from fulfillment.domain.shipment import held_by, summed
+from fulfillment.domain.shipment import Shipment, held_by, summed
 from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
 from shared.contracts.base import Bucket
 from shared.contracts.fulfillment import (
@@ -231,10 +231,16 @@ def _queued(state: OrderFulfillment) -> Iterable[tuple[object, ...]]:
 def _parcels(held: Held[OrderFulfillment]) -> Iterable[tuple[str, str, str, str]]:
     for shipment_id, shipment in held.state.shipments.items():
         before = held.before.shipments.get(shipment_id)
-        if shipment.carrier and (before is None or before.carrier is None):
-            for parcel in shipment.parcels.values():
-                assert parcel.tracking is not None
-                yield shipment.carrier, parcel.tracking, held.key, shipment_id
+        if shipment.carrier and shipment is not before:
+            known = _numbers(before) if before and before.carrier else ()
+            for carrier, tracking in _numbers(shipment):
+                if (carrier, tracking) not in known:
+                    yield carrier, tracking, held.key, shipment_id
+
+
+def _numbers(shipment: Shipment) -> dict[tuple[str, str], None]:
+    """By which a carrier scans it, or might: also those that a number said later has replaced."""
+    return dict.fromkeys((*(shipment.number_of(p) for p in shipment.parcels.values()), *shipment.others))
 
 
 async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, ShelfState]) -> Receipts:

@@ -23,6 +23,7 @@ from shared.contracts.fulfillment import (
     ShipmentDelivered,
     ShipmentFound,
     ShipmentLost,
+    ShipmentRelabelled,
     ShipmentReturnedToSender,
     ShipmentShipped,
     ShipmentTrackingUpdated,
@@ -89,6 +90,14 @@ def moved(stage: Stage) -> Callable[[Any, Cause], Told[Command]]:
         )
 
     return told
+
+
+def relabelled(fact: ShipmentRelabelled, cause: Cause) -> Told[Command] | None:
+    """One that had left. What was told of it under its old number is neither lost nor delivered beside what is told next."""
+    if fact.parcel is None:
+        return None
+    about = RecordUnits(fact.shipment_id, "relabelled", (), cause.at, fact.parcel.tracking, replaces=fact.replaces)
+    return Told(fact.order_id, about, cause)
 
 
 def scanned(fact: ShipmentTrackingUpdated, cause: Cause) -> Told[Command] | None:
@@ -192,6 +201,7 @@ ROUTE: Final = Route(
         # It never arrived either: what is owed for it is settled by a claim, as for a lost one.
         ShipmentReturnedToSender: moved("lost"),
         ShipmentFound: moved("withdrawn"),
+        ShipmentRelabelled: relabelled,
         ShipmentTrackingUpdated: scanned,
         RefundCompleted: refunded,
         RefundRejected: dropped,

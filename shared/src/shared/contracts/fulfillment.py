@@ -161,7 +161,8 @@ shelves hold, or units that are settled already."""
 class FulfillmentDiscrepancyRecorded(FulfillmentFact, type="fulfillment.discrepancy_recorded"):
     """A partner says that something happened which contradicts the plan. It is recorded, and a person looks at it.
 
-    `observation` is the type of the partner's message. What it did to units and stock, other facts say.
+    `observation` is the type of the partner's message. What it did to units and stock, other facts say. `parcels`: of one that
+    had left, under which numbers it is said to be now; what the carrier scans under them is of this shipment.
     """
 
     discrepancy_id: Id
@@ -170,6 +171,7 @@ class FulfillmentDiscrepancyRecorded(FulfillmentFact, type="fulfillment.discrepa
     shipment_id: Id | None = None
     lines: tuple[LineQuantity, ...] = ()
     detail: Text
+    parcels: tuple["Parcel", ...] = ()
 
 
 class StockFact(FulfillmentFact):
@@ -413,7 +415,11 @@ class ShipmentRelabelRequested(ShipmentFact, type="shipment.relabel_requested"):
 
 
 class ShipmentRelabelled(ShipmentFact, type="shipment.relabelled"):
-    """It carries a label of its new address."""
+    """It carries a label of its new address. `parcel`: one that had left already is followed by another number from now on,
+    instead of the one that it `replaces`; what is in it is in transit, and has not been scanned yet."""
+
+    parcel: Parcel | None = None
+    replaces: Id | None = Field(default=None, description="tracking number")
 
 
 class ShipmentHeld(ShipmentFact, type="shipment.held"):

@@ -190,17 +190,19 @@ class ReturnUnitsRecorded(ReturnsFact, type="return.units_recorded"):
     """Where units are, as fulfillment and orders told it: windows start here, and reverse buckets are a part of them.
 
     `withdrawn`: once delivered or lost and now neither, since the customer did not get them or they were found. `settled`:
-    lost or back at the sender, and sent again without a claim.
+    lost or back at the sender, and sent again without a claim. `relabelled`: no units moved, and the parcel is told of by another
+    number from now on.
     """
 
     source_id: Id = Field(description="the shipment, the cancellation, or the replacement")
     tracking: Id | None = Field(default=None, description="the parcel of the shipment that the lines are in")
-    stage: Literal["shipped", "delivered", "lost", "withdrawn", "cancelled", "settled"]
+    stage: Literal["shipped", "delivered", "lost", "withdrawn", "cancelled", "settled", "relabelled"]
     lines: tuple[RecordedUnits, ...]
     at: datetime
     replaced: tuple[LineQuantity, ...] = Field(
         default=(), description="units of the parcel that others were sent for: the customer has both"
     )
+    replaces: Id | None = Field(default=None, description="the number by which the parcel was told of until now")
 
 
 class ReturnDisputeRecorded(ReturnsFact, type="return.dispute_recorded"):

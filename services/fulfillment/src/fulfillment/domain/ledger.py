@@ -306,8 +306,12 @@ def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
             others = {id: units for id, units in state.claims.items() if id != claim_id}
             claimed = {line.line_id: line.quantity for line in moves}
             return replace(state, claims={**others, claim_id: claimed} if claimed else others)
-        case FulfillmentDiscrepancyRecorded():
-            return replace(state, discrepancies=state.discrepancies + 1)
+        case FulfillmentDiscrepancyRecorded(shipment_id=shipment_id, parcels=parcels):
+            shipments = state.shipments
+            if parcels and shipment_id is not None:
+                numbers = [(parcel.carrier or "", parcel.tracking or "") for parcel in parcels]
+                shipments = {**shipments, shipment_id: shipments_.known_as(shipments[shipment_id], numbers)}
+            return replace(state, shipments=shipments, discrepancies=state.discrepancies + 1)
         case ReplacementCreated():
             return _replaced(state, fact)
         case StockShipped() | StockWithdrawn() | BackorderCancelled():

@@ -2,7 +2,8 @@
 as a discrepancy where it contradicts what is known; nothing of it is refused. Pure.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
 from typing import Final, TypeAlias
 
 from fulfillment.domain.cancellation import planned_again
@@ -16,7 +17,9 @@ from fulfillment.domain.shipment import (
     substituted,
     summed,
     told_parcels,
+    track,
 )
+from fulfillment.domain.shipment import Parcel as ParcelState
 from fulfillment.domain.stock import Shelf, Stock
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Fact
@@ -24,8 +27,10 @@ from shared.contracts.fulfillment import (
     Contradiction,
     FulfillmentDiscrepancyRecorded,
     Parcel,
+    Scan,
     ShipmentPacked,
     ShipmentRecallRequested,
+    ShipmentRelabelled,
     ShipmentRepacked,
     ShipmentShipped,
     StockShipped,
@@ -44,7 +49,11 @@ Contradicted: TypeAlias = tuple[Contradiction, Mapping[str, int], str]
 
 
 def discrepancies(
-    state: OrderFulfillment, observation: str, shipment_id: str | None, found: Iterable[Contradicted]
+    state: OrderFulfillment,
+    observation: str,
+    shipment_id: str | None,
+    found: Iterable[Contradicted],
+    parcels: tuple[Parcel, ...] = (),
 ) -> list[Fact]:
     return [
         FulfillmentDiscrepancyRecorded(
@@ -55,6 +64,7 @@ def discrepancies(
             shipment_id=shipment_id,
             lines=quantities(lines),
             detail=detail,
+            parcels=parcels,
         )
         for number, (code, lines, detail) in enumerate(found, state.discrepancies + 1)
     ]
@@ -129,12 +139,16 @@ def hand_over(
 ) -> list[Fact]:
     """It has left, whatever was planned. One that was cancelled is called back, and its units are no longer on the shelf."""
     about = shipment.shipment_id
-    numbers = {parcel.tracking for parcel in shipment.parcels.values() if parcel.tracking}
     if shipment.carrier is not None:
-        if shipment.carrier == carrier and numbers == set(tracking.values()):
+        numbers = {shipment.number_of(parcel) for parcel in shipment.parcels.values()}
+        if numbers == {(carrier, number) for number in tracking.values()}:
             return []
         detail = f"it left with {shipment.carrier} before; now {carrier} is said to have it, {_named(tracking)}"
-        return discrepancies(state, HANDED_OVER, about, [("handed_over", {}, detail)])
+        told = tuple(
+            Parcel(parcel_id=name, lines=(), carrier=carrier, tracking=number) for name, number in tracking.items()
+        )
+        recorded = discrepancies(state, HANDED_OVER, about, [("handed_over", {}, detail)], told)
+        return [*recorded, *_relabelled(state, shipment, carrier, tracking)]
     if shipment.status is ShipmentStatus.CANCELLED:
         return _called_back(state, shipment, carrier, tracking, stock)
     lines = held_by(shipment)
@@ -180,12 +194,45 @@ def hand_over(
     return [*facts, shipped]
 
 
-def scanned(state: OrderFulfillment, shipment: Shipment, tracking: str, code: str) -> list[Fact]:
+def _relabelled(
+    state: OrderFulfillment, shipment: Shipment, carrier: str, tracking: Mapping[str, str]
+) -> Iterator[Fact]:
+    """It had left before. Of its parcels, those whose number is not said again are followed by what is: by their own new
+    number where they are named, otherwise by the numbers of parcels that are none of ours, in their order.
+
+    What has arrived under its old number is not followed any more: its units would count twice.
+    """
+    known = {shipment.number_of(parcel) for parcel in shipment.parcels.values()}
+    told = {(carrier, number) for number in tracking.values()}
+    fresh = {name: number for name, number in tracking.items() if (carrier, number) not in known}
+    waiting = [p for p in shipment.parcels.values() if shipment.number_of(p) not in told and not p.has_arrived]
+    taken = {p.parcel_id for p in waiting} | {p.parcel_id for p in shipment.parcels.values() if p.has_arrived}
+    spare = list(dict.fromkeys(number for name, number in fresh.items() if name not in taken))
+    for parcel in waiting:
+        number = fresh.get(parcel.parcel_id)
+        if number is None and spare:
+            # Fewer parcels than before: what is left is in the last.
+            number = spare.pop(0) if len(spare) > 1 else spare[0]
+        if number is None:
+            continue
+        if shipment.is_live and parcel.status is ShipmentStatus.LOST:
+            by, old = shipment.number_of(parcel)
+            found = Scan(carrier=by, tracking=old, code="found", at=parcel.scans["lost"] + timedelta(seconds=1))
+            yield from track(state.order_id, shipment, parcel, found, "", state.articles)
+        inside = summed((*parcel.lines.items(), *parcel.owed.items()))
+        yield ShipmentRelabelled(
+            order_id=state.order_id,
+            shipment_id=shipment.shipment_id,
+            parcel=Parcel(parcel_id=parcel.parcel_id, lines=quantities(inside), carrier=carrier, tracking=number),
+            replaces=parcel.tracking,
+        )
+
+
+def scanned(state: OrderFulfillment, shipment: Shipment, parcel: ParcelState, code: str) -> list[Fact]:
     """A parcel of a cancelled shipment arrived at the customer, who has what the order no longer owes: said once."""
-    parcel = next(p for p in shipment.parcels.values() if p.tracking == tracking)
     if shipment.status is not ShipmentStatus.CANCELLED or code != "delivered" or "delivered" in parcel.scans:
         return []
-    detail = f"{shipment.shipment_id} was cancelled, and its parcel {tracking} was delivered"
+    detail = f"{shipment.shipment_id} was cancelled, and its parcel {parcel.tracking} was delivered"
     return discrepancies(state, "carrier.delivered", shipment.shipment_id, [("cancelled", parcel.lines, detail)])
 
 

@@ -298,8 +298,10 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
             among = [s for s in state.shipments.values() if command.shipment_id in (None, s.shipment_id)]
             found = shipments_.parcel_of(among, scan.carrier, scan.tracking)
             if found is None:
+                if noted := shipments_.noted(state.order_id, among, scan, detail):
+                    return noted
                 raise Invalid("tracking", f"{scan.tracking} of {scan.carrier} is not known")
-            recorded = observations.scanned(state, found[0], scan.tracking, scan.code)
+            recorded = observations.scanned(state, *found, scan.code)
             return [*recorded, *shipments_.track(state.order_id, *found, scan, detail, state.articles)]
         case _S.PLANNED, Recall(shipment_id=shipment_id, detail=detail):
             return shipments_.recall(state.order_id, _shipment(state, shipment_id), detail)

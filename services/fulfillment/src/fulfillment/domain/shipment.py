@@ -146,7 +146,8 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Parcel:
-    """`lines` are the units that count in the ledger: those owed again by a replacement count no longer.
+    """`lines` are the units that count in the ledger: those owed again by a replacement count no longer. `carrier` None: the
+    shipment's.
 
     `scans` is the latest scan of each kind; `reshipped` says that something of it is owed again, `owed` which units.
     """
@@ -158,6 +159,13 @@ class Parcel:
     scans: dict[str, datetime] = field(default_factory=dict)
     reshipped: bool = False
     owed: dict[str, int] = field(default_factory=dict)
+    carrier: str | None = None
+
+    @property
+    def has_arrived(self) -> bool:
+        """At the customer or back with us, by its scans; a word that it was lost aside."""
+        scans = {code: at for code, at in self.scans.items() if code != "lost"}
+        return standing(scans).status in (_S.DELIVERED, _S.RETURNED_TO_SENDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +175,8 @@ class Shipment:
     `again` units of it replace others; `reshipped` units of it are themselves owed again, `settled` ones
     came back and were cancelled. `released` is what was taken out
     of it at last and is still on the shelf, as far as is known: of a cancelled one, what it held. `relabel`
-    is since when it needs another label.
+    is since when it needs another label. `others` are numbers (carrier, tracking) that it was said to have and
+    that no parcel of it is followed by: their scans are entries and no more.
     """
 
     shipment_id: str
@@ -183,6 +192,11 @@ class Shipment:
     settled: dict[str, int] = field(default_factory=dict)
     released: tuple[Item, ...] = ()
     relabel: datetime | None = None
+    others: tuple[tuple[str, str], ...] = ()
+
+    def number_of(self, parcel: Parcel) -> tuple[str, str]:
+        """What a carrier scans it by."""
+        return parcel.carrier or self.carrier or "", parcel.tracking or ""
 
     @property
     def is_packed(self) -> bool:
@@ -298,11 +312,19 @@ def parcel_of(shipments: Iterable[Shipment], carrier: str, tracking: str) -> tup
     """The newest, should a carrier use a number again."""
     found = None
     for shipment in shipments:
-        if shipment.carrier == carrier:
-            for parcel in shipment.parcels.values():
-                if parcel.tracking == tracking:
-                    found = shipment, parcel
+        for parcel in shipment.parcels.values():
+            if shipment.number_of(parcel) == (carrier, tracking):
+                found = shipment, parcel
     return found
+
+
+def noted(order_id: str, shipments: Iterable[Shipment], scan: Scan, detail: str) -> Sequence[Fact] | None:
+    """A scan of a number that none of their parcels is followed by, though one was said to have it; None: none was."""
+    for shipment in shipments:
+        if (scan.carrier, scan.tracking) in shipment.others:
+            told = detail or f"{scan.code.replace('_', ' ')}, of a number that no parcel of it is followed by"
+            return [_entry(order_id, shipment, scan, told)]
+    return None
 
 
 def track(
@@ -345,7 +367,8 @@ def not_received(
     for parcel in delivered:
         # Said of the delivery, whatever the carrier's clock says of it.
         after = max(at, parcel.scans["delivered"] + timedelta(seconds=1))
-        scan = Scan(carrier=shipment.carrier or "", tracking=parcel.tracking or "", code="not_received", at=after)
+        carrier, number = shipment.number_of(parcel)
+        scan = Scan(carrier=carrier, tracking=number, code="not_received", at=after)
         facts += track(order_id, shipment, parcel, scan, detail, ordered)
     return facts
 
@@ -444,6 +467,8 @@ def evolve(shipment: Shipment, fact: ShipmentFact) -> Shipment:
         return _scanned(shipment, fact)
     if isinstance(fact, ShipmentRecallRequested) and fact.carrier:
         return replace(shipment, carrier=fact.carrier, parcels=_boxes(fact.parcels), recall=True)
+    if isinstance(fact, ShipmentRelabelled) and fact.parcel:
+        return _renumbered(shipment, fact.parcel)
     target = None
     if isinstance(fact, ShipmentReleased):
         target = _S.PACKED if fact.packed else _S.CREATED
@@ -490,17 +515,49 @@ def _unpacked(parcels: Mapping[str, Parcel], lines: Iterable[LineQuantity]) -> d
 def _scanned(shipment: Shipment, fact: ScanFact) -> Shipment:
     scan = fact.scan
     assert scan is not None
-    name, parcel = next((n, p) for n, p in shipment.parcels.items() if p.tracking == scan.tracking)
+    found = parcel_of([shipment], scan.carrier, scan.tracking)
+    if found is None:
+        return shipment
+    _, parcel = found
     status = parcel.status
     if not isinstance(fact, ShipmentTrackingUpdated):
         status = SHIPMENT.step(status, fact)
     elif fact.moved:
         status = SHIPMENT.step(status, fact, _MOVED_TO.get(fact.code, _S.EXCEPTION))
     parcel = replace(parcel, status=status, scans=with_scan(parcel.scans, scan.code, scan.at))
-    parcels = {**shipment.parcels, name: parcel}
-    if shipment.status is _S.CANCELLED:
-        return replace(shipment, parcels=parcels)
-    return replace(shipment, parcels=parcels, status=overall(parcels.values()))
+    return _with_parcels(shipment, {**shipment.parcels, parcel.parcel_id: parcel})
+
+
+def _with_parcels(shipment: Shipment, parcels: dict[str, Parcel]) -> Shipment:
+    """One that was cancelled stays so, wherever its parcels are."""
+    status = shipment.status if shipment.status is _S.CANCELLED else overall(parcels.values())
+    return replace(shipment, parcels=parcels, status=status)
+
+
+def _renumbered(shipment: Shipment, told: ToldParcel) -> Shipment:
+    """A parcel that is followed by another number starts anew under it; those under one number are one."""
+    assert told.carrier is not None and told.tracking is not None
+    parcels = {name: replace(p, carrier=p.carrier or shipment.carrier) for name, p in shipment.parcels.items()}
+    was = parcels[told.parcel_id]
+    known = parcel_of([shipment], told.carrier, told.tracking)
+    if known is None:
+        now = replace(was, carrier=told.carrier, tracking=told.tracking, status=_S.SHIPPED, scans={})
+    else:
+        del parcels[was.parcel_id]
+        now = parcels[known[1].parcel_id]
+        now = replace(
+            now,
+            lines=summed((*now.lines.items(), *was.lines.items())),
+            owed=summed((*now.owed.items(), *was.owed.items())),
+            reshipped=now.reshipped or was.reshipped,
+        )
+    shipment = known_as(replace(shipment, carrier=told.carrier), [shipment.number_of(was)])
+    return _with_parcels(shipment, {**parcels, now.parcel_id: now})
+
+
+def known_as(shipment: Shipment, numbers: Iterable[tuple[str, str]]) -> Shipment:
+    """It is, or was, said to have these numbers."""
+    return replace(shipment, others=tuple(dict.fromkeys((*shipment.others, *numbers))))
 
 
 _MOVED_TO: Final = {"in_transit": _S.IN_TRANSIT, "out_for_delivery": _S.OUT_FOR_DELIVERY}

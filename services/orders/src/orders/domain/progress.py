@@ -61,6 +61,7 @@ NOTED: Final[tuple[type[Fact], ...]] = (
     fulfillment.ShipmentCancelled,
     fulfillment.ShipmentPacked,
     fulfillment.ShipmentShipped,
+    fulfillment.ShipmentRelabelled,
     fulfillment.ShipmentTrackingUpdated,
     fulfillment.ShipmentDelayed,
     fulfillment.ShipmentDeliveryAttempted,
@@ -162,6 +163,11 @@ def _shipment(order: Order, fact: fulfillment.ShipmentFact) -> UnitsStep | None:
     if isinstance(fact, fulfillment.ShipmentTrackingUpdated) and not fact.moved:
         return None
     shipment = order.shipments.get(id)
+    if isinstance(fact, fulfillment.ShipmentRelabelled):
+        # The trouble of a number that is not awaited any more is over.
+        if shipment is None or fact.replaces not in shipment.troubled:
+            return None
+        return UnitsStep(shipment_id=id, parcel=fact.replaces, exception=False)
     if shipment is None:
         raise Invalid("shipment_id", f"{id} is not a shipment of this order")
     if isinstance(fact, fulfillment.ScanFact):

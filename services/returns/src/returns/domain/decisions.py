@@ -90,6 +90,8 @@ class RecordUnits:
     tracking: str | None = None
     replaced: tuple[LineQuantity, ...] = ()
     """Units of the parcel that others were sent for."""
+    replaces: str | None = None
+    """The number by which the parcel was told of until now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,9 +384,9 @@ def _retried(state: OrderReturns, policies: Policies) -> list[Fact]:
 
 def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
     is_repeat = command.stage not in ("cancelled", "settled") and is_known(
-        state.where, command.stage, command.source_id, command.tracking
+        state.where, command.stage, command.source_id, command.tracking, command.replaces
     )
-    if is_repeat or not (command.lines or command.replaced):
+    if is_repeat or not (command.lines or command.replaced or command.replaces):
         return []
     return [
         ReturnUnitsRecorded(
@@ -395,6 +397,7 @@ def _recorded(state: OrderReturns, command: RecordUnits) -> Sequence[Fact]:
             lines=command.lines,
             at=command.at,
             replaced=command.replaced,
+            replaces=command.replaces,
         )
     ]
 

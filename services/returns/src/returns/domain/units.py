@@ -30,7 +30,7 @@ from shared.contracts.returns import (
 )
 from shared.machine import Machine, replace
 
-Stage: TypeAlias = Literal["shipped", "delivered", "lost", "withdrawn", "cancelled", "settled"]
+Stage: TypeAlias = Literal["shipped", "delivered", "lost", "withdrawn", "cancelled", "settled", "relabelled"]
 
 
 class ReverseBucket(StrEnum):
@@ -268,6 +268,10 @@ def record(where: Whereabouts, fact: ReturnUnitsRecorded) -> Whereabouts:
     shipment = where.shipments.get(fact.source_id, Shipment())
     if fact.stage == "shipped":
         shipment = replace(shipment, shipped_at=fact.at)
+    elif fact.stage == "relabelled":
+        parcels = dict(shipment.parcels)
+        was, now = parcels.pop(fact.replaces or ""), fact.tracking or ""
+        shipment = replace(shipment, parcels={**parcels, now: _with(parcels[now], was) if now in parcels else was})
     else:
         tracking = fact.tracking or ""
         parcel = _moved(shipment.parcels.get(tracking), fact.stage, fact)
@@ -291,6 +295,16 @@ def _moved(parcel: Parcel | None, stage: Stage, fact: ReturnUnitsRecorded) -> Pa
     )
 
 
+def _with(parcel: Parcel, other: Parcel) -> Parcel:
+    """Both in one, under one number: what is told of it next is told of all."""
+    units = {stage: dict(lines) for stage, lines in parcel.units.items()}
+    for stage, lines in other.units.items():
+        at = units.setdefault(stage, {})
+        for line_id, n in lines.items():
+            at[line_id] = at.get(line_id, 0) + n
+    return replace(parcel, units=units)
+
+
 def _others(known: Mapping[str, tuple[str, ...]], fact: ReturnUnitsRecorded) -> dict[str, tuple[str, ...]]:
     others = dict(known)
     for line in fact.lines:
@@ -300,10 +314,14 @@ def _others(known: Mapping[str, tuple[str, ...]], fact: ReturnUnitsRecorded) -> 
     return others
 
 
-def is_known(where: Whereabouts, stage: Stage, source_id: str, tracking: str | None) -> bool:
-    """Told again; or taken back without ever having been told as delivered or lost."""
+def is_known(
+    where: Whereabouts, stage: Stage, source_id: str, tracking: str | None, replaces: str | None = None
+) -> bool:
+    """Told again; or taken back, or told of by another number, without ever having been told as delivered or lost."""
     shipment = where.shipments.get(source_id, Shipment())
     if stage == "shipped":
         return shipment.shipped_at is not None
+    if stage == "relabelled":
+        return replaces not in shipment.parcels
     parcel = shipment.parcels.get(tracking or "")
     return stage == "withdrawn" if parcel is None else parcel.stage == stage

@@ -363,6 +363,8 @@ def _move(shipment: Shipment, fact: ShipmentFact, at: datetime) -> Shipment:
             return replace(shipment, status=status, is_packed=True, boxes=_boxes(parcels))
         case ShipmentRepacked(parcels=parcels):
             return replace(shipment, boxes=_boxes(parcels))
+        case ShipmentRelabelled(parcel=Parcel() as parcel, replaces=replaces):
+            return _relabelled(shipment, parcel, replaces, at)
         case ShipmentRelabelRequested() | ShipmentRelabelled():
             return shipment  # held and released by facts of their own
         case ShipmentHeld(holds=holds):
@@ -437,6 +439,22 @@ def _scanned(shipment: Shipment, fact: ScanFact, at: datetime) -> Shipment:
         replace(box, status=status, trouble=trouble) if tracking in (None, box.tracking) else box
         for box in shipment.boxes
     )
+    return _standing_as(shipment, boxes, at, status)
+
+
+def _relabelled(shipment: Shipment, parcel: Parcel, replaces: str | None, at: datetime) -> Shipment:
+    """What is followed by another number has not been scanned under it yet."""
+    new = Box(parcel.parcel_id, {}, parcel.carrier, parcel.tracking)
+    boxes = tuple(
+        replace(new, parcel_id=box.parcel_id, lines=box.lines) if box.tracking == replaces else box
+        for box in shipment.boxes
+    )
+    shipment = replace(shipment, carrier=parcel.carrier, boxes=boxes)
+    return _standing_as(shipment, boxes, at, shipment.status) if shipment.status in ATTENTION else shipment
+
+
+def _standing_as(shipment: Shipment, boxes: tuple[Box, ...], at: datetime, status: ShipmentStatus) -> Shipment:
+    """Where its boxes are; at `status` where it has none."""
     whole = min((box.status for box in boxes), key=ATTENTION.index, default=status)
     is_done = whole == ShipmentStatus.DELIVERED
     troubled_at = (shipment.troubled_at or at) if whole == ShipmentStatus.EXCEPTION else None
@@ -574,7 +592,11 @@ SENTENCES: Final[Sentences] = {
     ShipmentRelabelRequested: lambda f, w: (
         f"{_named(f, w)} needs a label of its new address: {f.ship_to.city}, {f.ship_to.country}"
     ),
-    ShipmentRelabelled: lambda f, w: f"{_named(f, w)} has a label of its new address",
+    ShipmentRelabelled: lambda f, w: (
+        f"{_named(f, w)} is followed by {f.parcel.carrier} {f.parcel.tracking}, no longer by {f.replaces}"
+        if f.parcel
+        else f"{_named(f, w)} has a label of its new address"
+    ),
     ShipmentHeld: lambda f, w: f"{_named(f, w)} held: {w.listed(plain(hold) for hold in f.holds)}",
     ShipmentReleased: lambda f, w: f"{_named(f, w)} released",
     ShipmentShipped: lambda f, w: (
