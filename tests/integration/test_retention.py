@@ -1,18 +1,25 @@
 """What is kept for how long, on a real PostgreSQL: what is over goes, everything else stays, and little lies dead."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+import asyncpg
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from fulfillment.app import app as fulfillment
+from fulfillment.settings import FulfillmentSettings
 from shared.consumer import Consumer, Route, Router
 from shared.contracts.orders import OrderHoldPlaced
 from shared.parking import settle, waiting
 from shared.retention import BATCH, Retention, sizes
+from tests.databases import AUTH_KEY
 from tests.integration.counting import translate
 from tests.integration.delivery import Bench, until
 from tests.integration.tally import FLOW, add, record
+
+NewDatabase = Callable[[str], Awaitable[str]]
 
 
 def retention(bench: Bench, registry: CollectorRegistry) -> Retention:
@@ -85,6 +92,34 @@ async def test_a_claim_that_was_pruned_is_out_of_a_topics_reach(bench: Bench, mo
         await until(is_pruned)
         await bench.produce(("a", 1))
         await bench.counts({"a": 11})
+
+
+async def test_scans_of_numbers_that_no_shipment_ever_had_go_after_a_while_and_what_failed_stays(
+    new_database: NewDatabase,
+) -> None:
+    dsn = await new_database("fulfillment")
+    settings = FulfillmentSettings.model_validate(
+        {
+            "database_url": dsn,
+            "kafka": "none",
+            "auth_key": AUTH_KEY,
+            "carrier_webhook_secret": "whsec_dGhlIHNlY3JldCBvZiBhIHRlc3QgY2Fycmllci4=",
+        }
+    )
+    async with asyncpg.create_pool(dsn, min_size=0) as pool:
+        for tracking, days, error in (("strange", 91, None), ("recent", 89, None), ("failed", 91, "a fault of ours")):
+            await pool.execute(
+                """INSERT INTO unmatched_scans (carrier, tracking, code, occurred_at, detail, received_at, error)
+                VALUES ('dhl', $1, 'delivered', now(), '', now() - $2::interval, $3)""",
+                tracking,
+                timedelta(days=days),
+                error,
+            )
+        pruned = Retention(pool, "fulfillment", settings, CollectorRegistry(), fulfillment.state.retention)
+        gone = await pruned.prune(asyncio.Event())
+        kept = await pool.fetch("SELECT tracking FROM unmatched_scans ORDER BY tracking")
+    assert gone["unmatched_scans"] == 1
+    assert [row[0] for row in kept] == ["failed", "recent"]
 
 
 async def test_dead_rows_are_measured_and_updated_states_leave_few_behind(bench: Bench) -> None:

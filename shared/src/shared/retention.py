@@ -5,10 +5,10 @@ prunes, and which one does not matter.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -28,11 +28,14 @@ BREATH_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Rows of `table` go when the instant in `column` is further back than `days`; null never goes."""
+    """Rows of `table` go when the instant in `column` is further back than `days`; null never goes, nor what is not `over`."""
 
     table: str
     column: str
-    days: Callable[[Settings], int]
+    days: Callable[[Any], int]
+    """By the settings of the service."""
+    over: str = "TRUE"
+    """A condition on the row."""
 
 
 RULES: Final = (
@@ -41,12 +44,13 @@ RULES: Final = (
     Rule("parked", "settled_at", lambda settings: settings.settled_days),
     Rule("withheld", "released_at", lambda settings: settings.settled_days),
 )
+"""Of the tables that every service has."""
 
 # Released with the transaction: nobody keeps it by dying.
 MY_TURN = "SELECT pg_try_advisory_xact_lock(7236, 2)"
 PRUNE = """
 DELETE FROM {table} WHERE ctid = ANY(ARRAY(
-    SELECT ctid FROM {table} WHERE {column} < now() - $1::interval ORDER BY {column} LIMIT $2))"""
+    SELECT ctid FROM {table} WHERE {column} < now() - $1::interval AND {over} ORDER BY {column} LIMIT $2))"""
 SIZES = """
 SELECT relname AS table, n_live_tup AS live, n_dead_tup AS dead, pg_total_relation_size(relid) AS bytes
 FROM pg_stat_user_tables WHERE schemaname = 'public' ORDER BY relname"""
@@ -68,9 +72,12 @@ async def sizes(db: Db) -> list[Size]:
 
 
 class Retention:
-    """Prunes one service's database by the rules."""
+    """Prunes one service's database by the rules, and by those of its own tables."""
 
-    def __init__(self, pool: Pool, service: str, settings: Settings, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, pool: Pool, service: str, settings: Settings, registry: CollectorRegistry, own: Sequence[Rule] = ()
+    ) -> None:
+        self._rules = (*RULES, *own)
         self._pool = pool
         self._service = service
         self._settings = settings
@@ -94,7 +101,7 @@ class Retention:
     async def prune(self, stop: asyncio.Event) -> dict[str, int]:
         """All whose time is over, in batches; returns how many rows of which table went."""
         gone: dict[str, int] = {}
-        for rule in RULES:
+        for rule in self._rules:
             while not stop.is_set():
                 count = await self._prune(rule)
                 gone[rule.table] = gone.get(rule.table, 0) + count
@@ -109,7 +116,7 @@ class Retention:
         async with self._pool.acquire(timeout=5) as db, db.transaction():
             if not await db.fetchval(MY_TURN):
                 return 0
-            statement = PRUNE.format(table=rule.table, column=rule.column)
+            statement = PRUNE.format(table=rule.table, column=rule.column, over=rule.over)
             done = await db.execute(statement, timedelta(days=rule.days(self._settings)), BATCH)
         return int(done.rpartition(" ")[2])
 

@@ -38,7 +38,7 @@ from shared.metrics import Gauge
 from shared.operations import LOCKED
 from shared.refold import Refold
 from shared.relay import Relay, stopped_within
-from shared.retention import Retention
+from shared.retention import Retention, Rule
 from shared.settings import Settings
 from shared.shell import Db, Flow, spare_collector
 from shared.timers import Fire, Timers
@@ -191,6 +191,7 @@ def build(
     timers_wait: bool = False,
     workers: Sequence[Worker] = (),
     gauges: Sequence[Gauge] = (),
+    retention: Sequence[Rule] = (),
     publishes: bool = True,
     tells: str | None = None,
     extend: Callable[[FastAPI], None] | None = None,
@@ -202,7 +203,8 @@ def build(
     `flows` are all it decides by; `take` replaces `routes` where it decides nothing; `timers` say which command a
     deadline of a flow becomes, and `timers_wait` that none fires before what was on the topics has been
     taken; `uploads` says how large a request may be that
-    brings a file; `tells` is the service its facts name, where that is not its own name; `gauges` are for `/metrics`; `resources`
+    brings a file; `tells` is the service its facts name, where that is not its own name; `gauges` are for `/metrics`; `retention` says
+    what goes after a while of the tables that only this service has; `resources`
     opens and closes what only this service has (an HTTP client, say), around everything.
     """
 
@@ -246,7 +248,7 @@ def build(
         parts.append(("watch", _watch(running, stop)))
         if running.relay is not None:
             parts.append(("relay", running.relay.run(stop)))
-        parts.append(("retention", Retention(pool, name, chosen, registry).run(stop)))
+        parts.append(("retention", Retention(pool, name, chosen, registry, retention).run(stop)))
         if flows:
             parts.append(("refold", Refold(pool, flows).run(stop)))
         if timers:
@@ -300,7 +302,7 @@ def build(
     app.include_router(router)
     app.include_router(operations.router)
     _health(app, gauges)
-    app.state.flows, app.state.topics = tuple(flows), tuple(topics)
+    app.state.flows, app.state.topics, app.state.retention = tuple(flows), tuple(topics), tuple(retention)
     if extend is not None:
         extend(app)
     return app

@@ -4,7 +4,7 @@ from fulfillment.api import router
 from fulfillment.domain.order import TakeSilence
 from fulfillment.filler import filler
 from fulfillment.handlers import ROUTES
-from fulfillment.scans import matcher
+from fulfillment.scans import UNMATCHED, matcher
 from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES
 from shared.runtime import build
@@ -18,4 +18,5 @@ app = build(
     router=router,
     timers=((ORDERS, lambda _, name, due_at: TakeSilence(name.removeprefix("consent "), due_at)),),
     workers=(filler, matcher),
+    retention=(UNMATCHED,),
 )

@@ -1,7 +1,8 @@
 """A carrier's scans: told to every parcel that has the tracking number, and kept until there is one.
 
 The warehouse may say after the carrier that a parcel was handed over, hours later where its messages pile up; a carrier does
-not send a scan again for so long, if at all. So a scan of an unknown number is kept and applied when the number is known.
+not send a scan again for so long, if at all. So a scan of an unknown number is kept and applied when the number is known, or
+goes when it has not become known for long.
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from fulfillment.store import ORDERS
 from shared.contracts.fulfillment import Scan
 from shared.database import OUTAGES
 from shared.http import Desk, webhook_cause
+from shared.retention import Rule
 from shared.runtime import Running
 from shared.shell import Told
 
@@ -26,6 +28,10 @@ log = structlog.get_logger()
 
 POLL_SECONDS: Final = 1.0
 PAGE: Final = 200
+UNMATCHED: Final = Rule(
+    "unmatched_scans", "received_at", lambda settings: settings.unmatched_scans_days, over="error IS NULL"
+)
+"""A scan that nobody's shipment had all this time is of somebody else's goods. One that failed is ours, and a fault to mend."""
 
 
 @dataclass(frozen=True, slots=True)
