@@ -23,7 +23,7 @@ from bench.figures import Figure, Scale, Side, compared
 from bench.load import STORY_FACTS, Topics, check_timeline, stories
 from bench.world import Caller
 from ops.databases import database_url
-from ops.places import LOOPBACK, Ports
+from ops.paths import LOOPBACK, Ports
 from shared.auth import Role, issue
 from support_view.app import built
 from support_view.handlers import take

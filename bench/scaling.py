@@ -15,7 +15,7 @@ from bench.contest import BESIDE, Contender, Measured, Meter, Place, contest
 from bench.figures import RATE, Figure, Scale, Side, alone, compared
 from bench.load import STORY_FACTS, check_timeline, new_topics, tell_stories
 from bench.visible import project
-from ops.places import LOOPBACK
+from ops.paths import LOOPBACK
 
 TITLE: Final = "consumers of one group, the database 5 ms away"
 ROUND_TRIP_S: Final = 0.005

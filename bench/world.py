@@ -24,7 +24,7 @@ from standardwebhooks import Webhook
 from bench.rivals.story import LINES, RETURNED, TOTAL_MINOR
 from ops.endpoints import Endpoints
 from ops.keys import Keys, kept_keys
-from ops.places import LOOPBACK
+from ops.paths import LOOPBACK
 from ops.stories import ADDRESS, CUSTOMER, INSPECTION
 from ops.system import SERVICES, Service, System, running_system
 from ops.topics import PARTITIONS

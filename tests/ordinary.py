@@ -27,7 +27,7 @@ import httpx
 
 from ops.endpoints import Endpoints, live_endpoints
 from ops.keys import Keys, kept_keys
-from ops.places import state_folder
+from ops.paths import state_folder
 from shared.auth import Role, issue
 
 View: TypeAlias = dict[str, Any]

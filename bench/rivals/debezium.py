@@ -26,7 +26,7 @@ from uuid_utils.compat import uuid7
 from bench import relay, visible
 from bench.contest import Measured, Meter, Place, Unavailable
 from bench.load import AT, Topics, expected_rows
-from ops.places import LOOPBACK, Ports, state_folder
+from ops.paths import LOOPBACK, Ports, state_folder
 from ops.topics import PARTITIONS
 from shared.contracts.base import schema_id
 from shared.contracts.orders import OrderPlaced

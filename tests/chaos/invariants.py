@@ -18,7 +18,7 @@ from ops.topics import PARTITIONS
 from ops.verify import Finding, Report, check
 from shared.auth import Role, issue
 from support_view.domain.timeline import Entry
-from support_view.projection import ALL, DOMAINS, advance, section_of
+from support_view.projection import ALL, DOMAINS, fold_contiguous, projection_of
 from support_view.store import OF_NO_ORDER
 from tests.chaos.load import History
 from tests.chaos.stage import CONSUMING, DECIDING, Stage
@@ -276,7 +276,7 @@ def _compare(
     if not entries:
         return
     asked.counted["sections"] += 1
-    folded = advance(service, section_of(service), set(), entries, ALL)
+    folded = fold_contiguous(service, projection_of(service), set(), entries, ALL)
     document = json.loads(DOMAINS[service].state.dump_json(folded.state))
     there = kept.pop((subject, service), None)
     where = f"{service} {subject}"

@@ -16,7 +16,7 @@ from typing import Any, Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from ops.people import People, Refused, View
+from ops.actors import Actors, Refused, View
 from ops.stories import place
 from ops.topics import PARTITIONS
 from shared.auth import Role
@@ -131,9 +131,9 @@ class Watch:
 class Crowd:
     """Everybody outside: orders with a story each, `at_once` of them under way."""
 
-    def __init__(self, people: People, seed: int, at_once: int) -> None:
-        self.people = people
-        self.watch = Watch(people.endpoints.kafka)
+    def __init__(self, actors: Actors, seed: int, at_once: int) -> None:
+        self.actors = actors
+        self.watch = Watch(actors.endpoints.kafka)
         self.history = History()
         self.ended: Counter[tuple[str, str]] = Counter()
         self.broken: list[str] = []
@@ -152,7 +152,7 @@ class Crowd:
                 tasks.create_task(self.stocks(self.sku(sku), location, PLENTY))
 
     def sku(self, name: str) -> str:
-        return f"{name}-{self.people.run}"
+        return f"{name}-{self.actors.run}"
 
     async def begin(self) -> None:
         """One more order, as soon as there is room for it."""
@@ -165,7 +165,7 @@ class Crowd:
         task.add_done_callback(self._stories.discard)
 
     async def _play(self, name: str, number: str, dice: Random) -> None:
-        order_id = f"{number}-{self.people.run}"
+        order_id = f"{number}-{self.actors.run}"
         self.under_way[order_id] = name
         self.watch.begin(order_id)
         try:
@@ -215,7 +215,7 @@ class Crowd:
         async with self._reconnecting:
             while self._producer is None:
                 producer = AIOKafkaProducer(
-                    bootstrap_servers=self.people.endpoints.kafka, enable_idempotence=True, request_timeout_ms=15_000
+                    bootstrap_servers=self.actors.endpoints.kafka, enable_idempotence=True, request_timeout_ms=15_000
                 )
                 try:
                     await producer.start()
@@ -268,11 +268,11 @@ class Customer:
             {"line_id": str(n), "sku": sku, "title": "A thing", "quantity": quantity, "unit_price_minor": price}
             for n, (sku, quantity, price) in enumerate(lines, 1)
         ]
-        asking = place(self.crowd.people, self.number, rows, tenders, tax=tax, shipping=shipping)
+        asking = place(self.crowd.actors, self.number, rows, tenders, tax=tax, shipping=shipping)
         await self.crowd.history.of(("orders", self.order_id, "order.placed"), asking)
 
     async def asks(self, service: str, path: str, body: View, effect: str, role: Role = Role.AGENT) -> View:
-        asking = self.crowd.people.post(service, f"/orders/{self.order_id}{path}", body, role)
+        asking = self.crowd.actors.post(service, f"/orders/{self.order_id}{path}", body, role)
         answer: View = await self.crowd.history.of((service, self.order_id, effect), asking)
         return answer
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ops.actors import Actors
 from ops.demo import run_name
 from ops.keys import kept_keys
-from ops.people import People
 from ops.stories import policy
 from ops.supervision import Report
 from tests.chaos import invariants
@@ -44,13 +44,13 @@ async def scene(play: Play, var: Path, tell: Callable[[str], None], report: Repo
     async with staged(var, report) as stage:
         endpoints, key = stage.system.endpoints, kept_keys(var).auth_key
         patience = play.seconds + play.rest_s
-        async with People(endpoints, key, run_name(), lambda _: None, patience) as people, asyncio.TaskGroup() as tasks:
-            crowd = Crowd(people, play.seed, play.at_once)
+        async with Actors(endpoints, key, run_name(), lambda _: None, patience) as actors, asyncio.TaskGroup() as tasks:
+            crowd = Crowd(actors, play.seed, play.at_once)
             nemesis = Nemesis(stage, schedule(play.seed, play.between, play.scale), tell)
             # In a group: without ears nobody acts, so a failure of theirs ends the run.
             following = tasks.create_task(crowd.watch.follow())
             try:
-                await policy(people, f"standard-{people.run}", 1, 30, 24)
+                await policy(actors, f"standard-{actors.run}", 1, 30, 24)
                 await crowd.prepare()
                 yield Scene(stage, crowd, nemesis)
             finally:

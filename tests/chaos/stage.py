@@ -16,7 +16,7 @@ import httpx
 
 from ops.databases import database_url
 from ops.embedded import Embedded, embedded
-from ops.places import LOOPBACK, Ports
+from ops.paths import LOOPBACK, Ports
 from ops.supervision import Process, Report, silent
 from ops.system import SERVICES, System, running_system
 from tests.proxy import Proxy

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from ops.actors import Actors
 from ops.cli import app
 from ops.demo import run_name
 from ops.keys import kept_keys
-from ops.people import People
 from ops.system import System, running_system
 from tests.backends import Backends
 
@@ -40,9 +40,9 @@ def run() -> str:
 
 
 @pytest.fixture
-async def people(system: System, run: str) -> AsyncIterator[People]:
+async def actors(system: System, run: str) -> AsyncIterator[Actors]:
     key = kept_keys(system.endpoints.secrets.parent).auth_key
-    async with People(system.endpoints, key, run, lambda _: None) as everyone:
+    async with Actors(system.endpoints, key, run, lambda _: None) as everyone:
         yield everyone
 
 

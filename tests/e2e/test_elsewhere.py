@@ -12,9 +12,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from ops.actors import Actors
 from ops.endpoints import url_variable
 from ops.keys import kept_keys
-from ops.people import People
 from ops.system import DECIDING, System
 from ops.topics import KEPT_FOREVER
 
@@ -47,9 +47,9 @@ def environment(system: System) -> dict[str, str]:
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 async def test_a_system_that_the_environment_names_is_looked_into(
-    people: People, environment: dict[str, str], tmp_path: Path, words: tuple[str, ...]
+    actors: Actors, environment: dict[str, str], tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    await people.stocks([(f"ELSEWHERE-{people.run}", "BER", 1)], people.ago(minutes=1))
+    await actors.stocks([(f"ELSEWHERE-{actors.run}", "BER", 1)], actors.ago(minutes=1))
     code, out, errors = await run((*words, "--json"), environment, tmp_path)
     told: dict[str, Any] = json.loads(out)
     assert code == 0, f"{told} {errors}"

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from ops.actors import Actors
 from ops.demo import play, run_name
 from ops.keys import kept_keys
-from ops.people import People
 from ops.stories import STORIES
 from ops.system import System, running_system
 from ops.verify import check
@@ -55,8 +55,8 @@ async def test_every_process_killed_once_during_a_story_changes_nothing(own_syst
                     os.kill(pid, signal.SIGKILL)
                     killed.append(victim)
 
-    async with People(own_system.endpoints, key, run_name(), kill_next) as people:
-        told = asyncio.create_task(play(name, STORIES[name], people))
+    async with Actors(own_system.endpoints, key, run_name(), kill_next) as actors:
+        told = asyncio.create_task(play(name, STORIES[name], actors))
         while not told.done():
             await asyncio.wait([told], timeout=4)
             kill_next("")

@@ -18,11 +18,11 @@ from aiokafka import AIOKafkaProducer
 from typer.testing import CliRunner
 
 from ops import open_work, verify
+from ops.actors import Actors
 from ops.cli import app
 from ops.control import NotScalable
 from ops.endpoints import live_endpoints
 from ops.keys import kept_keys
-from ops.people import People
 from ops.stories import _line, _tender, place
 from shared.auth import Role, issue
 from shared.journal import LINKED, link, link_first_form
@@ -109,11 +109,11 @@ async def test_parked_keys_are_listed_redriven_and_discarded_together_under_a_na
     assert all(row["settled_by"].endswith(getpass.getuser()) for row in kept)
 
 
-async def test_withheld_keys_are_listed_and_released_under_a_name(oms: Oms, people: People) -> None:
+async def test_withheld_keys_are_listed_and_released_under_a_name(oms: Oms, actors: Actors) -> None:
     """What the relay does when the broker refuses a fact, done here by hand to one that was published before: once
     released, it goes out again."""
-    sku = f"WITHHELD-{people.run}"
-    await people.stocks([(sku, "BER", 1)], people.ago(minutes=1))
+    sku = f"WITHHELD-{actors.run}"
+    await actors.stocks([(sku, "BER", 1)], actors.ago(minutes=1))
     key = f"stock:{sku}@BER"
     db = await asyncpg.connect(oms.system.endpoints.database("fulfillment"))
     try:
@@ -265,7 +265,7 @@ async def test_lag_is_whole_while_a_service_does_not_answer(oms: Oms) -> None:
 class Shelf:
     """A shelf's journal in fulfillment, and ways to spoil it that no service of ours would take."""
 
-    people: People
+    actors: Actors
     db: "asyncpg.Connection[asyncpg.Record]"
     sku: str
 
@@ -277,7 +277,7 @@ class Shelf:
         """The id of the fact; nothing that a run begun now would still wait for is as old as it."""
         id = f"{self.sku}-{uuid4().hex[:8]}"
         body = {"receipt_id": id, "sku": self.sku, "location": "BER", "quantity": 1}
-        await self.people.post("fulfillment", "/stock/receipts", body, Role.WAREHOUSE)
+        await self.actors.post("fulfillment", "/stock/receipts", body, Role.WAREHOUSE)
         fact: UUID = await self.db.fetchval(
             "SELECT id FROM events WHERE subject = $1 AND data->>'receipt_id' = $2", self.key, id
         )
@@ -313,12 +313,12 @@ class Shelf:
 
 
 @pytest.fixture
-async def shelf(oms: Oms, people: People, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shelf]:
+async def shelf(oms: Oms, actors: Actors, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Shelf]:
     """With facts that were verified, and a verification that is told nothing twice and has no patience."""
     monkeypatch.setattr(verify, "OVERLAP", timedelta(0))
     db = await asyncpg.connect(oms.system.endpoints.database("fulfillment"))
     try:
-        shelf = Shelf(people, db, f"SHELF-{uuid4().hex[:8]}")
+        shelf = Shelf(actors, db, f"SHELF-{uuid4().hex[:8]}")
         await shelf.receives()
         assert await verified(oms, "--full") == []
         monkeypatch.setattr(verify, "CATCH_UP_S", 1.0)
@@ -554,10 +554,10 @@ async def test_verify_waits_for_what_is_not_published_and_names_it_when_it_does_
     await until(is_well)
 
 
-async def test_verify_follows_an_order_through_all_services(oms: Oms, people: People, shelf: Shelf) -> None:
+async def test_verify_follows_an_order_through_all_services(oms: Oms, actors: Actors, shelf: Shelf) -> None:
     id = f"verified-{uuid4().hex[:8]}"
-    order = await place(people, id, [_line("a", shelf.sku, "Lamp", 1, 1000)], [_tender("t1", "card", 1000)])
-    await people.sees(order["order_id"], "a shipment", lambda view: bool(view["shipments"]))
+    order = await place(actors, id, [_line("a", shelf.sku, "Lamp", 1, 1000)], [_tender("t1", "card", 1000)])
+    await actors.sees(order["order_id"], "a shipment", lambda view: bool(view["shipments"]))
 
     async def is_well() -> bool:
         code, told = await oms("verify")
@@ -584,17 +584,17 @@ async def test_verify_names_an_observation_that_was_parked_although_it_could_be_
 
 
 async def test_verify_names_what_is_late_and_was_brought_to_nobody(
-    oms: Oms, people: People, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    oms: Oms, actors: Actors, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A refund waits for its approver. Who must look was told, until somebody made support forget it."""
     monkeypatch.setattr(open_work, "RAISED_WITHIN", timedelta(0))
     id = f"late-{uuid4().hex[:8]}"
-    order = await place(people, id, [_line("a", f"NONE-{id}", "Lamp", 1, 1000)], [_tender("t1", "gift_card", 1000)])
+    order = await place(actors, id, [_line("a", f"NONE-{id}", "Lamp", 1, 1000)], [_tender("t1", "gift_card", 1000)])
     key = order["order_id"]
-    await people.sees(key, "captured", lambda view: view["totals"]["captured"]["minor"] == 1000)
+    await actors.sees(key, "captured", lambda view: view["totals"]["captured"]["minor"] == 1000)
     goodwill = {"kind": "goodwill", "currency": "EUR", "amount_minor": 100, "reason": "sorry"}
-    await people.post("payments", f"/orders/{key}/refunds", goodwill, Role.AGENT)
-    await people.reads(
+    await actors.post("payments", f"/orders/{key}/refunds", goodwill, Role.AGENT)
+    await actors.reads(
         "support-view", "/api/queue?limit=500", "a task", lambda q: any(e["order_id"] == key for e in q["escalations"])
     )
 
@@ -614,20 +614,20 @@ async def test_verify_names_what_is_late_and_was_brought_to_nobody(
         await view.execute("UPDATE states SET state = $2::text::json WHERE key = $1", key, kept)
     finally:
         await view.close()
-    await people.post("payments", f"/orders/{key}/refunds/{key}-R1/approve", {"reason": "fine"}, Role.SUPERVISOR)
+    await actors.post("payments", f"/orders/{key}/refunds/{key}-R1/approve", {"reason": "fine"}, Role.SUPERVISOR)
 
 
 async def test_verify_names_a_discrepancy_of_a_shelf_without_its_escalation_until_the_shelf_is_counted(
-    oms: Oms, people: People, shelf: Shelf
+    oms: Oms, actors: Actors, shelf: Shelf
 ) -> None:
     receipt = await shelf.db.fetchval("SELECT data->>'receipt_id' FROM events WHERE subject = $1", shelf.key)
     again = {"receipt_id": receipt, "sku": shelf.sku, "location": "BER", "quantity": 9}
-    await people.post("fulfillment", "/stock/receipts", again, Role.WAREHOUSE)
+    await actors.post("fulfillment", "/stock/receipts", again, Role.WAREHOUSE)
 
     def of_it(queue: Any) -> list[Any]:
         return [each for each in queue["escalations"] if each["shelf"] == f"{shelf.sku}@BER"]
 
-    await people.reads("support-view", "/api/queue?limit=500", "the shelf", lambda queue: bool(of_it(queue)))
+    await actors.reads("support-view", "/api/queue?limit=500", "the shelf", lambda queue: bool(of_it(queue)))
     assert await verified(oms, "--full") == []
     view = await asyncpg.connect(oms.system.endpoints.database("support-view"))
     try:
@@ -643,23 +643,23 @@ async def test_verify_names_a_discrepancy_of_a_shelf_without_its_escalation_unti
         await view.close()
     assert await verified(oms) == []
     count = {"sku": shelf.sku, "location": "BER", "counted": 1, "reason": "counted again"}
-    await people.post("fulfillment", "/stock/counts", count, Role.WAREHOUSE)
-    await people.reads("support-view", "/api/queue?limit=500", "the end of it", lambda queue: not of_it(queue))
+    await actors.post("fulfillment", "/stock/counts", count, Role.WAREHOUSE)
+    await actors.reads("support-view", "/api/queue?limit=500", "the end of it", lambda queue: not of_it(queue))
 
 
 async def test_verify_names_what_the_provider_did_unasked_and_was_brought_to_nobody(
-    oms: Oms, people: People, shelf: Shelf
+    oms: Oms, actors: Actors, shelf: Shelf
 ) -> None:
     """Money was charged by hand in the provider's dashboard; each movement is brought to somebody."""
     id = f"moved-{uuid4().hex[:8]}"
-    order = await place(people, id, [_line("a", f"NONE-{id}", "Lamp", 1, 1000)], [_tender("t1", "card", 1000)])
+    order = await place(actors, id, [_line("a", f"NONE-{id}", "Lamp", 1, 1000)], [_tender("t1", "card", 1000)])
     key = order["order_id"]
-    await people.sees(key, "authorized", lambda seen: seen["totals"]["authorized"]["minor"] == 1000)
+    await actors.sees(key, "authorized", lambda seen: seen["totals"]["authorized"]["minor"] == 1000)
     by_hand = {"order_id": key, "amount_minor": 300, "currency": "EUR", "key": f"{key}-by-hand"}
     there = {"Authorization": f"Bearer {kept_keys(oms.system.endpoints.secrets.parent).processor_key}"}
     async with httpx.AsyncClient(headers=there, base_url=oms.system.endpoints.url("sandbox")) as dashboard:
         (await dashboard.post("/processor/control/charge", json=by_hand)).raise_for_status()
-    await people.reads(
+    await actors.reads(
         "support-view",
         "/api/queue?limit=500",
         "the movement",

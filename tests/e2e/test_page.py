@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import httpx
 
-from ops.people import People
+from ops.actors import Actors
 from ops.stories import place
 from ops.system import System
 from shared.auth import Role
@@ -41,14 +41,14 @@ async def test_every_service_knows_who_signed_in(system: System) -> None:
             assert answer.status_code == 404, f"{service}: {answer.text}"
 
 
-async def test_a_refund_is_approved_from_the_page_by_who_may_and_once(system: System, people: People) -> None:
-    line = {"line_id": "1", "sku": f"GIFT-{people.run}", "title": "Gift", "quantity": 1, "unit_price_minor": 5000}
+async def test_a_refund_is_approved_from_the_page_by_who_may_and_once(system: System, actors: Actors) -> None:
+    line = {"line_id": "1", "sku": f"GIFT-{actors.run}", "title": "Gift", "quantity": 1, "unit_price_minor": 5000}
     tender = {"tender_id": "gift", "kind": "gift_card", "token": "tok_ok", "amount_minor": 5000}
-    order_id = (await place(people, "acted", [line], [tender]))["order_id"]
-    await people.sees(order_id, "captured", lambda v: v["totals"]["captured"]["minor"] == 5000)
+    order_id = (await place(actors, "acted", [line], [tender]))["order_id"]
+    await actors.sees(order_id, "captured", lambda v: v["totals"]["captured"]["minor"] == 5000)
     body = {"kind": "goodwill", "amount_minor": 700, "currency": "EUR", "reason": "came late"}
-    await people.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
-    view = await people.sees(order_id, "a refund to approve", lambda v: v["refunds"])
+    await actors.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
+    view = await actors.sees(order_id, "a refund to approve", lambda v: v["refunds"])
     refund_id = view["refunds"][0]["refund_id"]
     form = {"id": refund_id, "key": str(uuid4()), "reason": "came late indeed"}
     approve = f"/orders/{order_id}/actions/approve-refund"
@@ -69,8 +69,8 @@ async def test_a_refund_is_approved_from_the_page_by_who_may_and_once(system: Sy
             done = await supervisor.post(approve, data=form)
             assert done.headers["location"] == f"/orders/{order_id}?done=approve-refund"
         assert "The refund is approved." in (await supervisor.get(done.headers["location"])).text
-        await people.sees(order_id, "refunded", lambda v: v["totals"]["refunded"]["minor"] == 700)
-        approvals = [e for e in await people.timeline(order_id) if e["type"] == "refund.approved"]
+        await actors.sees(order_id, "refunded", lambda v: v["totals"]["refunded"]["minor"] == 700)
+        approvals = [e for e in await actors.timeline(order_id) if e["type"] == "refund.approved"]
         assert [(e["actor"], e["reason"]) for e in approvals] == [("supervisor:sam", "came late indeed")]
         reject = f"/orders/{order_id}/actions/reject-refund"
         late = await supervisor.post(reject, data=form | {"key": str(uuid4())})
@@ -78,13 +78,13 @@ async def test_a_refund_is_approved_from_the_page_by_who_may_and_once(system: Sy
 
         hold = f"/orders/{order_id}/actions/place-hold"
         assert (await agent.post(hold, data=form | {"reason": "call them first"})).status_code == 303
-        await people.sees(order_id, "held", lambda v: [h["hold"] for h in v["order"]["holds"]] == ["manual"])
+        await actors.sees(order_id, "held", lambda v: [h["hold"] for h in v["order"]["holds"]] == ["manual"])
         assert "Release “manual”" in (await agent.get(f"/orders/{order_id}")).text
         release = f"/orders/{order_id}/actions/release-hold"
         assert (await agent.post(release, data=form | {"id": "manual", "reason": "called"})).status_code == 303
-        await people.sees(order_id, "free", lambda v: not v["order"]["holds"])
+        await actors.sees(order_id, "free", lambda v: not v["order"]["holds"])
         cancel = f"/orders/{order_id}/actions/cancel-units"
         units = {"line": "1", "quantity": "many", "key": str(uuid4()), "reason": "wants none"}
         assert (await agent.post(cancel, data=units)).status_code == 422
         assert (await agent.post(cancel, data=units | {"quantity": "1"})).status_code == 303
-        await people.sees(order_id, "cancelled", lambda v: v["order"]["status"] == "cancelled")
+        await actors.sees(order_id, "cancelled", lambda v: v["order"]["status"] == "cancelled")

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from playwright.async_api import expect
 
+from ops.actors import Actors, View
 from ops.keys import kept_keys
-from ops.people import People, View
 from ops.stories import ADDRESS, _line, _tender, place
 from ops.system import System
 from shared.auth import Role, issue
@@ -32,7 +32,7 @@ class Page:
     """An order's page, as somebody who signed in uses it."""
 
     browser: httpx.AsyncClient
-    people: People
+    actors: Actors
     order_id: str
 
     async def html(self) -> str:
@@ -55,30 +55,30 @@ class Page:
         assert 'class="alert good"' in after.text
 
     async def sees(self, what: str, is_so: Callable[[View], Any]) -> View:
-        return await self.people.sees(self.order_id, what, is_so)
+        return await self.actors.sees(self.order_id, what, is_so)
 
 
 @dataclass
 class Shop:
     system: System
-    people: People
+    actors: Actors
 
     async def sends(self, units: int = 1, stock: int = 1) -> str:
         """An order of lamps, by card; its shipment is with the carrier."""
         name = f"acts-{uuid4().hex[:6]}"
         sku = f"LAMP-{name}"
-        await self.people.stocks([(sku, "BER", stock)], self.people.ago(minutes=60))
+        await self.actors.stocks([(sku, "BER", stock)], self.actors.ago(minutes=60))
         lines, tenders = [_line("1", sku, "Desk lamp", units, 1000)], [_tender("card", "card", 1000 * units)]
-        order = await place(self.people, name, lines, tenders)
+        order = await place(self.actors, name, lines, tenders)
         order_id: str = order["order_id"]
-        await self.people.sees(order_id, "planned", lambda v: v["shipments"])
+        await self.actors.sees(order_id, "planned", lambda v: v["shipments"])
         return order_id
 
     async def delivered(self, units: int = 1, stock: int = 1) -> str:
         order_id = await self.sends(units, stock)
-        await self.people.ships(f"{order_id}-S1", self.people.ago(minutes=25))
-        await self.people.delivers(f"{order_id}-S1", self.people.ago(minutes=20))
-        await self.people.sees(order_id, "delivered", lambda v: v["lines"][0]["forward"]["delivered"] == units)
+        await self.actors.ships(f"{order_id}-S1", self.actors.ago(minutes=25))
+        await self.actors.delivers(f"{order_id}-S1", self.actors.ago(minutes=20))
+        await self.actors.sees(order_id, "delivered", lambda v: v["lines"][0]["forward"]["delivered"] == units)
         return order_id
 
     async def changes_address(self, order_id: str, to: View) -> None:
@@ -100,8 +100,8 @@ class Shop:
 
 
 @pytest.fixture
-def shop(system: System, people: People) -> Shop:
-    return Shop(system, people)
+def shop(system: System, actors: Actors) -> Shop:
+    return Shop(system, actors)
 
 
 @pytest.fixture
@@ -124,44 +124,44 @@ def _shipment(view: View, id: str) -> View:
 
 
 async def test_what_did_not_arrive_is_looked_for_and_once_it_is_lost_sent_again(
-    shop: Shop, people: People, anna: httpx.AsyncClient
+    shop: Shop, actors: Actors, anna: httpx.AsyncClient
 ) -> None:
     order_id = await shop.delivered(stock=2)
-    page, first = Page(anna, people, order_id), f"{order_id}-S1"
+    page, first = Page(anna, actors, order_id), f"{order_id}-S1"
     await page.press("not-received", first)
     view = await page.sees("looked for", lambda v: _shipment(v, first)["status"] == "exception")
     assert view["lines"][0]["forward"]["in_transit"] == 1
     assert "the customer called" in await page.html(), "why it is looked for"
-    await people.scans(first, "lost", people.ago(minutes=10))
+    await actors.scans(first, "lost", actors.ago(minutes=10))
     view = await page.sees("lost", lambda v: _shipment(v, first)["status"] == "lost")
     assert any(step["owner"] == "support" for step in view["next_steps"])
     await page.press("send-again", first)
     view = await page.sees("sent again", lambda v: len([s for s in v["shipments"] if s["status"] == "created"]) == 1)
     assert view["lines"][0]["forward"]["lost"] == 0
     assert not page.offers(await page.html(), "send-again", first), "it is made good"
-    await people.ships(f"{order_id}-S2", people.ago(minutes=5))
-    await people.delivers(f"{order_id}-S2", people.ago(minutes=2))
+    await actors.ships(f"{order_id}-S2", actors.ago(minutes=5))
+    await actors.delivers(f"{order_id}-S2", actors.ago(minutes=2))
     await page.sees("completed", lambda v: v["order"]["status"] == "completed")
 
 
 async def test_a_claim_is_decided_and_what_comes_after_its_refund_is_settled(
-    shop: Shop, people: People, anna: httpx.AsyncClient, sam: httpx.AsyncClient
+    shop: Shop, actors: Actors, anna: httpx.AsyncClient, sam: httpx.AsyncClient
 ) -> None:
     order_id = await shop.sends()
     shipment = f"{order_id}-S1"
-    await people.ships(shipment, people.ago(minutes=25))
-    await people.scans(shipment, "lost", people.ago(minutes=20))
-    agents, supervisors = Page(anna, people, order_id), Page(sam, people, order_id)
+    await actors.ships(shipment, actors.ago(minutes=25))
+    await actors.scans(shipment, "lost", actors.ago(minutes=20))
+    agents, supervisors = Page(anna, actors, order_id), Page(sam, actors, order_id)
     await agents.sees("lost", lambda v: _shipment(v, shipment)["status"] == "lost")
     claim = {"lines": [{"line_id": "1", "quantity": 1}], "reason": "not_received"}
-    made = await people.post("returns", f"/orders/{order_id}/claims", claim, Role.AGENT)
+    made = await actors.post("returns", f"/orders/{order_id}/claims", claim, Role.AGENT)
     await agents.sees("a claim", lambda v: v["claims"])
     await agents.press("resolve-claim", made["claim_id"], choice="refunded")
     await agents.sees("refunded", lambda v: v["totals"]["refunded"]["minor"] == 1000)
     assert not agents.offers(await agents.html(), "resolve-claim", made["claim_id"])
 
-    await people.scans(shipment, "found", people.ago(minutes=10))
-    await people.delivers(shipment, people.ago(minutes=8))
+    await actors.scans(shipment, "found", actors.ago(minutes=10))
+    await actors.delivers(shipment, actors.ago(minutes=8))
     view = await agents.sees("held unpaid", lambda v: v["recoveries"])
     recovery = view["recoveries"][0]["recovery_id"]
     assert not agents.offers(await agents.html(), "settle-recovery", recovery), "it takes a supervisor"
@@ -172,28 +172,28 @@ async def test_a_claim_is_decided_and_what_comes_after_its_refund_is_settled(
 
 
 async def test_a_return_is_closed_with_a_reason_by_who_may(
-    shop: Shop, people: People, anna: httpx.AsyncClient, sam: httpx.AsyncClient
+    shop: Shop, actors: Actors, anna: httpx.AsyncClient, sam: httpx.AsyncClient
 ) -> None:
     order_id = await shop.delivered()
     request = {"lines": [{"line_id": "1", "quantity": 1, "reason": "unwanted", "condition": "unopened"}]}
-    await people.reads("returns", f"/orders/{order_id}/returns", "delivered", lambda r: r["lines"][0]["delivered"])
-    told = await people.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
+    await actors.reads("returns", f"/orders/{order_id}/returns", "delivered", lambda r: r["lines"][0]["delivered"])
+    told = await actors.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
     return_id = told["return_id"]
-    agents, supervisors = Page(anna, people, order_id), Page(sam, people, order_id)
+    agents, supervisors = Page(anna, actors, order_id), Page(sam, actors, order_id)
     await agents.sees("a return", lambda v: v["returns"])
     assert not agents.offers(await agents.html(), "close-return", return_id), "it takes a supervisor"
     await supervisors.press("close-return", return_id, reason="they keep it after all")
     await agents.sees("closed", lambda v: v["returns"][0]["status"] == "closed")
-    [closed] = [entry for entry in await people.timeline(order_id) if entry["type"] == "return.closed"]
+    [closed] = [entry for entry in await actors.timeline(order_id) if entry["type"] == "return.closed"]
     assert (closed["actor"], closed["reason"]) == ("supervisor:sam", "they keep it after all")
 
 
 async def test_a_packed_parcel_waits_for_the_label_of_its_new_address(
-    shop: Shop, people: People, anna: httpx.AsyncClient
+    shop: Shop, actors: Actors, anna: httpx.AsyncClient
 ) -> None:
     order_id = await shop.sends()
-    page, shipment = Page(anna, people, order_id), f"{order_id}-S1"
-    await people.outside(f"/warehouse/shipments/{shipment}/pack", {"occurred_at": people.ago(minutes=20).isoformat()})
+    page, shipment = Page(anna, actors, order_id), f"{order_id}-S1"
+    await actors.outside(f"/warehouse/shipments/{shipment}/pack", {"occurred_at": actors.ago(minutes=20).isoformat()})
     await page.sees("packed", lambda v: _shipment(v, shipment)["status"] == "packed")
     moved = {"ship_to": ADDRESS | {"street": "Neue Straße 1"}}
     await shop.changes_address(order_id, moved)
@@ -201,7 +201,7 @@ async def test_a_packed_parcel_waits_for_the_label_of_its_new_address(
     html = await page.html()
     assert "needs a label of its new address: Berlin, DE" in html
     labelled = {"occurred_at": datetime.now(timezone.utc).isoformat()}
-    await people.outside(f"/warehouse/shipments/{shipment}/relabel", labelled)
+    await actors.outside(f"/warehouse/shipments/{shipment}/relabel", labelled)
     view = await page.sees("free to leave", lambda v: _shipment(v, shipment)["status"] == "packed")
     assert _shipment(view, shipment)["holds"] == []
     assert "has a label of its new address" in await page.html()
@@ -220,14 +220,14 @@ def image() -> bytes:
 
 @needs_chromium
 async def test_evidence_that_was_uploaded_is_seen_as_an_image_in_a_browser(
-    shop: Shop, people: People, anna: httpx.AsyncClient, tmp_path: Path
+    shop: Shop, actors: Actors, anna: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     order_id = await shop.delivered()
-    await people.reads("returns", f"/orders/{order_id}/returns", "delivered", lambda r: r["lines"][0]["delivered"])
+    await actors.reads("returns", f"/orders/{order_id}/returns", "delivered", lambda r: r["lines"][0]["delivered"])
     claim = {"lines": [{"line_id": "1", "quantity": 1}], "reason": "defective"}
-    made = await people.post("returns", f"/orders/{order_id}/claims", claim, Role.AGENT)
+    made = await actors.post("returns", f"/orders/{order_id}/claims", claim, Role.AGENT)
     await shop.uploads(order_id, made["claim_id"], "the lamp.png", image())
-    page = Page(anna, people, order_id)
+    page = Page(anna, actors, order_id)
     await page.sees("the file", lambda v: v["claims"] and v["claims"][0]["files"])
     async with chromium() as launched:
         site = shop.system.endpoints.url("support-view")

@@ -8,9 +8,9 @@ import asyncpg
 import pytest
 from playwright.async_api import Page
 
+from ops.actors import Actors, View
 from ops.demo import play, supervised
 from ops.keys import kept_keys
-from ops.people import People, View
 from ops.stories import STORIES, Story, is_because_of
 from ops.system import System
 from ops.verify import check
@@ -26,18 +26,18 @@ told: dict[str, str] = {}
 
 
 @pytest.mark.parametrize(("name", "story"), STORIES.items(), ids=[name.replace(" ", "-") for name in STORIES])
-async def test_the_story_reaches_its_end(people: People, name: str, story: Story) -> None:
-    told[name] = await play(name, story, people)
+async def test_the_story_reaches_its_end(actors: Actors, name: str, story: Story) -> None:
+    told[name] = await play(name, story, actors)
     if name == "unknown outcome":
         # Undisturbed, that is: where a process is killed just then, the processor's late notice may be heard before.
         for order in ("unknown", "unknown-refund"):
-            types = [entry["type"] for entry in await people.timeline(f"{order}-{people.run}")]
+            types = [entry["type"] for entry in await actors.timeline(f"{order}-{actors.run}")]
             assert {"payment.operation_unknown", "payment.operation_reconciled"} <= set(types)
-            await is_because_of(people, f"{order}-{people.run}", "system_fault")
+            await is_because_of(actors, f"{order}-{actors.run}", "system_fault")
 
 
 @needs_chromium
-async def test_every_story_that_was_played_is_read_from_the_page(system: System, people: People) -> None:
+async def test_every_story_that_was_played_is_read_from_the_page(system: System, actors: Actors) -> None:
     if not told:
         pytest.skip("no story was played in this run")
     url = system.endpoints.url("support-view")
@@ -46,7 +46,7 @@ async def test_every_story_that_was_played_is_read_from_the_page(system: System,
         await context.add_cookies([{"name": SESSION, "value": reader.cookies[SESSION], "url": url}])
         page = await context.new_page()
         for name, order_id in told.items():
-            view, entries = await settled(people, page, order_id)
+            view, entries = await settled(actors, page, order_id)
             shown = [entry["title"] for entry in entries if not entry["is_quiet"]]
             assert await page.locator(".entry .title").all_inner_texts() == shown, name
             states = await page.get_by_label("Four states, side by side").locator("article > .chip").all_inner_texts()
@@ -58,11 +58,11 @@ async def test_every_story_that_was_played_is_read_from_the_page(system: System,
             assert await page.get_by_text("Not the whole story").count() == 0, name
 
 
-async def settled(people: People, page: Page, order_id: str) -> tuple[View, list[View]]:
+async def settled(actors: Actors, page: Page, order_id: str) -> tuple[View, list[View]]:
     """What the API tells of the order, and the page at the same facts: late notices may still come."""
     deadline = asyncio.get_running_loop().time() + 60
     while True:
-        view, entries = await people.get("support-view", f"/api/orders/{order_id}"), await people.timeline(order_id)
+        view, entries = await actors.get("support-view", f"/api/orders/{order_id}"), await actors.timeline(order_id)
         await page.goto(f"/orders/{order_id}")
         on_page = await page.locator("#news").get_attribute("data-seen")
         if str(len(entries)) == str(view["freshness"]["facts"]) == on_page:
@@ -70,10 +70,10 @@ async def settled(people: People, page: Page, order_id: str) -> tuple[View, list
         assert asyncio.get_running_loop().time() < deadline, f"{order_id} does not come to rest"
 
 
-async def test_a_supervisor_finds_a_queue_and_figures_that_say_something(people: People) -> None:
+async def test_a_supervisor_finds_a_queue_and_figures_that_say_something(actors: Actors) -> None:
     if not told.keys() >= {"asked three times", "return under policy"}:
         pytest.skip("what they are made of was not played in this run")
-    await supervised(people)
+    await supervised(actors)
 
 
 async def test_after_the_stories_nothing_is_wrong(system: System) -> None:

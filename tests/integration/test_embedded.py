@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from ops.embedded import Embedded, embedded, throwaway
-from ops.places import Ports
+from ops.paths import Ports
 from ops.supervision import Process
 
 TOPIC = "stories.events"

@@ -68,7 +68,7 @@ from shared.runtime import build
 from support_view import store
 from support_view.app import router
 from support_view.domain import causes
-from support_view.domain.causes import Borne, Causes, OverrideCause, WithdrawOverride
+from support_view.domain.causes import Causes, EvidencedCause, OverrideCause, WithdrawOverride
 from support_view.domain.policies import CausePolicy, CauseRule
 from support_view.domain.timeline import Entry
 from support_view.metrics.api import CountedRow, asked, neutral, read_figure, read_rows
@@ -243,7 +243,7 @@ class Attributing:
             self.story.tell(fact)
             self.causes = causes.evolve(self.causes, fact)
 
-    def find(self, found: Mapping[RootCauseTag, Borne], version: int = 1) -> None:
+    def find(self, found: Mapping[RootCauseTag, EvidencedCause], version: int = 1) -> None:
         """By the third version, one rule is switched off."""
         rules = {
             tag: CauseRule(is_on=version < 3 or tag is not RootCauseTag.STOCK_OUT, confidence_percent=80)
@@ -275,7 +275,11 @@ def some_causes(chance: random.Random, story: Telling) -> None:
             )
         )
         if said is None:
-            found = {tag: Borne((f"f-{chance.randint(1, 2)}",), since, about) for tag in tags if chance.random() < 0.6}
+            found = {
+                tag: EvidencedCause((f"f-{chance.randint(1, 2)}",), since, about)
+                for tag in tags
+                if chance.random() < 0.6
+            }
             of.find(found, chance.randint(1, 3))
             continue
         with suppress(Invalid):
@@ -518,7 +522,7 @@ async def test_a_contact_that_names_no_order_is_not_counted_and_the_coverage_say
     assert (view.total.count, view.coverage.of_no_order) == (0, 1)
 
 
-BORNE: Final = Borne(("f-1",), START, ("carrier:dhl", "sku:A", "sku:B"))
+BORNE: Final = EvidencedCause(("f-1",), START, ("carrier:dhl", "sku:A", "sku:B"))
 
 
 async def test_contacts_are_split_by_the_causes_that_stand_for_their_order(pool: Pool) -> None:
@@ -538,8 +542,8 @@ async def test_causes_are_counted_by_whom_they_are_about_and_as_precise_as_peopl
     story = split_order("ORD-1")
     backorder = next(entry for entry in story.entries if entry.fact.type == "backorder.created")
     of = Attributing(story)
-    short = Borne((backorder.id,), START, ("sku:A", "sku:B"))
-    lost = Borne(("f-2",), START + timedelta(days=8), ("carrier:ups", "sku:A"))
+    short = EvidencedCause((backorder.id,), START, ("sku:A", "sku:B"))
+    lost = EvidencedCause(("f-2",), START + timedelta(days=8), ("carrier:ups", "sku:A"))
     of.find({RootCauseTag.STOCK_OUT: short, RootCauseTag.CARRIER_LOSS: lost})
     of.say(OverrideCause(RootCauseTag.CARRIER_LOSS, RootCauseTag.ADDRESS, "nobody lives there"))
     await tell(pool, story.entries)
@@ -579,7 +583,9 @@ async def test_incidents_that_repeat_are_read_by_api_page_and_csv(pool: Pool, cl
     for week in range(3):
         story = split_order(f"ORD-{week}")
         about = (f"sku:S-{week}", "carrier:dhl", "location:BER")[: 2 if week else 3]
-        Attributing(story).find({RootCauseTag.STOCK_OUT: Borne(("f",), START + timedelta(days=7 * week), about)})
+        Attributing(story).find(
+            {RootCauseTag.STOCK_OUT: EvidencedCause(("f",), START + timedelta(days=7 * week), about)}
+        )
         told += story.entries
     await tell(pool, told)
     days = {"from": "2026-10-01", "to": "2026-10-31", "by": "week"}

@@ -158,11 +158,11 @@ async def test_a_code_counts_once_and_in_the_browser_that_asked_for_it(
     mine = httpx.URL(await way_back(other, "anna")).copy_merge_params({"code": stolen})
     assert "did not take the code" in (await other.get(mine)).text, "it was asked for with another secret"
     assert SESSION not in other.cookies
-    ticket = browser.cookies[UNDER_WAY]
+    pending = browser.cookies[UNDER_WAY]
     again = await way_back(browser)
     assert (await browser.get(again)).status_code == 200
     browser.cookies.clear()
-    browser.cookies.set(UNDER_WAY, ticket, domain="view.test", path="/sign-in")
+    browser.cookies.set(UNDER_WAY, pending, domain="view.test", path="/sign-in")
     assert (await browser.get(again)).status_code == 400
 
 
@@ -179,10 +179,10 @@ async def test_a_ticket_or_an_id_token_is_no_session(
 
     monkeypatch.setattr(Provider, "tokens", overheard)
     back = await way_back(browser)
-    ticket = browser.cookies[UNDER_WAY]
+    pending = browser.cookies[UNDER_WAY]
     await browser.get(back)
     [(_, identity)] = got
-    for token in (identity, ticket):
+    for token in (identity, pending):
         browser.cookies.clear()
         browser.cookies.set(SESSION, token, domain="view.test")
         assert (await browser.get("/")).status_code == 303

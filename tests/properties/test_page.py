@@ -39,7 +39,7 @@ from support_view.domain.obligations import OBLIGATIONS, obligations, rules_of
 from support_view.domain.timeline import Entry, arrange, plain
 from support_view.domain.timeline import Place as Spot
 from support_view.pages import Shown, order_content
-from support_view.projection import Section, advance, section_of
+from support_view.projection import Projection, fold_contiguous, projection_of
 from support_view.rendering import anchor, page
 from support_view.store import Seen
 from support_view.summary import Freshness, summarize
@@ -138,14 +138,14 @@ def told_customer(world: World, id: str, how: int) -> list[Any]:
     return facts
 
 
-def viewed(id: str, journals: Mapping[str, Sequence[Any]]) -> tuple[OrderView, Timeline, Mapping[str, Section[Any]]]:
+def viewed(id: str, journals: Mapping[str, Sequence[Any]]) -> tuple[OrderView, Timeline, Mapping[str, Projection[Any]]]:
     entries: list[Entry] = []
     sections = {}
     for number, (service, facts) in enumerate(journals.items(), 1):
         if facts:
             told = [written(fact, n, id=number * 100_000 + n) for n, fact in enumerate(facts, 1)]
             entries += told
-            sections[service] = advance(service, section_of(service), {e.sequence for e in told}, told, None)
+            sections[service] = fold_contiguous(service, projection_of(service), {e.sequence for e in told}, told, None)
     summary = summarize(id, sections, ESCALATIONS)
     freshness = Freshness(facts=len(entries), occurred_at=NOON, seen_at=NOON, services={}, holes=())
     view = OrderView(freshness=freshness, **dict(summary))
@@ -164,7 +164,7 @@ def spoken(facts: Sequence[Any]) -> list[CaseEntry]:
     return [case_entry_of(row) for row in reversed(rows)]
 
 
-def work_of(id: str, sections: Mapping[str, Section[Any]]) -> Work:
+def work_of(id: str, sections: Mapping[str, Projection[Any]]) -> Work:
     """All escalations that are ever due, raised."""
     states = {service: section.state for service, section in sections.items() if service != "support"}
     raised: list[EscalationOut] = []

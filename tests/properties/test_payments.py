@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 
 from payments.domain.account import Account, evolve, laws
 from payments.domain.decision import (
-    Conclude,
     Confirm,
     Dispute,
     ExpireAuthorization,
-    LoseSight,
+    MarkUnknown,
     NoteUnits,
     RecordMovement,
+    RecordOutcome,
     RetryCaptures,
 )
-from payments.domain.operation import OPERATION, Operation, OperationStatus, Result, Verdict
+from payments.domain.operation import OPERATION, Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import (
     ApproveRefund,
     Asked,
@@ -39,7 +39,7 @@ from payments.domain.routing import (
     route,
 )
 from payments.domain.tender import CAPTURABLE, DISPUTE, TENDER, DisputeStatus
-from payments.gateway import BookedThere, TheirBooks
+from payments.gateway import ProviderRecord, TheirBooks
 from payments.reconciliation import compare
 from payments.store import STATE, Booked, OurBooks
 from shared.contracts.base import Fact, TenderKind
@@ -95,11 +95,11 @@ class There:
             if o.authorization:
                 self.refunded[o.authorization] -= amount
 
-    def verdict(self, o: Operation) -> Verdict | None:
+    def verdict(self, o: Operation) -> ProviderResult | None:
         if o.id not in self.operations:
             return None
         _, result, amount, code = self.operations[o.id]
-        return Verdict(result, amount, o.requested_at, f"ref-{o.id}", code, NOON + timedelta(days=30))
+        return ProviderResult(result, amount, o.requested_at, f"ref-{o.id}", code, NOON + timedelta(days=30))
 
     def kept(self, ref: str) -> int:
         return self.captured.get(ref, 0) - self.refunded.get(ref, 0) - sum(self.lost.get(ref, {}).values())
@@ -152,17 +152,17 @@ class World:
             self.there.perform(o, refuses=False, other=1 + n % (2 * o.amount_minor))
             return
         if fate == "unheard":
-            self.story.tell(LoseSight(o.id))
+            self.story.tell(MarkUnknown(o.id))
             return
         self.there.perform(o, refuses=fate == "refused")
         self.is_undisturbed &= fate != "refused"
         if fate == "unanswered":
-            self.story.tell(LoseSight(o.id))
+            self.story.tell(MarkUnknown(o.id))
         elif fate != "died":
             self.hear(o.id)
 
     def hear(self, id: str) -> None:
-        self.story.tell(Conclude(id, self.there.verdict(self.story.state.operations[id])))
+        self.story.tell(RecordOutcome(id, self.there.verdict(self.story.state.operations[id])))
 
     def rest(self) -> None:
         """Everything that is open comes to its end, however the provider was disturbed before."""
@@ -437,7 +437,7 @@ def test_the_laws_hold_at_every_step_and_the_books_agree_at_rest(world: World, t
         frozenset(m.reference for m in state.movements.values()),
     )
     theirs = [
-        BookedThere(id, "o1", result, amount, kind, f"ref-{id}", None, NOON)
+        ProviderRecord(id, "o1", result, amount, kind, f"ref-{id}", None, NOON)
         for id, (kind, result, amount, _) in world.there.operations.items()
     ]
     assert compare(ours, TheirBooks(theirs, [])) == []

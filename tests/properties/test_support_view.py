@@ -20,10 +20,10 @@ from shared.contracts.payments import OperationKind, PaymentOperationUnknown, Re
 from shared.contracts.support import SupportFact
 from shared.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
-from support_view.domain.showing import causes_in
+from support_view.domain.signals_by_fact import causes_in
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
 from support_view.metrics.measures import Measured, measured, news
-from support_view.projection import ALL, DOMAINS, Section, advance, section_of, span_to_read
+from support_view.projection import ALL, DOMAINS, Projection, fold_contiguous, projection_of, span_to_read
 from support_view.summary import holes, summarize
 from tests.invented import facts
 from tests.telling import ESCALATIONS, START, whole_story
@@ -52,7 +52,7 @@ class View:
 
     def __init__(self) -> None:
         self.timeline: dict[str, Entry] = {}
-        self.sections: dict[str, Section[Any]] = {}
+        self.sections: dict[str, Projection[Any]] = {}
 
     def take(self, batch: Iterable[Entry]) -> None:
         told: dict[str, list[Entry]] = defaultdict(list)
@@ -61,16 +61,16 @@ class View:
                 self.timeline[entry.id] = entry
                 told[entry.service].append(entry)
         for service, entries in told.items():
-            section = self.sections.get(service, section_of(service))
+            section = self.sections.get(service, projection_of(service))
             sequences = {entry.sequence for entry in entries}
             span = span_to_read(section, sequences)
             if span is not None:
                 rows = self.timeline.values()
                 entries = [e for e in rows if e.service == service and span.first <= e.sequence <= span.last]
-            self.sections[service] = advance(service, section, sequences, entries, span)
+            self.sections[service] = fold_contiguous(service, section, sequences, entries, span)
 
 
-def viewed(batches: Iterable[Sequence[Entry]]) -> Mapping[str, Section[Any]]:
+def viewed(batches: Iterable[Sequence[Entry]]) -> Mapping[str, Projection[Any]]:
     view = View()
     for batch in batches:
         view.take(batch)
@@ -120,7 +120,7 @@ def test_causes_of_facts_that_say_anything_rest_on_some_of_them(data: st.DataObj
         kinds = st.sampled_from([kind for kind in ORDER_FACTS if kind.service == service])
         said = data.draw(st.lists(kinds.flatmap(lambda kind: facts(kind, order_id="a")), max_size=6))
         entries = [entry_of(fact, n) for n, fact in enumerate(said, 1)]
-        section = advance(service, section_of(service), {e.sequence for e in entries}, entries, None)
+        section = fold_contiguous(service, projection_of(service), {e.sequence for e in entries}, entries, None)
         assert section.next == len(entries) + 1
         sections[service] = section
         told |= {(service, entry.sequence) for entry in entries}
@@ -128,7 +128,7 @@ def test_causes_of_facts_that_say_anything_rest_on_some_of_them(data: st.DataObj
         assert cause.evidence and told.issuperset(cause.evidence)
 
 
-def counted(sections: Mapping[str, Section[Any]]) -> dict[tuple[str, str, str], Measured]:
+def counted(sections: Mapping[str, Projection[Any]]) -> dict[tuple[str, str, str], Measured]:
     found = [(service, row) for service, section in sections.items() for row in measured(service, section.state)]
     rows = {(service, row.measure, row.id): row for service, row in found}
     assert len(rows) == len(found), "a row is there twice"
@@ -146,7 +146,7 @@ def test_what_figures_count_is_kept_in_step_batch_by_batch_and_depends_on_the_fa
         before = dict(view.sections)
         view.take(batch)
         for service, section in view.sections.items():
-            was = before.get(service, section_of(service))
+            was = before.get(service, projection_of(service))
             changed, gone = news(service, was.state, section.state)
             kept |= {(service, row.measure, row.id): row for row in changed}
             for measure, id in gone:
@@ -191,7 +191,7 @@ def test_whatever_valid_facts_say_in_any_sequence_they_fold_are_told_and_can_be_
         kinds = [fact for fact in ORDER_FACTS if fact.service == service]
         chosen = data.draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=6), label=service)
         entries = [entry_of(data.draw(facts(kind, order_id="a")), n) for n, kind in enumerate(chosen, 1)]
-        section = advance(service, section_of(service), {e.sequence for e in entries}, entries, None)
+        section = fold_contiguous(service, projection_of(service), {e.sequence for e in entries}, entries, None)
         assert section.next == len(entries) + 1, "a fact of this service could not be folded"
         domain = DOMAINS[service]
         assert domain.state.validate_json(domain.state.dump_json(section.state)) == section.state
@@ -210,7 +210,7 @@ def test_every_class_of_fact_folds_into_its_section(kind: type[Fact]) -> None:
     @given(facts(kind, order_id="a"))
     def folds(fact: Fact) -> None:
         entry = entry_of(fact, 1)
-        assert advance(kind.service, section_of(kind.service), {1}, [entry], None).next == 2
+        assert fold_contiguous(kind.service, projection_of(kind.service), {1}, [entry], None).next == 2
         assert DOMAINS[kind.service].sentences[kind](fact, Words())
 
     folds()
@@ -331,7 +331,7 @@ def test_the_order_is_read_as_its_machine_moves_it(source: Any, kind: type[Fact]
 def test_folding_everything_anew_gives_what_was_folded_bit_by_bit() -> None:
     for service, section in viewed([[entry] for entry in STORY]).items():
         rows = [entry for entry in STORY if entry.service == service]
-        assert advance(service, section, set(), rows, ALL) == section
+        assert fold_contiguous(service, section, set(), rows, ALL) == section
 
 
 def test_an_operation_of_every_kind_is_shown_as_unknown_until_it_is_answered() -> None:

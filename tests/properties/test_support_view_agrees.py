@@ -16,7 +16,7 @@ from returns.domain.units import BUCKET_OF
 from shared.contracts import Fact
 from support_view.domain.returns import ReverseBucket
 from support_view.picture import draw
-from support_view.projection import Section, advance, section_of
+from support_view.projection import Projection, fold_contiguous, projection_of
 from support_view.summary import Summary, summarize
 from tests.properties.test_returns import walk
 from tests.properties.test_support_view import entry_of
@@ -25,13 +25,15 @@ from tests.properties.world import Service, World
 from tests.telling import ESCALATIONS
 
 
-def seen(*journals: Sequence[Fact]) -> dict[str, Section[Any]]:
+def seen(*journals: Sequence[Fact]) -> dict[str, Projection[Any]]:
     """The sections of one order, of all that its services told."""
     sections = {}
     for told in filter(None, journals):
         service = told[0].service
         entries = [entry_of(fact, n) for n, fact in enumerate(told, 1)]
-        sections[service] = advance(service, section_of(service), {e.sequence for e in entries}, entries, None)
+        sections[service] = fold_contiguous(
+            service, projection_of(service), {e.sequence for e in entries}, entries, None
+        )
         assert sections[service].next == len(told) + 1, "a fact could not be folded"
     return sections
 
@@ -47,7 +49,7 @@ def agree_on_fulfillment(order: Any, summary: Summary) -> None:
             assert units == {bucket: n for bucket, n in order.lines[line.line_id].units.items() if n}, line.line_id
 
 
-def agree_on_returns(order: OrderReturns, sections: dict[str, Section[Any]]) -> None:
+def agree_on_returns(order: OrderReturns, sections: dict[str, Projection[Any]]) -> None:
     if "returns" not in sections:
         return
     view = sections["returns"].state.returns

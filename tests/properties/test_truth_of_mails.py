@@ -19,7 +19,7 @@ from notifications.domain.telling import NOTED, Note, Outbox, RecordSent, decide
 from notifications.mails import Mail, composed
 from shared.contracts.base import PREPAID, Bucket
 from shared.contracts.returns import ReturnRequested
-from support_view.projection import Section, advance, section_of
+from support_view.projection import Projection, fold_contiguous, projection_of
 from support_view.summary import Summary, summarize
 from tests.properties.test_support_view import entry_of
 from tests.properties.test_support_view_agrees import play
@@ -390,7 +390,7 @@ def transactions(world: World, order_id: str) -> Iterator[list[Entry]]:
 def hold_every_mail(world: World, order_id: str, every: int) -> int:
     """Compose after each transaction, and send after every so many of them; returns how many mails were held."""
     state, outbox = OrderNotifications(order_id), Outbox(POLICY)
-    sections: dict[str, Section[Any]] = {}
+    sections: dict[str, Projection[Any]] = {}
     resolutions: dict[str, str] = {}
     held = 0
     for number, together in enumerate(transactions(world, order_id), 1):
@@ -399,7 +399,9 @@ def hold_every_mail(world: World, order_id: str, every: int) -> int:
             sequence = entry.cause.sequence
             assert sequence is not None
             seen = entry_of(fact, sequence)
-            sections[service] = advance(service, sections.get(service) or section_of(service), {sequence}, [seen], None)
+            sections[service] = fold_contiguous(
+                service, sections.get(service) or projection_of(service), {sequence}, [seen], None
+            )
             assert sections[service].next == sequence + 1, "the view could not fold it"
             if isinstance(fact, ReturnRequested):
                 resolutions[fact.return_id] = fact.resolution.value

@@ -28,8 +28,8 @@ from orders.domain.policy import OrderPolicy
 from orders.handlers import ROUTE as ORDERS_ROUTE
 from orders.store import ORDERS
 from payments.domain.account import Account
-from payments.domain.decision import Conclude, Dispute, ExpireAuthorization, LoseSight, RecordMovement, Submit
-from payments.domain.operation import Operation, OperationStatus, Result, Verdict
+from payments.domain.decision import Dispute, ExpireAuthorization, MarkUnknown, RecordMovement, RecordOutcome, Submit
+from payments.domain.operation import Operation, OperationStatus, Result, ProviderResult
 from payments.domain.payout import Policies as RefundPolicies
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import Fallback, RoutingPolicy
@@ -174,20 +174,20 @@ class Holding:
 class Processor:
     """The card processor: one effect per key, whatever it is asked and however often. Tokens say what it refuses."""
 
-    booked: dict[str, Verdict] = field(default_factory=dict)
+    booked: dict[str, ProviderResult] = field(default_factory=dict)
     holdings: dict[str, Holding] = field(default_factory=dict)
     of: dict[str, tuple[str, Operation]] = field(default_factory=dict)
 
-    def perform(self, order_id: str, operation: Operation, tender: Tender, at: datetime) -> Verdict:
+    def perform(self, order_id: str, operation: Operation, tender: Tender, at: datetime) -> ProviderResult:
         known = self.booked.get(operation.id)
         if known is None:
             known = self.booked[operation.id] = self._done(operation, tender, at)
             self.of[operation.id] = (order_id, operation)
         return known
 
-    def _done(self, operation: Operation, tender: Tender, at: datetime) -> Verdict:
-        def verdict(result: Result, code: str = "", **more: Any) -> Verdict:
-            return Verdict(result, operation.amount_minor, at, f"ref-{operation.id}", code, **more)
+    def _done(self, operation: Operation, tender: Tender, at: datetime) -> ProviderResult:
+        def verdict(result: Result, code: str = "", **more: Any) -> ProviderResult:
+            return ProviderResult(result, operation.amount_minor, at, f"ref-{operation.id}", code, **more)
 
         if operation.kind is OperationKind.AUTHORIZE:
             if tender.token == "declines" or (tender.token == "once" and tender.exchange_id is not None):
@@ -225,7 +225,7 @@ class Processor:
                 holding.refunded_minor += operation.amount_minor
                 return verdict(Result.SUCCEEDED)
 
-    def bounce(self, operation: Operation, at: datetime) -> Verdict:
+    def bounce(self, operation: Operation, at: datetime) -> ProviderResult:
         """A refund comes back days later."""
         bounced = replace(self.booked[operation.id], result=Result.REVERSED, code="account_closed", at=at)
         self.booked[operation.id] = bounced
@@ -253,8 +253,8 @@ class World:
     receipts: dict[tuple[str, str], int] = field(default_factory=dict)
     processor: Processor = field(default_factory=Processor)
     late_requests: list[tuple[str, str]] = field(default_factory=list)
-    late_answers: list[tuple[str, str, Verdict]] = field(default_factory=list)
-    notices: list[tuple[str, UUID, str, Verdict]] = field(default_factory=list)
+    late_answers: list[tuple[str, str, ProviderResult]] = field(default_factory=list)
+    notices: list[tuple[str, UUID, str, ProviderResult]] = field(default_factory=list)
     fired: set[tuple[Service, str, str, datetime]] = field(default_factory=set)
     orders: list[str] = field(default_factory=list)
     numbers: int = 0
@@ -502,13 +502,15 @@ class World:
                 verdict = self._perform(id, operation.id)
                 self._conclude(id, operation.id, verdict, "The processor answers")
             case "request lost":
-                self._worker(id, LoseSight(operation.id), "The request is lost; payments does not know")
+                self._worker(id, MarkUnknown(operation.id), "The request is lost; payments does not know")
             case "answer lost":
                 self._perform(id, operation.id)
-                self._worker(id, LoseSight(operation.id), "It is done, the answer is lost; payments does not know")
+                self._worker(id, MarkUnknown(operation.id), "It is done, the answer is lost; payments does not know")
             case "request late":
                 self.late_requests.append((id, operation.id))
-                self._worker(id, LoseSight(operation.id), "The request is on its way for long; payments does not know")
+                self._worker(
+                    id, MarkUnknown(operation.id), "The request is on its way for long; payments does not know"
+                )
             case "worker dies":
                 self.late_requests.append((id, operation.id))
                 self.say("The worker dies with the request on its way")
@@ -519,7 +521,7 @@ class World:
     def _worker(self, id: str, command: Any, sentence: str) -> None:
         self.act(Service.PAYMENTS, id, command, "service:payments", sentence)
 
-    def _perform(self, id: str, operation_id: str) -> Verdict:
+    def _perform(self, id: str, operation_id: str) -> ProviderResult:
         account = self.account(id)
         operation = account.operations[operation_id]
         is_new = operation_id not in self.processor.booked
@@ -528,9 +530,9 @@ class World:
             self.notices.append((id, UUID(int=self.number()), operation_id, verdict))
         return verdict
 
-    def _conclude(self, id: str, operation_id: str, verdict: Verdict | None, who: str) -> None:
+    def _conclude(self, id: str, operation_id: str, verdict: ProviderResult | None, who: str) -> None:
         said = f"{verdict.result} {verdict.code}".strip() if verdict else "never seen"
-        self._worker(id, Conclude(operation_id, verdict), f"{who}: {operation_id} {said}")
+        self._worker(id, RecordOutcome(operation_id, verdict), f"{who}: {operation_id} {said}")
 
     def request_arrives(self, which: int) -> None:
         id, operation_id = self.late_requests.pop(which % len(self.late_requests))
@@ -551,7 +553,7 @@ class World:
         if not is_kept:
             del self.notices[at]
         cause = Cause(notice_id, verdict.at, "partner:processor", "notice", f"notice-{operation_id}")
-        told = Told(id, Conclude(operation_id, verdict), cause)
+        told = Told(id, RecordOutcome(operation_id, verdict), cause)
         sentence = f"The processor gives notice: {operation_id} {verdict.result}"
         self._answered(sentence, lambda: self.tell(Service.PAYMENTS, PAYMENTS, told))
 

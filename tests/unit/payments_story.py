@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID
 
 from payments.domain.account import Account, evolve, laws
-from payments.domain.decision import Command, Conclude, Confirm, Dispute, NoteUnits, Open, Submit, decide
-from payments.domain.operation import Operation, OperationStatus, Result, Verdict
+from payments.domain.decision import Command, Confirm, Dispute, NoteUnits, Open, RecordOutcome, Submit, decide
+from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import OweRefund, Policies, RequestRefund
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import Fallback, RoutingPolicy, Strategy
@@ -118,7 +118,7 @@ class Story:
         expires_at: datetime | None = None,
     ) -> list[Fact]:
         operation = self.state.operations[id]
-        verdict = Verdict(
+        verdict = ProviderResult(
             result=result,
             amount_minor=operation.amount_minor if amount is None else amount,
             at=at or operation.requested_at,
@@ -126,7 +126,7 @@ class Story:
             code=code,
             expires_at=expires_at,
         )
-        return self.tell(Conclude(id, verdict))
+        return self.tell(RecordOutcome(id, verdict))
 
     def all_succeed(self) -> None:
         """The provider does everything that is asked of it, and what follows."""

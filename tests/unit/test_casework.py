@@ -35,8 +35,8 @@ from support_view.domain.casework import (
     AsAgent,
     AssignCase,
     AssignEscalation,
+    CheckEscalations,
     Command,
-    LookAt,
     NoteOnCase,
     ReceiveContact,
     ReopenCase,
@@ -124,7 +124,7 @@ class Desk:
 
     def look(self, service: str, at: datetime, *seen: Obligation, policies: Policies = POLICY) -> Sequence[Fact]:
         self.around = Around(policies, at, {(self.state.subject, service): seen})
-        return self.tell(LookAt(service))
+        return self.tell(CheckEscalations(service))
 
     @property
     def raised(self) -> list[tuple[str, int]]:

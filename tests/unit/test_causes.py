@@ -72,10 +72,10 @@ from shared.contracts.support import (
 from shared.machine import Invalid
 from support_view.domain.cases import Support, evolve, laws
 from support_view.domain.casework import Around, Command, FindCauses, decide
-from support_view.domain.causes import RULES, Borne, Found, OverrideCause, WithdrawOverride, find
+from support_view.domain.causes import RULES, EvidencedCause, Found, OverrideCause, WithdrawOverride, find
 from support_view.domain.policies import CausePolicy, CauseRule
-from support_view.domain.showing import causes_in
-from support_view.domain.signs import ASKED_ABOUT, Sign, SignKind
+from support_view.domain.signals import ASKED_ABOUT, Signal, SignalKind
+from support_view.domain.signals_by_fact import causes_in
 from support_view.domain.timeline import Entry, Mark
 from support_view.projection import DOMAINS
 from tests.telling import POLICY, START, Telling, confirmed_order, split_order, units, whole_story
@@ -167,11 +167,11 @@ def test_every_tag_has_a_rule_that_says_why() -> None:
 
 
 @given(st.sets(st.sampled_from(sorted(ASKED_ABOUT)), min_size=1))
-def test_what_is_only_asked_about_is_no_cause_without_a_question(kinds: set[SignKind]) -> None:
-    signs = {"fulfillment": [Sign(kind, f"{kind}-{n}", Mark(n, START)) for n in (1, 2) for kind in sorted(kinds)]}
+def test_what_is_only_asked_about_is_no_cause_without_a_question(kinds: set[SignalKind]) -> None:
+    signs = {"fulfillment": [Signal(kind, f"{kind}-{n}", Mark(n, START)) for n in (1, 2) for kind in sorted(kinds)]}
     assert find(signs, lambda _: ()) == {}
-    asked = Sign(SignKind.ASKED, "C1", Mark(1, START))
-    assert find(signs | {"support": [asked]}, lambda _: ()) or SignKind.PART_DELIVERED in kinds
+    asked = Signal(SignalKind.ASKED, "C1", Mark(1, START))
+    assert find(signs | {"support": [asked]}, lambda _: ()) or SignalKind.PART_DELIVERED in kinds
 
 
 def test_an_order_that_goes_well_has_no_cause() -> None:
@@ -422,7 +422,7 @@ def test_the_whole_story_was_a_stock_out_a_delay_a_silent_processor_and_a_change
     ]
 
 
-BORNE = Borne(("f-1",), START, ("sku:LAMP",))
+BORNE = EvidencedCause(("f-1",), START, ("sku:LAMP",))
 
 
 class Desk:
@@ -432,14 +432,14 @@ class Desk:
         self.state = Support("o-1")
         self.policies = POLICIES
 
-    def tell(self, command: Command, found: Mapping[RootCauseTag, Borne] | None = None) -> Sequence[Fact]:
+    def tell(self, command: Command, found: Mapping[RootCauseTag, EvidencedCause] | None = None) -> Sequence[Fact]:
         facts = decide(self.state, command, Around(self.policies, MONDAY, causes={"o-1": found or {}}))
         for fact in facts:
             self.state = evolve(self.state, fact)
         assert laws(self.state) == []
         return facts
 
-    def finds(self, **found: Borne) -> Sequence[Fact]:
+    def finds(self, **found: EvidencedCause) -> Sequence[Fact]:
         return self.tell(FindCauses(), {Tag(tag): borne for tag, borne in found.items()})
 
     def says(self, tag: Tag | None, replaced_by: Tag | None = None) -> Sequence[Fact]:

@@ -19,8 +19,8 @@ from ops.databases import database_url
 from ops.embedded import cluster_id
 from ops.endpoints import Endpoints, NotUp, RunningProcess, ServiceEndpoint, live_endpoints, url_variable
 from ops.keys import kept_keys
+from ops.paths import LOOPBACK, AlreadyLocked, Ports, locked
 from ops.pins import with_pins
-from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
 from ops.system import DECIDING
 from ops.verify import Mark, Marks, Verification
 from shared.auth import Role, verify

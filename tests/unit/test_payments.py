@@ -7,13 +7,13 @@ import pytest
 
 from payments.domain.account import Account, evolve, laws
 from payments.domain.charge import CHARGE
-from payments.domain.decision import CancelRest, Conclude, ExpireAuthorization, LoseSight, Submit, deadlines
+from payments.domain.decision import CancelRest, ExpireAuthorization, MarkUnknown, RecordOutcome, Submit, deadlines
 from payments.domain.operation import OPERATION, OperationStatus, Result
 from payments.domain.payout import Policies, preview
 from payments.domain.refund import REFUND
 from payments.domain.routing import Strategy
 from payments.domain.tender import DISPUTE, TENDER, TenderStatus
-from payments.gateway import BookedThere, DisputedThere, TheirBooks
+from payments.gateway import DisputedThere, ProviderRecord, TheirBooks
 from payments.reconciliation import Difference, compare
 from payments.store import STATE, Booked, BookedDispute, OurBooks
 from shared.contracts import payments as p
@@ -109,7 +109,7 @@ def test_a_call_without_an_answer_is_unknown_and_its_money_is_spoken_for() -> No
     story.handed_over("S1", a=1)
     [capture] = story.waiting()
     story.submit(capture.id)
-    assert types(story.tell(LoseSight(capture.id))) == ["payment.operation_unknown"]
+    assert types(story.tell(MarkUnknown(capture.id))) == ["payment.operation_unknown"]
     assert story.state.capturing_minor() == 500
     assert types(story.answer(capture.id)) == ["payment.operation_reconciled", "payment.captured"]
     assert story.state.captured_minor == 500
@@ -120,8 +120,8 @@ def test_what_the_provider_has_never_seen_is_asked_for_again_under_the_same_key(
     story.handed_over("S1", a=1)
     [capture] = story.waiting()
     story.submit(capture.id)
-    story.tell(LoseSight(capture.id))
-    [reconciled] = story.tell(Conclude(capture.id, None))
+    story.tell(MarkUnknown(capture.id))
+    [reconciled] = story.tell(RecordOutcome(capture.id, None))
     assert isinstance(reconciled, p.PaymentOperationReconciled) and reconciled.outcome == "never_seen"
     assert [o.id for o in story.waiting()] == [capture.id]
     # The first request arrived there after all, and its notice comes before the second try.
@@ -134,7 +134,7 @@ def test_an_operation_whose_worker_died_is_asked_after() -> None:
     story.handed_over("S1", a=1)
     [capture] = story.waiting()
     story.submit(capture.id)
-    facts = story.tell(Conclude(capture.id, None))
+    facts = story.tell(RecordOutcome(capture.id, None))
     assert types(facts) == ["payment.operation_unknown", "payment.operation_reconciled"]
 
 
@@ -145,10 +145,10 @@ def test_whoever_knows_first_concludes_and_the_other_is_a_repeat(first: str) -> 
     [capture] = story.waiting()
     story.submit(capture.id)
     if first == "notice":
-        story.tell(LoseSight(capture.id))
+        story.tell(MarkUnknown(capture.id))
     assert types(story.answer(capture.id))[-1] == "payment.captured"
     assert story.answer(capture.id) == []
-    assert story.tell(LoseSight(capture.id)) == []
+    assert story.tell(MarkUnknown(capture.id)) == []
     assert story.state.captured_minor == 1_000
 
 
@@ -351,7 +351,7 @@ def test_the_state_is_the_fold_of_its_facts_and_survives_json() -> None:
     story = shipped_two()
     story.tell(owed(5_000))
     story.submit("o1-R1L1")
-    story.tell(LoseSight("o1-R1L1"))
+    story.tell(MarkUnknown("o1-R1L1"))
     disputed(story, "opened", 100)
     folded = Account("o1")
     for fact in story.facts:
@@ -378,8 +378,8 @@ def test_the_books_are_compared_operation_by_operation() -> None:
     def ours(id: str, status: str, kind: OperationKind = OperationKind.CAPTURE) -> Booked:
         return Booked(id, "o1", kind, status, 100, None)
 
-    def theirs(id: str, result: Result, amount: int = 100) -> BookedThere:
-        return BookedThere(id, "o1", result, amount, OperationKind.CAPTURE, f"ref-{id}", None, NOON)
+    def theirs(id: str, result: Result, amount: int = 100) -> ProviderRecord:
+        return ProviderRecord(id, "o1", result, amount, OperationKind.CAPTURE, f"ref-{id}", None, NOON)
 
     here = OurBooks(
         [

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from payments.domain.charge import ChargeStatus
-from payments.domain.decision import Dispute, DropCharge, LoseSight, OweCharge, RetryCharge
+from payments.domain.decision import Dispute, DropCharge, MarkUnknown, OweCharge, RetryCharge
 from payments.domain.operation import Result
 from payments.domain.payout import OweRefund
 from payments.domain.tender import TenderStatus
@@ -131,7 +131,7 @@ class TestChargeForAnExchange:
         story.answer(asked.id)
         [capture] = story.waiting()
         story.submit(capture.id)
-        story.tell(LoseSight(capture.id))
+        story.tell(MarkUnknown(capture.id))
         assert self.status(story) is ChargeStatus.REQUESTED and not story.waiting()
         facts = story.answer(capture.id)
         assert [f.type for f in facts] == ["payment.operation_reconciled", "payment.captured"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from payments.domain.decision import Confirm, Dispute, LoseSight, NoteUnits, RecordMovement, RetryCaptures
+from payments.domain.decision import Confirm, Dispute, MarkUnknown, NoteUnits, RecordMovement, RetryCaptures
 from payments.domain.operation import OperationStatus, Result
 from payments.domain.payout import (
     ApproveRefund,
@@ -224,7 +224,7 @@ def test_a_refund_stated_while_its_capture_is_unknown_waits_for_it() -> None:
     story.handed_over("S1", a=1)
     [capture] = story.waiting()
     story.submit(capture.id)
-    story.tell(LoseSight(capture.id))
+    story.tell(MarkUnknown(capture.id))
     facts = story.tell(owed(1_000, lines=(RefundLine(line_id="a", quantity=1, amount_minor=1_000),)))
     assert types(facts) == ["payment.units_noted", "refund.requested"]
     assert types(story.answer(capture.id))[-2:] == ["refund.approved", "refund.routed"]

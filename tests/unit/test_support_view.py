@@ -73,7 +73,7 @@ from support_view.domain.returns import ReverseBucket
 from support_view.domain.timeline import Entry, Place, Words, arrange
 from support_view.handlers import read
 from support_view.picture import HEIGHT, WIDTH, draw
-from support_view.projection import DOMAINS, Section, advance, findable, section_of
+from support_view.projection import DOMAINS, Projection, fold_contiguous, projection_of, search_keys
 from support_view.rendering import span
 from support_view.sign_in import local
 from support_view.summary import Summary, holes, summarize
@@ -94,12 +94,12 @@ from tests.telling import (
 )
 
 
-def sections_of(entries: Iterable[Entry]) -> Mapping[str, Section[Any]]:
+def sections_of(entries: Iterable[Entry]) -> Mapping[str, Projection[Any]]:
     told: dict[str, list[Entry]] = {}
     for entry in entries:
         told.setdefault(entry.service, []).append(entry)
     return {
-        service: advance(service, section_of(service), {e.sequence for e in some}, some, None)
+        service: fold_contiguous(service, projection_of(service), {e.sequence for e in some}, some, None)
         for service, some in told.items()
     }
 
@@ -506,7 +506,7 @@ def test_a_parcel_that_is_followed_by_another_number_is_shown_and_found_by_it_an
         detail="it left with DHL before",
         parcels=(said,),
     )
-    assert findable(told) == [("tracking", "tr-new")]
+    assert search_keys(told) == [("tracking", "tr-new")]
     now = said.model_copy(update={"parcel_id": "p2", "lines": units(rug=1)})
     relabelled = t.tell(ShipmentRelabelled(**about, parcel=now, replaces="TR-2"))
     assert title(relabelled, words(t)) == "Shipment 4 of 4 is followed by UPS TR-New, no longer by TR-2"
@@ -697,7 +697,7 @@ def test_titles_say_what_happened_in_plain_words() -> None:
 
 
 def test_an_order_is_found_by_email_tracking_and_return() -> None:
-    found = {pair for entry in whole_story().entries for pair in findable(entry.fact)}
+    found = {pair for entry in whole_story().entries for pair in search_keys(entry.fact)}
     assert {("email", "ada@example.com"), ("tracking", "jd0147111042"), ("tracking", "ret-9911")} <= found
     assert ("return", "ord-1042-rma1") in found
 

@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ops.actors import StoryFailed
 from ops.control import NotScalable, ask_scale
 from ops.databases import ensure_databases
 from ops.desk import AsJson, Unanswered, console, errors
@@ -29,8 +30,7 @@ from ops.dlq import app as dlq
 from ops.endpoints import Endpoints, NotUp, live_endpoints, place, signing_key
 from ops.keys import kept_keys
 from ops.lag import lag
-from ops.people import StoryFailed
-from ops.places import state_folder
+from ops.paths import state_folder
 from ops.rebuild import rebuild
 from ops.supervision import StartFailed, until_signalled
 from ops.system import DECIDING, SERVICES, AlreadyUp, Given, bring_down, running_system

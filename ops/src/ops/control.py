@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field, ValidationError
 
 from ops.keys import kept_keys
-from ops.places import LOOPBACK
+from ops.paths import LOOPBACK
 from ops.supervision import Report, StartFailed
 from shared.auth import BadToken, Role, issue, verify
 from shared.contracts.base import Input

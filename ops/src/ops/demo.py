@@ -10,8 +10,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from ops.actors import Actors, Refused, StoryFailed, View
 from ops.endpoints import Endpoints
-from ops.people import People, Refused, StoryFailed, View
 from ops.stories import STORIES, Story
 from shared.auth import Role
 from support_view.metrics.api import Amounts
@@ -36,12 +36,12 @@ def run_name() -> str:
     return name
 
 
-async def play(name: str, story: Story, people: People) -> str:
+async def play(name: str, story: Story, actors: Actors) -> str:
     """One story to its end; the order it was about. Raises StoryFailed with the step it failed at."""
     try:
-        return await story(people)
+        return await story(actors)
     except (AssertionError, TimeoutError, Refused, KeyError, ValueError) as error:
-        raise StoryFailed(name, people.step, str(error) or repr(error)) from error
+        raise StoryFailed(name, actors.step, str(error) or repr(error)) from error
 
 
 async def demo(endpoints: Endpoints, auth_key: str, console: Console) -> None:
@@ -60,25 +60,25 @@ async def demo(endpoints: Endpoints, auth_key: str, console: Console) -> None:
 
             if not console.is_terminal:
                 console.print(name, style="bold")
-            async with People(endpoints, auth_key, run, report) as people:
-                told.append((name, await play(name, story, people)))
+            async with Actors(endpoints, auth_key, run, report) as actors:
+                told.append((name, await play(name, story, actors)))
             progress.update(task, completed=1, step="")
-    async with People(endpoints, auth_key, run, lambda _: None) as people:
+    async with Actors(endpoints, auth_key, run, lambda _: None) as actors:
         for name, order_id in told:
-            view = await people.get("support-view", f"/api/orders/{order_id}")
-            console.print(_shown(name, view, await people.timeline(order_id)))
-        console.print(await supervised(people))
+            view = await actors.get("support-view", f"/api/orders/{order_id}")
+            console.print(_shown(name, view, await actors.timeline(order_id)))
+        console.print(await supervised(actors))
 
 
 SEED: Final = ("return-cycle-time", "refund-latency", "told-truly-units", "repeat-contacts-7")
 """The figures that support is measured by."""
 
 
-async def supervised(people: People) -> Panel:
+async def supervised(actors: Actors) -> Panel:
     """What a supervisor sees of it all. Raises StoryFailed where nothing waits for one, or a figure stays at nothing."""
-    people.says("the queue and the figures are read with a supervisor's token")
+    actors.says("the queue and the figures are read with a supervisor's token")
     try:
-        waiting = await people.reads(
+        waiting = await actors.reads(
             "support-view",
             "/api/queue",
             "who needs attention now",
@@ -86,7 +86,7 @@ async def supervised(people: People) -> Panel:
             Role.SUPERVISOR,
         )
         figures = [
-            await people.reads(
+            await actors.reads(
                 "support-view",
                 f"/api/figures/{key}",
                 "more than nothing",
@@ -96,7 +96,7 @@ async def supervised(people: People) -> Panel:
             for key in SEED
         ]
     except (AssertionError, TimeoutError, Refused) as error:
-        raise StoryFailed("supervision", people.step, str(error)) from error
+        raise StoryFailed("supervision", actors.step, str(error)) from error
     queue = Table("level", "why", "about", "what to do", box=None, header_style="dim")
     for raised in waiting["escalations"]:
         about = raised["order_id"] or raised["subject"]

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from ops.endpoints import NotGiven, Place, place, signing_key
-from ops.places import state_folder
+from ops.paths import state_folder
 from ops.system import DECIDING
 from shared.auth import Role, issue
 

@@ -28,7 +28,7 @@ import jgo
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from ops.places import LOOPBACK, Ports, locked, state_folder, write_whole
+from ops.paths import LOOPBACK, Ports, locked, state_folder, write_whole
 from ops.supervision import NotReady, Process, Program, Report, StartFailed, run_once, silent, together
 
 KAFKA_PORT: Final = 9092

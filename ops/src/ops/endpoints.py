@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ops.databases import database_url
 from ops.keys import kept_keys
-from ops.places import write_whole
+from ops.paths import write_whole
 
 KAFKA: Final = "OMS_KAFKA"
 POSTGRES: Final = "OMS_POSTGRES_URL"

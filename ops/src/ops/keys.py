@@ -9,7 +9,7 @@ from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from ops.places import write_whole
+from ops.paths import write_whole
 
 
 class Keys(BaseModel):

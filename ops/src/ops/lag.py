@@ -24,7 +24,7 @@ from rich.table import Table
 
 from ops.desk import AsJson, console, errors
 from ops.endpoints import NotGiven, Place, place
-from ops.places import state_folder
+from ops.paths import state_folder
 from ops.system import DECIDING
 from ops.topics import PARTITIONS, TopicsWrong, expiring
 from shared.consumer import WHERE_TO_READ

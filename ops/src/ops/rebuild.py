@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from ops.desk import AsJson, console, errors
 from ops.endpoints import place
-from ops.places import state_folder
+from ops.paths import state_folder
 from ops.system import DECIDING
 from shared.shell import spare_collector
 from support_view.rebuild import SHOWN, Parity, Rebuild, Refused, Report

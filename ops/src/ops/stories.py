@@ -14,8 +14,8 @@ from uuid import uuid4
 import asyncpg
 from aiokafka import AIOKafkaConsumer
 
+from ops.actors import PATIENCE_S, POLL_S, Actors, Refused, View
 from ops.databases import database_url
-from ops.people import PATIENCE_S, POLL_S, People, Refused, View
 from shared.auth import Role
 from shared.migrations.__main__ import migrate
 from shared.money import cumulative
@@ -61,28 +61,28 @@ def units(view: View, line_id: str, bucket: str, kind: str = "forward") -> int:
     return count
 
 
-async def is_because_of(people: People, order_id: str, *tags: str) -> None:
+async def is_because_of(actors: Actors, order_id: str, *tags: str) -> None:
     """These are among the causes that stand for the order, each borne out by facts of its timeline."""
-    view = await people.sees(
+    view = await actors.sees(
         order_id,
         f"why: {', '.join(tags)}",
         lambda v: set(tags) <= {cause["tag"] for cause in v["causes"] if cause["stands"]},
     )
-    told = {entry["id"] for entry in await people.timeline(order_id)}
+    told = {entry["id"] for entry in await actors.timeline(order_id)}
     for cause in view["causes"]:
         assert cause["evidence"] and told.issuperset(cause["evidence"]), cause
 
 
-async def policy(people: People, policy_id: str, version: int, days: int, from_days_ago: float, **more: object) -> None:
+async def policy(actors: Actors, policy_id: str, version: int, days: int, from_days_ago: float, **more: object) -> None:
     """Publish a return policy; one that is there already stays as it is."""
     body = {
         "policy_id": policy_id,
         "version": version,
-        "effective_from": people.ago(days=from_days_ago).isoformat(),
+        "effective_from": actors.ago(days=from_days_ago).isoformat(),
         "window_days": days,
         "inspection": INSPECTION,
     }
-    await people.post("returns", "/policies", body | more, Role.SUPERVISOR)
+    await actors.post("returns", "/policies", body | more, Role.SUPERVISOR)
 
 
 def _line(line_id: str, sku: str, title: str, quantity: int, price: int) -> View:
@@ -94,7 +94,7 @@ def _tender(tender_id: str, kind: str, amount: int, token: str = "tok_ok") -> Vi
 
 
 async def place(
-    people: People,
+    actors: Actors,
     name: str,
     lines: Sequence[View],
     tenders: Sequence[View],
@@ -106,8 +106,8 @@ async def place(
 ) -> View:
     """The storefront places an order; returns it as the orders service shows it."""
     body = {
-        "order_id": f"{name}-{people.run}",
-        "placed_at": people.ago(days=days_ago, minutes=30).isoformat(),
+        "order_id": f"{name}-{actors.run}",
+        "placed_at": actors.ago(days=days_ago, minutes=30).isoformat(),
         "customer": CUSTOMER,
         "ship_to": ADDRESS,
         "currency": "EUR",
@@ -117,30 +117,30 @@ async def place(
         "tax_minor": tax,
         "shipping_minor": shipping,
     }
-    order: View = await people.post("orders", "/orders", body)
+    order: View = await actors.post("orders", "/orders", body)
     return order
 
 
-async def split_and_backorder(people: People) -> str:
+async def split_and_backorder(actors: Actors) -> str:
     """Two shipments and a backorder; money taken for what left, to the minor unit; goods received fill the rest."""
-    lamp, shade, bulb = (f"{sku}-{people.run}" for sku in ("LAMP", "SHADE", "BULB"))
-    people.says("stock lies in two locations and is one shade short")
-    await people.stocks([(lamp, "BER", 2), (shade, "BER", 1), (bulb, "HAM", 1)], people.ago(minutes=60))
-    eta = people.now + timedelta(days=5)
-    await people.outside(
+    lamp, shade, bulb = (f"{sku}-{actors.run}" for sku in ("LAMP", "SHADE", "BULB"))
+    actors.says("stock lies in two locations and is one shade short")
+    await actors.stocks([(lamp, "BER", 2), (shade, "BER", 1), (bulb, "HAM", 1)], actors.ago(minutes=60))
+    eta = actors.now + timedelta(days=5)
+    await actors.outside(
         "/warehouse/goods-expected",
         {
             "sku": shade,
             "location": "BER",
             "incoming": 4,
             "eta": eta.isoformat(),
-            "occurred_at": people.ago(minutes=50).isoformat(),
+            "occurred_at": actors.ago(minutes=50).isoformat(),
         },
     )
-    await people.reads(
+    await actors.reads(
         "fulfillment", f"/stock?sku={shade}", "4 shades announced", lambda rows: '"incoming":4' in _flat(rows)
     )
-    people.says("five units on three lines, with discount, tax and shipping, by gift card and card")
+    actors.says("five units on three lines, with discount, tax and shipping, by gift card and card")
     lines = [
         _line("1", lamp, "Desk lamp", 2, 4999),
         _line("2", shade, "Lamp shade", 2, 1999),
@@ -148,12 +148,12 @@ async def split_and_backorder(people: People) -> str:
     ]
     total = 2 * 4999 + 2 * 1999 + 999 - 500 + 2333 + 499
     tenders = [_tender("gift", "gift_card", 5000), _tender("card", "card", total - 5000)]
-    order = await place(people, "split", lines, tenders, discount=500, tax=2333, shipping=499)
+    order = await place(actors, "split", lines, tenders, discount=500, tax=2333, shipping=499)
     order_id: str = order["order_id"]
     goods = {line["line_id"]: line["goods_minor"] for line in order["lines"]}
     assert sum(goods.values()) + 499 == total == order["total_minor"], "the split to lines must sum to the total"
-    people.says("authorized, confirmed, planned: two shipments and a backorder with an ETA")
-    view = await people.sees(
+    actors.says("authorized, confirmed, planned: two shipments and a backorder with an ETA")
+    view = await actors.sees(
         order_id,
         "two shipments and one shade backordered",
         lambda v: (
@@ -169,11 +169,11 @@ async def split_and_backorder(people: People) -> str:
     locations = {s["shipment_id"]: s["location"] for s in view["shipments"]}
     if locations[first] == "HAM":
         first, second = second, first
-    await people.sees(order_id, "the gift card taken at confirmation", lambda v: captured(v) == 5000)
-    people.says("the first shipment leaves; its units and the shipping are captured, less what is prepaid")
-    await people.ships(first, people.ago(minutes=20))
+    await actors.sees(order_id, "the gift card taken at confirmation", lambda v: captured(v) == 5000)
+    actors.says("the first shipment leaves; its units and the shipping are captured, less what is prepaid")
+    await actors.ships(first, actors.ago(minutes=20))
     worth = goods["1"] + cumulative(goods["2"], 1, 2) + 499
-    await people.sees(
+    await actors.sees(
         order_id,
         "partly shipped and backordered, side by side, and its worth captured",
         lambda v: (
@@ -183,26 +183,26 @@ async def split_and_backorder(people: People) -> str:
         ),
         never=lambda v: captured(v) not in (5000, worth) or not v["rollups"]["has_backorder"],
     )
-    people.says("the second shipment leaves and arrives; the first is scanned and arrives later")
-    await people.ships(second, people.ago(minutes=15))
+    actors.says("the second shipment leaves and arrives; the first is scanned and arrives later")
+    await actors.ships(second, actors.ago(minutes=15))
     worth += goods["3"]
-    await people.delivers(second, people.ago(minutes=12))
-    await people.sees(
+    await actors.delivers(second, actors.ago(minutes=12))
+    await actors.sees(
         order_id,
         "one delivered, one on its way, one unit backordered",
         lambda v: (
             shipments(v)[second]["status"] == "delivered" and captured(v) == worth and v["rollups"]["has_backorder"]
         ),
     )
-    await people.delivers(first, people.ago(minutes=9))
-    people.says("goods received fill the backorder; the third shipment goes out")
-    await people.stocks([(shade, "BER", 4)], people.ago(minutes=8))
+    await actors.delivers(first, actors.ago(minutes=9))
+    actors.says("goods received fill the backorder; the third shipment goes out")
+    await actors.stocks([(shade, "BER", 4)], actors.ago(minutes=8))
     third = f"{order_id}-S3"
-    await people.sees(order_id, "the backorder filled by a third shipment", lambda v: third in shipments(v))
-    await people.ships(third, people.ago(minutes=6))
-    await people.delivers(third, people.ago(minutes=3))
-    people.says("everything arrived: completed, paid to the minor unit, nothing left authorized")
-    view = await people.sees(
+    await actors.sees(order_id, "the backorder filled by a third shipment", lambda v: third in shipments(v))
+    await actors.ships(third, actors.ago(minutes=6))
+    await actors.delivers(third, actors.ago(minutes=3))
+    actors.says("everything arrived: completed, paid to the minor unit, nothing left authorized")
+    view = await actors.sees(
         order_id,
         "completed and captured in full",
         lambda v: (
@@ -213,52 +213,52 @@ async def split_and_backorder(people: People) -> str:
     )
     assert not view["rollups"]["has_backorder"]
     assert {s["title"] for s in view["shipments"]} == {"Shipment 1 of 3", "Shipment 2 of 3", "Shipment 3 of 3"}
-    await books_agree(people, order_id, captured=total, refunded=0)
-    await is_because_of(people, order_id, "stock_out")
+    await books_agree(actors, order_id, captured=total, refunded=0)
+    await is_because_of(actors, order_id, "stock_out")
     return order_id
 
 
-async def declined(people: People) -> str:
+async def declined(actors: Actors) -> str:
     """The card is declined: the order is rejected, nothing is allocated, no money moved."""
-    vase = f"VASE-{people.run}"
-    people.says("a card that is declined")
-    await people.stocks([(vase, "BER", 1)], people.ago(minutes=60))
+    vase = f"VASE-{actors.run}"
+    actors.says("a card that is declined")
+    await actors.stocks([(vase, "BER", 1)], actors.ago(minutes=60))
     order = await place(
-        people,
+        actors,
         "declined",
         [_line("1", vase, "Vase", 1, 2500)],
         [_tender("card", "card", 2500, "tok_decline_insufficient_funds")],
     )
     order_id: str = order["order_id"]
-    view = await people.sees(order_id, "rejected", lambda v: v["order"]["status"] == "rejected")
-    people.says("nothing allocated, no money moved")
+    view = await actors.sees(order_id, "rejected", lambda v: v["order"]["status"] == "rejected")
+    actors.says("nothing allocated, no money moved")
     assert view["shipments"] == [] and captured(view) == 0, "nothing may have moved"
-    stock = await people.get("fulfillment", f"/stock?sku={vase}")
+    stock = await actors.get("fulfillment", f"/stock?sku={vase}")
     assert '"allocated":0' in _flat(stock), f"nothing may be allocated: {stock}"
-    await books_agree(people, order_id, captured=0, refunded=0)
-    await is_because_of(people, order_id, "payment_decline")
+    await books_agree(actors, order_id, captured=0, refunded=0)
+    await is_because_of(actors, order_id, "payment_decline")
     return order_id
 
 
-async def cancel_in_the_middle(people: People) -> str:
+async def cancel_in_the_middle(actors: Actors) -> str:
     """One unit in transit, one packed, one backordered: two are cancelled, one refused, the rest voided, not refunded."""
-    cup, pot = (f"{sku}-{people.run}" for sku in ("CUP", "POT"))
-    people.says("three units: one leaves, one is packed, one is backordered")
-    await people.stocks([(cup, "BER", 1), (pot, "HAM", 1)], people.ago(minutes=60))
+    cup, pot = (f"{sku}-{actors.run}" for sku in ("CUP", "POT"))
+    actors.says("three units: one leaves, one is packed, one is backordered")
+    await actors.stocks([(cup, "BER", 1), (pot, "HAM", 1)], actors.ago(minutes=60))
     lines = [_line("1", cup, "Cup", 2, 1200), _line("2", pot, "Pot", 1, 3400)]
-    order = await place(people, "cancel", lines, [_tender("card", "card", 6290)], shipping=490)
+    order = await place(actors, "cancel", lines, [_tender("card", "card", 6290)], shipping=490)
     order_id: str = order["order_id"]
-    view = await people.sees(
+    view = await actors.sees(
         order_id,
         "two shipments, one backordered",
         lambda v: len(v["shipments"]) == 2 and units(v, "1", "backordered") == 1,
     )
     by_location = {s["location"]: s["shipment_id"] for s in view["shipments"]}
     gone, packed = by_location["BER"], by_location["HAM"]
-    await people.ships(gone, people.ago(minutes=20))
-    await people.scans(gone, "in_transit", people.ago(minutes=15))
-    await people.outside(f"/warehouse/shipments/{packed}/pack", {"occurred_at": people.ago(minutes=14).isoformat()})
-    await people.sees(
+    await actors.ships(gone, actors.ago(minutes=20))
+    await actors.scans(gone, "in_transit", actors.ago(minutes=15))
+    await actors.outside(f"/warehouse/shipments/{packed}/pack", {"occurred_at": actors.ago(minutes=14).isoformat()})
+    await actors.sees(
         order_id,
         "one in transit and charged, one packed, one backordered",
         lambda v: (
@@ -268,12 +268,12 @@ async def cancel_in_the_middle(people: People) -> str:
             and captured(v) == 1690
         ),
     )
-    people.says("the customer cancels everything; fulfillment answers per unit")
-    await people.reads(
+    actors.says("the customer cancels everything; fulfillment answers per unit")
+    await actors.reads(
         "orders", f"/orders/{order_id}", "a unit in transit", lambda o: o["lines"][0]["units"].get("in_transit") == 1
     )
-    await people.post("orders", f"/orders/{order_id}/cancellations", {"detail": "changed my mind"}, Role.AGENT)
-    view = await people.sees(
+    await actors.post("orders", f"/orders/{order_id}/cancellations", {"detail": "changed my mind"}, Role.AGENT)
+    view = await actors.sees(
         order_id,
         "packed and backordered cancelled, the one in transit refused",
         lambda v: (
@@ -283,8 +283,8 @@ async def cancel_in_the_middle(people: People) -> str:
             and not any(c["is_open"] for c in v["order"]["cancellations"])
         ),
     )
-    people.says("what was not captured is voided, not refunded")
-    view = await people.sees(
+    actors.says("what was not captured is voided, not refunded")
+    view = await actors.sees(
         order_id,
         "the remainder voided",
         lambda v: (
@@ -292,22 +292,22 @@ async def cancel_in_the_middle(people: People) -> str:
         ),
         never=lambda v: v["totals"]["refunded"]["minor"] or v["totals"]["refund_pending"]["minor"],
     )
-    await people.delivers(gone, people.ago(minutes=10))
-    await people.sees(order_id, "completed with what was left", lambda v: v["order"]["status"] == "completed")
-    await books_agree(people, order_id, captured=1690, refunded=0)
-    await is_because_of(people, order_id, "stock_out")
+    await actors.delivers(gone, actors.ago(minutes=10))
+    await actors.sees(order_id, "completed with what was left", lambda v: v["order"]["status"] == "completed")
+    await books_agree(actors, order_id, captured=1690, refunded=0)
+    await is_because_of(actors, order_id, "stock_out")
     return order_id
 
 
-async def return_under_policy(people: People) -> str:
+async def return_under_policy(actors: Actors) -> str:
     """Approved on day 20 under the policy of the purchase, though a shorter one is in force since; refunded to both tenders."""
-    coat = f"COAT-{people.run}"
-    name = f"standard-{people.run}"
-    people.says("policy v1 (30 days) is in force at purchase")
-    await policy(people, name, 1, 30, 27)
-    await people.stocks([(coat, "BER", 2)], people.ago(days=27))
+    coat = f"COAT-{actors.run}"
+    name = f"standard-{actors.run}"
+    actors.says("policy v1 (30 days) is in force at purchase")
+    await policy(actors, name, 1, 30, 27)
+    await actors.stocks([(coat, "BER", 2)], actors.ago(days=27))
     order = await place(
-        people,
+        actors,
         "return",
         [_line("1", coat, "Rain coat", 2, 4995)],
         [_tender("gift", "gift_card", 3000), _tender("card", "card", 8491, "tok_refund_pending")],
@@ -317,61 +317,61 @@ async def return_under_policy(people: People) -> str:
     )
     order_id: str = order["order_id"]
     shipment = f"{order_id}-S1"
-    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
-    await people.ships(shipment, people.ago(days=25))
-    await people.delivers(shipment, people.ago(days=23))
-    await people.sees(
+    await actors.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await actors.ships(shipment, actors.ago(days=25))
+    await actors.delivers(shipment, actors.ago(days=23))
+    await actors.sees(
         order_id, "delivered and captured", lambda v: v["order"]["status"] == "completed" and captured(v) == 11491
     )
-    people.says("policy v2 (10 days) is published afterwards")
-    await policy(people, name, 2, 10, 4)
-    people.says("a return on day 20 is approved under v1")
-    await people.reads(
+    actors.says("policy v2 (10 days) is published afterwards")
+    await policy(actors, name, 2, 10, 4)
+    actors.says("a return on day 20 is approved under v1")
+    await actors.reads(
         "returns", f"/orders/{order_id}/returns", "both units delivered", lambda r: '"with_customer":2' in _flat(r)
     )
     request = {
         "lines": [{"line_id": "1", "quantity": 2, "reason": "unwanted", "condition": "unopened"}],
         "resolution": "refund",
         "note": "too large",
-        "occurred_at": people.ago(days=3).isoformat(),
+        "occurred_at": actors.ago(days=3).isoformat(),
     }
-    await people.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
-    view = await people.sees(order_id, "approved", lambda v: v["returns"] and v["returns"][0]["status"] == "approved")
+    await actors.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
+    view = await actors.sees(order_id, "approved", lambda v: v["returns"] and v["returns"][0]["status"] == "approved")
     [decided] = view["returns"]
     assert f"{name} v1" in decided["policy"] or decided["policy"].endswith("1"), decided["policy"]
     assert len(decided["inputs_hash"]) == 64 and decided["reasons"], "the decision stores its reasons and inputs"
     return_id: str = decided["return_id"]
-    people.says("it arrives in two parcels, one message delivered twice")
+    actors.says("it arrives in two parcels, one message delivered twice")
     parcel = {"order_id": order_id, "location": "BER", "lines": [{"line_id": "1", "quantity": 1}]}
     for n, copies in ((1, 2), (2, 1)):
         body = parcel | {
             "receipt_id": f"{return_id}-{n}",
             "copies": copies,
-            "occurred_at": people.ago(days=2, minutes=9 - n).isoformat(),
+            "occurred_at": actors.ago(days=2, minutes=9 - n).isoformat(),
         }
-        await people.outside(f"/warehouse/returns/{return_id}/receive", body)
-    await people.sees(
+        await actors.outside(f"/warehouse/returns/{return_id}/receive", body)
+    await actors.sees(
         order_id,
         "two units received, not three",
         lambda v: units(v, "1", "received_uninspected", "reverse") == 2,
         never=lambda v: units(v, "1", "received_uninspected", "reverse") > 2,
     )
-    people.says("inspected: one as new, one opened (15 % fee)")
+    actors.says("inspected: one as new, one opened (15 % fee)")
     inspection = {
         "order_id": order_id,
         "location": "BER",
         "inspection_id": f"{return_id}-I1",
-        "occurred_at": people.ago(days=2).isoformat(),
+        "occurred_at": actors.ago(days=2).isoformat(),
         "lines": [
             {"line_id": "1", "quantity": 1, "outcome": "as_new"},
             {"line_id": "1", "quantity": 1, "outcome": "opened"},
         ],
     }
-    await people.outside(f"/warehouse/returns/{return_id}/inspect", inspection)
-    people.says(
+    await actors.outside(f"/warehouse/returns/{return_id}/inspect", inspection)
+    actors.says(
         "refund due by cumulative rounding, reserved, routed to both tenders, completed a day later; return resolved"
     )
-    view = await people.sees(
+    view = await actors.sees(
         order_id,
         "return resolved, refund completed",
         lambda v: (
@@ -387,129 +387,129 @@ async def return_under_policy(people: People) -> str:
     assert refund["amount"]["minor"] == refund["settled"]["minor"] == due, (refund["amount"], due)
     assert sum(leg["amount"]["minor"] for leg in refund["legs"]) == due and len(refund["legs"]) == 2, refund["legs"]
     assert view["returns"][0]["cycle_seconds"] is not None and refund["latency_seconds"] is not None
-    stock = await people.reads(
+    stock = await actors.reads(
         "fulfillment", f"/stock?sku={coat}", "one unit restocked", lambda rows: '"on_hand":1' in _flat(rows)
     )
     assert '"allocated":0' in _flat(stock)
-    await books_agree(people, order_id, captured=11491, refunded=due)
-    await is_because_of(people, order_id, "customer_remorse")
+    await books_agree(actors, order_id, captured=11491, refunded=due)
+    await is_because_of(actors, order_id, "customer_remorse")
     return order_id
 
 
-async def exception_to_policy(people: People) -> str:
+async def exception_to_policy(actors: Actors) -> str:
     """Outside the window: declined with every reason; a supervisor grants an exception, audited."""
-    boots = f"BOOTS-{people.run}"
-    name = f"short-{people.run}"
-    people.says("a policy of 10 days; delivered 25 days ago")
-    await policy(people, name, 1, 10, 29, statutory_days=10, declined_conditions=["used"])
-    await people.stocks([(boots, "BER", 1)], people.ago(days=29))
+    boots = f"BOOTS-{actors.run}"
+    name = f"short-{actors.run}"
+    actors.says("a policy of 10 days; delivered 25 days ago")
+    await policy(actors, name, 1, 10, 29, statutory_days=10, declined_conditions=["used"])
+    await actors.stocks([(boots, "BER", 1)], actors.ago(days=29))
     line = _line("1", boots, "Boots", 1, 8900) | {"final_sale": True}
-    order = await place(people, "exception", [line], [_tender("card", "card", 8900)], days_ago=28)
+    order = await place(actors, "exception", [line], [_tender("card", "card", 8900)], days_ago=28)
     order_id: str = order["order_id"]
     shipment = f"{order_id}-S1"
-    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
-    await people.ships(shipment, people.ago(days=27))
-    await people.delivers(shipment, people.ago(days=25))
-    await people.sees(order_id, "delivered", lambda v: v["order"]["status"] == "completed" and captured(v) == 8900)
-    await people.reads("returns", f"/orders/{order_id}/returns", "delivered", lambda r: '"with_customer":1' in _flat(r))
-    people.says("declined, with every reason")
+    await actors.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await actors.ships(shipment, actors.ago(days=27))
+    await actors.delivers(shipment, actors.ago(days=25))
+    await actors.sees(order_id, "delivered", lambda v: v["order"]["status"] == "completed" and captured(v) == 8900)
+    await actors.reads("returns", f"/orders/{order_id}/returns", "delivered", lambda r: '"with_customer":1' in _flat(r))
+    actors.says("declined, with every reason")
     request = {
         "lines": [{"line_id": "1", "quantity": 1, "reason": "unwanted", "condition": "used"}],
         "resolution": "refund",
         "note": "they pinch",
     }
-    await people.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
-    view = await people.sees(order_id, "declined", lambda v: v["returns"] and v["returns"][0]["status"] == "declined")
+    await actors.post("returns", f"/orders/{order_id}/returns", request, Role.AGENT)
+    view = await actors.sees(order_id, "declined", lambda v: v["returns"] and v["returns"][0]["status"] == "declined")
     [decided] = view["returns"]
     assert len(decided["reasons"]) >= 3, f"window, final sale and condition: {decided['reasons']}"
     return_id = decided["return_id"]
-    people.says("an agent may not grant an exception; a supervisor does, with a reason")
+    actors.says("an agent may not grant an exception; a supervisor does, with a reason")
     path = f"/orders/{order_id}/returns/{return_id}/exception"
     try:
-        await people.post("returns", path, {"reason": "please"}, Role.AGENT)
+        await actors.post("returns", path, {"reason": "please"}, Role.AGENT)
     except Refused as refused:
         assert refused.status == 403, refused
     else:
         raise AssertionError("an agent must not grant an exception")
-    await people.post("returns", path, {"reason": "we recommended the wrong size"}, Role.SUPERVISOR)
-    view = await people.sees(order_id, "approved by exception", lambda v: v["returns"][0]["status"] == "approved")
-    entries_ = await people.timeline(order_id)
+    await actors.post("returns", path, {"reason": "we recommended the wrong size"}, Role.SUPERVISOR)
+    view = await actors.sees(order_id, "approved by exception", lambda v: v["returns"][0]["status"] == "approved")
+    entries_ = await actors.timeline(order_id)
     [granted] = [e for e in entries_ if e["type"] == "return.exception_granted"]
     assert granted["actor"] == "supervisor:demo-supervisor" and granted["policy"], granted
-    await is_because_of(people, order_id, "policy_exception", "customer_remorse")
+    await is_because_of(actors, order_id, "policy_exception", "customer_remorse")
     return order_id
 
 
-async def unknown_outcome(people: People) -> str:
+async def unknown_outcome(actors: Actors) -> str:
     """A capture and a refund that time out although they were done are found, once each; a bounce frees the balance."""
-    clock = f"CLOCK-{people.run}"
-    people.says("the processor performs a capture and never answers")
-    await people.stocks([(clock, "BER", 2)], people.ago(minutes=60))
+    clock = f"CLOCK-{actors.run}"
+    actors.says("the processor performs a capture and never answers")
+    await actors.stocks([(clock, "BER", 2)], actors.ago(minutes=60))
     lines = [_line("1", clock, "Clock", 1, 7000)]
-    order = await place(people, "unknown", lines, [_tender("card", "card", 7000, "tok_capture_timeout_after")])
+    order = await place(actors, "unknown", lines, [_tender("card", "card", 7000, "tok_capture_timeout_after")])
     order_id: str = order["order_id"]
-    await _arrives(people, order_id)
-    people.says("unknown, not failed; the reconciler finds one capture in the processor's books")
-    await people.sees(order_id, "captured once", lambda v: captured(v) == 7000, never=lambda v: captured(v) > 7000)
-    assert "payment.capture_failed" not in [e["type"] for e in await people.timeline(order_id)]
-    await books_agree(people, order_id, captured=7000, refunded=0)
+    await _arrives(actors, order_id)
+    actors.says("unknown, not failed; the reconciler finds one capture in the processor's books")
+    await actors.sees(order_id, "captured once", lambda v: captured(v) == 7000, never=lambda v: captured(v) > 7000)
+    assert "payment.capture_failed" not in [e["type"] for e in await actors.timeline(order_id)]
+    await books_agree(actors, order_id, captured=7000, refunded=0)
 
-    people.says("the same for a refund leg")
+    actors.says("the same for a refund leg")
     lines = [_line("1", clock, "Clock", 1, 7000)]
-    late = await place(people, "unknown-refund", lines, [_tender("card", "card", 7000, "tok_refund_timeout_after")])
+    late = await place(actors, "unknown-refund", lines, [_tender("card", "card", 7000, "tok_refund_timeout_after")])
     late_id: str = late["order_id"]
-    await _arrives(people, late_id)
-    await people.sees(late_id, "captured", lambda v: captured(v) == 7000)
-    await _goodwill(people, late_id, 1500)
-    await people.sees(
+    await _arrives(actors, late_id)
+    await actors.sees(late_id, "captured", lambda v: captured(v) == 7000)
+    await _goodwill(actors, late_id, 1500)
+    await actors.sees(
         late_id,
         "refunded once",
         lambda v: v["totals"]["refunded"]["minor"] == 1500,
         never=lambda v: v["totals"]["refunded"]["minor"] > 1500,
     )
-    await books_agree(people, late_id, captured=7000, refunded=1500)
+    await books_agree(actors, late_id, captured=7000, refunded=1500)
 
-    people.says("a refund that bounces days later is reversed, and its balance is free again")
-    await people.stocks([(f"{clock}-B", "BER", 1)], people.ago(minutes=60))
+    actors.says("a refund that bounces days later is reversed, and its balance is free again")
+    await actors.stocks([(f"{clock}-B", "BER", 1)], actors.ago(minutes=60))
     lines = [_line("1", f"{clock}-B", "Clock", 1, 7000)]
-    bouncing = await place(people, "bounce", lines, [_tender("card", "card", 7000, "tok_refund_bounces")])
+    bouncing = await place(actors, "bounce", lines, [_tender("card", "card", 7000, "tok_refund_bounces")])
     bounce_id: str = bouncing["order_id"]
-    await _arrives(people, bounce_id)
-    await people.sees(bounce_id, "captured", lambda v: captured(v) == 7000)
-    await _goodwill(people, bounce_id, 2000)
-    await people.sees(
+    await _arrives(actors, bounce_id)
+    await actors.sees(bounce_id, "captured", lambda v: captured(v) == 7000)
+    await _goodwill(actors, bounce_id, 2000)
+    await actors.sees(
         bounce_id,
         "the leg reversed",
         lambda v: any(leg["status"] == "reversed" for r in v["refunds"] for leg in r["legs"]),
     )
-    types = [e["type"] for e in await people.timeline(bounce_id)]
+    types = [e["type"] for e in await actors.timeline(bounce_id)]
     assert "refund.leg_succeeded" in types and "refund.leg_reversed" in types, types
-    await is_because_of(people, bounce_id, "refund_failed", "policy_exception")
+    await is_because_of(actors, bounce_id, "refund_failed", "policy_exception")
     return order_id
 
 
-async def out_of_order(people: People) -> str:
+async def out_of_order(actors: Actors) -> str:
     """The facts of the split order, shuffled and each delivered twice to a view of its own, show the same."""
-    order_id = f"split-{people.run}"
-    people.says("every fact of the order is read from the topics, shuffled and doubled")
-    live = await people.sees(order_id, "completed", lambda v: v["order"]["status"] == "completed")
-    records = await _records(people, order_id, live["freshness"]["facts"])
+    order_id = f"split-{actors.run}"
+    actors.says("every fact of the order is read from the topics, shuffled and doubled")
+    live = await actors.sees(order_id, "completed", lambda v: v["order"]["status"] == "completed")
+    records = await _records(actors, order_id, live["freshness"]["facts"])
     twice = [*records, *records]
-    random.Random(people.run).shuffle(twice)  # the seed is the run's, so that a failure can be told again
-    people.says(f"{len(twice)} deliveries to a view that has seen nothing")
+    random.Random(actors.run).shuffle(twice)  # the seed is the run's, so that a failure can be told again
+    actors.says(f"{len(twice)} deliveries to a view that has seen nothing")
     name = f"shuffled_{uuid4().hex[:8]}"
-    admin = await asyncpg.connect(people.endpoints.postgres)
+    admin = await asyncpg.connect(actors.endpoints.postgres)
     try:
         await admin.execute(f"CREATE DATABASE {name}")
-        dsn = database_url(people.endpoints.postgres, name)
+        dsn = database_url(actors.endpoints.postgres, name)
         await asyncio.to_thread(migrate, "support_view", dsn)
         shuffled = await _show(dsn, order_id, twice)
     finally:
         await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         await admin.close()
-    people.says("the same timeline and the same summary")
-    live = await people.get("support-view", f"/api/orders/{order_id}")
-    timeline = await people.timeline(order_id)
+    actors.says("the same timeline and the same summary")
+    live = await actors.get("support-view", f"/api/orders/{order_id}")
+    timeline = await actors.timeline(order_id)
     unseen = {"freshness", "seen_at"}
     assert {k: v for k, v in shuffled[0].items() if k not in unseen} == {
         k: v for k, v in live.items() if k not in unseen
@@ -518,114 +518,114 @@ async def out_of_order(people: People) -> str:
     return order_id
 
 
-async def asked_three_times(people: People) -> str:
+async def asked_three_times(actors: Actors) -> str:
     """A parcel that nobody hears of: three contacts, a case, a refund beyond an agent's limit, and who must look."""
-    radio = f"RADIO-{people.run}"
-    people.says("a parcel is handed over a week ago, and not scanned again")
-    await people.stocks([(radio, "BER", 1)], people.ago(days=9))
+    radio = f"RADIO-{actors.run}"
+    actors.says("a parcel is handed over a week ago, and not scanned again")
+    await actors.stocks([(radio, "BER", 1)], actors.ago(days=9))
     lines, tender = [_line("1", radio, "Radio", 1, 12900)], _tender("card", "card", 12900)
-    order = await place(people, "asked", lines, [tender], days_ago=8)
+    order = await place(actors, "asked", lines, [tender], days_ago=8)
     order_id: str = order["order_id"]
     shipment = f"{order_id}-S1"
-    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
-    await people.ships(shipment, people.ago(days=7))
-    await people.scans(shipment, "in_transit", people.ago(days=6))
-    await people.sees(order_id, "in transit and captured", lambda v: units(v, "1", "in_transit") and captured(v))
-    people.says("the customer asks an agent, who answers, and asks twice more by the help desk's own system")
+    await actors.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await actors.ships(shipment, actors.ago(days=7))
+    await actors.scans(shipment, "in_transit", actors.ago(days=6))
+    await actors.sees(order_id, "in transit and captured", lambda v: units(v, "1", "in_transit") and captured(v))
+    actors.says("the customer asks an agent, who answers, and asks twice more by the help desk's own system")
     asked = {"order_id": order_id, "topic": "where_is_it"}
     by_id, by_mail = {"customer_id": CUSTOMER["customer_id"]}, {"email": CUSTOMER["email"]}
-    said = {"channel": "phone", "text": "Where is my radio?", "occurred_at": people.ago(days=4).isoformat()}
-    first = await people.post("support-view", "/api/contacts", asked | {"customer": by_id} | said, Role.AGENT)
+    said = {"channel": "phone", "text": "Where is my radio?", "occurred_at": actors.ago(days=4).isoformat()}
+    first = await actors.post("support-view", "/api/contacts", asked | {"customer": by_id} | said, Role.AGENT)
     case = f"/api/cases/{first['case_id']}"
     answer = {
         "channel": "phone",
         "text": "It will be with you in two days.",
-        "occurred_at": people.ago(days=4).isoformat(),
+        "occurred_at": actors.ago(days=4).isoformat(),
     }
-    await people.post("support-view", f"{case}/answers", answer, Role.AGENT)
+    await actors.post("support-view", f"{case}/answers", answer, Role.AGENT)
     for n, (days_ago, text) in enumerate(((2, "Two days are over. Still no radio."), (0.01, "Third time I ask.")), 2):
-        said = {"channel": "email", "text": text, "occurred_at": people.ago(days=days_ago).isoformat()}
-        await people.crm(asked | {"customer": by_mail, "contact_id": f"{order_id}-M{n}"} | said)
-    people.says(
+        said = {"channel": "email", "text": text, "occurred_at": actors.ago(days=days_ago).isoformat()}
+        await actors.crm(asked | {"customer": by_mail, "contact_id": f"{order_id}-M{n}"} | said)
+    actors.says(
         "the agent notes what the carrier says, and asks for more than an agent may give; a supervisor assigns it"
     )
     note = {"note": "The carrier has looked for it since yesterday."}
-    await people.post("support-view", f"{case}/notes", note, Role.AGENT)
+    await actors.post("support-view", f"{case}/notes", note, Role.AGENT)
     body = {"kind": "goodwill", "amount_minor": 6000, "currency": "EUR", "reason": "a week late, nobody knows where"}
-    await people.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
-    await people.post("support-view", f"{case}/assign", {"assignee": "agent:anna"}, Role.SUPERVISOR)
-    people.says("one case of three contacts; three reasons to look at it stand in the queue")
-    told = await people.get("support-view", case)
+    await actors.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
+    await actors.post("support-view", f"{case}/assign", {"assignee": "agent:anna"}, Role.SUPERVISOR)
+    actors.says("one case of three contacts; three reasons to look at it stand in the queue")
+    told = await actors.get("support-view", case)
     kinds = [entry["type"] for entry in told["entries"]]
     assert (told["assignee"], kinds.count("contact.received"), kinds.count("case.opened")) == ("agent:anna", 4, 1), told
     expected = {"contact_repeated", "shipment_silent", "policy_exception"}
-    await people.reads(
+    await actors.reads(
         "support-view",
         "/api/queue?limit=500",
         f"{', '.join(sorted(expected))} of {order_id}",
         lambda q: expected <= {raised["rule"] for raised in q["escalations"] if raised["order_id"] == order_id},
     )
-    await is_because_of(people, order_id, "carrier_delay")
+    await is_because_of(actors, order_id, "carrier_delay")
     return order_id
 
 
-async def left_although_held(people: People) -> str:
+async def left_although_held(actors: Actors) -> str:
     """A held parcel is handed over all the same: it is recorded as it happened, somebody must look, nothing waits behind it."""
-    kettle = f"KETTLE-{people.run}"
-    people.says("packed, and then held: somebody looks for fraud")
-    await people.stocks([(kettle, "BER", 1)], people.ago(minutes=60))
-    order = await place(people, "held", [_line("1", kettle, "Kettle", 1, 5900)], [_tender("card", "card", 5900)])
+    kettle = f"KETTLE-{actors.run}"
+    actors.says("packed, and then held: somebody looks for fraud")
+    await actors.stocks([(kettle, "BER", 1)], actors.ago(minutes=60))
+    order = await place(actors, "held", [_line("1", kettle, "Kettle", 1, 5900)], [_tender("card", "card", 5900)])
     order_id: str = order["order_id"]
     shipment = f"{order_id}-S1"
-    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
-    await people.outside(f"/warehouse/shipments/{shipment}/pack", {"occurred_at": people.ago(minutes=20).isoformat()})
-    await people.sees(order_id, "packed", lambda v: units(v, "1", "packed") == 1)
-    await people.post("orders", f"/orders/{order_id}/holds", {"hold": "fraud", "detail": "two cards"}, Role.AGENT)
-    await people.sees(order_id, "held", lambda v: shipments(v)[shipment]["status"] == "held")
-    people.says("the warehouse says that it left: the unit is on its way and is paid for, whatever was planned")
-    left = {"occurred_at": people.ago(minutes=10).isoformat()}
-    await people.outside(f"/warehouse/shipments/{shipment}/hand-over", left)
-    await people.sees(
+    await actors.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await actors.outside(f"/warehouse/shipments/{shipment}/pack", {"occurred_at": actors.ago(minutes=20).isoformat()})
+    await actors.sees(order_id, "packed", lambda v: units(v, "1", "packed") == 1)
+    await actors.post("orders", f"/orders/{order_id}/holds", {"hold": "fraud", "detail": "two cards"}, Role.AGENT)
+    await actors.sees(order_id, "held", lambda v: shipments(v)[shipment]["status"] == "held")
+    actors.says("the warehouse says that it left: the unit is on its way and is paid for, whatever was planned")
+    left = {"occurred_at": actors.ago(minutes=10).isoformat()}
+    await actors.outside(f"/warehouse/shipments/{shipment}/hand-over", left)
+    await actors.sees(
         order_id, "in transit and captured", lambda v: units(v, "1", "in_transit") == 1 and captured(v) == 5900
     )
-    entries = await people.timeline(order_id)
+    entries = await actors.timeline(order_id)
     [recorded] = [entry for entry in entries if entry["type"] == "fulfillment.discrepancy_recorded"]
-    people.says("it stands in the supervisor's queue; what came after it was heard")
-    await _stands_in_queue(people, order_id, "contradicted_plan")
-    await people.post("orders", f"/orders/{order_id}/holds/fraud/release", {"detail": "both are his"}, Role.SUPERVISOR)
-    await people.delivers(shipment, people.ago(minutes=5))
-    await people.sees(order_id, "completed", lambda v: v["order"]["status"] == "completed")
+    actors.says("it stands in the supervisor's queue; what came after it was heard")
+    await _stands_in_queue(actors, order_id, "contradicted_plan")
+    await actors.post("orders", f"/orders/{order_id}/holds/fraud/release", {"detail": "both are his"}, Role.SUPERVISOR)
+    await actors.delivers(shipment, actors.ago(minutes=5))
+    await actors.sees(order_id, "completed", lambda v: v["order"]["status"] == "completed")
     assert recorded["actor"].startswith("partner:"), recorded
-    await books_agree(people, order_id, captured=5900, refunded=0)
+    await books_agree(actors, order_id, captured=5900, refunded=0)
     return order_id
 
 
-async def refunded_after_refund_and_cancellation(people: People) -> str:
+async def refunded_after_refund_and_cancellation(actors: Actors) -> str:
     """Part is given back and the rest cancelled: what is still owed is refunded, not the whole sum again."""
-    desk = f"DESK-{people.run}"
-    people.says("prepaid, and none in stock")
+    desk = f"DESK-{actors.run}"
+    actors.says("prepaid, and none in stock")
     lines, tender = [_line("1", desk, "Desk", 1, 127200)], _tender("gift", "gift_card", 127200)
-    order = await place(people, "owed", lines, [tender])
+    order = await place(actors, "owed", lines, [tender])
     order_id: str = order["order_id"]
-    await people.sees(
+    await actors.sees(
         order_id, "captured and backordered", lambda v: captured(v) == 127200 and units(v, "1", "backordered") == 1
     )
-    people.says("600.00 off for the wait: more than an agent may give, so it stands in the supervisor's queue")
+    actors.says("600.00 off for the wait: more than an agent may give, so it stands in the supervisor's queue")
     path = f"/orders/{order_id}/refunds"
     off = {"kind": "price_adjustment", "currency": "EUR", "reason": "six weeks late"}
     asked = off | {"lines": [{"line_id": "1", "quantity": 0, "amount_minor": 60000}]}
-    await people.post("payments", path, asked, Role.AGENT)
-    await _stands_in_queue(people, order_id, "policy_exception")
-    await people.post("payments", f"{path}/{order_id}-R1/approve", {"reason": "agreed"}, Role.SUPERVISOR)
-    await people.sees(order_id, "600.00 given back", lambda v: v["totals"]["refunded"]["minor"] == 60000)
-    people.says(
+    await actors.post("payments", path, asked, Role.AGENT)
+    await _stands_in_queue(actors, order_id, "policy_exception")
+    await actors.post("payments", f"{path}/{order_id}-R1/approve", {"reason": "agreed"}, Role.SUPERVISOR)
+    await actors.sees(order_id, "600.00 given back", lambda v: v["totals"]["refunded"]["minor"] == 60000)
+    actors.says(
         "the customer cancels: 672.00 are left of it, and no more is asked for; a supervisor agrees to that too"
     )
-    await people.post("orders", f"/orders/{order_id}/cancellations", {"detail": "waited enough"}, Role.AGENT)
-    await people.sees(order_id, "a second refund to approve", lambda v: len(v["refunds"]) == 2)
-    await _stands_in_queue(people, order_id, "policy_exception")
-    await people.post("payments", f"{path}/{order_id}-R2/approve", {"reason": "cancelled"}, Role.SUPERVISOR)
-    view = await people.sees(
+    await actors.post("orders", f"/orders/{order_id}/cancellations", {"detail": "waited enough"}, Role.AGENT)
+    await actors.sees(order_id, "a second refund to approve", lambda v: len(v["refunds"]) == 2)
+    await _stands_in_queue(actors, order_id, "policy_exception")
+    await actors.post("payments", f"{path}/{order_id}-R2/approve", {"reason": "cancelled"}, Role.SUPERVISOR)
+    view = await actors.sees(
         order_id,
         "cancelled, and all of it given back",
         lambda v: v["order"]["status"] == "cancelled" and v["totals"]["refunded"]["minor"] == 127200,
@@ -633,50 +633,50 @@ async def refunded_after_refund_and_cancellation(people: People) -> str:
     )
     assert sorted(r["amount"]["minor"] for r in view["refunds"]) == [60000, 67200], view["refunds"]
     assert all(r["status"] == "succeeded" for r in view["refunds"]), view["refunds"]
-    await books_agree(people, order_id, captured=127200, refunded=127200)
+    await books_agree(actors, order_id, captured=127200, refunded=127200)
     return order_id
 
 
-async def comes_back_to_its_sender(people: People) -> str:
+async def comes_back_to_its_sender(actors: Actors) -> str:
     """Nobody is found at the address, and the parcel comes back: somebody's task, until it is made good."""
-    globe = f"GLOBE-{people.run}"
-    people.says("on its way, and nobody is at home")
-    await policy(people, f"anytime-{people.run}", 1, 30, 60)
-    await people.stocks([(globe, "BER", 1)], people.ago(days=9))
+    globe = f"GLOBE-{actors.run}"
+    actors.says("on its way, and nobody is at home")
+    await policy(actors, f"anytime-{actors.run}", 1, 30, 60)
+    await actors.stocks([(globe, "BER", 1)], actors.ago(days=9))
     lines, tender = [_line("1", globe, "Globe", 1, 4400)], _tender("card", "card", 4400)
-    order = await place(people, "back", lines, [tender], days_ago=8)
+    order = await place(actors, "back", lines, [tender], days_ago=8)
     order_id: str = order["order_id"]
     shipment = f"{order_id}-S1"
-    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
-    await people.ships(shipment, people.ago(days=7))
+    await actors.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await actors.ships(shipment, actors.ago(days=7))
     for code, days in (("in_transit", 6), ("attempted", 5), ("returning", 4), ("returned", 1)):
-        await people.scans(shipment, code, people.ago(days=days))
-    people.says("it is back: the order is not at its end, and says whose task it is")
-    view = await people.sees(
+        await actors.scans(shipment, code, actors.ago(days=days))
+    actors.says("it is back: the order is not at its end, and says whose task it is")
+    view = await actors.sees(
         order_id,
         "returned to its sender, with a next step",
         lambda v: units(v, "1", "returned_to_sender") == 1 and captured(v) == 4400 and v["next_steps"],
     )
     assert view["order"]["status"] != "completed", view["order"]
-    await _stands_in_queue(people, order_id)
-    people.says("support makes it good: the money goes back")
+    await _stands_in_queue(actors, order_id)
+    actors.says("support makes it good: the money goes back")
     claim = {"lines": [{"line_id": "1", "quantity": 1}], "reason": "not_received"}
-    opened = await people.post("returns", f"/orders/{order_id}/claims", claim, Role.AGENT)
+    opened = await actors.post("returns", f"/orders/{order_id}/claims", claim, Role.AGENT)
     settled = {"outcome": "refunded", "reason": "wants it no more"}
-    await people.post("returns", f"/orders/{order_id}/claims/{opened['claim_id']}/resolve", settled, Role.SUPERVISOR)
-    await people.sees(
+    await actors.post("returns", f"/orders/{order_id}/claims/{opened['claim_id']}/resolve", settled, Role.SUPERVISOR)
+    await actors.sees(
         order_id,
         "refunded once, and completed",
         lambda v: v["totals"]["refunded"]["minor"] == 4400 and v["order"]["status"] in ("completed", "closed"),
         never=lambda v: v["totals"]["refunded"]["minor"] > 4400,
     )
-    await books_agree(people, order_id, captured=4400, refunded=4400)
+    await books_agree(actors, order_id, captured=4400, refunded=4400)
     return order_id
 
 
-async def _stands_in_queue(people: People, order_id: str, rule: str | None = None) -> None:
+async def _stands_in_queue(actors: Actors, order_id: str, rule: str | None = None) -> None:
     """Somebody must look at the order: an escalation, of this rule where one is named."""
-    await people.reads(
+    await actors.reads(
         "support-view",
         "/api/queue?limit=500",
         f"{rule or 'anything'} of {order_id}",
@@ -684,27 +684,27 @@ async def _stands_in_queue(people: People, order_id: str, rule: str | None = Non
     )
 
 
-async def _arrives(people: People, order_id: str) -> None:
+async def _arrives(actors: Actors, order_id: str) -> None:
     shipment = f"{order_id}-S1"
-    await people.sees(order_id, "planned", lambda v: shipment in shipments(v))
-    await people.ships(shipment, people.ago(minutes=20))
-    await people.delivers(shipment, people.ago(minutes=10))
-    await people.sees(order_id, "delivered", lambda v: v["order"]["status"] == "completed")
+    await actors.sees(order_id, "planned", lambda v: shipment in shipments(v))
+    await actors.ships(shipment, actors.ago(minutes=20))
+    await actors.delivers(shipment, actors.ago(minutes=10))
+    await actors.sees(order_id, "delivered", lambda v: v["order"]["status"] == "completed")
 
 
-async def _goodwill(people: People, order_id: str, amount: int) -> None:
+async def _goodwill(actors: Actors, order_id: str, amount: int) -> None:
     body = {"kind": "goodwill", "amount_minor": amount, "currency": "EUR", "reason": "arrived scratched"}
-    await people.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
-    view = await people.sees(order_id, "a refund to approve", lambda v: v["refunds"])
+    await actors.post("payments", f"/orders/{order_id}/refunds", body, Role.AGENT)
+    view = await actors.sees(order_id, "a refund to approve", lambda v: v["refunds"])
     refund_id = view["refunds"][0]["refund_id"]
-    await people.post(
+    await actors.post(
         "payments", f"/orders/{order_id}/refunds/{refund_id}/approve", {"reason": "sorry"}, Role.SUPERVISOR
     )
 
 
-async def books_agree(people: People, order_id: str, *, captured: int, refunded: int) -> None:
+async def books_agree(actors: Actors, order_id: str, *, captured: int, refunded: int) -> None:
     """The processor's own ledger says the same, to the minor unit."""
-    books = await people.ledger(order_id)
+    books = await actors.ledger(order_id)
     theirs = (
         sum(a["captured_minor"] for a in books["authorizations"]),
         sum(a["refunded_minor"] for a in books["authorizations"]),
@@ -712,10 +712,10 @@ async def books_agree(people: People, order_id: str, *, captured: int, refunded:
     assert theirs == (captured, refunded), f"the processor's books say {theirs}, ours {(captured, refunded)}"
 
 
-async def _records(people: People, order_id: str, count: int) -> list[Record]:
+async def _records(actors: Actors, order_id: str, count: int) -> list[Record]:
     """The order's records from every topic."""
     consumer = AIOKafkaConsumer(
-        *TOPICS, bootstrap_servers=brokers_in(people.endpoints.kafka), group_id=None, auto_offset_reset="earliest"
+        *TOPICS, bootstrap_servers=brokers_in(actors.endpoints.kafka), group_id=None, auto_offset_reset="earliest"
     )
     await consumer.start()
     try:
@@ -762,7 +762,7 @@ def _flat(answer: object) -> str:
     return json.dumps(answer, separators=(",", ":"))
 
 
-Story = Callable[[People], Awaitable[str]]
+Story = Callable[[Actors], Awaitable[str]]
 
 STORIES: Final[dict[str, Story]] = {
     "split and backorder": split_and_backorder,

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import structlog
 
-_LEASH: Final = Path(__file__).with_name("leash.py")
+_DIE_WITH_PARENT: Final = Path(__file__).with_name("die_with_parent.py")
 _POLL_S: Final = 0.05
 _FIRST_PAUSE_S: Final = 0.2
 _LONGEST_PAUSE_S: Final = 5.0
@@ -61,7 +61,7 @@ class Program:
 async def run_once(program: tuple[str, ...], *, environment: Mapping[str, str], user: str | None = None) -> str:
     """Run a command to its end and return what it printed; a failure raises `StartFailed` with that text."""
     child = await asyncio.create_subprocess_exec(
-        *_leashed(program, signal.SIGKILL, user),
+        *_dying_with_us(program, signal.SIGKILL, user),
         env=dict(environment),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -228,7 +228,7 @@ class Process:
     async def _spawn(self) -> asyncio.subprocess.Process:
         with self.program.log.open("ab") as output:
             return await asyncio.create_subprocess_exec(
-                *_leashed(self.program.command, self.program.orphan_signal, self.program.user),
+                *_dying_with_us(self.program.command, self.program.orphan_signal, self.program.user),
                 env=dict(self.program.environment),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
@@ -244,10 +244,18 @@ class Process:
         return f"the end of {self.program.log}:\n{_last_lines(text)}"
 
 
-def _leashed(command: tuple[str, ...], orphan_signal: signal.Signals, user: str | None) -> tuple[str, ...]:
-    # -I -S: the leash needs the standard library only, and must start in a blink.
-    leash = (sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()), str(int(orphan_signal)), user or "-")
-    return leash + command
+def _dying_with_us(command: tuple[str, ...], orphan_signal: signal.Signals, user: str | None) -> tuple[str, ...]:
+    # -I -S: it needs the standard library only, and must start in a blink.
+    wrapper = (
+        sys.executable,
+        "-I",
+        "-S",
+        str(_DIE_WITH_PARENT),
+        str(os.getpid()),
+        str(int(orphan_signal)),
+        user or "-",
+    )
+    return wrapper + command
 
 
 def _last_lines(text: str) -> str:

@@ -24,7 +24,7 @@ from ops.databases import ensure_databases
 from ops.embedded import embedded
 from ops.endpoints import Endpoints, Replica, RunningProcess, ServiceEndpoint, path_in, recorded_endpoints
 from ops.keys import Keys, kept_keys
-from ops.places import LOOPBACK, AlreadyLocked, Ports, locked
+from ops.paths import LOOPBACK, AlreadyLocked, Ports, locked
 from ops.supervision import NotReady, Process, Program, Report, StartFailed, silent, together
 from ops.topics import PARTITIONS, TOPICS, ensure_topics
 

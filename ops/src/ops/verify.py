@@ -34,7 +34,7 @@ from ops.endpoints import Place
 from ops.laws import States
 from ops.laws import broken as broken_laws
 from ops.open_work import contradicted_shelves, refused_observations, unattended, unattended_shelves
-from ops.places import locked, write_whole
+from ops.paths import locked, write_whole
 from ops.system import DECIDING
 from ops.topics import expiring, whole_topic
 from shared.auth import Role, issue

@@ -11,7 +11,7 @@ import httpx
 import stamina
 from pydantic import AwareDatetime, Field, ValidationError
 
-from payments.domain.operation import Result, Verdict
+from payments.domain.operation import ProviderResult, Result
 from payments.settings import PaymentsSettings
 from payments.store import Call
 from shared.contracts.base import Id, Model, Reply
@@ -24,7 +24,7 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class BookedThere:
+class ProviderRecord:
     """An operation as the provider's books have it. `reference` is theirs, of the operation; `authorization` of what it is
     about."""
 
@@ -50,18 +50,18 @@ class DisputedThere:
 
 @dataclass(frozen=True, slots=True)
 class TheirBooks:
-    operations: list[BookedThere]
+    operations: list[ProviderRecord]
     disputes: list[DisputedThere]
 
 
 class Processor(Protocol):
     """What payments asks of a provider of any kind."""
 
-    async def perform(self, call: Call) -> Verdict:
+    async def perform(self, call: Call) -> ProviderResult:
         """Ask for it under its id as the idempotency key. Raises Unanswered."""
         ...
 
-    async def find(self, operation_id: str) -> Verdict | None:
+    async def find(self, operation_id: str) -> ProviderResult | None:
         """What became of it; None when the provider has never seen the key. Raises Unanswered."""
         ...
 
@@ -109,8 +109,8 @@ class _Operation(Reply):
     processed_at: AwareDatetime
     expires_at: AwareDatetime | None
 
-    def verdict(self) -> Verdict:
-        return Verdict(
+    def verdict(self) -> ProviderResult:
+        return ProviderResult(
             result=RESULTS[self.status],
             amount_minor=self.amount_minor,
             at=self.processed_at,
@@ -143,15 +143,15 @@ class SandboxProcessor:
         self._url = url.removesuffix("/")
         self._headers = {"Authorization": f"Bearer {key}"}
 
-    async def perform(self, call: Call) -> Verdict:
+    async def perform(self, call: Call) -> ProviderResult:
         path, body = _request(call)
         response = await self._sent("POST", path, json=body, headers={"Idempotency-Key": call.operation_id})
         if response.status_code in REFUSED:
             code = f"refused_{response.status_code}"
-            return Verdict(Result.FAILED, call.amount_minor, call.requested_at, call.operation_id, code)
+            return ProviderResult(Result.FAILED, call.amount_minor, call.requested_at, call.operation_id, code)
         return _read(response, _Operation).verdict()
 
-    async def find(self, operation_id: str) -> Verdict | None:
+    async def find(self, operation_id: str) -> ProviderResult | None:
         response = await self._sent("GET", "operations", params={"idempotency_key": operation_id})
         return None if response.status_code == 404 else _read(response, _Operation).verdict()
 
@@ -160,7 +160,7 @@ class SandboxProcessor:
         books = _read(response, _Books)
         return TheirBooks(
             operations=[
-                BookedThere(
+                ProviderRecord(
                     o.operation_key,
                     o.order_id,
                     RESULTS[o.status],
@@ -278,9 +278,9 @@ class Notice(Reply):
     occurred_at: AwareDatetime
     data: NoticeData
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> ProviderResult:
         """What it says of an operation; a dispute says nothing of one."""
-        return Verdict(
+        return ProviderResult(
             result=RESULTS[self.type.partition(".")[2]],
             amount_minor=self.data.amount_minor,
             at=self.occurred_at,
@@ -290,7 +290,7 @@ class Notice(Reply):
         )
 
 
-class Wire(httpx.AsyncBaseTransport):
+class AiohttpTransport(httpx.AsyncBaseTransport):
     """httpx on connections of aiohttp: a call takes a quarter of the CPU time that it takes on httpx's own.
 
     Not the published transport (httpx-aiohttp 0.2): to it a refused connection and one that broke after the request was
@@ -328,4 +328,4 @@ async def sandbox_processor(settings: PaymentsSettings) -> AsyncIterator[Sandbox
         auto_decompress=False,
     ) as session:
         key = settings.processor_key.get_secret_value()
-        yield SandboxProcessor(Wire(session), str(settings.processor_url), key)
+        yield SandboxProcessor(AiohttpTransport(session), str(settings.processor_url), key)

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import structlog
 
-from payments.domain.decision import Command, Conclude, Dispute, RecordMovement, Report
+from payments.domain.decision import Command, Dispute, RecordMovement, RecordOutcome, Report
 from payments.gateway import Notice, Processor
 from payments.store import (
     PAYMENTS,
@@ -96,8 +96,8 @@ async def _command(notice: Notice, processor: Processor, *, is_asked_for: bool) 
         return Dispute(data.authorization_id, data.reference, change, data.amount_minor, at)
     if data.operation_key is not None and is_asked_for:
         if notice.type == "authorization.succeeded" and data.expires_at is None:
-            return Conclude(data.operation_key, await processor.find(data.operation_key) or notice.verdict())
-        return Conclude(data.operation_key, notice.verdict())
+            return RecordOutcome(data.operation_key, await processor.find(data.operation_key) or notice.verdict())
+        return RecordOutcome(data.operation_key, notice.verdict())
     kind = MOVED.get(notice.type)
     said = f"{notice.type} of {format_minor(data.amount_minor, data.currency)} under {_subject(notice)}, not asked for by us"
     if kind is None:

@@ -14,9 +14,9 @@ import structlog
 from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
-from payments.domain.decision import Command, Conclude, Dispute, RecordMovement
+from payments.domain.decision import Command, Dispute, RecordMovement, RecordOutcome
 from payments.domain.operation import IN_FLIGHT, OperationStatus, Result
-from payments.gateway import BookedThere, DisputedThere, Processor, TheirBooks, Unanswered
+from payments.gateway import DisputedThere, Processor, ProviderRecord, TheirBooks, Unanswered
 from payments.notices import hear_again
 from payments.store import PAYMENTS, Booked, OurBooks, booked, claim_page, end_page, keep_differences, orders_after
 from shared.contracts.payments import MovementKind, OperationKind
@@ -127,7 +127,7 @@ def _disputes(ours: OurBooks, theirs: TheirBooks) -> Iterator[Drift]:
 
 
 def _drift(
-    order_id: str, operation_id: str, difference: Difference, our: Booked | None, their: BookedThere | None
+    order_id: str, operation_id: str, difference: Difference, our: Booked | None, their: ProviderRecord | None
 ) -> Drift:
     return Drift(
         order_id=order_id,
@@ -260,8 +260,8 @@ class Auditor:
         if drift.difference is not Difference.UNKNOWN_HERE:
             verdict = await self._processor.find(drift.operation_id)
             if verdict is not None:
-                return [(Conclude(drift.operation_id, verdict), verdict.at)]
-            return [(Conclude(drift.operation_id, None), datetime.now(timezone.utc))]
+                return [(RecordOutcome(drift.operation_id, verdict), verdict.at)]
+            return [(RecordOutcome(drift.operation_id, None), datetime.now(timezone.utc))]
         there = next(o for o in theirs.operations if o.operation_id == drift.operation_id)
         said = f"In the provider's books under the key {there.operation_id}, not asked for by us"
         kinds = [MOVED[there.kind]]

@@ -14,8 +14,8 @@ from typing import Final
 import structlog
 from uuid_utils.compat import uuid7
 
-from payments.domain.decision import Command, Conclude, GiveUp, LoseSight, Submit
-from payments.domain.operation import Verdict
+from payments.domain.decision import Command, GiveUp, MarkUnknown, RecordOutcome, Submit
+from payments.domain.operation import ProviderResult
 from payments.gateway import Processor, Unanswered
 from payments.reconciliation import Auditor
 from payments.store import PAYMENTS, Call, claim, failed, submitted
@@ -152,12 +152,12 @@ class Submitter:
             verdict = await self._processor.perform(call)
         except Unanswered as error:
             log.warning("operation.unanswered", operation=call.operation_id, kind=call.kind, error=str(error))
-            return News(call, LoseSight(call.operation_id), call.requested_at)
+            return News(call, MarkUnknown(call.operation_id), call.requested_at)
         except Exception as error:  # a fault of ours with this one: whether it was sent is not known
             log.error("operation.failed", operation=call.operation_id, error=repr(error), exc_info=error)
             await failed(self._pool, call.operation_id, repr(error))
-            return News(call, LoseSight(call.operation_id), call.requested_at)
-        return News(call, Conclude(call.operation_id, verdict), verdict.at)
+            return News(call, MarkUnknown(call.operation_id), call.requested_at)
+        return News(call, RecordOutcome(call.operation_id, verdict), verdict.at)
 
 
 class Reconciler:
@@ -179,7 +179,7 @@ class Reconciler:
 
     async def _find(self, call: Call) -> News | None:
         try:
-            verdict: Verdict | None = await self._processor.find(call.operation_id)
+            verdict: ProviderResult | None = await self._processor.find(call.operation_id)
         except Unanswered as error:
             log.warning("operation.still_unknown", operation=call.operation_id, kind=call.kind, error=str(error))
             return None
@@ -187,7 +187,7 @@ class Reconciler:
             log.error("operation.failed", operation=call.operation_id, error=repr(error), exc_info=error)
             await _keep_failure(self._pool, self._desk, call, repr(error))
             return None
-        return News(call, Conclude(call.operation_id, verdict), verdict.at if verdict else call.requested_at)
+        return News(call, RecordOutcome(call.operation_id, verdict), verdict.at if verdict else call.requested_at)
 
 
 async def keep_submitting(submitter: Submitter, stop: asyncio.Event) -> None:

@@ -16,8 +16,8 @@ from shared.contracts.support import CUSTOMER, RootCauseTag
 from shared.database import Pool
 from shared.shell import Db, Flow, Held, Remembered, Told
 from support_view.domain.cases import Support, deadlines, evolve, laws
-from support_view.domain.casework import FIND_CAUSES, Around, Command, FindCauses, LookAt, decide
-from support_view.domain.causes import Borne
+from support_view.domain.casework import FIND_CAUSES, Around, CheckEscalations, Command, FindCauses, decide
+from support_view.domain.causes import EvidencedCause
 from support_view.domain.escalations import due_at
 from support_view.domain.obligations import READS, SERVICE, States, answers, dues, obligations
 from support_view.domain.policies import (
@@ -30,10 +30,10 @@ from support_view.domain.policies import (
     Policies,
 )
 from support_view.domain.shelves import READ, STOCK, Shelves, shelf
-from support_view.domain.showing import causes_in
-from support_view.domain.signs import ASKED_ABOUT
+from support_view.domain.signals import ASKED_ABOUT
+from support_view.domain.signals_by_fact import causes_in
 from support_view.domain.timeline import SERVICES
-from support_view.projection import DOMAINS, Section
+from support_view.projection import DOMAINS, Projection
 from support_view.store import Key, columns
 
 M = TypeVar("M", bound=BaseModel)
@@ -150,7 +150,7 @@ async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Sup
     """The policies; and for looks, what there is to be seen, with the next look at what is not due yet."""
     policies = await in_force(db)
     now: datetime = await db.fetchval("SELECT now()")
-    looks = sorted({(t.key, t.command.service) for t in told if isinstance(t.command, LookAt)})
+    looks = sorted({(t.key, t.command.service) for t in told if isinstance(t.command, CheckEscalations)})
     orders = sorted({t.key for t in told if isinstance(t.command, FindCauses)})
     if not looks and not orders:
         return Around(policies, now)
@@ -194,7 +194,9 @@ def _states_of(look: Key, seen: Mapping[Key, Any]) -> States:
     return {of: seen[key, of] for of in {service, *READS.get(service, ())} if (key, of) in seen}
 
 
-async def _borne(db: Db, seen: Mapping[Key, Any], orders: Sequence[str]) -> dict[str, dict[RootCauseTag, Borne]]:
+async def _borne(
+    db: Db, seen: Mapping[Key, Any], orders: Sequence[str]
+) -> dict[str, dict[RootCauseTag, EvidencedCause]]:
     """The causes of these orders by the rules, with the ids of the facts that bear them out."""
     found = {key: causes_in({of: seen[key, of] for of in SERVICES if (key, of) in seen}) for key in orders}
     places = sorted(
@@ -206,7 +208,7 @@ async def _borne(db: Db, seen: Mapping[Key, Any], orders: Sequence[str]) -> dict
             ids[row["subject"], row["service"], row["sequence"]] = str(row["id"])
     return {
         key: {
-            tag: Borne(tuple(ids[(key, *place)] for place in cause.evidence), cause.since, cause.about)
+            tag: EvidencedCause(tuple(ids[(key, *place)] for place in cause.evidence), cause.since, cause.about)
             for tag, cause in causes.items()
         }
         for key, causes in found.items()
@@ -221,7 +223,10 @@ WHY: Final = FIND_CAUSES.removeprefix("look ")
 
 
 async def watch(
-    db: Db, before: Mapping[Key, Section[Any]], after: Mapping[Key, Section[Any]], contradicted: Iterable[str] = ()
+    db: Db,
+    before: Mapping[Key, Projection[Any]],
+    after: Mapping[Key, Projection[Any]],
+    contradicted: Iterable[str] = (),
 ) -> None:
     """Set when to look at sections whose obligations changed, at orders whose signs did, and at shelves that were
     `contradicted` or counted; nothing is raised or found here, so that nothing is while facts are only caught up with:

@@ -61,7 +61,7 @@ from support_view.casework_api import Work, read_case, read_cases, read_queue, r
 from support_view.picture import HEIGHT, WIDTH, draw
 from support_view.privacy import EMAIL
 from support_view.rendering import HEADERS, POLICY, page
-from support_view.sign_in import SESSION, form_of, to_sign_in, visitor
+from support_view.sign_in import SESSION, current_user, form_of, to_sign_in
 
 router = APIRouter(include_in_schema=False)
 
@@ -73,7 +73,7 @@ ORDER_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,63}")
 
 @router.get("/")
 async def start(request: Request, q: Annotated[str, Query(max_length=320)] = "") -> Response:
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     if EMAIL.fullmatch(q.strip()):
@@ -84,7 +84,7 @@ async def start(request: Request, q: Annotated[str, Query(max_length=320)] = "")
 @router.post("/find")
 async def find_order(request: Request) -> Response:
     """An e-mail address stays out of the address bar; whatever else was searched for stands in it."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     q = (await form_of(request)).get("q", "")
@@ -111,7 +111,7 @@ async def _found(request: Request, caller: Caller, q: str) -> Response:
 @router.post("/orders/{order_id}/contact")
 async def order_contact(request: Request, order_id: str) -> Response:
     """The page with the customer's contact on it, this once; who saw it and why is kept."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     reason = (await form_of(request)).get("reason", "")
@@ -145,7 +145,7 @@ async def queue_page(
     request: Request, mine: bool = False, after: str | None = None, told: Told | None = None
 ) -> Response:
     """Who needs attention now, why, since when, and what to do about it."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     try:
@@ -171,7 +171,7 @@ async def queue_page(
 @router.post("/queue/{escalation_id}/{name}")
 async def attend(request: Request, escalation_id: str, name: str) -> Response:
     """Somebody says that they look after it."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     form = {**await form_of(request), "name": name, "id": escalation_id, "actor": caller.actor}
@@ -193,7 +193,7 @@ async def cases(
     after: Annotated[str | None, Query(max_length=120)] = None,
 ) -> Response:
     """Cases by age: all, one's own (`mine`), or nobody's (`unassigned`); those that are over only where asked for."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     wanted = Wanted(assignee=caller.actor if of == "mine" else None, is_unassigned=of == "unassigned", is_live=not over)
@@ -221,7 +221,7 @@ async def case_of(request: Request, case_id: str, done: Annotated[str, Query(max
 
 async def case_page(request: Request, case_id: str, told: Told | None = None) -> Response:
     """A case: who owes what by when, what was said, and what may be done."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     if not ORDER_ID.fullmatch(case_id):
@@ -240,7 +240,7 @@ async def case_page(request: Request, case_id: str, told: Told | None = None) ->
 
 @router.post("/cases/{case_id}/{name}")
 async def work_on_case(request: Request, case_id: str, name: str) -> Response:
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     form = {**await form_of(request), "name": name, "id": case_id, "actor": caller.actor}
@@ -292,7 +292,7 @@ async def order_page(
     known: int | None = None,
 ) -> Response:
     """`known`: how many facts of the order had been seen when that was asked for whose outcome is shown."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     if not ORDER_ID.fullmatch(order_id):
@@ -396,7 +396,7 @@ def order_content(
 @router.post("/orders/{order_id}/actions/{name}")
 async def order_action(request: Request, order_id: str, name: str) -> Response:
     """Has the owning service do it, as who is signed in; its refusal is shown on the page, in its words."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     form = await form_of(request)
@@ -415,7 +415,7 @@ async def order_action(request: Request, order_id: str, name: str) -> Response:
 @router.get("/orders/{order_id}/facts/{fact_id}")
 async def order_fact(request: Request, order_id: str, fact_id: str) -> Response:
     """One fact as it travelled, which the timeline's fold loads when it is opened."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     try:
@@ -437,7 +437,7 @@ FILE_HEADERS: Final = ("Content-Type", "Content-Disposition", "X-Content-Type-Op
 @router.get("/orders/{order_id}/evidence/{evidence_id}")
 async def order_evidence(request: Request, order_id: str, evidence_id: str) -> Response:
     """A file of evidence, asked of the returns service as who is signed in; a browser runs nothing of it."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     services = request.app.state.services
@@ -456,7 +456,7 @@ async def order_evidence(request: Request, order_id: str, evidence_id: str) -> R
 async def embedded(request: Request, order_id: str) -> Response:
     """The order in short, for the side panel of a help desk: the one page that another site may show in a frame, if the
     settings name that site. The session's cookie goes along where that site is this one's sibling."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     view, text = None, ""
     if caller is not None:
         try:
@@ -476,7 +476,7 @@ async def order_live(
     request: Request, order_id: OrderId, seen: KnownFacts = 0, last: LastEventId = None
 ) -> AsyncIterator[ServerSentEvent]:
     """For the page's script: what the API's `live` says, to who is signed in."""
-    if await visitor(request) is None:
+    if await current_user(request) is None:
         raise HTTPException(401, "sign in first")
     async for event in news(request, order_id, seen if last is None else last):
         yield event

@@ -16,8 +16,8 @@ from shared.contracts import Fact
 from shared.contracts.orders import OrderPlaced
 from shared.machine import replace
 from support_view.domain import fulfillment, notifications, orders, payments, returns, support
-from support_view.domain.showing import SHOWING, Showing
-from support_view.domain.signs import noted
+from support_view.domain.signals import with_signals
+from support_view.domain.signals_by_fact import SIGNALS_BY_FACT, SignalsOf
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences
 
 log = structlog.get_logger()
@@ -38,33 +38,35 @@ class Domain(Generic[S]):
     quiet: Quiet
 
 
-def _domain(name: str, initial: Any, telling: Any, showing: Showing) -> Domain[Any]:
+def _domain(name: str, initial: Any, telling: Any, signals_of: SignalsOf) -> Domain[Any]:
     fold_alone = telling.fold
 
     def fold(state: Any, entry: Entry) -> Any:
         state = fold_alone(state, entry)
-        shown = showing.get(type(entry.fact))
+        shown = signals_of.get(type(entry.fact))
         if shown is None:
             return state
-        signs = noted(state.signs, shown(state, entry.fact, entry))
+        signs = with_signals(state.signs, shown(state, entry.fact, entry))
         return state if signs is state.signs else replace(state, signs=signs)
 
     return Domain(name, initial, TypeAdapter(type(initial)), fold, telling.SENTENCES, telling.DETAILS, telling.QUIET)
 
 
 DOMAINS: Final[Mapping[str, Domain[Any]]] = {
-    "orders": _domain("order", orders.Orders(), orders, SHOWING["orders"]),
-    "payments": _domain("payment", payments.Payments(), payments, SHOWING["payments"]),
-    "fulfillment": _domain("fulfillment", fulfillment.Fulfillment(), fulfillment, SHOWING["fulfillment"]),
-    "returns": _domain("return", returns.Returns(), returns, SHOWING["returns"]),
-    "notifications": _domain("notification", notifications.Notifications(), notifications, SHOWING["notifications"]),
-    "support": _domain("support", support.Support(), support, SHOWING["support"]),
+    "orders": _domain("order", orders.Orders(), orders, SIGNALS_BY_FACT["orders"]),
+    "payments": _domain("payment", payments.Payments(), payments, SIGNALS_BY_FACT["payments"]),
+    "fulfillment": _domain("fulfillment", fulfillment.Fulfillment(), fulfillment, SIGNALS_BY_FACT["fulfillment"]),
+    "returns": _domain("return", returns.Returns(), returns, SIGNALS_BY_FACT["returns"]),
+    "notifications": _domain(
+        "notification", notifications.Notifications(), notifications, SIGNALS_BY_FACT["notifications"]
+    ),
+    "support": _domain("support", support.Support(), support, SIGNALS_BY_FACT["support"]),
 }
 """By the service that tells the facts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Section(Generic[S]):
+class Projection(Generic[S]):
     """`next` is the sequence expected; `waiting` are those on the timeline that could not be folded yet."""
 
     state: S
@@ -88,8 +90,8 @@ class Section(Generic[S]):
         return self.next in self.waiting
 
 
-def section_of(service: str) -> Section[Any]:
-    return Section(DOMAINS[service].initial)
+def projection_of(service: str) -> Projection[Any]:
+    return Projection(DOMAINS[service].initial)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +105,7 @@ class Span:
 ALL: Final = Span(1, 2**63 - 1)
 
 
-def span_to_read(section: Section[Any], told: Set[int]) -> Span | None:
+def span_to_read(section: Projection[Any], told: Set[int]) -> Span | None:
     """What has to be read from the timeline before the facts just `told` can be folded; None when they suffice.
 
     A sequence that was folded before has a rival now: all of the section is read and folded again, from the first.
@@ -119,9 +121,9 @@ def span_to_read(section: Section[Any], told: Set[int]) -> Span | None:
     return None
 
 
-def advance(
-    service: str, section: Section[S], told: Set[int], entries: Iterable[Entry], span: Span | None
-) -> Section[S]:
+def fold_contiguous(
+    service: str, section: Projection[S], told: Set[int], entries: Iterable[Entry], span: Span | None
+) -> Projection[S]:
     """Fold as far as there is no hole. `entries` are those told, or those read for `span`.
 
     Of two facts with one sequence the one with the smaller id counts, whichever came first. A fact that cannot be
@@ -134,7 +136,7 @@ def advance(
         if rival is None or entry.id < rival.id:
             by_sequence[entry.sequence] = entry
     if span == ALL:
-        section, told = Section(domain.initial), by_sequence.keys()
+        section, told = Projection(domain.initial), by_sequence.keys()
     state, following = section.state, section.next
     while (found := by_sequence.get(following)) is not None:
         try:
@@ -145,7 +147,7 @@ def advance(
             break
         following += 1
     waiting = frozenset(sequence for sequence in section.waiting | told if sequence >= following)
-    return Section(state, following, waiting)
+    return Projection(state, following, waiting)
 
 
 @cache
@@ -155,7 +157,7 @@ def _named_in(kind: type[Fact]) -> frozenset[str]:
     return frozenset({"return_id", "tracking", "parcels"} & kind.model_fields.keys() | customer)
 
 
-def findable(fact: Fact) -> list[tuple[str, str]]:
+def search_keys(fact: Fact) -> list[tuple[str, str]]:
     """What an order can be found by: kind and value, folded to lower case."""
     found: list[tuple[str, str]] = []
     for name in _named_in(type(fact)):

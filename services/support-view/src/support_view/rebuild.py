@@ -15,7 +15,7 @@ import asyncpg
 
 from support_view.domain.timeline import Entry
 from support_view.metrics.measures import Measured
-from support_view.projection import Section
+from support_view.projection import Projection
 from support_view.store import (
     MEASURE,
     OF_NO_ORDER,
@@ -176,7 +176,7 @@ class Rebuild:
         rows = await self.db.fetch(KEYS, *after, OF_NO_ORDER, self.chunk)
         return await read_all(self.db, [(row["subject"], row["service"]) for row in rows])
 
-    async def _copy(self, sections: Mapping[Key, Section[Any]], finds: Set[Find]) -> None:
+    async def _copy(self, sections: Mapping[Key, Projection[Any]], finds: Set[Find]) -> None:
         """Sections that the new generation does not have yet, by COPY."""
         rows = [
             (*key, section.next, sorted(section.waiting), state)

@@ -40,7 +40,7 @@ LARGEST_COOKIE: Final = 3800
 KNOWN_FOR_SECONDS: Final = 600.0
 
 
-class Door(BaseModel):
+class ProviderMetadata(BaseModel):
     """Where the provider lets people in and out, as it publishes it."""
 
     issuer: str
@@ -49,7 +49,7 @@ class Door(BaseModel):
     end_session_endpoint: HttpUrl | None = None
 
 
-class Ticket(BaseModel):
+class PendingSignIn(BaseModel):
     """What a sign-in under way must come back with. The browser keeps it, signed by us."""
 
     state: str
@@ -72,21 +72,21 @@ class Provider:
     def __init__(self, settings: SignIn, client: httpx.AsyncClient) -> None:
         self._settings = settings
         self._client = client
-        self._door: tuple[float, Door] | None = None
+        self._provider_metadata: tuple[float, ProviderMetadata] | None = None
 
-    async def door(self) -> Door:
+    async def provider_metadata(self) -> ProviderMetadata:
         """Asked for once in ten minutes. Raises Failed."""
         now = asyncio.get_running_loop().time()
-        if self._door is None or self._door[0] < now:
+        if self._provider_metadata is None or self._provider_metadata[0] < now:
             answer = await self._ask("GET", self._settings.discovery_url)
             try:
-                door = Door.model_validate_json(answer.content)
+                provider_metadata = ProviderMetadata.model_validate_json(answer.content)
             except ValidationError as error:
                 raise self._away(error) from None
-            if door.issuer != self._settings.issuer:
-                raise self._away(f"it calls itself {door.issuer}")
-            self._door = now + KNOWN_FOR_SECONDS, door
-        return self._door[1]
+            if provider_metadata.issuer != self._settings.issuer:
+                raise self._away(f"it calls itself {provider_metadata.issuer}")
+            self._provider_metadata = now + KNOWN_FOR_SECONDS, provider_metadata
+        return self._provider_metadata[1]
 
     async def _ask(self, method: str, url: str, **what: Any) -> httpx.Response:
         try:
@@ -102,34 +102,34 @@ class Provider:
         log.warning("sign_in.provider_away", error=repr(error))
         return Failed(503, "the identity provider does not answer just now, try again in a moment")
 
-    async def address(self, ticket: Ticket) -> str:
+    async def address(self, pending: PendingSignIn) -> str:
         """Where the person is sent. Raises Failed."""
-        challenge = base64.urlsafe_b64encode(sha256(ticket.verifier.encode()).digest()).rstrip(b"=").decode()
+        challenge = base64.urlsafe_b64encode(sha256(pending.verifier.encode()).digest()).rstrip(b"=").decode()
         asked = {
             "response_type": "code",
             "client_id": self._settings.client_id,
             "redirect_uri": self._settings.redirect_url,
             "scope": self._settings.scope,
-            "state": ticket.state,
-            "nonce": ticket.nonce,
+            "state": pending.state,
+            "nonce": pending.nonce,
             "code_challenge": challenge,
             "code_challenge_method": "S256",
         }
-        door = str((await self.door()).authorization_endpoint)
-        return f"{door}{'&' if '?' in door else '?'}{urlencode(asked)}"
+        provider_metadata = str((await self.provider_metadata()).authorization_endpoint)
+        return f"{provider_metadata}{'&' if '?' in provider_metadata else '?'}{urlencode(asked)}"
 
-    async def tokens(self, code: str, ticket: Ticket) -> tuple[str, str]:
+    async def tokens(self, code: str, pending: PendingSignIn) -> tuple[str, str]:
         """The access token and the ID token that a code is worth, once. Raises Failed."""
         told = {
             "grant_type": "authorization_code",
             "code": code,
             "redirect_uri": self._settings.redirect_url,
             "client_id": self._settings.client_id,
-            "code_verifier": ticket.verifier,
+            "code_verifier": pending.verifier,
         }
         secret = self._settings.client_secret
         proof: Mapping[str, Any] = {"auth": (self._settings.client_id, secret)} if secret else {}
-        answer = await self._ask("POST", str((await self.door()).token_endpoint), data=told, **proof)
+        answer = await self._ask("POST", str((await self.provider_metadata()).token_endpoint), data=told, **proof)
         try:
             body = answer.raise_for_status().json()
             return str(body["access_token"]), str(body["id_token"])
@@ -143,19 +143,19 @@ def _provider(request: Request) -> Provider | None:
     return found
 
 
-def _sealed(request: Request, ticket: Ticket) -> str:
-    claims = {"iss": TICKETS, "exp": datetime.now(timezone.utc) + UNDER_WAY_FOR, **ticket.model_dump()}
+def _sealed(request: Request, pending: PendingSignIn) -> str:
+    claims = {"iss": TICKETS, "exp": datetime.now(timezone.utc) + UNDER_WAY_FOR, **pending.model_dump()}
     return jwt.encode(claims, request.app.state.settings.auth_key.get_secret_value(), algorithm="HS256")
 
 
-def _ticket(request: Request) -> Ticket:
+def _pending(request: Request) -> PendingSignIn:
     """Raises Failed."""
     key = request.app.state.settings.auth_key.get_secret_value()
     try:
         claims = jwt.decode(request.cookies.get(UNDER_WAY, ""), key, algorithms=["HS256"], issuer=TICKETS)
     except jwt.InvalidTokenError:
         raise Failed(400, "it took longer than ten minutes, or began in another browser; begin again") from None
-    return Ticket.model_validate(claims)
+    return PendingSignIn.model_validate(claims)
 
 
 def _cookie(request: Request, *, path: str = "/", samesite: Any = "strict") -> dict[str, Any]:
@@ -164,7 +164,7 @@ def _cookie(request: Request, *, path: str = "/", samesite: Any = "strict") -> d
     return {"path": path, "httponly": True, "samesite": samesite, "secure": is_secure}
 
 
-async def visitor(request: Request) -> Caller | None:
+async def current_user(request: Request) -> Caller | None:
     """Who the session cookie says is looking; None where it is absent, stale, or of a role that may not."""
     token = request.cookies.get(SESSION)
     if not token:
@@ -219,7 +219,7 @@ async def entrance(
     provider = _provider(request)
     if left and provider is not None:
         try:
-            out_at = str((await provider.door()).end_session_endpoint or "")
+            out_at = str((await provider.provider_metadata()).end_session_endpoint or "")
         except Failed:
             out_at = ""
     return _entrance(request, 200, local(next), error, out_at)
@@ -258,19 +258,19 @@ async def to_provider(request: Request, next: Annotated[str, Query(max_length=20
     provider = _provider(request)
     if provider is None:
         return _entrance(request, 404, local(next), "No identity provider is set up here.")
-    ticket = Ticket(
+    pending = PendingSignIn(
         state=secrets.token_urlsafe(24),
         nonce=secrets.token_urlsafe(24),
         verifier=secrets.token_urlsafe(48),
         onward=local(next),
     )
     try:
-        response = RedirectResponse(await provider.address(ticket), HTTPStatus.SEE_OTHER, HEADERS)
+        response = RedirectResponse(await provider.address(pending), HTTPStatus.SEE_OTHER, HEADERS)
     except Failed as failed:
-        return _entrance(request, failed.status, ticket.onward, f"That did not work: {failed}.")
+        return _entrance(request, failed.status, pending.onward, f"That did not work: {failed}.")
     # Lax: the way back begins on the provider's site, and a strict one would stay behind.
     response.set_cookie(
-        UNDER_WAY, _sealed(request, ticket), max_age=int(UNDER_WAY_FOR.total_seconds()), **_back_cookie(request)
+        UNDER_WAY, _sealed(request, pending), max_age=int(UNDER_WAY_FOR.total_seconds()), **_back_cookie(request)
     )
     return response
 
@@ -293,18 +293,18 @@ async def from_provider(
         provider = _provider(request)
         if provider is None:
             raise Failed(404, "no identity provider is set up here")
-        ticket = _ticket(request)
-        onward = ticket.onward
-        if not compare_digest(ticket.state.encode(), state.encode()):
+        pending = _pending(request)
+        onward = pending.onward
+        if not compare_digest(pending.state.encode(), state.encode()):
             raise Failed(400, "the answer belongs to another sign-in; begin again")
         if error or not code:
             raise Failed(403, f"the identity provider turned you away ({error or 'it gave no code'})")
-        if iss not in (None, (await provider.door()).issuer):
+        if iss not in (None, (await provider.provider_metadata()).issuer):
             raise Failed(400, "the answer comes from another identity provider")
-        token, identity = await provider.tokens(code, ticket)
+        token, identity = await provider.tokens(code, pending)
         settings: SignIn = request.app.state.settings.sign_in
         try:
-            subject = await tokens_of(request).identify(identity, settings.client_id, ticket.nonce)
+            subject = await tokens_of(request).identify(identity, settings.client_id, pending.nonce)
         except (BadToken, KeysAway) as wrong:
             raise Failed(400, f"the identity provider's word does not hold: {wrong}") from None
         caller = await _admitted(request, token)

@@ -19,7 +19,16 @@ from shared.shell import Db, Remembered, by_stretches, in_turn
 from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import Entry, Place
 from support_view.metrics.measures import Measured, measured, news
-from support_view.projection import ALL, DOMAINS, Section, Span, advance, findable, section_of, span_to_read
+from support_view.projection import (
+    ALL,
+    DOMAINS,
+    Projection,
+    Span,
+    fold_contiguous,
+    projection_of,
+    search_keys,
+    span_to_read,
+)
 
 Key = tuple[str, str]
 """Subject and service."""
@@ -92,7 +101,7 @@ found AS (
 SAVE: Final = FOLDED + MEASURE.format(table="measured")
 
 
-Sections: TypeAlias = Mapping[Key, Section[Any]]
+Sections: TypeAlias = Mapping[Key, Projection[Any]]
 
 
 async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
@@ -114,7 +123,9 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
     read = await _read_spans(db, {key: span for key, span in spans.items() if span is not None})
     async with in_turn(len(told)):
         after = {
-            key: advance(key[1], section, sequences[key], read[key] if spans[key] else by_section[key], spans[key])
+            key: fold_contiguous(
+                key[1], section, sequences[key], read[key] if spans[key] else by_section[key], spans[key]
+            )
             async for key, section in by_stretches(before.items())
         }
         changed, gone = await _news(before, after)
@@ -136,11 +147,11 @@ WORTH_COPYING: Final = 100
 """Facts; below it, what COPY has around it costs more than it saves."""
 
 
-REMEMBERED: Final = Remembered[Section[Any]](most=512)
+REMEMBERED: Final = Remembered[Projection[Any]](most=512)
 """By the transaction that wrote them: one that was not committed wrote no row that is found. Three to four kB each."""
 
 
-async def _take(db: Db, told: Sequence[Told]) -> tuple[Set[str], list[Key], dict[Key, Section[Any]], bytes]:
+async def _take(db: Db, told: Sequence[Told]) -> tuple[Set[str], list[Key], dict[Key, Projection[Any]], bytes]:
     """Put facts on the timeline and lock their sections: the ids of those that stood there before; which sections are new;
     all of them; and by what name what is written now is known."""
     facts = [(*entry[:4], entry.fact.type, data, *entry[5:]) for entry, data in told]
@@ -160,7 +171,7 @@ async def _take(db: Db, told: Sequence[Told]) -> tuple[Set[str], list[Key], dict
         key = row["subject"], row["service"]
         if row["is_new"]:
             made.append(key)
-            sections[key] = section_of(key[1])
+            sections[key] = projection_of(key[1])
         else:
             sections[key] = known[key][1] if row["state"] is None else _section(row)
     return repeats, made, sections, found[0]["writer"].encode() if found else b""
@@ -180,8 +191,8 @@ def columns(keys: Sequence[Key]) -> tuple[list[str], list[str]]:
     return [subject for subject, _ in keys], [service for _, service in keys]
 
 
-def _section(row: Row) -> Section[Any]:
-    return Section(DOMAINS[row["service"]].state.validate_json(row["state"]), row["next"], frozenset(row["waiting"]))
+def _section(row: Row) -> Projection[Any]:
+    return Projection(DOMAINS[row["service"]].state.validate_json(row["state"]), row["next"], frozenset(row["waiting"]))
 
 
 async def _news(before: Sections, after: Sections) -> tuple[list[tuple[Key, Measured]], list[tuple[str, ...]]]:
@@ -223,7 +234,7 @@ async def _read_spans(db: Db, spans: Mapping[Key, Span]) -> Mapping[Key, Sequenc
     return entries
 
 
-def written(sections: Mapping[Key, Section[Any]]) -> tuple[Any, ...]:
+def written(sections: Mapping[Key, Projection[Any]]) -> tuple[Any, ...]:
     """The columns of their rows."""
     return (
         *columns([*sections]),
@@ -236,7 +247,7 @@ def written(sections: Mapping[Key, Section[Any]]) -> tuple[Any, ...]:
 def _finds(made: Sequence[Key], told: Mapping[Key, Sequence[Entry]]) -> set[Find]:
     finds = {("order", subject.lower(), subject) for subject, _ in made}
     for (subject, _), entries in told.items():
-        finds |= {(kind, value, subject) for entry in entries for kind, value in findable(entry.fact)}
+        finds |= {(kind, value, subject) for entry in entries for kind, value in search_keys(entry.fact)}
     return finds
 
 
@@ -287,16 +298,16 @@ async def read_all(db: Db, keys: Sequence[Key]) -> Mapping[Key, Sequence[Entry]]
     return {key: read[key] for key in keys}
 
 
-async def folded(read: Mapping[Key, Sequence[Entry]]) -> tuple[dict[Key, Section[Any]], set[Find]]:
+async def folded(read: Mapping[Key, Sequence[Entry]]) -> tuple[dict[Key, Projection[Any]], set[Find]]:
     """What these sections and finds are by all that the timeline has of them, whatever is kept."""
     sections = {
-        key: advance(key[1], section_of(key[1]), set(), entries, ALL)
+        key: fold_contiguous(key[1], projection_of(key[1]), set(), entries, ALL)
         async for key, entries in by_stretches(read.items())
     }
     return sections, _finds([*read], read)
 
 
-def measures_of(sections: Mapping[Key, Section[Any]]) -> list[tuple[Key, Measured]]:
+def measures_of(sections: Mapping[Key, Projection[Any]]) -> list[tuple[Key, Measured]]:
     """All that figures count of them."""
     return [(key, row) for key, section in sections.items() for row in measured(key[1], section.state)]
 
@@ -331,7 +342,7 @@ class Story:
     in force says when next steps are late."""
 
     order_id: str
-    sections: Mapping[str, Section[Any]]
+    sections: Mapping[str, Projection[Any]]
     policy: EscalationPolicy
     facts: int
     occurred_at: datetime
@@ -414,10 +425,10 @@ async def data_of(db: Db, order_id: str, fact: UUID) -> str | None:
     return data
 
 
-async def search(db: Db, text: str, limit: int) -> dict[str, dict[str, Section[Any]]]:
+async def search(db: Db, text: str, limit: int) -> dict[str, dict[str, Projection[Any]]]:
     """Orders found by a folded text, with their sections."""
     subjects = [row["subject"] for row in await db.fetch(FIND, text, text + ABOVE_ALL, limit)]
-    found: dict[str, dict[str, Section[Any]]] = {subject: {} for subject in subjects}
+    found: dict[str, dict[str, Projection[Any]]] = {subject: {} for subject in subjects}
     for row in await db.fetch(SECTIONS, subjects):
         found[row["subject"]][row["service"]] = _section(row)
     return found

@@ -514,7 +514,7 @@ def _evolve(state: Account, fact: Fact) -> Account:
         case PaymentAnomalyDetected(operation_id=None):
             return state
         case PaymentAnomalyDetected(operation_id=str(id)):
-            return _with_operation(state, replace(state.operations[id], is_questioned=True))
+            return _with_operation(state, replace(state.operations[id], has_anomaly=True))
         case PaymentChargeRequested():
             was = state.charges.get(fact.exchange_id)
             status = CHARGE.step(was.status, fact) if was else CHARGE.initial

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeAlias
 from payments.domain import capture, payout
 from payments.domain.account import EXPIRED_AUTHORIZATION, Account, evolve
 from payments.domain.charge import CHARGE, Charge, ChargeStatus
-from payments.domain.operation import Operation, OperationStatus, Result, Verdict
+from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import (
     ApproveRefund,
     CancelRefund,
@@ -145,18 +145,18 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True)
-class LoseSight:
+class MarkUnknown:
     """The provider did not answer: it may or may not have happened."""
 
     operation_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class Conclude:
+class RecordOutcome:
     """What the provider says became of an operation. `verdict` None: asked, it has never seen the key."""
 
     operation_id: str
-    verdict: Verdict | None
+    verdict: ProviderResult | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +212,8 @@ Command: TypeAlias = (
     | RetryCharge
     | ExpireAuthorization
     | Submit
-    | LoseSight
-    | Conclude
+    | MarkUnknown
+    | RecordOutcome
     | Dispute
     | RecordMovement
     | Report
@@ -255,10 +255,10 @@ def decide(state: Account, command: Command, policies: Policies) -> Sequence[Fac
             return _and_then(state, _expire(state, command), policies, command.at)
         case Submit(operation_id=id):
             return _submit(state, _operation(state, id))
-        case LoseSight(operation_id=id):
+        case MarkUnknown(operation_id=id):
             operation = _operation(state, id)
             return [_unknown(state, operation)] if operation.status is OperationStatus.SUBMITTED else []
-        case Conclude(operation_id=id, verdict=verdict):
+        case RecordOutcome(operation_id=id, verdict=verdict):
             operation = _operation(state, id)
             return _conclude(state, operation, verdict, policies) if verdict else _never_seen(state, operation)
         case Dispute():
@@ -456,13 +456,13 @@ def _never_seen(state: Account, operation: Operation) -> list[Fact]:
             return [never_seen]
         case OperationStatus.SUBMITTED:
             return [_unknown(state, operation), never_seen]
-        case OperationStatus.SUCCEEDED if not operation.is_questioned:
+        case OperationStatus.SUCCEEDED if not operation.has_anomaly:
             return [_anomaly(state, operation, operation.amount_minor, None, "the provider does not know it")]
         case _:
             return []
 
 
-def _conclude(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
+def _conclude(state: Account, operation: Operation, verdict: ProviderResult, policies: Policies) -> Sequence[Fact]:
     """Whoever knows first concludes; told again is no fact; money that moved is booked, whatever our books say."""
     if verdict.result is Result.PENDING:
         return []
@@ -487,7 +487,7 @@ def _conclude(state: Account, operation: Operation, verdict: Verdict, policies: 
                     return [replaced, *_succeed(after, operation, verdict, policies)]
                 if (moved := _contradicted(state, operation, verdict, policies)) is not None:
                     return moved
-            if operation.is_questioned:
+            if operation.has_anomaly:
                 return []
             said = f"the provider says that this {operation.kind} {result}, after it had {status}"
             return [_anomaly(state, operation, operation.amount_minor, verdict.amount_minor, said)]
@@ -506,7 +506,9 @@ def _conclude(state: Account, operation: Operation, verdict: Verdict, policies: 
     return [*known, *facts]
 
 
-def _conclude_otherwise(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
+def _conclude_otherwise(
+    state: Account, operation: Operation, verdict: ProviderResult, policies: Policies
+) -> Sequence[Fact]:
     """The provider names another amount than was asked for: what it moved is booked, and a person looks at it.
 
     What moved less comes to less; what moved more succeeded as asked, and the rest is a movement beside it. A success that is
@@ -518,7 +520,7 @@ def _conclude_otherwise(state: Account, operation: Operation, verdict: Verdict, 
         _MOVEMENTS.get((operation.kind, Result.SUCCEEDED)),
     )
     said = f"the provider names another amount for this {operation.kind}, which {verdict.result}"
-    anomaly = [] if operation.is_questioned else [_anomaly(state, operation, asked, named, said)]
+    anomaly = [] if operation.has_anomaly else [_anomaly(state, operation, asked, named, said)]
     beside = state.moved_beside_minor(operation.id)
     match operation.status, verdict.result:
         case OperationStatus.FAILED, Result.FAILED:
@@ -560,7 +562,9 @@ def _conclude_otherwise(state: Account, operation: Operation, verdict: Verdict, 
     return facts
 
 
-def _beside(operation: Operation, verdict: Verdict, kind: MovementKind, amount: int, detail: str) -> RecordMovement:
+def _beside(
+    operation: Operation, verdict: ProviderResult, kind: MovementKind, amount: int, detail: str
+) -> RecordMovement:
     """What the provider moved for an operation beyond what was asked for."""
     return RecordMovement(
         kind,
@@ -616,7 +620,7 @@ def _withdrawn(state: Account, operation: Operation) -> Fact | None:
     return None
 
 
-def _succeed(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
+def _succeed(state: Account, operation: Operation, verdict: ProviderResult, policies: Policies) -> Sequence[Fact]:
     tender = state.tenders[operation.tender_id]
     match operation.kind:
         case OperationKind.AUTHORIZE:
@@ -639,7 +643,7 @@ def _succeed(state: Account, operation: Operation, verdict: Verdict, policies: P
             return _and_then(state, payout.leg_succeeded(state, operation, verdict.reference), policies, verdict.at)
 
 
-def _fail(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact]:
+def _fail(state: Account, operation: Operation, verdict: ProviderResult, policies: Policies) -> Sequence[Fact]:
     of, code, at = _of(state, operation), verdict.code or "unspecified", verdict.at
     charge = _charge_of(state, operation)
     given_up = [capture.charge_failed(state, charge, code)] if charge else []
@@ -656,7 +660,7 @@ def _fail(state: Account, operation: Operation, verdict: Verdict, policies: Poli
             return _and_then(state, [PaymentVoidFailed(**of, code=code)], policies, at)
         case OperationKind.REFUND:
             facts = payout.leg_failed(state, operation, code, policies, at)
-            if code == "exceeds_captured" and not operation.is_questioned:
+            if code == "exceeds_captured" and not operation.has_anomaly:
                 said = "the provider says that less was captured than we refund"
                 facts = [_anomaly(state, operation, operation.amount_minor, None, said), *facts]
             return _and_then(state, facts, policies, at)
@@ -776,7 +780,9 @@ _MOVEMENTS: Final[Mapping[tuple[OperationKind, Result], MovementKind]] = {
 }
 
 
-def _contradicted(state: Account, operation: Operation, verdict: Verdict, policies: Policies) -> Sequence[Fact] | None:
+def _contradicted(
+    state: Account, operation: Operation, verdict: ProviderResult, policies: Policies
+) -> Sequence[Fact] | None:
     """A capture or refund that had failed did happen after all, and its money went another way since: both are booked."""
     kind = _MOVEMENTS.get((operation.kind, verdict.result))
     if kind is None:

@@ -105,7 +105,7 @@ class Operation:
     account_id: str | None = None
     reference: str | None = None
     code: str | None = None
-    is_questioned: bool = False
+    has_anomaly: bool = False
     """The provider contradicted what was asked for: said once, as an anomaly."""
 
     @property
@@ -126,7 +126,7 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProviderResult:
     """What the provider says became of an operation: in its answer, in a notice, or when asked."""
 
     result: Result

@@ -29,7 +29,7 @@ from shared.machine import Invalid, NotAllowed
 from support_view.domain import causes
 from support_view.domain.business import after, between
 from support_view.domain.cases import CASE, Case, CaseStatus, Contact, Support, evolve, words_of
-from support_view.domain.causes import Borne, OverrideCause, WithdrawOverride
+from support_view.domain.causes import EvidencedCause, OverrideCause, WithdrawOverride
 from support_view.domain.escalations import UNTIL_SEEN, Escalation, EscalationStatus, Look, Obligation, about, settle
 from support_view.domain.obligations import obligations, rules_of
 from support_view.domain.policies import CasePolicy, Policies
@@ -105,7 +105,7 @@ class ReopenCase:
 
 
 @dataclass(frozen=True, slots=True)
-class LookAt:
+class CheckEscalations:
     """See what of this service is late, and who must look."""
 
     service: str
@@ -153,7 +153,7 @@ Command: TypeAlias = (
     | ResolveCase
     | ReopenCase
     | CloseCase
-    | LookAt
+    | CheckEscalations
     | Acknowledge
     | AssignEscalation
     | FindCauses
@@ -171,7 +171,7 @@ class Around:
     now: datetime
     obligations: Mapping[tuple[str, str], tuple[Obligation, ...]] = field(default_factory=dict)
     """By subject and service."""
-    causes: Mapping[str, Mapping[RootCauseTag, Borne]] = field(default_factory=dict)
+    causes: Mapping[str, Mapping[RootCauseTag, EvidencedCause]] = field(default_factory=dict)
     """By subject, for each that causes are to be found of."""
 
 
@@ -184,9 +184,9 @@ NOBODY_CAME: Final = "nobody came back to it"
 def decide(state: Support, command: Command, around: Around) -> Sequence[Fact]:
     """Raises NotAllowed for what the status does not admit, and Invalid for what is not there."""
     match command:
-        case LookAt(service="support"):
+        case CheckEscalations(service="support"):
             return _settled(state, around.now, around.policies)
-        case LookAt(service=service):
+        case CheckEscalations(service=service):
             seen = around.obligations[state.subject, service]
             return _looked(state, Look(rules_of(service), seen, around.now), around.policies)
         case Acknowledge() | AssignEscalation():
@@ -294,7 +294,9 @@ def _case(state: Support, case_id: str) -> Case:
 
 
 def _case_work(state: Support, command: Command, policies: Policies) -> Sequence[Fact]:
-    assert not isinstance(command, ReceiveContact | AnswerCustomer | LookAt | Acknowledge | AssignEscalation | AsAgent)
+    assert not isinstance(
+        command, ReceiveContact | AnswerCustomer | CheckEscalations | Acknowledge | AssignEscalation | AsAgent
+    )
     assert not isinstance(command, FindCauses | OverrideCause | WithdrawOverride)
     case = _case(state, command.case_id)
     of = about(state.subject, case.customer) | {"case_id": command.case_id}
@@ -490,4 +492,4 @@ def due_command(key: str, name: str, due: datetime) -> Command:
     what, _, which = name.partition(" ")
     if name == FIND_CAUSES:
         return FindCauses()
-    return LookAt(which) if what == "look" else CloseCase(which)
+    return CheckEscalations(which) if what == "look" else CloseCase(which)

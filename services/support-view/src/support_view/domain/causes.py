@@ -20,35 +20,37 @@ from shared.contracts.support import (
 from shared.machine import Invalid, replace
 from support_view.domain.escalations import about
 from support_view.domain.policies import CausePolicy
-from support_view.domain.signs import Sign, SignKind
+from support_view.domain.signals import Signal, SignalKind
 from support_view.domain.timeline import SERVICES, plain
 
 CauseFact: TypeAlias = RootCauseTagged | RootCauseRefuted | RootCauseOverridden | RootCauseOverrideWithdrawn
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """A sign, and the service whose fact shows it."""
+class Evidence:
+    """A signal, and the service whose fact shows it."""
 
     service: str
-    sign: Sign
+    signal: Signal
 
 
-class Grounds:
-    """All signs of an order by kind, each kind by time."""
+class EvidenceByKind:
+    """All signals of an order by kind, each kind by time."""
 
-    def __init__(self, signs: Mapping[str, Iterable[Sign]]) -> None:
-        self._by_kind: dict[SignKind, list[Ground]] = {}
-        for ground in sorted((Ground(of, sign) for of, signs_of in signs.items() for sign in signs_of), key=_time):
-            self._by_kind.setdefault(ground.sign.kind, []).append(ground)
+    def __init__(self, signs: Mapping[str, Iterable[Signal]]) -> None:
+        self._by_kind: dict[SignalKind, list[Evidence]] = {}
+        for evidence in sorted(
+            (Evidence(of, signal) for of, signs_of in signs.items() for signal in signs_of), key=_time
+        ):
+            self._by_kind.setdefault(evidence.signal.kind, []).append(evidence)
 
-    def of(self, *kinds: SignKind) -> list[Ground]:
-        return sorted((ground for kind in kinds for ground in self._by_kind.get(kind, ())), key=_time)
+    def of(self, *kinds: SignalKind) -> list[Evidence]:
+        return sorted((evidence for kind in kinds for evidence in self._by_kind.get(kind, ())), key=_time)
 
 
-def _time(ground: Ground) -> tuple[datetime, int, int, str, str]:
-    mark = ground.sign.mark
-    return mark.at, SERVICES.index(ground.service), mark.sequence, ground.sign.kind, ground.sign.item
+def _time(evidence: Evidence) -> tuple[datetime, int, int, str, str]:
+    mark = evidence.signal.mark
+    return mark.at, SERVICES.index(evidence.service), mark.sequence, evidence.signal.kind, evidence.signal.item
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,44 +59,46 @@ class Rule:
 
     name: str
     because: str
-    finds: Callable[[Grounds], list[Ground]]
+    finds: Callable[[EvidenceByKind], list[Evidence]]
 
 
-def _shown_by(*kinds: SignKind) -> Callable[[Grounds], list[Ground]]:
+def _shown_by(*kinds: SignalKind) -> Callable[[EvidenceByKind], list[Evidence]]:
     return lambda grounds: grounds.of(*kinds)
 
 
-def _asked_between_parts(grounds: Grounds) -> list[Ground]:
+def _asked_between_parts(grounds: EvidenceByKind) -> list[Evidence]:
     """A delay, a loss or an untrue message explains a question better than the split does."""
-    left, arrived = grounds.of(SignKind.PART_SHIPPED), grounds.of(SignKind.PART_DELIVERED)
-    if not left or grounds.of(SignKind.DELAYED, SignKind.LOST, SignKind.UNTRUE):
+    left, arrived = grounds.of(SignalKind.PART_SHIPPED), grounds.of(SignalKind.PART_DELIVERED)
+    if not left or grounds.of(SignalKind.DELAYED, SignalKind.LOST, SignalKind.UNTRUE):
         return []
-    ends_at = arrived[-1].sign.mark.at if len(arrived) >= max(2, len(left)) else None
+    ends_at = arrived[-1].signal.mark.at if len(arrived) >= max(2, len(left)) else None
     asked = [
-        ground
-        for ground in grounds.of(SignKind.ASKED)
-        if ground.sign.mark.at >= left[0].sign.mark.at and (ends_at is None or ground.sign.mark.at <= ends_at)
+        evidence
+        for evidence in grounds.of(SignalKind.ASKED)
+        if evidence.signal.mark.at >= left[0].signal.mark.at and (ends_at is None or evidence.signal.mark.at <= ends_at)
     ]
     return [*left, *asked] if asked else []
 
 
-def _asked_after_refusal(grounds: Grounds) -> list[Ground]:
-    refused = grounds.of(SignKind.REFUSED)
-    asked = [g for g in grounds.of(SignKind.ASKED) if refused and g.sign.mark.at >= refused[0].sign.mark.at]
+def _asked_after_refusal(grounds: EvidenceByKind) -> list[Evidence]:
+    refused = grounds.of(SignalKind.REFUSED)
+    asked = [g for g in grounds.of(SignalKind.ASKED) if refused and g.signal.mark.at >= refused[0].signal.mark.at]
     return [*refused, *asked] if asked else []
 
 
-def _changed_their_mind(grounds: Grounds) -> list[Ground]:
+def _changed_their_mind(grounds: EvidenceByKind) -> list[Evidence]:
     """Who calls off what is late, lost or not in stock has reason to."""
-    called_off = grounds.of(SignKind.CALLED_OFF)
-    if grounds.of(SignKind.BACKORDERED, SignKind.DELAYED, SignKind.LOST, SignKind.DECLINED):
+    called_off = grounds.of(SignalKind.CALLED_OFF)
+    if grounds.of(SignalKind.BACKORDERED, SignalKind.DELAYED, SignalKind.LOST, SignalKind.DECLINED):
         called_off = []
-    return [*grounds.of(SignKind.UNWANTED), *called_off]
+    return [*grounds.of(SignalKind.UNWANTED), *called_off]
 
 
 RULES: Final[Mapping[RootCauseTag, Rule]] = {
     RootCauseTag.STOCK_OUT: Rule(
-        "backordered", "units that were ordered lay on no shelf: they were backordered", _shown_by(SignKind.BACKORDERED)
+        "backordered",
+        "units that were ordered lay on no shelf: they were backordered",
+        _shown_by(SignalKind.BACKORDERED),
     ),
     RootCauseTag.SPLIT_CONFUSION: Rule(
         "asked_between_parts",
@@ -102,29 +106,29 @@ RULES: Final[Mapping[RootCauseTag, Rule]] = {
         _asked_between_parts,
     ),
     RootCauseTag.CARRIER_DELAY: Rule(
-        "late_on_the_way", "the carrier was late, or was not heard of for long", _shown_by(SignKind.DELAYED)
+        "late_on_the_way", "the carrier was late, or was not heard of for long", _shown_by(SignalKind.DELAYED)
     ),
     RootCauseTag.CARRIER_LOSS: Rule(
-        "lost_on_the_way", "a parcel was lost, or did not reach the customer", _shown_by(SignKind.LOST)
+        "lost_on_the_way", "a parcel was lost, or did not reach the customer", _shown_by(SignalKind.LOST)
     ),
     RootCauseTag.WRONG_ITEM: Rule(
-        "other_than_ordered", "the customer got something other than ordered", _shown_by(SignKind.WRONG_ITEM)
+        "other_than_ordered", "the customer got something other than ordered", _shown_by(SignalKind.WRONG_ITEM)
     ),
-    RootCauseTag.DEFECT: Rule("defective", "goods were defective when they came", _shown_by(SignKind.DEFECTIVE)),
+    RootCauseTag.DEFECT: Rule("defective", "goods were defective when they came", _shown_by(SignalKind.DEFECTIVE)),
     RootCauseTag.DAMAGE_TRANSIT: Rule(
-        "damaged_on_the_way", "goods were damaged on their way to the customer", _shown_by(SignKind.DAMAGED)
+        "damaged_on_the_way", "goods were damaged on their way to the customer", _shown_by(SignalKind.DAMAGED)
     ),
     RootCauseTag.ADDRESS: Rule(
-        "not_deliverable", "it could not be delivered to the address", _shown_by(SignKind.UNDELIVERABLE)
+        "not_deliverable", "it could not be delivered to the address", _shown_by(SignalKind.UNDELIVERABLE)
     ),
     RootCauseTag.PAYMENT_DECLINE: Rule(
-        "declined", "the customer's bank or card refused to pay", _shown_by(SignKind.DECLINED)
+        "declined", "the customer's bank or card refused to pay", _shown_by(SignalKind.DECLINED)
     ),
     RootCauseTag.REFUND_SLOW: Rule(
-        "paid_back_late", "a refund came later than was promised", _shown_by(SignKind.REFUND_LATE)
+        "paid_back_late", "a refund came later than was promised", _shown_by(SignalKind.REFUND_LATE)
     ),
     RootCauseTag.REFUND_FAILED: Rule(
-        "not_paid_back", "a refund failed, bounced or needed a person", _shown_by(SignKind.REFUND_FAILED)
+        "not_paid_back", "a refund failed, bounced or needed a person", _shown_by(SignalKind.REFUND_FAILED)
     ),
     RootCauseTag.POLICY_UNCLEAR: Rule(
         "asked_after_refusal", "the customer asked after the policy had kept a return back", _asked_after_refusal
@@ -132,19 +136,19 @@ RULES: Final[Mapping[RootCauseTag, Rule]] = {
     RootCauseTag.POLICY_EXCEPTION: Rule(
         "policy_set_aside",
         "a person set the policy aside, or gave back more than it grants",
-        _shown_by(SignKind.EXCEPTION),
+        _shown_by(SignalKind.EXCEPTION),
     ),
     RootCauseTag.DUPLICATE_CHARGE: Rule(
-        "paid_too_much", "more was taken than the order was worth, and had to go back", _shown_by(SignKind.OVERPAID)
+        "paid_too_much", "more was taken than the order was worth, and had to go back", _shown_by(SignalKind.OVERPAID)
     ),
     RootCauseTag.COMMS_INACCURATE: Rule(
-        "told_untruly", "what the customer was told became untrue while it stood", _shown_by(SignKind.UNTRUE)
+        "told_untruly", "what the customer was told became untrue while it stood", _shown_by(SignalKind.UNTRUE)
     ),
-    RootCauseTag.COMMS_MISSING: Rule("not_told", "a message did not reach the customer", _shown_by(SignKind.UNTOLD)),
+    RootCauseTag.COMMS_MISSING: Rule("not_told", "a message did not reach the customer", _shown_by(SignalKind.UNTOLD)),
     RootCauseTag.SYSTEM_FAULT: Rule(
         "systems_disagreed",
         "a system did not answer, or its books and ours differed",
-        _shown_by(SignKind.UNANSWERED, SignKind.BOOKS_DIFFER),
+        _shown_by(SignalKind.UNANSWERED, SignalKind.BOOKS_DIFFER),
     ),
     RootCauseTag.CUSTOMER_REMORSE: Rule(
         "changed_their_mind",
@@ -168,24 +172,24 @@ class Found:
 
 
 def find(
-    signs: Mapping[str, Iterable[Sign]], about_item: Callable[[str], tuple[str, ...]]
+    signs: Mapping[str, Iterable[Signal]], about_item: Callable[[str], tuple[str, ...]]
 ) -> dict[RootCauseTag, Found]:
     """The causes that all rules find, by the signs of each service. `about_item` says what an item is about whose sign does
     not: who saw it knows no more of it than its id."""
-    grounds = Grounds(signs)
+    grounds = EvidenceByKind(signs)
     found = {}
     for tag, rule in RULES.items():
         if bearing := rule.finds(grounds):
-            places = dict.fromkeys((ground.service, ground.sign.mark.sequence) for ground in bearing)
-            said = (ground.sign.about or about_item(ground.sign.item) for ground in bearing)
+            places = dict.fromkeys((evidence.service, evidence.signal.mark.sequence) for evidence in bearing)
+            said = (evidence.signal.about or about_item(evidence.signal.item) for evidence in bearing)
             labels = sorted({label for labels in said for label in labels})
-            since = min(ground.sign.mark.at for ground in bearing)
+            since = min(evidence.signal.mark.at for evidence in bearing)
             found[tag] = Found(tuple(places)[:EVIDENCE_AT_MOST], since, tuple(labels[:ABOUT_AT_MOST]))
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class Borne:
+class EvidencedCause:
     """What was found, with the ids of the facts that bear it out."""
 
     evidence: tuple[str, ...]
@@ -200,7 +204,7 @@ class Cause:
     rule: str
     version: int
     confidence_percent: int
-    borne: Borne
+    borne: EvidencedCause
     is_refuted: bool = False
     was_switched_off: bool = False
 
@@ -248,7 +252,7 @@ def evolve(causes: Causes, fact: CauseFact) -> Causes:
     """Total: what is refuted or withdrawn and was never told stays untold."""
     match fact:
         case RootCauseTagged(tag=tag):
-            borne = Borne(fact.evidence, fact.since, fact.about)
+            borne = EvidencedCause(fact.evidence, fact.since, fact.about)
             cause = Cause(fact.rule, fact.policy.version, fact.confidence_percent, borne)
             return replace(causes, found={**causes.found, tag: cause})
         case RootCauseRefuted(tag=tag, is_switched_off=off):
@@ -270,7 +274,7 @@ def override_id(fact: RootCauseOverridden, causes: Causes) -> str:
 
 
 def settle(
-    subject: str, causes: Causes, found: Mapping[RootCauseTag, Borne], policy: CausePolicy, ref: PolicyRef
+    subject: str, causes: Causes, found: Mapping[RootCauseTag, EvidencedCause], policy: CausePolicy, ref: PolicyRef
 ) -> list[Fact]:
     """Tell what is found, or found on other grounds than it was; refute what is not found any more. Nothing where nothing
     changed."""

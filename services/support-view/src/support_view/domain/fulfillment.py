@@ -69,7 +69,7 @@ from shared.contracts.fulfillment import (
 from shared.contracts.orders import BackorderChoice
 from shared.machine import replace
 from support_view.domain.discrepancies import Discrepancies, Discrepancy
-from support_view.domain.signs import Sign
+from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 
 
@@ -206,7 +206,7 @@ class Fulfillment:
     """Why the units are split as they are, by the last plan."""
     skus: Mapping[str, str] = field(default_factory=dict)
     """By line."""
-    signs: tuple[Sign, ...] = ()
+    signs: tuple[Signal, ...] = ()
     discrepancies: Discrepancies = field(default_factory=dict)
 
 

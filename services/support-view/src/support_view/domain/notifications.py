@@ -27,7 +27,7 @@ from shared.contracts.notifications import (
     Statement,
 )
 from shared.machine import replace
-from support_view.domain.signs import Sign
+from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, day, plain, put
 
 
@@ -80,7 +80,7 @@ class Notification:
 @dataclass(frozen=True, slots=True)
 class Notifications:
     notifications: Mapping[str, Notification] = field(default_factory=dict)
-    signs: tuple[Sign, ...] = ()
+    signs: tuple[Signal, ...] = ()
 
 
 def fold(notifications: Notifications, entry: Entry) -> Notifications:

@@ -30,7 +30,7 @@ from shared.contracts.orders import (
     TenderSpec,
 )
 from shared.machine import replace
-from support_view.domain.signs import Sign
+from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 
 
@@ -128,7 +128,7 @@ class Orders:
     closed_at: datetime | None = None
     closes_at: datetime | None = None
     """When it closes if nothing is open then, once it is complete."""
-    signs: tuple[Sign, ...] = ()
+    signs: tuple[Signal, ...] = ()
 
     @property
     def pending(self) -> Mapping[str, Cancellation]:

@@ -58,7 +58,7 @@ from shared.contracts.payments import (
     TenderFact,
 )
 from shared.machine import replace
-from support_view.domain.signs import Sign
+from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, add, day, plain, put
 
 
@@ -277,7 +277,7 @@ class Payments:
     store_credit_minor: int = 0
     """Issued for this order, less what was clawed back."""
     anomalies: tuple[Anomaly, ...] = ()
-    signs: tuple[Sign, ...] = ()
+    signs: tuple[Signal, ...] = ()
     movements: Mapping[str, Movement] = field(default_factory=dict)
 
     def refunded_unasked_minor(self, tender_id: str | None = None) -> int:

@@ -60,7 +60,7 @@ from shared.contracts.returns import (
     Verdict,
 )
 from shared.machine import replace
-from support_view.domain.signs import Sign
+from support_view.domain.signals import Signal
 from support_view.domain.timeline import (
     Details,
     Entry,
@@ -294,7 +294,7 @@ class Returns:
     discrepancies: Mapping[str, Discrepancy] = field(default_factory=dict)
     skus: Mapping[str, str] = field(default_factory=dict)
     """By line."""
-    signs: tuple[Sign, ...] = ()
+    signs: tuple[Signal, ...] = ()
 
 
 def fold(returns: Returns, entry: Entry) -> Returns:

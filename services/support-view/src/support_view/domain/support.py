@@ -34,7 +34,7 @@ from shared.machine import replace
 from support_view.domain import causes
 from support_view.domain.cases import CaseStatus
 from support_view.domain.causes import Causes, override_id
-from support_view.domain.signs import Sign
+from support_view.domain.signals import Signal
 from support_view.domain.timeline import (
     Details,
     Entry,
@@ -124,7 +124,7 @@ class Support:
     causes: Causes = field(default_factory=Causes)
     tagged: Mapping[RootCauseTag, tuple[Tagged, ...]] = field(default_factory=dict)
     words: Mapping[str, Word] = field(default_factory=dict)
-    signs: tuple[Sign, ...] = ()
+    signs: tuple[Signal, ...] = ()
 
 
 def fold(support: Support, entry: Entry) -> Support:

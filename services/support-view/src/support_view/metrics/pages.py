@@ -35,7 +35,7 @@ from support_view.metrics.definitions import FIGURES, Kind
 from support_view.metrics.store import By
 from support_view.pages import away
 from support_view.rendering import HEADERS, page, span
-from support_view.sign_in import to_sign_in, visitor
+from support_view.sign_in import current_user, to_sign_in
 
 router = APIRouter(include_in_schema=False)
 
@@ -141,7 +141,7 @@ def _drawn(
 
 async def _reader(request: Request) -> Caller | Response:
     """Who looks; or the answer where nobody may."""
-    caller = await visitor(request)
+    caller = await current_user(request)
     if caller is None:
         return to_sign_in(request)
     if caller.roles.isdisjoint(READERS):

@@ -11,7 +11,7 @@ from support_view.domain.orders import Orders
 from support_view.domain.orders import Status as OrderStatus
 from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import SERVICES, Words
-from support_view.projection import Section
+from support_view.projection import Projection
 from support_view.summary.causes import CauseState, causes
 from support_view.summary.dependencies import Dependencies, dependencies
 from support_view.summary.explanation import Explanation, explanations
@@ -103,7 +103,7 @@ class Summary(Model):
     dependencies: Dependencies
 
 
-def holes(sections: Mapping[str, Section[Any]]) -> Iterator[Hole]:
+def holes(sections: Mapping[str, Projection[Any]]) -> Iterator[Hole]:
     """In words: `facts 6–7 of payments not seen yet`."""
     for service in SERVICES:
         if (section := sections.get(service)) is None:
@@ -149,7 +149,7 @@ def _cancellations(s: Sections) -> Iterator[CancellationState]:
         )
 
 
-def summarize(order_id: str, sections: Mapping[str, Section[Any]], policy: EscalationPolicy) -> Summary:
+def summarize(order_id: str, sections: Mapping[str, Projection[Any]], policy: EscalationPolicy) -> Summary:
     """The whole summary, as far as the sections go. `policy` says by when each next step is late."""
     s = side_by_side(sections)
     orders, placed = s.orders, s.orders.placed

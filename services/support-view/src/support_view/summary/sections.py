@@ -16,7 +16,7 @@ from support_view.domain.payments import Payments
 from support_view.domain.returns import Returns
 from support_view.domain.support import Support
 from support_view.domain.timeline import Words, plain
-from support_view.projection import DOMAINS, Section
+from support_view.projection import DOMAINS, Projection
 
 
 class Amount(Model):
@@ -55,7 +55,7 @@ def _amount(minor: int, currency: str | None) -> Amount:
     return Amount(minor=minor, text=Words(currency).money(minor))
 
 
-def side_by_side(sections: Mapping[str, Section[Any]]) -> Sections:
+def side_by_side(sections: Mapping[str, Projection[Any]]) -> Sections:
     states = {service: sections[service].state if service in sections else d.initial for service, d in DOMAINS.items()}
     return Sections(**states, words=_words(states["orders"], states["payments"], states["fulfillment"]))
 

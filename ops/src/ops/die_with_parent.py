@@ -1,4 +1,4 @@
-"""Becomes another program that ends with its parent: `leash.py PARENT SIGNAL USER PROGRAM ARGUMENT...`.
+"""Becomes another program that ends with its parent: `die_with_parent.py PARENT SIGNAL USER PROGRAM ARGUMENT...`.
 
 Run as a file by a bare interpreter, before the program, because none of this may happen between fork and exec of a
 process that has threads. USER is a name or `-`. Where the kernel knows no parent-death signal, the program just runs.
@@ -54,7 +54,7 @@ def main() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal), 0, 0, 0)
         if os.getppid() != int(parent):
-            sys.exit("leash: the parent died before the program began")
+            sys.exit("die_with_parent: the parent died before the program began")
     os.execv(command[0], command)  # noqa: S606 -- becoming the program is the point
 
 

@@ -50,7 +50,7 @@ class Refused(Exception):
         )
 
 
-class People:
+class Actors:
     """Plays every part of one story; `run` keeps its ids apart from those of other runs, `patience` is in seconds."""
 
     def __init__(
@@ -70,7 +70,7 @@ class People:
         self._client = HttpxAiohttpClient(timeout=15, trust_env=False)
         self._tokens = {role: issue(auth_key, subject=f"demo-{role}", roles=[role]) for role in Role}
 
-    async def __aenter__(self) -> "People":
+    async def __aenter__(self) -> "Actors":
         return self
 
     async def __aexit__(self, *_: object) -> None:

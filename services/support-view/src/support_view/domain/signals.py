@@ -9,7 +9,7 @@ from typing import Final
 from support_view.domain.timeline import Mark
 
 
-class SignKind(StrEnum):
+class SignalKind(StrEnum):
     BACKORDERED = "backordered"
     PART_SHIPPED = "part_shipped"
     PART_DELIVERED = "part_delivered"
@@ -34,38 +34,38 @@ class SignKind(StrEnum):
     ASKED = "asked"
 
 
-ASKED_ABOUT: Final = frozenset({SignKind.PART_SHIPPED, SignKind.PART_DELIVERED, SignKind.REFUSED})
+ASKED_ABOUT: Final = frozenset({SignalKind.PART_SHIPPED, SignalKind.PART_DELIVERED, SignalKind.REFUSED})
 """They bear nothing out unless the customer asked."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class Signal:
     """`item` is what shows it: a shipment, a refund, a line of a return. `about`: `carrier:dhl`, `sku:LAMP`."""
 
-    kind: SignKind
+    kind: SignalKind
     item: str
     mark: Mark
     about: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Gone:
+class Cleared:
     """A later fact shows that it was not so, or is not so any more."""
 
-    kind: SignKind
+    kind: SignalKind
     item: str
 
 
 MOST: Final = 100
-"""Signs of one section; an order with more of them has its causes all the same."""
+"""Signals of one projection; an order with more of them has its causes all the same."""
 
 
-def noted(signs: tuple[Sign, ...], news: Iterable[Sign | Gone]) -> tuple[Sign, ...]:
-    """Of one kind and item the first stays, so that what keeps showing is one sign."""
+def with_signals(signs: tuple[Signal, ...], news: Iterable[Signal | Cleared]) -> tuple[Signal, ...]:
+    """Of one kind and item the first stays, so that what keeps showing is one signal."""
     for one in news:
         place = (one.kind, one.item)
-        if isinstance(one, Gone):
-            signs = tuple(sign for sign in signs if (sign.kind, sign.item) != place)
-        elif len(signs) < MOST and all((sign.kind, sign.item) != place for sign in signs):
+        if isinstance(one, Cleared):
+            signs = tuple(signal for signal in signs if (signal.kind, signal.item) != place)
+        elif len(signs) < MOST and all((signal.kind, signal.item) != place for signal in signs):
             signs = (*signs, one)
     return signs
