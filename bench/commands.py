@@ -15,8 +15,8 @@ from orders.handlers import ROUTE
 from orders.store import ORDERS
 from shared.consumer import Consumer, Router
 from shared.database import connect
-from shared.http import Desk
-from shared.shell import Told, apply
+from shared.http import CommandBus
+from shared.shell import Message, apply
 
 TITLE: Final = "commands committed with journal and outbox, in batches"
 
@@ -30,17 +30,17 @@ async def ours(place: Place, orders: int) -> Measured:
         place.database(await place.template("orders")) as dsn,
         await connect(place.settings(dsn)) as pool,
     ):
-        desk = Desk(pool, lambda: None)
+        commands = CommandBus(pool, lambda: None)
         async with Meter(place) as meter:
-            await asyncio.gather(*(_take(desk, lane) for lane in lanes))
+            await asyncio.gather(*(_process(commands, lane) for lane in lanes))
         async with pool.acquire() as db:
             await _check(db, orders)
     return meter.measured(orders * COMMANDS)
 
 
-async def _take(desk: Desk, lane: Sequence[Sequence[Told[Command]]]) -> None:
+async def _process(commands: CommandBus, lane: Sequence[Sequence[Message[Command]]]) -> None:
     for batch in lane:
-        _none_refused(await desk.take(ORDERS, batch))
+        _none_refused(await commands.process(ORDERS, batch))
 
 
 async def ours_from_messages(place: Place, orders: int) -> Measured:
@@ -55,16 +55,16 @@ async def ours_from_messages(place: Place, orders: int) -> Measured:
                 await tell(db, [placing(id) for id in ids[start : start + BATCH]])
         steps = [progress(id) for id in ids]
         records = [message(step[n], n + 1, n * orders + i) for n in range(MESSAGES) for i, step in enumerate(steps)]
-        consumer = Consumer(pool, Router([ROUTE]).take, place.settings(dsn), "bench", lambda: None)
+        consumer = Consumer(pool, Router([ROUTE]).process, place.settings(dsn), "bench", lambda: None)
         async with Meter(place) as meter:
             for start in range(0, len(records), BATCH):
-                await consumer.take(records[start : start + BATCH])
+                await consumer.process(records[start : start + BATCH])
         async with pool.acquire() as db:
             await _check(db, orders)
     return meter.measured(len(records))
 
 
-async def tell(db: Any, told: Sequence[Told[Command]]) -> None:
+async def tell(db: Any, told: Sequence[Message[Command]]) -> None:
     async with db.transaction():
         outcomes, _ = await apply(db, ORDERS, told)
     _none_refused([outcome.error for outcome in outcomes])
@@ -140,7 +140,7 @@ CHANGED: Final = "SELECT {names} FROM {table} WHERE {key} = ANY($1::text[])"
 Rows = list[tuple[Any, ...]]
 
 
-async def _recorded(db: Any, told: Sequence[Sequence[Told[Command]]]) -> list[tuple[list[Rows], Rows]]:
+async def _recorded(db: Any, told: Sequence[Sequence[Message[Command]]]) -> list[tuple[list[Rows], Rows]]:
     """Let the shell take the commands, and note what rows each batch left changed."""
     batches_written = []
     position = 0

@@ -26,7 +26,7 @@ from ops.topics import PARTITIONS
 from shared.logs import configure
 from shared.migrations.__main__ import migrate
 from shared.settings import Settings
-from shared.shell import spare_collector
+from shared.shell import freeze_gc
 
 FRESH = multiprocessing.get_context("forkserver")
 """Where processes come from: a server that has done nothing but import what they need, so that they begin at once."""
@@ -179,7 +179,7 @@ class Meter:
         # What was written before must not be paid for now.
         await self._place.execute("CHECKPOINT")
         # For all contenders alike, as services do.
-        spare_collector()
+        freeze_gc()
         self._cpu, self._began = self.cpu(), time.perf_counter()
         return self
 

@@ -30,7 +30,7 @@ from shared.contracts.orders import Address, Customer, ShippingPreference
 from shared.contracts.payments import PaymentAuthorized
 from shared.envelope import Cause, source_of
 from shared.parking import Record
-from shared.shell import Told
+from shared.shell import Message
 from support_view.domain.timeline import SERVICES
 
 BATCH = 1_000
@@ -59,8 +59,8 @@ def cause() -> Cause:
     return Cause(uuid7(), AT, "service:bench", "bench", "bench")
 
 
-def placing(order_id: str) -> Told[Command]:
-    return Told(order_id, PlaceCommand(order_id, placement(order_id), AT), cause())
+def placing(order_id: str) -> Message[Command]:
+    return Message(order_id, PlaceCommand(order_id, placement(order_id), AT), cause())
 
 
 def progress(order_id: str) -> list[Fact]:
@@ -104,14 +104,14 @@ COMMANDS = 1 + sum(type(fact) in NOTED for fact in progress("any"))
 """Of an order: it is placed, and takes note of what is told of its money and its units."""
 
 
-def batches(orders: int, wave: int = 2 * BATCH, prefix: str = "b") -> Iterator[list[Told[Command]]]:
+def batches(orders: int, wave: int = 2 * BATCH, prefix: str = "b") -> Iterator[list[Message[Command]]]:
     """Waves of orders, each batch one step of a thousand of them."""
     for first in range(0, orders, wave):
         ids = [f"{prefix}-{n}" for n in range(first, min(first + wave, orders))]
         told = [placing(id) for id in ids]
         facts = [[fact for fact in progress(id) if type(fact) in NOTED] for id in ids]
         told += [
-            Told(id, Note(fact, AT), cause())
+            Message(id, Note(fact, AT), cause())
             for step in zip(*facts, strict=True)
             for id, fact in zip(ids, step, strict=True)
         ]

@@ -14,7 +14,7 @@ from bench.load import BATCH, INSERT, Topics, check_timeline, new_topics, row_of
 from bench.rivals import debezium, one_at_a_time, quix
 from shared.consumer import Consumer
 from shared.database import connect
-from support_view.handlers import take
+from support_view.handlers import process
 from support_view.settings import SupportViewSettings
 
 TITLE: Final = "support-view: topics to timeline, sections and finds"
@@ -28,7 +28,7 @@ async def ours(place: Place, topics: Topics) -> Measured:
         await connect(place.settings(dsn)) as pool,
     ):
         broker = KafkaBroker(place.kafka, logger=None)
-        consumer = Consumer(pool, take, place.settings(dsn, batch_records=RECORDS), f"view-{uuid4()}", lambda: None)
+        consumer = Consumer(pool, process, place.settings(dsn, batch_records=RECORDS), f"view-{uuid4()}", lambda: None)
         consumer.subscribe(broker, list(topics.names.values()))
         async with Meter(place) as meter:
             await broker.start()

@@ -26,7 +26,7 @@ from ops.databases import database_url
 from ops.paths import LOOPBACK, Ports
 from shared.auth import Role, issue
 from support_view.app import built
-from support_view.handlers import take
+from support_view.handlers import process
 from support_view.sign_in import SESSION
 from support_view.store import story
 
@@ -68,7 +68,7 @@ async def timeline_of(place: Place, orders: int) -> str:
     await place.execute(f"CREATE DATABASE {name} TEMPLATE {await place.template('support_view')}")
     db = await asyncpg.connect(database_url(place.postgres, name))
     async with db.transaction():
-        await take(db, list(stories(1)))
+        await process(db, list(stories(1)))
     await check_timeline(db, Topics({}, 1))
     for statement in GROW:
         await db.execute(statement.format(pattern=PATTERN, orders=orders))

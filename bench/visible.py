@@ -25,10 +25,10 @@ from orders.store import ORDERS
 from shared.consumer import Consumer
 from shared.database import connect
 from shared.envelope import Cause
-from shared.http import Desk
+from shared.http import CommandBus
 from shared.relay import Relay
-from shared.shell import Told, spare_collector
-from support_view.handlers import take
+from shared.shell import Message, freeze_gc
+from support_view.handlers import process
 
 TITLE: Final = "commit to visible, open loop"
 WARM_UP: Final = 100
@@ -57,13 +57,13 @@ async def shell_at(place: Place, topic: str | None) -> AsyncIterator[Commit]:
     ):
         relay, stop = Relay(place.settings(dsn), "orders", topic), asyncio.Event()
         running = asyncio.create_task(relay.run(stop))
-        desk = Desk(pool, relay.wake)
+        commands = CommandBus(pool, relay.wake)
 
         async def commit(id: str) -> None:
             now = datetime.now(timezone.utc)
             cause = Cause(uuid7(), now, "service:bench", "bench", "bench")
-            told: Told[Command] = Told(id, PlaceCommand(id, placement(id), now), cause)
-            [error] = await desk.take(ORDERS, [told])
+            told: Message[Command] = Message(id, PlaceCommand(id, placement(id), now), cause)
+            [error] = await commands.process(ORDERS, [told])
             if error is not None:
                 raise error
 
@@ -99,8 +99,8 @@ async def _consume(place: Place, dsn: str, topics: Sequence[str], group: str, ba
     settings = place.settings(dsn, batch_records=batch)
     async with await connect(settings) as pool:
         broker = KafkaBroker(place.kafka, logger=None)
-        Consumer(pool, take, settings, group, lambda: None).subscribe(broker, topics)
-        spare_collector()
+        Consumer(pool, process, settings, group, lambda: None).subscribe(broker, topics)
+        freeze_gc()
         await broker.start()
         await stop.wait()
         await broker.stop()

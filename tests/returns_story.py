@@ -168,7 +168,7 @@ class Story:
             for fact in decide(self.state, command, self.policies):
                 self.state = order.evolve(self.state, fact)
                 self.facts.append(fact)
-            assert order.laws(self.state) == []
+            assert order.invariants(self.state) == []
         return [fact for fact in self.facts[before:] if not isinstance(fact, ReturnObservationRecorded)]
 
     def kinds(self, facts: Sequence[Fact]) -> list[str]:

@@ -20,7 +20,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, expect
 from shared.auth import issue
 from shared.contracts import Fact
 from support_view.app import built
-from support_view.handlers import take
+from support_view.handlers import process
 from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.chromium import chromium, needs_chromium
@@ -65,7 +65,7 @@ async def tell(dsn: str) -> AsyncIterator[Tell]:
 
         async def telling(story: Telling) -> None:
             async with pool.acquire() as db, db.transaction():
-                await take(db, [record_of(entry) for entry in story.entries])
+                await process(db, [record_of(entry) for entry in story.entries])
             await look(pool)
 
         yield telling

@@ -13,20 +13,20 @@ from shared.consumer import Route
 from shared.contracts.orders import OrderHoldPlaced
 from shared.envelope import Cause
 from shared.runtime import build
-from shared.shell import Db, Told
+from shared.shell import Db, Message
 from tests.integration.tally import FLOW, Add
 
 
-def translate(fact: OrderHoldPlaced, why: Cause) -> Told[Add]:
+def translate(fact: OrderHoldPlaced, why: Cause) -> Message[Add]:
     amount, _, label = fact.detail.partition(" ")
-    return Told(fact.order_id, Add(int(amount), label), why)
+    return Message(fact.order_id, Add(int(amount), label), why)
 
 
 def service(name: str, reads: str | None, *, publishes: bool) -> FastAPI:
     """Counts what it reads. A label `hang` never comes to an end; `slow` takes four seconds, the first time."""
     was_slow = False
 
-    async def dawdle(db: Db, told: Sequence[Told[Any]], states: Mapping[str, Any]) -> None:
+    async def dawdle(db: Db, told: Sequence[Message[Any]], states: Mapping[str, Any]) -> None:
         nonlocal was_slow
         labels = {t.command.label for t in told if isinstance(t.command, Add)}
         if "hang" in labels:
@@ -35,7 +35,7 @@ def service(name: str, reads: str | None, *, publishes: bool) -> FastAPI:
             was_slow = True
             await db.execute("SELECT pg_sleep(4)")
 
-    flow = replace(FLOW, surroundings=dawdle)
+    flow = replace(FLOW, load_context=dawdle)
     return build(
         name,
         topics=[reads] if reads else [],

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from shared.database import Pool
 from shared.parking import Record
 from shared.relay import Relay
-from shared.shell import Told, apply
+from shared.shell import Message, apply
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
 from tests.integration.counting import service
@@ -54,7 +54,7 @@ class Bench:
     def relay(self, **more: object) -> Relay:
         return Relay(settings_for(self.dsn, self.backends, **more), self.service)
 
-    async def commit(self, *told: Told[Add]) -> None:
+    async def commit(self, *told: Message[Add]) -> None:
         async with self.pool.acquire() as db, db.transaction():
             await apply(db, FLOW, told)
 

@@ -14,7 +14,7 @@ from shared.contracts.orders import Hold, OrderHoldPlaced
 from shared.envelope import Cause
 from shared.machine import Invalid, NotAllowed
 from shared.parking import Record
-from shared.shell import Flow, Told
+from shared.shell import Flow, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,8 @@ def cause(**more: object) -> Cause:
     return Cause(**given)  # type: ignore[arg-type]
 
 
-def add(key: str, amount: int, label: str = "", **more: object) -> Told[Add]:
-    return Told(key, Add(amount, label), cause(**more))
+def add(key: str, amount: int, label: str = "", **more: object) -> Message[Add]:
+    return Message(key, Add(amount, label), cause(**more))
 
 
 def record(key: str, amount: int | str, position: int, *, id: str | None = None, partition: int = 0) -> Record:

@@ -32,10 +32,10 @@ from shared.database import Pool
 from shared.timers import Timers
 from support_view.app import built
 from support_view.casebook import FLOWS, STATE, flow_of, watch
-from support_view.domain.cases import laws
+from support_view.domain.cases import invariants
 from support_view.domain.casework import due_command
 from support_view.domain.timeline import Entry
-from support_view.handlers import take
+from support_view.handlers import process
 from support_view.rebuild import Rebuild
 from support_view.sign_in import SESSION
 from tests.backends import Backends
@@ -121,7 +121,7 @@ async def is_what_the_journal_gives(pool: Pool) -> bool:
         told = await pool.fetch("SELECT type, data FROM events WHERE subject = $1 ORDER BY sequence", key)
         facts = [FACTS[type].model_validate_json(data) for type, data in told]
         kept = STATE.validate_json(state)
-        if flow_of(key).fold(key, facts) != kept or laws(kept):
+        if flow_of(key).fold(key, facts) != kept or invariants(kept):
             return False
     return True
 
@@ -170,7 +170,7 @@ async def test_a_case_from_the_first_contact_to_its_resolution(ann: Desk, sue: D
 async def test_nobody_is_named_in_a_fact_and_one_person_is_one_by_whatever_way_they_come(ann: Desk, pool: Pool) -> None:
     order = confirmed_order("ORD-1")
     async with pool.acquire() as db, db.transaction():
-        await take(db, [record_of(entry, n) for n, entry in enumerate(order.entries)])
+        await process(db, [record_of(entry, n) for n, entry in enumerate(order.entries)])
     [placed] = [entry.fact for entry in order.entries if entry.fact.type == "order.placed"]
     customer = placed.model_dump()["customer"]
     by_mail = await ann.contact(customer={"email": customer["email"].upper()}, topic="a")
@@ -339,7 +339,7 @@ async def test_an_auditor_reads_and_changes_nothing(client: httpx.AsyncClient, a
 
 async def deliver(pool: Pool, entries: Sequence[Entry]) -> None:
     async with pool.acquire() as db, db.transaction():
-        assert await take(db, [record_of(entry, n) for n, entry in enumerate(entries)]) == []
+        assert await process(db, [record_of(entry, n) for n, entry in enumerate(entries)]) == []
 
 
 async def look(pool: Pool) -> None:
@@ -635,7 +635,7 @@ async def test_a_shelf_is_not_looked_at_past_what_is_told_of_it_just_now(ann: De
     await deliver(pool, [t.tell(said)])
     counted = t.tell(StockCounted(**of_shelf, counted=7, before=5, change=2, missing=0, detail="counted"))
     async with pool.acquire() as db, db.transaction():
-        assert await take(db, [record_of(counted)]) == []
+        assert await process(db, [record_of(counted)]) == []
         looking = asyncio.create_task(look(pool))
         async with pool.acquire() as other:
             while not await other.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110

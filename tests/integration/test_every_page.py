@@ -21,7 +21,7 @@ from support_view.app import built
 from support_view.casebook import FLOWS
 from support_view.domain.casework import due_command
 from support_view.domain.timeline import Entry
-from support_view.handlers import take
+from support_view.handlers import process
 from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
@@ -83,7 +83,7 @@ def entries(world: World) -> list[Entry]:
 
 async def hear(pool: Pool, told: Sequence[Entry]) -> None:
     async with pool.acquire() as db, db.transaction():
-        assert await take(db, [record_of(entry, n) for n, entry in enumerate(told)]) == []
+        assert await process(db, [record_of(entry, n) for n, entry in enumerate(told)]) == []
 
 
 async def look(pool: Pool) -> None:

@@ -30,7 +30,7 @@ from notifications.domain.telling import (
     RecordStale,
     Suppress,
     decide,
-    follow,
+    evolve_context,
 )
 from shared.auth import issue
 from shared.contracts.base import PolicyRef
@@ -124,7 +124,7 @@ def bearer(role: str = "supervisor") -> dict[str, str]:
 async def tell(pool: Pool, entries: Sequence[Entry], *, size: int = 500) -> None:
     """In batches, as the consumer takes them."""
     for start in range(0, len(entries), size):
-        told = [store.Told(entry, entry.fact.model_dump_json()) for entry in entries[start : start + size]]
+        told = [store.StoredFact(entry, entry.fact.model_dump_json()) for entry in entries[start : start + size]]
         async with pool.acquire() as db, db.transaction():
             await store.add(db, told)
 
@@ -161,29 +161,29 @@ def told_to_customers(entries: Sequence[Entry], chance: random.Random) -> list[E
     state, outbox = OrderNotifications(subject), Outbox(POLICY)
     told: list[Entry] = []
 
-    def take(command: Command, at: datetime, actor: str) -> None:
+    def process(command: Command, at: datetime, actor: str) -> None:
         nonlocal state, outbox
         for fact in decide(state, command, outbox):
-            state, outbox = evolve(state, fact), follow(outbox, fact)
+            state, outbox = evolve(state, fact), evolve_context(outbox, fact)
             id = str(uuid5(NAMESPACE_OID, f"{subject} told {len(told)}"))
             told.append(Entry(id, "notifications", subject, len(told) + 1, fact, at, actor, "test", "test"))
 
     for heard in sorted(entries, key=lambda entry: entry.occurred_at):
         if isinstance(heard.fact, NOTED):
-            take(Note(heard.fact, heard.id, heard.sequence, heard.occurred_at), heard.occurred_at, heard.actor)
+            process(Note(heard.fact, heard.id, heard.sequence, heard.occurred_at), heard.occurred_at, heard.actor)
         for id, message in state.notifications.items():
             at = heard.occurred_at + timedelta(minutes=chance.randint(0, 60))
             by_the_sender: list[Command] = []
             if message.status == "queued" and chance.random() < 0.3:
                 by_the_sender = [*[RecordSent(id, "sent")] * 6, RecordFailure(id, ""), RecordStale(id, "")]
                 if id in outbox.unread and chance.random() < 0.1:
-                    take(Suppress(id, "not now"), at, "agent:ann")
+                    process(Suppress(id, "not now"), at, "agent:ann")
                     continue
                 outbox = replace(outbox, unread=outbox.unread - {id})
             elif message.status == "sent" and chance.random() < 0.1:
                 by_the_sender = [RecordDelivery(id, "sent"), RecordBounce(id, "sent", "")]
             if by_the_sender:
-                take(chance.choice(by_the_sender), at, "service:notifications")
+                process(chance.choice(by_the_sender), at, "service:notifications")
     return told
 
 

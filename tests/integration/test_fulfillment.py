@@ -45,9 +45,9 @@ from shared.contracts.partners import WarehouseGoodsReceived
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.database import Pool
 from shared.envelope import Cause
-from shared.http import BodyLimit, Desk, install_problems, patiently
+from shared.http import BodyLimit, CommandBus, install_problems, patiently
 from shared.parking import Record
-from shared.shell import Told
+from shared.shell import Message
 from shared.timers import Timers
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
@@ -80,19 +80,21 @@ def cause(at: datetime = NOON) -> Cause:
 
 
 async def tell(pool: Pool, order_id: str, *commands: Command, at: datetime = NOON) -> list[Exception | None]:
-    told: list[Told[Command]] = [Told(order_id, command, cause(at)) for command in commands]
+    told: list[Message[Command]] = [Message(order_id, command, cause(at)) for command in commands]
     # Many at once wait for a connection, on a busy machine for long.
-    return await patiently(lambda: Desk(pool, lambda: None).take(ORDERS, told), seconds=60)
+    return await patiently(lambda: CommandBus(pool, lambda: None).process(ORDERS, told), seconds=60)
 
 
 async def stock(pool: Pool, sku: str, location: str, quantity: int, at: datetime = NOON) -> None:
-    told: Told[ShelfCommand] = Told(shelf_key(sku, location), Receive(str(uuid4()), sku, location, quantity), cause(at))
-    assert await Desk(pool, lambda: None).take(SHELVES, [told]) == [None]
+    told: Message[ShelfCommand] = Message(
+        shelf_key(sku, location), Receive(str(uuid4()), sku, location, quantity), cause(at)
+    )
+    assert await CommandBus(pool, lambda: None).process(SHELVES, [told]) == [None]
 
 
 async def expect(pool: Pool, sku: str, incoming: int, eta: datetime | None, at: datetime = NOON) -> None:
-    told: Told[ShelfCommand] = Told(shelf_key(sku, "berlin"), Expect(sku, "berlin", incoming, eta), cause(at))
-    assert await Desk(pool, lambda: None).take(SHELVES, [told]) == [None]
+    told: Message[ShelfCommand] = Message(shelf_key(sku, "berlin"), Expect(sku, "berlin", incoming, eta), cause(at))
+    assert await CommandBus(pool, lambda: None).process(SHELVES, [told]) == [None]
 
 
 def opened(at: datetime = NOON, rule: str = "as_available", **quantities: int) -> Open:
@@ -187,8 +189,8 @@ async def test_within_one_batch_the_queue_holds_as_well(pool: Pool) -> None:
         ("o2", opened(NOON + timedelta(hours=1), mug=2)),
         ("o2", Plan()),
     ]
-    told: list[Told[Command]] = [Told(order_id, command, cause()) for order_id, command in commands]
-    assert await Desk(pool, lambda: None).take(ORDERS, told) == [None] * 4
+    told: list[Message[Command]] = [Message(order_id, command, cause()) for order_id, command in commands]
+    assert await CommandBus(pool, lambda: None).process(ORDERS, told) == [None] * 4
     assert await units(pool, "o1") == {"backordered": 2}
     assert await units(pool, "o2") == {"allocated": 1, "backordered": 1}
 
@@ -322,7 +324,7 @@ async def site(pool: Pool, backends: Backends) -> AsyncIterator[httpx.AsyncClien
             "carrier_webhook_secret": SECRET,
         }
     )
-    app.state.pool, app.state.desk, app.state.tokens = pool, Desk(pool, lambda: None), Tokens(AUTH_KEY)
+    app.state.pool, app.state.commands, app.state.tokens = pool, CommandBus(pool, lambda: None), Tokens(AUTH_KEY)
     token = issue(AUTH_KEY, subject="hall-1", roles=["warehouse"])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://fulfillment", headers={"Authorization": f"Bearer {token}"}
@@ -443,7 +445,7 @@ async def test_goods_are_received_with_an_at_sign_in_their_number_and_whatever_t
         for number, sku in enumerate(skus)
     ]
     async with pool.acquire() as db, db.transaction():
-        assert await Router(ROUTES).take(db, records) == []
+        assert await Router(ROUTES).process(db, records) == []
     assert [await shelf(pool, sku, "B@C") for sku in skus] == [(2, 0)] * 3
     assert await pool.fetchval("SELECT max(occurred_at) <= now() FROM events")
 
@@ -451,16 +453,16 @@ async def test_goods_are_received_with_an_at_sign_in_their_number_and_whatever_t
 async def test_a_scan_that_comes_before_its_parcel_is_kept_and_applied_when_the_parcel_is_known(
     pool: Pool, site: httpx.AsyncClient
 ) -> None:
-    desk = Desk(pool, lambda: None)
+    commands = CommandBus(pool, lambda: None)
     told = {"carrier": "dhl", "tracking": "T1", "code": "delivered", "occurred_at": NOON.isoformat()}
     for _ in range(2):
         answer = await scan(site, **told)
         assert (answer.status_code, answer.json()["order_id"]) == (202, None)
     [kept] = (await site.get("/scans/unmatched")).json()
     assert (kept["tracking"], kept["code"]) == ("T1", "delivered")
-    assert await match(desk) == 0, "nobody has the number yet"
+    assert await match(commands) == 0, "nobody has the number yet"
     await handed_over(pool, "o1", "T1")
-    assert await match(desk) == 1
+    assert await match(commands) == 1
     assert await units(pool, "o1") == {"delivered": 1}
     assert (await site.get("/scans/unmatched")).json() == []
     answer = await scan(site, **told)
@@ -479,7 +481,7 @@ async def test_a_scan_of_the_number_that_a_second_hand_over_tells_is_applied_and
         answer = await post(site, "/shipments/o1-S1/hand-over", carrier="ups", tracking=tracking)
         [shipment] = answer.json()["shipments"]
         assert (shipment["carrier"], shipment["parcels"][0]["tracking"]) == ("ups", "T2")
-    assert await match(Desk(pool, lambda: None)) == 1
+    assert await match(CommandBus(pool, lambda: None)) == 1
     assert await units(pool, "o1") == {"delivered": 1}
     old = await scan(site, **told | {"carrier": "dhl", "tracking": "T1"})
     assert (old.status_code, old.json()["order_id"]) == (202, "o1")

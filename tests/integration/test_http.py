@@ -18,9 +18,9 @@ from standardwebhooks.webhooks import Webhook
 import shared.http
 from shared.auth import Role, issue
 from shared.contracts.base import Input, Quantity
-from shared.http import TOGETHER, Asking, AtDesk, Desk, SignedBody, asks, signed, webhook_cause
+from shared.http import TOGETHER, CommandBus, CommandRequest, Commands, SignedBody, asks, signed, webhook_cause
 from shared.runtime import build
-from shared.shell import Told
+from shared.shell import Message
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.integration.tally import FLOW, Add, cause
@@ -39,17 +39,17 @@ class Total(BaseModel):
 
 
 @router.post("/tallies/{key}", status_code=201)
-async def add(key: str, body: Addition, by: Annotated[Asking, asks(Role.STOREFRONT)]) -> Response:
+async def add(key: str, body: Addition, by: Annotated[CommandRequest, asks(Role.STOREFRONT)]) -> Response:
     return await by.tell(
         FLOW, key, Add(body.amount), lambda state, facts: (201, Total(total=state.total)), reason="counted"
     )
 
 
 @router.post("/webhooks/counter")
-async def counter(body: Annotated[SignedBody, signed(lambda settings: SECRET)], desk: AtDesk) -> dict[str, str]:
+async def counter(body: Annotated[SignedBody, signed(lambda settings: SECRET)], commands: Commands) -> dict[str, str]:
     cause = webhook_cause("counter", body.id, datetime.now(timezone.utc), "counter")
     told = json.loads(body.body)
-    [error] = await desk.take(FLOW, [Told(told["key"], Add(told["amount"]), cause)])
+    [error] = await commands.process(FLOW, [Message(told["key"], Add(told["amount"]), cause)])
     return {"error": str(error)}
 
 
@@ -148,9 +148,9 @@ async def test_what_is_asked_at_once_is_committed_together_and_answered_each_by_
 
 async def test_large_batches_told_at_once_are_committed_apart(dsn: str) -> None:
     async with asyncpg.create_pool(dsn, min_size=0, max_size=4) as pool:
-        desk = Desk(pool, lambda: None)
-        batches = [[Told(f"{name}{n}", Add(1), cause()) for n in range(TOGETHER)] for name in "ab"]
-        assert await asyncio.gather(*(desk.take(FLOW, batch) for batch in batches)) == [[None] * TOGETHER] * 2
+        commands = CommandBus(pool, lambda: None)
+        batches = [[Message(f"{name}{n}", Add(1), cause()) for n in range(TOGETHER)] for name in "ab"]
+        assert await asyncio.gather(*(commands.process(FLOW, batch) for batch in batches)) == [[None] * TOGETHER] * 2
         assert await pool.fetchval("SELECT count(DISTINCT xmin::text) FROM states") == 2
 
 
@@ -159,13 +159,13 @@ async def test_what_comes_while_another_is_committed_goes_together_and_waits_for
 ) -> None:
     monkeypatch.setattr(shared.http, "PATIENCE_S", 0.5)
     async with asyncpg.create_pool(dsn, min_size=0, max_size=4) as pool:
-        desk = Desk(pool, lambda: None)
-        await desk.take(FLOW, [Told("held", Add(1), cause())])
+        commands = CommandBus(pool, lambda: None)
+        await commands.process(FLOW, [Message("held", Add(1), cause())])
         asked = []
         async with pool.acquire() as db, db.transaction():
             await db.execute("SELECT FROM states WHERE key = 'held' FOR UPDATE")
             for key in ("held", *map(str, range(8))):
-                asked.append(asyncio.create_task(desk.take(FLOW, [Told(key, Add(1), cause())])))
+                asked.append(asyncio.create_task(commands.process(FLOW, [Message(key, Add(1), cause())])))
                 await asyncio.sleep(0)
             assert await asyncio.gather(*asked[1:]) == [[None]] * 8
             assert not asked[0].done()

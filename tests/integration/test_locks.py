@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from shared.auth import Role, issue
-from shared.http import Desk
+from shared.http import CommandBus
 from shared.locks import LOCK_TIMEOUT, Locked, give_up_after, holders
 from shared.operations import UNPUBLISHED
 from shared.parking import waiting
@@ -207,14 +207,14 @@ async def test_a_workers_batch_commits_but_for_the_locked_key_which_it_is_told_o
     await bench.commit(*(add(key, 1) for key in KEYS))
     pool = await asyncpg.create_pool(bench.dsn, min_size=0, max_size=8, server_settings={"lock_timeout": "300ms"})
     try:
-        desk = Desk(pool, lambda: None)
+        commands = CommandBus(pool, lambda: None)
         async with locked(bench) as pid:
-            errors = await desk.take(FLOW, [add(key, 2) for key in ("o6", "o7", "o8", "o7", "o9")])
+            errors = await commands.process(FLOW, [add(key, 2) for key in ("o6", "o7", "o8", "o7", "o9")])
             held = errors[1]
             assert isinstance(held, Locked)
             assert f"backend {pid}" in held.holder
             assert [type(error) for error in errors] == [type(None), Locked, type(None), Locked, type(None)]
-        assert await desk.take(FLOW, [add("o7", 2)]) == [None]
+        assert await commands.process(FLOW, [add("o7", 2)]) == [None]
     finally:
         await pool.close()
     totals = await bench.totals()

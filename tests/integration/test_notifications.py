@@ -6,7 +6,8 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
-from email.message import EmailMessage, Message
+from email.message import EmailMessage
+from email.message import Message as ReceivedMail
 from email.parser import BytesParser
 from email.policy import default
 from uuid import uuid4
@@ -31,8 +32,8 @@ from shared.auth import Role, Tokens, issue
 from shared.contracts.base import FACTS, Fact
 from shared.database import Pool
 from shared.envelope import Cause
-from shared.http import Desk, install_problems
-from shared.shell import Told
+from shared.http import CommandBus, install_problems
+from shared.shell import Message
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.unit.notifications_story import LATER, NOON, PROMISED, backordered, captured, placed, shipped, slipped
@@ -47,7 +48,7 @@ class Mailbox:
 
     def __init__(self) -> None:
         self.answer = "250 OK"
-        self.took: list[Message] = []
+        self.took: list[ReceivedMail] = []
         self.asked = threading.Event()
         self.goes_on = threading.Event()
         self.goes_on.set()
@@ -107,26 +108,26 @@ def settings(mailbox: Mailbox, backends: Backends, unused_tcp_port: int) -> Iter
 
 async def hear(pool: Pool, *facts: Fact) -> None:
     now = datetime.now(timezone.utc)
-    told: list[Told[Command]] = [
-        Told(
+    told: list[Message[Command]] = [
+        Message(
             fact.subject,
             Note(fact, str(uuid4()), n, now),
             Cause(id=uuid4(), at=now, actor="service:test", reason="test", correlation_id="test"),
         )
         for n, fact in enumerate(facts, start=1)
     ]
-    assert await Desk(pool, lambda: None).take(NOTIFICATIONS, told) == [None] * len(facts)
+    assert await CommandBus(pool, lambda: None).process(NOTIFICATIONS, told) == [None] * len(facts)
 
 
 async def send_all(pool: Pool, settings: NotificationsSettings, stop: asyncio.Event | None = None) -> int:
     server = MailServer(settings.smtp_url, settings.smtp_timeout_seconds)
     try:
-        return await send_due(pool, Desk(pool, lambda: None), settings, server, stop or asyncio.Event())
+        return await send_due(pool, CommandBus(pool, lambda: None), settings, server, stop or asyncio.Event())
     finally:
         await server.rest()
 
 
-def parts(mail: Message) -> tuple[str, ...]:
+def parts(mail: ReceivedMail) -> tuple[str, ...]:
     """Its texts, without what separates them."""
     return tuple(str(part.get_payload()) for part in mail.walk() if not part.is_multipart())
 
@@ -246,7 +247,7 @@ async def test_a_sender_that_died_after_the_call_is_followed_by_one_with_the_sam
         raise ConnectionError("killed")
 
     with monkeypatch.context() as killed:
-        killed.setattr(Desk, "take", dies)
+        killed.setattr(CommandBus, "take", dies)
         with pytest.raises(ConnectionError):
             await send_all(pool, settings)
     assert await send_all(pool, settings) == 0, "the lease still runs"
@@ -452,7 +453,7 @@ async def http(pool: Pool, settings: NotificationsSettings) -> AsyncIterator[htt
     install_problems(app)
     app.include_router(router)
     app.state.pool, app.state.settings, app.state.tokens = pool, settings, Tokens(AUTH_KEY)
-    app.state.desk = Desk(pool, lambda: None)
+    app.state.commands = CommandBus(pool, lambda: None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://notifications") as client:
         client.headers["Authorization"] = bearer(Role.AGENT)
         yield client
@@ -529,7 +530,7 @@ async def test_a_notice_that_overtakes_the_record_of_its_sending_is_taken_and_no
         raise ConnectionError("killed")
 
     with monkeypatch.context() as killed:
-        killed.setattr(Desk, "take", dies)
+        killed.setattr(CommandBus, "take", dies)
         with pytest.raises(ConnectionError):
             await send_all(pool, settings)
     for _ in range(2):
@@ -547,12 +548,12 @@ async def test_a_shipment_told_twice_with_a_restart_in_mid_send_is_one_mail(
     now = datetime.now(timezone.utc)
     left = shipped(1, 2, ("1", 2))
     causes = [Cause(id=uuid4(), at=now, actor="a", reason="r", correlation_id="c") for _ in range(2)]
-    told: list[Told[Command]] = [
-        Told("o1", Note(fact, str(cause.id), n, now), cause)
+    told: list[Message[Command]] = [
+        Message("o1", Note(fact, str(cause.id), n, now), cause)
         for n, (fact, cause) in enumerate(zip((placed(), left), causes, strict=True), start=1)
     ]
-    desk = Desk(pool, lambda: None)
-    assert await desk.take(NOTIFICATIONS, told) == [None, None]
+    commands = CommandBus(pool, lambda: None)
+    assert await commands.process(NOTIFICATIONS, told) == [None, None]
     mailbox.goes_on.clear()
     dying = asyncio.create_task(send_all(pool, settings))
     await asyncio.wait_for(asyncio.to_thread(mailbox.asked.wait), 10)
@@ -560,7 +561,7 @@ async def test_a_shipment_told_twice_with_a_restart_in_mid_send_is_one_mail(
     await asyncio.gather(dying, return_exceptions=True)
     assert mailbox.took == []
     mailbox.goes_on.set()
-    assert await desk.take(NOTIFICATIONS, told) == [None, None]
+    assert await commands.process(NOTIFICATIONS, told) == [None, None]
     await pool.execute("UPDATE notifications SET next_attempt_at = now()")
     assert await send_all(pool, settings) == 1
     assert await send_all(pool, settings) == 0

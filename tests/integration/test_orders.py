@@ -20,8 +20,8 @@ from shared.contracts import payments as p
 from shared.contracts.base import FACTS, Fact, LineQuantity, TenderKind
 from shared.database import Pool
 from shared.envelope import Cause
-from shared.http import BodyLimit, Desk, install_problems
-from shared.shell import Told
+from shared.http import BodyLimit, CommandBus, install_problems
+from shared.shell import Message
 from shared.timers import Timers
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
@@ -44,7 +44,7 @@ async def storefront(pool: Pool, backends: Backends) -> AsyncIterator[httpx.Asyn
     app.add_middleware(BodyLimit)
     app.include_router(router)
     app.state.settings = settings_for("postgresql://unused", backends)
-    app.state.pool, app.state.desk, app.state.tokens = pool, Desk(pool, lambda: None), Tokens(AUTH_KEY)
+    app.state.pool, app.state.commands, app.state.tokens = pool, CommandBus(pool, lambda: None), Tokens(AUTH_KEY)
     token = issue(AUTH_KEY, subject="shop", roles=["storefront"])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://orders", headers={"Authorization": f"Bearer {token}"}
@@ -71,8 +71,8 @@ def keyed(key: str | None = None) -> dict[str, str]:
 
 async def hear(pool: Pool, *facts: Fact, at: datetime = NOON) -> None:
     cause = {"at": at, "actor": "service:test", "reason": "test", "correlation_id": "test"}
-    told: list[Told[Command]] = [Told("o1", Note(fact, at), Cause(id=uuid4(), **cause)) for fact in facts]  # type: ignore[arg-type]
-    assert await Desk(pool, lambda: None).take(ORDERS, told) == [None] * len(facts)
+    told: list[Message[Command]] = [Message("o1", Note(fact, at), Cause(id=uuid4(), **cause)) for fact in facts]  # type: ignore[arg-type]
+    assert await CommandBus(pool, lambda: None).process(ORDERS, told) == [None] * len(facts)
 
 
 AUTHORIZED = p.PaymentAuthorized(

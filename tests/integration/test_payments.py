@@ -30,7 +30,7 @@ from shared.contracts.fulfillment import Parcel, ShipmentShipped
 from shared.contracts.orders import Address, Customer, OrderConfirmed, OrderLine, OrderPlaced, TenderSpec
 from shared.contracts.returns import DueLine, ExchangeDifferenceDue, Resolution, ReturnRefundDue
 from shared.database import Pool
-from shared.http import BodyLimit, Desk, install_problems
+from shared.http import BodyLimit, CommandBus, install_problems
 from shared.parking import Record
 from shared.timers import Timers
 from tests.backends import Backends
@@ -55,12 +55,12 @@ class Payments:
     calls: list[Call] = field(default_factory=list)
 
     @property
-    def desk(self) -> Desk:
-        desk: Desk = self.app.state.desk
-        return desk
+    def commands(self) -> CommandBus:
+        commands: CommandBus = self.app.state.commands
+        return commands
 
     def submitter(self) -> Submitter:
-        return Submitter(self.pool, self.desk, self, 16)
+        return Submitter(self.pool, self.commands, self, 16)
 
     async def perform(self, call: Call) -> Any:
         self.calls.append(call)
@@ -86,12 +86,12 @@ class Payments:
             named = [(name, value.encode()) for name, value in headers.items()]
             value = fact.model_dump_json().encode()
             records.append(Record("test", 0, self.position, 0, fact.subject.encode(), named, value))
-        await self.consumer.take(records)
+        await self.consumer.process(records)
         assert await self.pool.fetch("SELECT key, reason, detail FROM parked") == []
 
     async def work(self) -> None:
         """Until nothing is due: what is asked for is submitted, what lost its answer is asked after."""
-        submitter, reconciler = self.submitter(), Reconciler(self.pool, self.desk, self, 16)
+        submitter, reconciler = self.submitter(), Reconciler(self.pool, self.commands, self, 16)
         while await submitter.step() or not submitter.is_idle or await self._lost():
             await self.pool.execute(
                 "UPDATE operations SET next_attempt_at = now() WHERE status IN ('submitted', 'unknown')"
@@ -235,9 +235,9 @@ async def payments(new_database: NewDatabase, backends: Backends, tmp_path: Path
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://payments") as http,
     ):
         processor = SandboxProcessor(httpx.ASGITransport(there.app), "http://sandbox/processor", KEY)
-        app.state.settings, app.state.pool, app.state.desk = settings, pool, Desk(pool, lambda: None)
+        app.state.settings, app.state.pool, app.state.commands = settings, pool, CommandBus(pool, lambda: None)
         app.state.processor, app.state.tokens = processor, Tokens(AUTH_KEY)
-        consumer = Consumer(pool, Router([ROUTE]).take, settings, "payments", lambda: None)
+        consumer = Consumer(pool, Router([ROUTE]).process, settings, "payments", lambda: None)
         yield Payments(pool, http, app, consumer, processor, there)
 
 
@@ -395,13 +395,13 @@ async def test_a_worker_that_dies_after_the_call_leaves_the_truth_to_the_next(pa
             await payments.processor.perform(call)
             raise Killed
 
-    dying = Submitter(payments.pool, payments.desk, Dying(), 4)  # type: ignore[arg-type]
+    dying = Submitter(payments.pool, payments.commands, Dying(), 4)  # type: ignore[arg-type]
     with pytest.raises(Killed):
         while True:
             await dying.step()
     assert await payments.pool.fetchval("SELECT status FROM operations") == "submitted"
     # Before the lease is over nobody takes it for dead.
-    assert not await Reconciler(payments.pool, payments.desk, payments, 4).step()
+    assert not await Reconciler(payments.pool, payments.commands, payments, 4).step()
     await payments.work()
     assert payments.calls == []
     assert (await payments.account())["authorized_minor"] == 10_000
@@ -418,12 +418,12 @@ async def test_an_outage_of_the_processor_is_waited_out_and_nothing_happens_twic
             raise Unanswered("away")
 
     away: Any = Away()
-    submitter = Submitter(payments.pool, payments.desk, away, 4)
+    submitter = Submitter(payments.pool, payments.commands, away, 4)
     while await submitter.step():
         continue
     assert await payments.pool.fetchval("SELECT status FROM operations") == "unknown"
     await payments.pool.execute("UPDATE operations SET next_attempt_at = now()")
-    assert await Reconciler(payments.pool, payments.desk, away, 4).step()
+    assert await Reconciler(payments.pool, payments.commands, away, 4).step()
     wait = await payments.pool.fetchval("SELECT next_attempt_at - now() FROM operations")
     assert timedelta(0) < wait <= timedelta(seconds=1)
     await payments.work()
@@ -642,7 +642,7 @@ async def test_an_authorization_that_runs_out_is_asked_for_again_in_its_time(pay
     state["tenders"]["t1"]["authorizations"][0]["expires_at"] = due_at.isoformat()
     await payments.pool.execute("UPDATE states SET state = $1", json.dumps(state))
     await payments.pool.execute("UPDATE deadlines SET due_at = $1", due_at)
-    PAYMENTS.remembered.keep("o1", b"", PAYMENTS.state.validate_json(text))
+    PAYMENTS.cache.put("o1", b"", PAYMENTS.state.validate_json(text))
     assert await Timers(payments.pool, "payments", [(PAYMENTS, expire)], lambda: None).fire() == 1
     assert (await payments.types())[-2:] == ["payment.authorization_expired", "payment.authorization_requested"]
     await payments.work()
@@ -675,7 +675,7 @@ async def test_a_notice_that_fits_nothing_here_is_kept_and_shown_until_a_person_
 
 
 def auditor(payments: Payments) -> Auditor:
-    return Auditor(payments.pool, payments.desk, payments, 300)
+    return Auditor(payments.pool, payments.commands, payments, 300)
 
 
 async def audited(payments: Payments) -> None:
@@ -801,11 +801,11 @@ async def test_one_operation_that_cannot_be_dealt_with_holds_up_no_other_and_is_
             raise ValueError("no such thing")
 
     breaking: Any = Breaking()
-    submitter = Submitter(payments.pool, payments.desk, breaking, 4)
+    submitter = Submitter(payments.pool, payments.commands, breaking, 4)
     while await submitter.step() or not submitter.is_idle:
         continue
     assert (await payments.account("o2"))["authorized_minor"] == 5_000
-    reconciler = Reconciler(payments.pool, payments.desk, breaking, 4)
+    reconciler = Reconciler(payments.pool, payments.commands, breaking, 4)
     for _ in range(12):
         await payments.pool.execute("UPDATE operations SET next_attempt_at = now() WHERE status = 'unknown'")
         assert await reconciler.step()

@@ -10,7 +10,7 @@ import pytest
 
 from ops.rebuild import counted
 from shared.contracts.fulfillment import StockReceived
-from support_view.handlers import take
+from support_view.handlers import process
 from support_view.rebuild import HORIZON, Rebuild, Refused
 from tests.telling import Telling, record_of, split_order, whole_story
 
@@ -55,7 +55,7 @@ async def tell(pool: Pool, *stories: Telling, shuffled: bool = False) -> None:
     if shuffled:
         random.Random(7).shuffle(records)
     async with pool.acquire() as db, db.transaction():
-        assert await take(db, records) == []
+        assert await process(db, records) == []
 
 
 async def rows(pool: Pool) -> list[list[Any]]:

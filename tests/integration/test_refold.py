@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from shared.contracts.base import Fact
 from shared.database import Pool
 from shared.refold import PAGE, Refold
-from shared.shell import Flow, Told, apply, read
+from shared.shell import Flow, Message, apply, read
 from tests.integration.tally import FLOW, Add, Tally, add, decide, evolve
 
 T = TypeVar("T", bound=Tally)
@@ -58,7 +58,7 @@ async def pool(new_database: Callable[[str], Awaitable[str]]) -> AsyncIterator[P
     await pool.close()
 
 
-async def tell(pool: Pool, flow: Flow[T, Add, None], *told: Told[Add]) -> None:
+async def tell(pool: Pool, flow: Flow[T, Add, None], *told: Message[Add]) -> None:
     async with pool.acquire() as db, db.transaction():
         outcomes, _ = await apply(db, flow, told)
     assert [o.error for o in outcomes] == [None] * len(told)

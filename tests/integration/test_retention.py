@@ -54,8 +54,8 @@ async def test_what_is_over_goes_in_batches_and_the_rest_stays(bench: Bench) -> 
 
 async def test_what_is_parked_stays_until_it_is_settled_and_then_as_long_as_an_audit_may_ask(bench: Bench) -> None:
     route = Route(FLOW, {OrderHoldPlaced: translate})
-    consumer = Consumer(bench.pool, Router([route]).take, bench.settings, "test", lambda: None)
-    await consumer.take([record("a", 13, 0), record("b", 13, 1), record("c", 13, 2)])
+    consumer = Consumer(bench.pool, Router([route]).process, bench.settings, "test", lambda: None)
+    await consumer.process([record("a", 13, 0), record("b", 13, 1), record("c", 13, 2)])
     async with bench.pool.acquire() as db:
         by_key = {w.key: w.id for w in await waiting(db)}
         await settle(db, [by_key["b"], by_key["c"]], "discarded", "operator:op", "no use")

@@ -34,7 +34,7 @@ from shared.contracts.partners import (
     WarehouseParcelReceived,
 )
 from shared.database import Pool
-from shared.http import BodyLimit, Desk, install_problems
+from shared.http import BodyLimit, CommandBus, install_problems
 from shared.parking import Parked, Record
 from shared.runtime import Running
 from shared.timers import Timers
@@ -68,7 +68,7 @@ async def client(pool: Pool, backends: Backends) -> AsyncIterator[httpx.AsyncCli
             "carrier_webhook_secret": SECRET,
         }
     )
-    app.state.pool, app.state.desk, app.state.tokens = pool, Desk(pool, lambda: None), Tokens(AUTH_KEY)
+    app.state.pool, app.state.commands, app.state.tokens = pool, CommandBus(pool, lambda: None), Tokens(AUTH_KEY)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://returns") as client:
         yield client
 
@@ -94,7 +94,7 @@ def record(said: Fact | Input, at: datetime = day(0), *, id: str | None = None) 
 
 async def hear(pool: Pool, *records: Record) -> list[Parked]:
     async with pool.acquire() as db, db.transaction():
-        return await Router([ROUTE]).take(db, records)
+        return await Router([ROUTE]).process(db, records)
 
 
 def sent(number: int, stage: str, at: datetime, *, tracking: str = "T1", **units: int) -> Record:
@@ -150,7 +150,7 @@ async def is_fold_of_its_journal(pool: Pool) -> OrderReturns:
     fold = ORDER_RETURNS.fold("A1", [FACTS[row["type"]].model_validate_json(row["data"]) for row in rows])
     state = ORDER_STATE.validate_json(await pool.fetchval("SELECT state FROM states WHERE key = 'A1'"))
     assert fold == state
-    assert ORDER_RETURNS.laws(state) == []
+    assert ORDER_RETURNS.invariants(state) == []
     return state
 
 
@@ -660,7 +660,7 @@ async def test_many_orders_in_one_batch_cost_a_fixed_number_of_statements(
     counted: list[str] = []
     async with pool.acquire() as db, db.transaction():
         db.add_query_logger(lambda query: counted.append(query.query))
-        assert await Router([ROUTE]).take(db, told) == []
+        assert await Router([ROUTE]).process(db, told) == []
     assert await pool.fetchval("SELECT count(*) FROM lines") == 200
     assert len(counted) < 20
 

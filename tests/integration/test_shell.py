@@ -19,7 +19,7 @@ from shared.journal import LINKED, WORTH_COPYING, link
 from shared.machine import Invalid, NotAllowed
 from shared.operations import Redrive
 from shared.parking import Parked, Record, Waiting, waiting, waiting_keys
-from shared.shell import AT_A_STRETCH, Db, Told, apply
+from shared.shell import ITEMS_PER_YIELD, Db, Message, apply
 from tests.backends import Backends
 from tests.databases import settings_for
 from tests.integration.tally import FLOW, Add, Tally, add, cause, decide, raw, record
@@ -38,7 +38,7 @@ async def _close(pool: Pool) -> object:
     await pool.close()
 
 
-async def tell(pool: Pool, *told: Told[Add]) -> list[Exception | None]:
+async def tell(pool: Pool, *told: Message[Add]) -> list[Exception | None]:
     async with pool.acquire() as db, db.transaction():
         outcomes, _ = await apply(db, FLOW, told)
     return [o.error for o in outcomes]
@@ -54,15 +54,15 @@ async def tally(pool: Pool, key: str) -> Tally:
     return FLOW.state.validate_json(text) if text else Tally(key)
 
 
-def translate(fact: OrderHoldPlaced, why: Cause) -> Told[Add]:
-    return Told(fact.order_id, Add(int(fact.detail)), why)
+def translate(fact: OrderHoldPlaced, why: Cause) -> Message[Add]:
+    return Message(fact.order_id, Add(int(fact.detail)), why)
 
 
 @pytest.fixture
 def consumer(pool: Pool, backends: Backends) -> Consumer:
     settings = settings_for("postgresql://unused", backends)
     routes = [Route(FLOW, {OrderHoldPlaced: translate})]
-    return Consumer(pool, Router(routes).take, settings, "test", lambda: None)
+    return Consumer(pool, Router(routes).process, settings, "test", lambda: None)
 
 
 async def test_a_batch_folds_each_keys_messages_in_order(pool: Pool) -> None:
@@ -130,9 +130,9 @@ async def test_others_go_on_while_a_large_batch_is_decided(pool: Pool) -> None:
 
     going = asyncio.create_task(others())
     async with pool.acquire() as db, db.transaction():
-        await apply(db, replace(FLOW, decide=noting), [add("a", 1) for _ in range(3 * AT_A_STRETCH)])
+        await apply(db, replace(FLOW, decide=noting), [add("a", 1) for _ in range(3 * ITEMS_PER_YIELD)])
     going.cancel()
-    assert sorted(Counter(decided_at).values()) == [AT_A_STRETCH] * 3
+    assert sorted(Counter(decided_at).values()) == [ITEMS_PER_YIELD] * 3
 
 
 async def test_of_two_large_batches_one_is_decided_before_the_other_while_a_small_one_waits_for_neither(
@@ -150,7 +150,7 @@ async def test_of_two_large_batches_one_is_decided_before_the_other_while_a_smal
         async with pool.acquire() as db, db.transaction():
             await apply(db, replace(FLOW, decide=noting), [add(key, 1) for _ in range(count)])
 
-    large = 40 * AT_A_STRETCH
+    large = 40 * ITEMS_PER_YIELD
     both = [asyncio.create_task(tell_of(key, large)) for key in ("a", "b")]
     await has_begun.wait()
     await tell_of("small", 1)
@@ -188,8 +188,8 @@ async def test_a_crash_before_the_commit_leaves_no_trace(pool: Pool) -> None:
 async def test_a_message_that_cannot_be_decided_is_parked_and_its_successors_wait_behind_it(
     pool: Pool, consumer: Consumer
 ) -> None:
-    await consumer.take([record("a", 1, 0), record("a", 13, 1), record("b", 1, 2), record("a", 2, 3)])
-    await consumer.take([record("a", 3, 4), record("b", 2, 5)])
+    await consumer.process([record("a", 1, 0), record("a", 13, 1), record("b", 1, 2), record("a", 2, 3)])
+    await consumer.process([record("a", 3, 4), record("b", 2, 5)])
     assert (await tally(pool, "a")).total == 1
     assert (await tally(pool, "b")).total == 3
     async with pool.acquire() as db:
@@ -221,7 +221,7 @@ async def test_a_message_that_cannot_be_decided_is_parked_and_its_successors_wai
 async def test_poison_parks_itself_and_its_keys_successors_only(
     pool: Pool, consumer: Consumer, name: str, poison: object, reason: str
 ) -> None:
-    await consumer.take([record("a", 1, 0), poison, record("a", 2, 2), record("b", 7, 3, partition=1)])  # type: ignore[list-item]
+    await consumer.process([record("a", 1, 0), poison, record("a", 2, 2), record("b", 7, 3, partition=1)])  # type: ignore[list-item]
     assert (await tally(pool, "a")).total == 1
     assert (await tally(pool, "b")).total == 7
     async with pool.acquire() as db:
@@ -237,7 +237,7 @@ async def test_a_key_that_no_key_of_ours_looks_like_is_parked_and_can_be_redrive
     pool: Pool, consumer: Consumer, key: bytes
 ) -> None:
     other = key[:-1] + b"y"
-    await consumer.take([raw(key, b"{", 0), record("b", 1, 1), raw(key, b"{}", 2), raw(other, b"{", 3)])
+    await consumer.process([raw(key, b"{", 0), record("b", 1, 1), raw(key, b"{}", 2), raw(other, b"{", 3)])
     assert (await tally(pool, "b")).total == 1
     async with pool.acquire() as db:
         first, second = sorted(await waiting_keys(db, None, "", 10), key=lambda each: each.messages)[::-1]
@@ -265,8 +265,8 @@ async def test_a_redrive_tells_a_keys_messages_again_in_order(
     flow = FLOW.__class__(
         service="orders", state=FLOW.state, initial=Tally, decide=lambda s, c, x: current(s, c, x), evolve=FLOW.evolve
     )
-    consumer._take = Router([Route(flow, {OrderHoldPlaced: translate})]).take
-    await consumer.take([record("a", n, n) for n in (1, 2, 3, 4)])
+    consumer._process = Router([Route(flow, {OrderHoldPlaced: translate})]).process
+    await consumer.process([record("a", n, n) for n in (1, 2, 3, 4)])
     assert await pool.fetchval("SELECT count(*) FROM parked WHERE status = 'open'") == 4
     current = accept
     assert await consumer.redrive("a", "operator:op") == (2, 2)
@@ -282,7 +282,7 @@ async def test_a_law_of_the_database_that_one_key_breaks_does_not_hold_the_other
     pool: Pool, consumer: Consumer
 ) -> None:
     await pool.execute("ALTER TABLE states ADD CONSTRAINT small CHECK (key <> 'k3' OR sequence = 0)")
-    await consumer.take([record(f"k{n}", 1, n) for n in range(8)])
+    await consumer.process([record(f"k{n}", 1, n) for n in range(8)])
     totals = {f"k{n}": (await tally(pool, f"k{n}")).total for n in range(8)}
     assert totals == {f"k{n}": 0 if n == 3 else 1 for n in range(8)}
     async with pool.acquire() as db:
@@ -298,7 +298,7 @@ async def test_a_large_batch_is_committed_by_keys_in_two_transactions_each_key_i
     pool: Pool, consumer: Consumer
 ) -> None:
     poisoned = [raw(b"k7", b"{", r.position) if r.position == 127 else r for r in large_batch()]
-    await consumer.take(poisoned)
+    await consumer.process(poisoned)
     rows = await pool.fetch("SELECT subject, data ->> 'detail' AS detail FROM events ORDER BY subject, sequence")
     told = {key: [int(row["detail"]) for row in rows if row["subject"] == key] for key in {r["subject"] for r in rows}}
     assert told == {f"k{n}": list(range(1, 4 if n == 7 else 11)) for n in range(40)}
@@ -310,22 +310,22 @@ async def test_a_large_batch_is_committed_by_keys_in_two_transactions_each_key_i
 async def test_where_an_outage_stops_one_of_the_two_nothing_counts_as_read_and_what_comes_again_has_one_effect(
     pool: Pool, consumer: Consumer
 ) -> None:
-    take, batch = consumer._take, large_batch()
+    process, batch = consumer._process, large_batch()
 
     async def meet_an_outage(db: Db, records: Sequence[Record]) -> list[Parked]:
-        parked = await take(db, records)
+        parked = await process(db, records)
         if any(r.key == b"k8" for r in records):
             raise ConnectionResetError
         return parked
 
-    consumer._take = meet_an_outage
+    consumer._process = meet_an_outage
     with pytest.raises(ConnectionResetError):
-        await consumer.take(batch)
+        await consumer.process(batch)
     assert (await tally(pool, "k8")).total == 0
     assert await pool.fetchval("SELECT count(*) FROM events") > 0
     assert await pool.fetchval("SELECT count(*) FROM positions") == 0
-    consumer._take = take
-    await consumer.take(batch)
+    consumer._process = process
+    await consumer.process(batch)
     assert {(await tally(pool, f"k{n}")).total for n in range(40)} == {55}
     assert await pool.fetchval("SELECT next FROM positions") == 400
 
@@ -333,14 +333,14 @@ async def test_where_an_outage_stops_one_of_the_two_nothing_counts_as_read_and_w
 async def test_a_redrive_that_breaks_a_law_again_tells_what_is_before_it_and_no_more(
     pool: Pool, consumer: Consumer
 ) -> None:
-    take = consumer._take
+    process = consumer._process
 
     async def refuse(db: Db, records: Sequence[Record]) -> list[Parked]:
         return [Parked(r, "a", "not_allowed", "not yet") for r in records]
 
-    consumer._take = refuse
-    await consumer.take([record("a", n, n) for n in (1, 2, 3, 4, 5)])
-    consumer._take = take
+    consumer._process = refuse
+    await consumer.process([record("a", n, n) for n in (1, 2, 3, 4, 5)])
+    consumer._process = process
     await pool.execute("ALTER TABLE events ADD CONSTRAINT three CHECK (sequence <> 3)")
     assert await consumer.redrive("a", "operator:op") == (2, 3)
     assert (await tally(pool, "a")).total == 3

@@ -17,10 +17,10 @@ import pytest
 from shared.auth import issue
 from shared.contracts.fulfillment import StockReceived
 from shared.parking import Record
-from shared.shell import Remembered
+from shared.shell import StateCache
 from support_view import api, store
 from support_view.app import built
-from support_view.handlers import take
+from support_view.handlers import process
 from support_view.sign_in import SESSION
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, SUPPORT_SETTINGS
@@ -70,7 +70,7 @@ def bearer(role: str = "agent") -> dict[str, str]:
 async def deliver(pool: "asyncpg.Pool[asyncpg.Record]", records: Sequence[Record]) -> list[str]:
     """One batch, as the consumer takes it; the reasons of what it would park."""
     async with pool.acquire() as db, db.transaction():
-        return [parked.reason for parked in await take(db, records)]
+        return [parked.reason for parked in await process(db, records)]
 
 
 def records_of(*stories: Telling) -> list[Record]:
@@ -142,13 +142,13 @@ async def test_a_remembered_section_counts_only_while_its_row_is_the_one_that_wa
         await deliver(other, straight)
         told_straight = await rows(other)
     chance = random.Random(7)
-    processes: list[Remembered[Any]] = [Remembered(), Remembered(), Remembered()]
+    processes: list[StateCache[Any]] = [StateCache(), StateCache(), StateCache()]
     while straight:
         monkeypatch.setattr(store, "REMEMBERED", chance.choice(processes))
         async with pool.acquire() as db:
             transaction = db.transaction()
             await transaction.start()
-            await take(db, straight[:5])
+            await process(db, straight[:5])
             if chance.random() < 0.4:
                 await transaction.rollback()
                 continue
@@ -191,7 +191,7 @@ async def test_a_batch_costs_the_same_few_statements_whatever_its_size(pool: "as
         said: list[str] = []
         async with pool.acquire() as db, db.transaction():
             with db.query_logger(lambda logged: said.append(re.sub(r"savepoint_\w+", "savepoint", logged.query))):
-                await take(db, records_of(*stories))
+                await process(db, records_of(*stories))
         return said
 
     number = count()

@@ -22,9 +22,9 @@ from shared.consumer import Route
 from shared.contracts.orders import OrderHoldPlaced
 from shared.database import Pool
 from shared.envelope import Cause
-from shared.http import Asking, asks
+from shared.http import CommandRequest, asks
 from shared.runtime import build
-from shared.shell import Told
+from shared.shell import Message
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.integration.tally import FLOW, Add
@@ -81,12 +81,12 @@ router = APIRouter()
 
 
 @router.post("/tallies/{key}", status_code=201)
-async def add(key: str, by: Annotated[Asking, asks(Role.STOREFRONT)]) -> Response:
+async def add(key: str, by: Annotated[CommandRequest, asks(Role.STOREFRONT)]) -> Response:
     return await by.tell(FLOW, key, Add(1), lambda state, _: (201, Total(total=state.total)), reason="counted")
 
 
-def translate(fact: OrderHoldPlaced, why: Cause) -> Told[Add]:
-    return Told(fact.order_id, Add(10), why)
+def translate(fact: OrderHoldPlaced, why: Cause) -> Message[Add]:
+    return Message(fact.order_id, Add(10), why)
 
 
 class Pair:

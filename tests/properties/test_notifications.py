@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifications.domain.messages import OrderNotifications, Status, evolve, laws
-from notifications.domain.telling import Note, Outbox, RecordSent, decide, follow
+from notifications.domain.messages import OrderNotifications, Status, evolve, invariants
+from notifications.domain.telling import Note, Outbox, RecordSent, decide, evolve_context
 from notifications.mails import composed
 from notifications.store import STATE
 from shared.contracts import fulfillment as f
@@ -112,9 +112,9 @@ def test_however_the_topics_cross_the_same_is_told_once_and_corrected_once(cross
         commands = [Note(delivery[2], delivery[0], delivery[1], NOON)] if delivery else list(sendings(state))
         for command in commands:
             for fact in decide(state, command, outbox):
-                state, outbox = evolve(state, fact), follow(outbox, fact)
+                state, outbox = evolve(state, fact), evolve_context(outbox, fact)
                 told.append(fact)
-            assert laws(state) == []
+            assert invariants(state) == []
     queued = [fact for fact in told if isinstance(fact, NotificationQueued)]
     assert {q.trigger_id for q in queued} == TOLD
     assert len(queued) == len(TOLD)

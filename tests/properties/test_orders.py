@@ -7,7 +7,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from orders.domain.decide import Command, Note, Place, PlaceHold, ReleaseHold, RequestCancellation, decide
-from orders.domain.order import Order, Status, evolve, laws
+from orders.domain.order import Order, Status, evolve, invariants
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest, placed
 from orders.domain.policy import OrderPolicy
 from orders.domain.quantities import BEFORE_HAND_OVER, GONE_ASTRAY, OPEN
@@ -277,7 +277,7 @@ def test_whatever_happens_the_laws_hold_and_the_state_is_the_fold(
         except (NotAllowed, Invalid):
             assert world.order == before
         order = world.now
-        assert laws(order) == []
+        assert invariants(order) == []
         assert all(line.count(*Bucket) == line.owed for line in order.lines.values())
         goods = sum(line.placed.goods_minor for line in order.lines.values())
         assert world.cancelled_minor <= goods
@@ -287,7 +287,7 @@ def test_whatever_happens_the_laws_hold_and_the_state_is_the_fold(
         assert (order.status is Status.CANCELLED) <= order.is_all_cancelled
         assert (order.status is Status.CANCEL_PENDING) <= (order.pending is not None)
     world.come_to_rest()
-    assert laws(world.now) == []
+    assert invariants(world.now) == []
     if world.now.status not in (Status.PLACED, Status.REJECTED):
         if world.now.is_all_cancelled:
             assert world.now.status is Status.CANCELLED

@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from notifications.domain.messages import OrderNotifications, Status, evolve
-from notifications.domain.telling import NOTED, Command, Note, Outbox, RecordFailure, RecordSent, decide, follow
+from notifications.domain.telling import NOTED, Command, Note, Outbox, RecordFailure, RecordSent, decide, evolve_context
 from notifications.mails import composed
 from orders.domain.decide import Place
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
@@ -123,7 +123,7 @@ def told_customer(world: World, id: str, how: int) -> list[Any]:
     def tell(command: Command) -> None:
         nonlocal state, outbox
         for fact in decide(state, command, outbox):
-            state, outbox = evolve(state, fact), follow(outbox, fact)
+            state, outbox = evolve(state, fact), evolve_context(outbox, fact)
             facts.append(fact)
 
     for number, together in enumerate(transactions(world, id), how):

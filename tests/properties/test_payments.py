@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from payments.domain.account import Account, evolve, laws
+from payments.domain.account import Account, evolve, invariants
 from payments.domain.decision import (
     Confirm,
     Dispute,
@@ -483,7 +483,7 @@ def test_the_state_is_the_fold_of_its_facts_and_survives_json(world: World, told
         folded = evolve(folded, fact)
     assert folded == world.story.state
     assert STATE.validate_json(STATE.dump_json(folded)) == folded
-    assert laws(folded) == []
+    assert invariants(folded) == []
 
 
 @settings(max_examples=60, deadline=None)

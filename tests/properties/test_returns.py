@@ -41,7 +41,7 @@ from returns.domain.decisions import (
 )
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, window_end
 from returns.domain.inspections import RevisedUnits, ReviseInspection
-from returns.domain.order import OrderReturns, laws, rma_lines, valued
+from returns.domain.order import OrderReturns, invariants, rma_lines, valued
 from returns.domain.owed import Source, all_owed
 from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.policies import POLICY
@@ -257,7 +257,7 @@ class Walk:
                     self.arrows.add((was, type(fact), now))
             self.state = after
         self.facts += new
-        assert laws(self.state) == [], command
+        assert invariants(self.state) == [], command
         nobody_keeps_what_is_not_paid(self.state)
         money_keeps_its_word(before, self.state)
 

@@ -14,8 +14,8 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifications.domain.messages import Notification, OrderNotifications, Status, evolve, laws
-from notifications.domain.telling import NOTED, Note, Outbox, RecordSent, decide, follow
+from notifications.domain.messages import Notification, OrderNotifications, Status, evolve, invariants
+from notifications.domain.telling import NOTED, Note, Outbox, RecordSent, decide, evolve_context
 from notifications.mails import Mail, composed
 from shared.contracts.base import PREPAID, Bucket
 from shared.contracts.returns import ReturnRequested
@@ -407,8 +407,8 @@ def hold_every_mail(world: World, order_id: str, every: int) -> int:
                 resolutions[fact.return_id] = fact.resolution.value
             if type(fact) in NOTED:
                 for told in decide(state, Note(fact, str(entry.cause.id), sequence, entry.cause.at), outbox):
-                    state, outbox = evolve(state, told), follow(outbox, told)
-                assert laws(state) == []
+                    state, outbox = evolve(state, told), evolve_context(outbox, told)
+                assert invariants(state) == []
         queued = [(id, n) for id, n in state.notifications.items() if n.status is Status.QUEUED]
         if not queued:
             continue

@@ -21,7 +21,7 @@ from fulfillment.domain.stock import Shelf, Stock
 from fulfillment.handlers import ROUTES as FULFILLMENT_ROUTES
 from fulfillment.store import ORDERS as FULFILLMENT
 from fulfillment.store import SHELVES
-from ops.laws import States, broken
+from ops.invariants import States, broken
 from orders.domain.decide import Close
 from orders.domain.order import Order
 from orders.domain.policy import OrderPolicy
@@ -29,7 +29,7 @@ from orders.handlers import ROUTE as ORDERS_ROUTE
 from orders.store import ORDERS
 from payments.domain.account import Account
 from payments.domain.decision import Dispute, ExpireAuthorization, MarkUnknown, RecordMovement, RecordOutcome, Submit
-from payments.domain.operation import Operation, OperationStatus, Result, ProviderResult
+from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import Policies as RefundPolicies
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import Fallback, RoutingPolicy
@@ -58,7 +58,7 @@ from shared.contracts.payments import MovementKind, OperationKind, PaymentAnomal
 from shared.contracts.returns import InspectionRule, Resolution, ReturnPolicy
 from shared.envelope import Cause
 from shared.machine import Invalid, NotAllowed
-from shared.shell import Flow, Told
+from shared.shell import Flow, Message
 
 NOON: Final = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 EVER: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)
@@ -294,7 +294,7 @@ class World:
         n = self.number()
         return Cause(UUID(int=n), at or self.now, actor, reason, f"story-{n}")
 
-    def tell(self, service: Service, flow: Flow[Any, Any, Any], told: Told[Any]) -> list[Fact]:
+    def tell(self, service: Service, flow: Flow[Any, Any, Any], told: Message[Any]) -> list[Fact]:
         """One transaction: claimed once, decided, folded, appended, put into the queues. Raises what the core raises."""
         if (service, told.cause.id) in self.claimed:
             return []
@@ -304,8 +304,8 @@ class World:
         facts = list(flow.decide(state, told.command, around))
         for fact in facts:
             state = flow.evolve(state, fact)
-            if flow.follow is not None:
-                around = flow.follow(around, fact)
+            if flow.evolve_context is not None:
+                around = flow.evolve_context(around, fact)
         self.claimed.add((service, told.cause.id))
         if facts:
             self.states[place] = state
@@ -316,7 +316,7 @@ class World:
             self._hold_laws(flow, told.key, state)
         return facts
 
-    def _surroundings(self, flow: Flow[Any, Any, Any], told: Told[Any]) -> Any:
+    def _surroundings(self, flow: Flow[Any, Any, Any], told: Message[Any]) -> Any:
         if flow is ORDERS:
             return ORDER_POLICIES
         if flow is PAYMENTS:
@@ -327,7 +327,7 @@ class World:
             return Receipts(self.receipts, {told.key: told.cause.at})
         return self._stock(told)
 
-    def _stock(self, told: Told[Any]) -> Stock:
+    def _stock(self, told: Message[Any]) -> Stock:
         waiting = [self.fulfillment(id) for id in self.orders]
         places = {one.order_id: (one.placed_at, one.order_id) for one in waiting if one.placed_at is not None}
         ahead: dict[tuple[str, str], int] = {}
@@ -338,7 +338,7 @@ class World:
                     ahead[at] = ahead.get(at, 0) + backorder.open
         return Stock(self.shelves, places, ahead, {}, (FULFILLMENT_POLICY,), {told.key: told.cause.at})
 
-    def _append(self, service: Service, told: Told[Any], fact: Fact) -> None:
+    def _append(self, service: Service, told: Message[Any], fact: Fact) -> None:
         written = self.journal.setdefault((service, told.key), [])
         id = UUID(int=self.number())
         cause = told.cause._replace(id=id, reason=fact.type, causation_id=str(told.cause.id), sequence=len(written) + 1)
@@ -372,7 +372,7 @@ class World:
 
     def _hold_laws(self, flow: Flow[Any, Any, Any], key: str, state: Any) -> None:
         """After every step: each service's laws, the shelves, and what must hold across services at any moment."""
-        found = list(flow.laws(state))
+        found = list(flow.invariants(state))
         found += [
             f"{sku} at {location}: {shelf.allocated} allocated of {shelf.on_hand} on hand"
             for sku, at in self.shelves.items()
@@ -416,7 +416,7 @@ class World:
         self, service: Service, id: str, command: Any, actor: str, sentence: str, at: datetime | None = None
     ) -> bool:
         """Somebody who waits for the answer; a refusal is one. Whether anything came of it."""
-        told = Told(id, command, self.cause(actor, sentence, at))
+        told = Message(id, command, self.cause(actor, sentence, at))
         return self._answered(sentence, lambda: self.tell(service, FLOWS[service], told))
 
     def partner(self, service: Service, message: PartnerMessage, sentence: str) -> bool:
@@ -553,7 +553,7 @@ class World:
         if not is_kept:
             del self.notices[at]
         cause = Cause(notice_id, verdict.at, "partner:processor", "notice", f"notice-{operation_id}")
-        told = Told(id, RecordOutcome(operation_id, verdict), cause)
+        told = Message(id, RecordOutcome(operation_id, verdict), cause)
         sentence = f"The processor gives notice: {operation_id} {verdict.result}"
         self._answered(sentence, lambda: self.tell(Service.PAYMENTS, PAYMENTS, told))
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from fulfillment.domain import order as orders_
-from fulfillment.domain.ledger import OrderFulfillment, evolve, laws
+from fulfillment.domain.ledger import OrderFulfillment, evolve, invariants
 from fulfillment.domain.order import Command, HandOver, Open, Pack, Plan, Track
 from fulfillment.domain.policy import FulfillmentPolicy
-from fulfillment.domain.stock import Shelf, Stock, follow
+from fulfillment.domain.stock import Shelf, Stock, evolve_context
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.fulfillment import OpenedLine, Scan, StockAllocated
@@ -72,8 +72,8 @@ class World:
         stock = self.stock()
         facts = orders_.decide(state, command, stock)
         for fact in facts:
-            state, stock = evolve(state, fact), follow(stock, fact)
-        assert laws(state) == []
+            state, stock = evolve(state, fact), evolve_context(stock, fact)
+        assert invariants(state) == []
         self.orders[order_id] = state
         self.journal.setdefault(order_id, []).extend(facts)
         self.shelves = {sku: dict(at) for sku, at in stock.shelves.items()}

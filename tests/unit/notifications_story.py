@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta, timezone
 from itertools import count
 
-from notifications.domain.messages import OrderNotifications, Status, evolve, laws
+from notifications.domain.messages import OrderNotifications, Status, evolve, invariants
 from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import Command, Note, Outbox, RecordSent, decide, follow
+from notifications.domain.telling import Command, Note, Outbox, RecordSent, decide, evolve_context
 from notifications.mails import Mail, composed
 from shared.contracts import fulfillment as f
 from shared.contracts import orders
@@ -49,9 +49,9 @@ class Story:
     def when(self, command: Command) -> list[Fact]:
         facts = decide(self.state, command, self.outbox)
         for fact in facts:
-            self.state, self.outbox = evolve(self.state, fact), follow(self.outbox, fact)
+            self.state, self.outbox = evolve(self.state, fact), evolve_context(self.outbox, fact)
         self.told += facts
-        assert laws(self.state) == []
+        assert invariants(self.state) == []
         return facts
 
     def taken(self) -> None:

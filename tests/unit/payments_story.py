@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
-from payments.domain.account import Account, evolve, laws
+from payments.domain.account import Account, evolve, invariants
 from payments.domain.decision import Command, Confirm, Dispute, NoteUnits, Open, RecordOutcome, Submit, decide
 from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import OweRefund, Policies, RequestRefund
@@ -88,7 +88,7 @@ class Story:
         told = list(decide(self.state, command, self.policies))
         for fact in told:
             self.state = evolve(self.state, fact)
-        assert laws(self.state) == []
+        assert invariants(self.state) == []
         self.facts += told
         return told
 

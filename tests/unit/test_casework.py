@@ -27,7 +27,7 @@ from shared.contracts.support import (
 )
 from shared.machine import Invalid, NotAllowed
 from support_view.domain.business import Calendar, Hours, Patience, Unit, after, between, over_at
-from support_view.domain.cases import CaseStatus, Support, deadlines, evolve, laws
+from support_view.domain.cases import CaseStatus, Support, deadlines, evolve, invariants
 from support_view.domain.casework import (
     Acknowledge,
     AnswerCustomer,
@@ -112,7 +112,7 @@ class Desk:
         for fact in facts:
             self.state = evolve(self.state, fact)
             self.facts.append(fact)
-        assert laws(self.state) == []
+        assert invariants(self.state) == []
         return facts
 
     def writes(self, id: str, at: datetime, text: str = "", **more: Any) -> Sequence[Fact]:

@@ -70,7 +70,7 @@ from shared.contracts.support import (
     RootCauseTagged,
 )
 from shared.machine import Invalid
-from support_view.domain.cases import Support, evolve, laws
+from support_view.domain.cases import Support, evolve, invariants
 from support_view.domain.casework import Around, Command, FindCauses, decide
 from support_view.domain.causes import RULES, EvidencedCause, Found, OverrideCause, WithdrawOverride, find
 from support_view.domain.policies import CausePolicy, CauseRule
@@ -436,7 +436,7 @@ class Desk:
         facts = decide(self.state, command, Around(self.policies, MONDAY, causes={"o-1": found or {}}))
         for fact in facts:
             self.state = evolve(self.state, fact)
-        assert laws(self.state) == []
+        assert invariants(self.state) == []
         return facts
 
     def finds(self, **found: EvidencedCause) -> Sequence[Fact]:

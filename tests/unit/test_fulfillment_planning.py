@@ -10,7 +10,7 @@ from fulfillment.domain.ledger import deadlines
 from fulfillment.domain.order import Cancel, Fill, SettleConsent, TakeSilence
 from fulfillment.domain.planning import Need, plan
 from fulfillment.domain.policy import in_force
-from fulfillment.domain.stock import Shelf, Stock, follow
+from fulfillment.domain.stock import Shelf, Stock, evolve_context
 from shared.contracts import fulfillment as f
 from shared.contracts.orders import BackorderChoice, ShippingPreference
 from shared.machine import Invalid
@@ -202,10 +202,10 @@ def test_within_a_batch_only_older_orders_demand_counts() -> None:
     filled = f.BackorderFilled(
         order_id="o1", backorder_id="o1-B1", line_id="1", sku="mug", quantity=1, remaining=2, shipment_id="o1-S1"
     )
-    after = follow(follow(stock, created), filled)
+    after = evolve_context(evolve_context(stock, created), filled)
     assert after.demand_ahead("o2", "mug") == 2
     assert after.demand_ahead("o1", "mug") == 0
-    younger = follow(stock, created.model_copy(update={"order_id": "o2"}))
+    younger = evolve_context(stock, created.model_copy(update={"order_id": "o2"}))
     assert younger.demand_ahead("o1", "mug") == 0
 
 

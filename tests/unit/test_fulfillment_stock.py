@@ -67,7 +67,7 @@ def test_a_receipt_counts_once_whatever_message_brings_it() -> None:
     receipts = Receipts()
     for command in (received(3), received(3), received(2, "r2")):
         for fact in shelves.decide(state, command, receipts):
-            state, receipts = shelves.evolve(state, fact), shelves.follow(receipts, fact)
+            state, receipts = shelves.evolve(state, fact), shelves.evolve_context(receipts, fact)
     assert state.received == 5
     [recorded] = shelves.decide(state, received(4), receipts)
     assert isinstance(recorded, StockDiscrepancyRecorded)
@@ -106,8 +106,8 @@ def test_a_count_says_what_is_there_and_takes_nothing_from_what_is_promised(
     [fact] = shelves.decide(ShelfState(key), count, receipts)
     assert isinstance(fact, StockCounted)
     assert (fact.before, fact.change, fact.missing) == (5, change, missing)
-    after = shelves.follow(receipts, fact).shelves[key]
+    after = shelves.evolve_context(receipts, fact).shelves[key]
     assert (after.on_hand, after.free) == (5 + change, 2 + change)
     assert after.free >= 0
-    [again] = shelves.decide(shelves.evolve(ShelfState(key), fact), count, shelves.follow(receipts, fact))
+    [again] = shelves.decide(shelves.evolve(ShelfState(key), fact), count, shelves.evolve_context(receipts, fact))
     assert isinstance(again, StockCounted) and again.change == 0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orders.domain.order import Status, laws
+from orders.domain.order import Status, invariants
 from orders.domain.placement import LineRequest
 from orders.domain.rollups import rollups
 from shared.contracts import fulfillment as f
@@ -80,7 +80,7 @@ def test_cancelled_in_the_middle_the_unit_in_transit_is_refused_and_the_rest_is_
     assert fact.remaining_minor == 1500
     assert story.stands(Status.CONFIRMED)
     assert rollups(story.now).fulfillment_status == "shipped"
-    assert laws(story.now) == []
+    assert invariants(story.now) == []
     [done] = story.heard(delivered("o1-S1", ("1", 1)))
     assert isinstance(done, OrderCompleted)
 

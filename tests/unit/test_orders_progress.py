@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from orders.domain.decide import Note
-from orders.domain.order import Status, laws
+from orders.domain.order import Status, invariants
 from orders.domain.rollups import rollups
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
@@ -57,7 +57,7 @@ def test_partly_shipped_and_backordered_are_shown_side_by_side() -> None:
     )
     shown = rollups(story.now)
     assert (shown.fulfillment_status, shown.has_backorder) == ("partly_delivered", False)
-    assert laws(story.now) == []
+    assert invariants(story.now) == []
 
 
 def test_an_order_is_completed_when_every_unit_is_delivered_or_cancelled() -> None:
@@ -117,7 +117,7 @@ def test_a_replacement_for_lost_units_is_owed_again_and_delivered() -> None:
     assert story.now.lines["2"].owed == 2
     story.heard(*arrived("o1-S3", ("2", 2)))
     assert story.stands(Status.COMPLETED)
-    assert laws(story.now) == []
+    assert invariants(story.now) == []
 
 
 def test_a_replacement_after_completion_is_owed_on_top_and_reopens_the_order() -> None:
@@ -129,7 +129,7 @@ def test_a_replacement_after_completion_is_owed_on_top_and_reopens_the_order() -
     assert (story.now.status, story.now.lines["1"].owed) == (Status.CONFIRMED, 4)
     [fact] = story.heard(*arrived("o1-S2", ("1", 1)))
     assert isinstance(fact, OrderCompleted)
-    assert laws(story.now) == []
+    assert invariants(story.now) == []
 
 
 def test_a_parcel_in_trouble_shows_until_it_moves_on() -> None:
@@ -196,7 +196,7 @@ def test_units_taken_out_of_a_shipment_are_unallocated_again() -> None:
     assert story.now.lines["1"].units == {Bucket.UNALLOCATED: 1, Bucket.ALLOCATED: 0, Bucket.PACKED: 2}
     story.heard(f.ShipmentCancelled(order_id="o1", shipment_id="o1-S1", lines=units(("1", 2)), detail=""))
     assert story.now.shipments == {}
-    assert laws(story.now) == []
+    assert invariants(story.now) == []
     left = f.ShipmentTrackingUpdated(
         order_id="o1", shipment_id="o1-S1", tracking="T-o1-S1", code="info", moved=False, detail="recalled"
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from payments.domain.account import Account, evolve, laws
+from payments.domain.account import Account, evolve, invariants
 from payments.domain.charge import CHARGE
 from payments.domain.decision import CancelRest, ExpireAuthorization, MarkUnknown, RecordOutcome, Submit, deadlines
 from payments.domain.operation import OPERATION, OperationStatus, Result
@@ -358,7 +358,7 @@ def test_the_state_is_the_fold_of_its_facts_and_survives_json() -> None:
         folded = evolve(folded, fact)
     assert folded == story.state
     assert STATE.validate_json(STATE.dump_json(story.state)) == story.state
-    assert laws(folded) == []
+    assert invariants(folded) == []
 
 
 def test_a_law_that_is_broken_is_named() -> None:
@@ -366,7 +366,7 @@ def test_a_law_that_is_broken_is_named() -> None:
     story.tell(refund(10_000))
     leg = story.state.operations["o1-R1L1"]
     operations = {**story.state.operations, "o1-R1L2": leg.__class__(**{**_fields(leg), "id": "o1-R1L2"})}
-    broken = laws(story.state.__class__(**{**_fields(story.state), "operations": operations}))
+    broken = invariants(story.state.__class__(**{**_fields(story.state), "operations": operations}))
     assert [b[:2] for b in broken] == ["I6", "I7"]
 
 

@@ -23,9 +23,9 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from ops.actors import StoryFailed
+from ops.admin_client import AsJson, Unanswered, console, errors
 from ops.control import NotScalable, ask_scale
 from ops.databases import ensure_databases
-from ops.desk import AsJson, Unanswered, console, errors
 from ops.dlq import app as dlq
 from ops.endpoints import Endpoints, NotUp, live_endpoints, place, signing_key
 from ops.keys import kept_keys
@@ -39,7 +39,7 @@ from ops.verify import Marks, Verification
 from ops.withheld import app as withheld
 from shared.auth import Role, issue
 from shared.database import OUTAGES
-from shared.shell import spare_collector
+from shared.shell import freeze_gc
 
 FAILED: Final = 1
 NOT_UP: Final = 3
@@ -238,7 +238,7 @@ def verify(
     where = place(DECIDING, var)
     _ = where.kafka, where.database("orders"), where.url("payments")  # so that what is missing is said at once
     key = signing_key(where, var)
-    spare_collector()
+    freeze_gc()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,}"), TimeElapsedColumn())
     with Progress(*columns, console=errors) as progress:
         tasks: dict[str, TaskID] = {}

@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ops.desk import All, AsJson, Desk, DryRun, Unanswered, console, operator, warn, with_progress
+from ops.admin_client import AdminClient, All, AsJson, DryRun, Unanswered, console, operator, warn, with_progress
 
 app = typer.Typer(help="Parked messages: list, show, redrive in order, discard.", no_args_is_help=True)
 
@@ -22,7 +22,7 @@ ParkedFor = Annotated[
 
 
 def _chosen(
-    desk: Desk, service: str | None, key: str | None, is_all: bool, parked_for: str | None
+    client: AdminClient, service: str | None, key: str | None, is_all: bool, parked_for: str | None
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """(service, key) of what is to be settled, and who did not answer."""
     if is_all == (key is not None):
@@ -30,8 +30,8 @@ def _chosen(
     if parked_for and not is_all:
         raise typer.BadParameter("--parked-for chooses among --all")
     if service is not None and key is not None:
-        return [(name, key) for name in desk.services(service)], []
-    found, unanswered = desk.over_all(service, lambda name: desk.keys(name, parked_for))
+        return [(name, key) for name in client.services(service)], []
+    found, unanswered = client.over_all(service, lambda name: client.keys(name, parked_for))
     return [(each["service"], each["key"]) for each in found], unanswered
 
 
@@ -42,8 +42,8 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List the keys with parked messages, and what is wrong with the first; exit code 1 when there is any."""
-    with operator() as desk:
-        found, unanswered = desk.over_all(service, lambda name: desk.keys(name, parked_for))
+    with operator() as client:
+        found, unanswered = client.over_all(service, lambda name: client.keys(name, parked_for))
     if as_json:
         console.print_json(json.dumps({"keys": found, "unanswered": unanswered}))
     elif found:
@@ -63,9 +63,9 @@ def ls(
 @app.command()
 def show(service: Service, key: Key, as_json: AsJson = False) -> None:
     """Show a key's parked messages whole: headers, body, and what is wrong with each."""
-    with operator() as desk:
-        [name] = desk.services(service)
-        found = desk.messages(name, key)
+    with operator() as client:
+        [name] = client.services(service)
+        found = client.messages(name, key)
     if as_json:
         console.print_json(json.dumps(found))
         return
@@ -91,15 +91,15 @@ def redrive(
 
     With --all, every key of a service or of all, one after the other: what one key still has parked stops no other.
     """
-    with operator() as desk:
-        chosen, unanswered = _chosen(desk, service, key, is_all, parked_for)
+    with operator() as client:
+        chosen, unanswered = _chosen(client, service, key, is_all, parked_for)
         if dry_run:
-            _say_what("redrive", [(s, m) for s, k in chosen for m in desk.messages(s, k)], unanswered, as_json)
+            _say_what("redrive", [(s, m) for s, k in chosen for m in client.messages(s, k)], unanswered, as_json)
             return
         told = []
         for name, each in with_progress("redriving", chosen):
             try:
-                answer = desk.ask(name, "POST", "parked/redrive", json={"key": each, "reason": reason})
+                answer = client.ask(name, "POST", "parked/redrive", json={"key": each, "reason": reason})
             except Unanswered as why:
                 unanswered.append(f"{each}: {why}")
             else:
@@ -132,13 +132,13 @@ def discard(
 
     With --parked-for, only the messages parked for that reason: what waits behind them is to be redriven then.
     """
-    with operator() as desk:
+    with operator() as client:
         if id and key is None:
             raise typer.BadParameter("--id chooses among the messages of one key")
-        chosen, unanswered = _chosen(desk, service, key, is_all, parked_for)
+        chosen, unanswered = _chosen(client, service, key, is_all, parked_for)
 
         def matching(name: str, each: str) -> list[dict[str, Any]]:
-            found = desk.messages(name, each)
+            found = client.messages(name, each)
             return [m for m in found if (not id or m["id"] in id) and parked_for in (None, m["reason"])]
 
         if dry_run:
@@ -149,7 +149,7 @@ def discard(
             try:
                 while ids := [m["id"] for m in matching(name, each)]:
                     body = {"ids": ids, "reason": reason}
-                    gone = desk.ask(name, "POST", "parked/discard", json=body)["discarded"]
+                    gone = client.ask(name, "POST", "parked/discard", json=body)["discarded"]
                     done += [{"service": name, "key": each, "id": number} for number in gone]
             except Unanswered as why:
                 unanswered.append(f"{each}: {why}")

@@ -22,7 +22,7 @@ from aiokafka.errors import KafkaError
 from rich.markup import escape
 from rich.table import Table
 
-from ops.desk import AsJson, console, errors
+from ops.admin_client import AsJson, console, errors
 from ops.endpoints import NotGiven, Place, place
 from ops.paths import state_folder
 from ops.system import DECIDING

@@ -9,11 +9,11 @@ import asyncpg
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from ops.desk import AsJson, console, errors
+from ops.admin_client import AsJson, console, errors
 from ops.endpoints import place
 from ops.paths import state_folder
 from ops.system import DECIDING
-from shared.shell import spare_collector
+from shared.shell import freeze_gc
 from support_view.rebuild import SHOWN, Parity, Rebuild, Refused, Report
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def rebuild(
     if swap + roll_back + discard > 1:
         raise typer.BadParameter("choose one of --swap, --roll-back, --discard")
     database = place(DECIDING, state_folder()).database(service)
-    spare_collector()
+    freeze_gc()
     try:
         if roll_back:
             asyncio.run(_with(database, _patiently(Rebuild.roll_back)))

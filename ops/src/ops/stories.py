@@ -22,7 +22,7 @@ from shared.money import cumulative
 from shared.parking import Record
 from shared.settings import brokers_in
 from support_view.api import read_story, read_timeline, view_of
-from support_view.handlers import TOPICS, take
+from support_view.handlers import TOPICS, process
 
 ADDRESS: Final = {
     "name": "Ada King",
@@ -744,7 +744,7 @@ async def _show(dsn: str, order_id: str, records: Sequence[Record]) -> tuple[Vie
     try:
         for start in range(0, len(records), 7):
             async with pool.acquire() as db, db.transaction():
-                parked = await take(db, records[start : start + 7])
+                parked = await process(db, records[start : start + 7])
                 assert not parked, parked
         async with pool.acquire() as db:
             seen = await read_story(db, order_id)

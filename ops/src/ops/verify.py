@@ -31,8 +31,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fulfillment.store import STOCK_DRIFT
 from ops.endpoints import Place
-from ops.laws import States
-from ops.laws import broken as broken_laws
+from ops.invariants import States
+from ops.invariants import broken as broken_laws
 from ops.open_work import contradicted_shelves, refused_observations, unattended, unattended_shelves
 from ops.paths import locked, write_whole
 from ops.system import DECIDING
@@ -444,8 +444,8 @@ class Verification:
         found = {}
         for key, of in states.items():
             shared = States(of.get("orders"), of.get("payments"), of.get("fulfillment"), of.get("returns"))
-            if laws := broken_laws(shared, stock.get(key, ()), at_rest=True):
-                found[key] = laws
+            if invariants := broken_laws(shared, stock.get(key, ()), at_rest=True):
+                found[key] = invariants
         for key, unmet in (await unattended(self._dbs["support-view"], keys) if keys else {}).items():
             found[key] = found.get(key, []) + unmet
         return found
@@ -467,10 +467,10 @@ class Verification:
                     left |= await self._not_in_timeline(service, {id: facts[id] for id in page})
                 self.counted.in_timeline += len(facts) - len(left)
                 self._unseen[service] = left
-            laws: dict[str, list[str]] = {}
+            invariants: dict[str, list[str]] = {}
             for orders in _pages(broken, PAGE):
-                laws |= await self._broken(orders)
-            broken = list(laws)
+                invariants |= await self._broken(orders)
+            broken = list(invariants)
             waiting = sum(map(len, self._unseen.values())) + len(broken)
             if not waiting or loop.time() > deadline:
                 break
@@ -480,7 +480,7 @@ class Verification:
             for id, fact in facts.items():
                 where = f"{service} {fact['subject']} {id}"
                 self._found("every fact is in the timeline once", service, fact["subject"], "is not there", where)
-        for key, broken_there in laws.items():
+        for key, broken_there in invariants.items():
             for law in broken_there:
                 self._found("a law of the domain", "fulfillment" if ":" in key else "orders", key, law, key)
 
@@ -603,5 +603,5 @@ def _judge(
     if folded != kept:
         differing = sorted(name for name in folded if folded[name] != kept.get(name))
         yield "state is a fold", f"differs from its journal in {', '.join(differing)}"
-    for broken in flow.laws(stored):
+    for broken in flow.invariants(stored):
         yield "a law of the domain", broken

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from ops.desk import All, AsJson, Desk, DryRun, Unanswered, console, operator, warn, with_progress
+from ops.admin_client import AdminClient, All, AsJson, DryRun, Unanswered, console, operator, warn, with_progress
 
 app = typer.Typer(help="Keys that the relay withholds from the broker: list, release.", no_args_is_help=True)
 
@@ -15,15 +15,15 @@ OneService = Annotated[str | None, typer.Argument(help="The service that withhol
 OneKey = Annotated[str | None, typer.Argument(help="The key that is withheld, usually an order id.")]
 
 
-def _found(desk: Desk, service: str | None) -> tuple[list[dict[str, Any]], list[str]]:
-    return desk.over_all(service, lambda name: desk.pages(name, "withheld", "id"))
+def _found(client: AdminClient, service: str | None) -> tuple[list[dict[str, Any]], list[str]]:
+    return client.over_all(service, lambda name: client.pages(name, "withheld", "id"))
 
 
 @app.command("ls")
 def ls(service: OneService = None, as_json: AsJson = False) -> None:
     """List the keys that are withheld, how many of their facts wait, and why; exit code 1 when there is any."""
-    with operator() as desk:
-        found, unanswered = _found(desk, service)
+    with operator() as client:
+        found, unanswered = _found(client, service)
     if as_json:
         console.print_json(json.dumps({"keys": found, "unanswered": unanswered}))
     elif found:
@@ -53,16 +53,16 @@ def release(
 
     Where the broker refuses one again, the key is withheld again: nothing is lost by trying.
     """
-    with operator() as desk:
+    with operator() as client:
         if is_all == (key is not None):
             raise typer.BadParameter("name one key (SERVICE KEY), or give --all")
-        found, unanswered = _found(desk, service)
+        found, unanswered = _found(client, service)
         chosen = [(each["service"], each["key"]) for each in found if key in (None, each["key"])]
         released = []
         if not dry_run:
             for name, each in with_progress("releasing", chosen):
                 try:
-                    answer = desk.ask(name, "POST", "withheld/release", json={"key": each})
+                    answer = client.ask(name, "POST", "withheld/release", json={"key": each})
                 except Unanswered as why:
                     unanswered.append(f"{each}: {why}")
                 else:

@@ -341,14 +341,14 @@ def post(db: sqlite3.Connection, receiver: Receiver, tracking: str, scan: Input,
     return Sent.model_validate({"id": notice_id, "type": "carrier scan", "data": data})
 
 
-class Told(Input):
+class Report(Input):
     """`copies` above 1 delivers the same message several times."""
 
     occurred_at: OccurredAt
     copies: int = Field(default=1, ge=1, le=5, strict=True)
 
 
-class GoodsReceived(Told):
+class GoodsReceived(Report):
     """Name the receipt to make a repeat harmless."""
 
     sku: Id
@@ -357,28 +357,28 @@ class GoodsReceived(Told):
     receipt_id: Id | None = None
 
 
-class GoodsExpected(Told):
+class GoodsExpected(Report):
     sku: Id
     location: Id
     incoming: Annotated[int, Field(ge=0, le=1_000_000, strict=True)]
     eta: AwareDatetime | None = None
 
 
-class Pack(Told):
+class Pack(Report):
     """No parcels named: everything is in one."""
 
     parcels: Annotated[tuple[WarehouseParcel, ...], Field(max_length=100)] = ()
 
 
-class HandOver(Told):
+class HandOver(Report):
     carrier: Id = CARRIER
 
 
-class ShortPick(Told):
+class ShortPick(Report):
     lines: Lines
 
 
-class Scan(Told):
+class Scan(Report):
     """No parcel named: all of them."""
 
     code: ScanCode
@@ -386,7 +386,7 @@ class Scan(Told):
     detail: Text = ""
 
 
-class ReturnReceipt(Told):
+class ReturnReceipt(Report):
     """Name the receipt to make a repeat harmless."""
 
     order_id: Id
@@ -396,7 +396,7 @@ class ReturnReceipt(Told):
     receipt_id: Id | None = None
 
 
-class Inspection(Told):
+class Inspection(Report):
     """Name the inspection to make a repeat harmless."""
 
     order_id: Id
@@ -405,7 +405,7 @@ class Inspection(Told):
     inspection_id: Id | None = None
 
 
-class ReturnParcelScan(Told):
+class ReturnParcelScan(Report):
     order_id: Id
     tracking: Id
 
@@ -492,7 +492,7 @@ async def hand_over(shipment_id: Reference, body: HandOver, dock: AtDock) -> Sen
 
 
 @routes.post("/shipments/{shipment_id}/relabel", status_code=202)
-async def relabel(shipment_id: Reference, body: Told, dock: AtDock) -> Sent:
+async def relabel(shipment_id: Reference, body: Report, dock: AtDock) -> Sent:
     """Put a label of the address that was asked for last on its parcels."""
     shipment = await dock.shipment_when(shipment_id, lambda _: True, "relabel")
     message = relabelled(shipment, business_time(body.occurred_at))

@@ -33,7 +33,7 @@ from shared.machine import Invalid, NotAllowed
 from shared.parking import Parked, Record, park, settle, waiting
 from shared.relay import stopped_within
 from shared.settings import Settings
-from shared.shell import Db, Flow, Outcome, Told, apply, by_stretches, in_turn, let_more_come
+from shared.shell import Db, Flow, Message, Outcome, apply, linger, one_batch_at_a_time, yielding_every
 from shared.topics import known_partitions, note_partitions
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-Translate = Callable[[Any, Cause], Told[Any] | None]
+Translate = Callable[[Any, Cause], Message[Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class Route:
 LOCKED: Final = "locked"
 """Why a message is parked that nothing is wrong with: another session holds its row. It is told again by itself."""
 
-Take = Callable[[Db, Sequence[Record]], Awaitable[list[Parked]]]
+Process = Callable[[Db, Sequence[Record]], Awaitable[list[Parked]]]
 """What a consumer does with a batch inside its transaction: everything, or a list of what is to be parked."""
 
 
@@ -86,7 +86,7 @@ def _read(model: type[Fact] | type[Input], context: Context, value: bytes | None
 
 
 class Router:
-    """Turns records into commands and tells them. Its `take` is the whole of a consuming service."""
+    """Turns records into commands and tells them. Its `process` is the whole of a consuming service."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._by_type: dict[str, tuple[Flow[Any, Any, Any], type[Fact] | type[Input], Translate]] = {}
@@ -98,7 +98,7 @@ class Router:
                     raise ValueError(f"two routes for {name}")
                 self._by_type[name] = (route.flow, model, translate)
 
-    def _told(self, record: Record) -> tuple[Flow[Any, Any, Any], Told[Any]] | Undecodable | None:
+    def _translated(self, record: Record) -> tuple[Flow[Any, Any, Any], Message[Any]] | Undecodable | None:
         """The command, or why there is none, or None for a record that is not for us."""
         kind = type_of(record.headers)
         known = self._by_type.get(kind or "")
@@ -118,13 +118,13 @@ class Router:
             return error
         return None if told is None else (flow, told)
 
-    async def take(self, db: Db, records: Sequence[Record]) -> list[Parked]:
+    async def process(self, db: Db, records: Sequence[Record]) -> list[Parked]:
         """One transaction's worth: what cannot be read or decided comes back to be parked, the rest is applied."""
-        batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]], list[Record]]] = {}
+        batches: dict[int, tuple[Flow[Any, Any, Any], list[Message[Any]], list[Record]]] = {}
         unread: list[tuple[Record, Undecodable]] = []
-        async with in_turn(len(records)):
-            async for record in by_stretches(records):
-                told = self._told(record)
+        async with one_batch_at_a_time(len(records)):
+            async for record in yielding_every(records):
+                told = self._translated(record)
                 if isinstance(told, Undecodable):
                     unread.append((record, told))
                 elif told is not None:
@@ -142,7 +142,7 @@ class Router:
 
     @staticmethod
     def _successors(
-        batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]], list[Record]]],
+        batches: dict[int, tuple[Flow[Any, Any, Any], list[Message[Any]], list[Record]]],
         unread: Sequence[tuple[Record, Undecodable]],
     ) -> list[Parked]:
         """What came after an unreadable record of the same key in the same partition waits behind it."""
@@ -171,19 +171,19 @@ def _is_parked(outcome: Outcome) -> bool:
     return outcome.error is not None or outcome.is_behind
 
 
-def _parked(told: Told[Any], record: Record, outcome: Outcome) -> Parked:
+def _parked(message: Message[Any], record: Record, outcome: Outcome) -> Parked:
     if outcome.error is None:
-        return Parked(record, told.key, "behind", "an earlier message of this key is parked")
+        return Parked(record, message.key, "behind", "an earlier message of this key is parked")
     log.error(
         "message.parked",
-        key=told.key,
+        key=message.key,
         topic=record.topic,
         partition=record.partition,
         position=record.position,
         error=repr(outcome.error),
         exc_info=None if isinstance(outcome.error, NotAllowed | Invalid | Undecodable) else outcome.error,
     )
-    return Parked(record, told.key, reason_of(outcome.error), f"{outcome.error}" or repr(outcome.error))
+    return Parked(record, message.key, reason_of(outcome.error), f"{outcome.error}" or repr(outcome.error))
 
 
 @dataclass(slots=True)
@@ -216,10 +216,10 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         self._consumer = consumer
 
     async def on_partitions_revoked(self, revoked: Any) -> None:
-        await self._consumer.rest()
+        await self._consumer.on_revoked()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        await self._consumer.begin(assigned)
+        await self._consumer.on_assigned(assigned)
 
 
 class CaughtUp:
@@ -300,19 +300,19 @@ class Consumer:
     def __init__(
         self,
         pool: Pool,
-        take: Take,
+        process: Process,
         settings: Settings,
         group: str,
-        woken: Callable[[], None],
+        notify_relay: Callable[[], None],
         registry: CollectorRegistry | None = None,
         tracing: "Tracing | None" = None,
     ) -> None:
         self.pool = pool
         self.group = group
         self.progress = Progress()
-        self._take = take
+        self._process = process
         self._settings = settings
-        self._woken = woken
+        self._notify_relay = notify_relay
         self._topics: Sequence[str] = ()
         self._tracing = tracing
         self._batch_seconds = Histogram(
@@ -329,15 +329,15 @@ class Consumer:
         self._failures = 0
         self._at_work = asyncio.Lock()
         self._positions: dict[TopicPartition, int] = {}
-        self._told_at = 0.0
-        self._untold = False
+        self._committed_at = 0.0
+        self._dirty = False
         self._partitions: Mapping[str, int] = {}
         self._suspected: str | None = None
         self._behind_since: float | None = None
         self._locked: set[str] = set()
 
     def subscribe(self, broker: KafkaBroker, topics: Sequence[str]) -> None:
-        """`MANUAL`: `on_batch` says itself what is done and what comes again. `none`: `begin` says where to read, and a
+        """`MANUAL`: `on_batch` says itself what is done and what comes again. `none`: `on_assigned` says where to read, and a
         place that the topic does not have is an error, never another place."""
         self._topics = topics
         subscriber = broker.subscriber(
@@ -380,7 +380,7 @@ class Consumer:
         """What a handler gets where the broker injects nothing."""
         return message
 
-    async def rest(self) -> None:
+    async def on_revoked(self) -> None:
         """Nothing is under way, and where to go on is known: the group is about to be shared out anew."""
         self.progress.is_assigned = False
         pause = 0.1
@@ -399,9 +399,9 @@ class Consumer:
             self.progress.failing_since = None
             self._positions = {TopicPartition(row["topic"], row["partition"]): row["next"] for row in rows}
             self.progress.done.clear()
-            self._untold = False
+            self._dirty = False
 
-    async def begin(self, assigned: set[TopicPartition]) -> None:
+    async def on_assigned(self, assigned: set[TopicPartition]) -> None:
         """Read on where the committed effects end; what was never read is read from its first record."""
         assert self._subscriber is not None and self._subscriber.consumer is not None
         consumer = self._subscriber.consumer
@@ -427,7 +427,7 @@ class Consumer:
         began = time.perf_counter()
         try:
             with self._tracing.consuming(self.group, records) if self._tracing else nullcontext(records) as traced:
-                await self.take(traced)
+                await self.process(traced)
         except OUTAGES as error:
             self._failures += 1
             self.progress.failing_since = self.progress.failing_since or time.monotonic()
@@ -451,33 +451,33 @@ class Consumer:
         self._age_seconds.observe(max(0.0, time.time() - min(r.timestamp_ms for r in records) / 1000))
         for (topic, partition), last in _last(records).items():
             self.progress.done[TopicPartition(topic, partition)] = (last.position + 1, last.timestamp_ms)
-        self._untold = True
-        if time.monotonic() - self._told_at > TOLD_EVERY_SECONDS:
-            await self.tell_broker()
-        await let_more_come(len(records), took)
+        self._dirty = True
+        if time.monotonic() - self._committed_at > TOLD_EVERY_SECONDS:
+            await self.commit_offsets()
+        await linger(len(records), took)
 
-    async def tell_broker(self) -> None:
+    async def commit_offsets(self) -> None:
         """Commit to the broker, for others to look at, how far the effects have come: `positions` decide, so once in a
         while is enough."""
         consumer = self._subscriber.consumer if self._subscriber is not None else None
-        if consumer is None or not self._untold:
+        if consumer is None or not self._dirty:
             return
-        self._untold, self._told_at = False, time.monotonic()
+        self._dirty, self._committed_at = False, time.monotonic()
         try:
             async with asyncio.timeout(TELLS_WITHIN_SECONDS):
                 await consumer.commit({place: position for place, (position, _) in self.progress.done.items()})
         except (KafkaError, TimeoutError) as error:
-            self._untold = True
+            self._dirty = True
             self.progress.commit_errors += 1
             log.warning("offset.not_committed", error=repr(error))
 
-    async def take(self, records: Sequence[Record]) -> None:
+    async def process(self, records: Sequence[Record]) -> None:
         """Commit the batch, and where reading goes on: never before all the effects."""
         lanes = _lanes(records)
         ended = await asyncio.gather(
             *(self._commit(lane, is_whole=len(lanes) == 1) for lane in lanes), return_exceptions=True
         )
-        self._woken()
+        self._notify_relay()
         for error in ended:
             if isinstance(error, BaseException):
                 raise error
@@ -497,7 +497,7 @@ class Consumer:
             return False
         try:
             async with self.pool.acquire(timeout=5) as db, db.transaction():
-                parked = await self._take(db, records)
+                parked = await self._process(db, records)
                 await park(db, parked)
                 if is_whole:
                     await self._advance(db, records)
@@ -551,7 +551,7 @@ class Consumer:
                 async with self.pool.acquire(timeout=5) as db, db.transaction():
                     if isinstance(error, LOCK_TIMEOUT):
                         await give_up_after(db, RETRY_SECONDS)
-                    parked = await self._take(db, half)
+                    parked = await self._process(db, half)
                     await park(db, parked)
                 self.progress.parked += len(parked)
             except Exception as again:
@@ -619,7 +619,7 @@ class Consumer:
             queue = await waiting(db, key)
             # Settled first, so that they do not queue behind themselves; what is refused or not told is opened again.
             await settle(db, [w.id for w in queue], "redriven", actor, reason)
-            refused = await self._take(db, [w.record for w in queue[:most]])
+            refused = await self._process(db, [w.record for w in queue[:most]])
             places = {(p.record.topic, p.record.partition, p.record.position): p for p in refused}
             again: list[tuple[int, str, str]] = []
             for number, w in enumerate(queue):
@@ -630,7 +630,7 @@ class Consumer:
                     again.append((w.id, w.reason, w.detail))
             if again:
                 await db.execute(REOPEN, *map(list, zip(*again, strict=True)))
-        self._woken()
+        self._notify_relay()
         return len(queue) - len(again), len(again), bool(refused)
 
     async def _parked(self, key: str) -> int:
@@ -680,7 +680,7 @@ class Consumer:
         consumer = self._subscriber.consumer if self._subscriber is not None else None
         if consumer is None or not self.progress.is_assigned:
             return
-        await self.tell_broker()
+        await self.commit_offsets()
         counts = {topic: len(consumer.partitions_for_topic(topic) or ()) for topic in self._topics}
         if all(counts.values()) and any(self._partitions.get(topic) != count for topic, count in counts.items()):
             async with self.pool.acquire(timeout=5) as db:

@@ -21,7 +21,8 @@ from prometheus_client import Histogram
 from pydantic import AwareDatetime, BaseModel, Field, ValidationError
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as AsgiMessage
 from uuid_utils.compat import uuid7
 
 from shared import auth
@@ -34,7 +35,7 @@ from shared.errors import in_words as errors_in_words
 from shared.errors import problems_of
 from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, Locked, give_up_after, holders, in_words, locked_keys
 from shared.machine import Invalid, NotAllowed
-from shared.shell import Db, Flow, Held, Outcome, Told, apply
+from shared.shell import Db, Flow, LockedAggregate, Message, Outcome, apply
 
 if TYPE_CHECKING:
     from shared.tracing import Tracing
@@ -210,7 +211,7 @@ class Requests:
             if span is not None:
                 span.answered(scope["method"], route, status)
 
-        async def sending(message: Message) -> None:
+        async def sending(message: AsgiMessage) -> None:
             if message["type"] == "http.response.start":
                 answer(message["status"])
             await send(message)
@@ -266,9 +267,9 @@ class BodyLimit:
             except Undecodable as error:
                 await _malformed(error)(scope, receive, send)
                 return
-        body: Message | None = {"type": "http.request", "body": whole, "more_body": False}
+        body: AsgiMessage | None = {"type": "http.request", "body": whole, "more_body": False}
 
-        async def replay() -> Message:
+        async def replay() -> AsgiMessage:
             nonlocal body
             if body is not None:
                 message, body = body, None
@@ -365,7 +366,7 @@ OccurredAt = Annotated[
 Answer = Callable[[S, Sequence[Fact]], tuple[int, BaseModel]]
 
 # In the order of keys, so that two batches with the same ones cannot wait for each other in a circle.
-TAKE = """
+CLAIM = """
 INSERT INTO answers (scope, key, fingerprint)
 SELECT scope, key, fingerprint FROM unnest($1::text[], $2::text[], $3::bytea[]) AS asked (scope, key, fingerprint)
 ORDER BY scope, key ON CONFLICT DO NOTHING RETURNING scope, key"""
@@ -413,16 +414,16 @@ class _Once:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """Commands that come together, and who waits for what becomes of them: a response, or the errors of `take`."""
+    """Commands that come together, and who waits for what becomes of them: a response, or the errors of `process`."""
 
-    told: Sequence[Told[Any]]
+    messages: Sequence[Message[Any]]
     once: _Once | None
     done: asyncio.Future[Any]
 
     @property
     def names(self) -> set[tuple[str, str]]:
         """What no other of the same batch may name."""
-        return {("", t.key) for t in self.told} | ({self.once.name} if self.once is not None else set())
+        return {("", t.key) for t in self.messages} | ({self.once.name} if self.once is not None else set())
 
     def settle(self, result: Any) -> None:
         """Unless whoever asked has gone."""
@@ -452,7 +453,7 @@ class _Queue:
         for asked in self.waiting:
             is_free = commands < TOGETHER and named.isdisjoint(asked.names)
             (together if is_free else later).append(asked)
-            commands += len(asked.told) if is_free else 0
+            commands += len(asked.messages) if is_free else 0
             named |= asked.names
         self.waiting = later
         return together
@@ -481,13 +482,13 @@ PATIENCE_S = 0.01
 price of a transaction is the same for one and for ten."""
 
 
-class Desk:
+class CommandBus:
     """Where commands from outside are told to a flow, answered once per idempotency key. Those that come while others are
     being committed wait for them, and are committed together: one transaction for many under load, for one at rest."""
 
-    def __init__(self, pool: Pool, woken: Callable[[], None]) -> None:
+    def __init__(self, pool: Pool, notify_relay: Callable[[], None]) -> None:
         self.pool = pool
-        self._woken = woken
+        self._notify_relay = notify_relay
         self._queues: dict[int, _Queue] = {}
         self._locked: dict[str, _LockedKey] = {}
         self._one_locked = asyncio.Lock()
@@ -496,7 +497,7 @@ class Desk:
     async def answer_once(
         self,
         flow: Flow[S, C, Any],
-        told: Told[C],
+        message: Message[C],
         answer: Answer[S],
         *,
         scope: str,
@@ -507,25 +508,25 @@ class Desk:
 
         Raises NotAllowed and Invalid as the flow does (nothing is stored, the key stays free), and an outage.
         """
-        response: Response = await self._ask(flow, [told], _Once(scope, idempotency_key, fingerprint, answer))
+        response: Response = await self._submit(flow, [message], _Once(scope, idempotency_key, fingerprint, answer))
         return response
 
-    async def take(self, flow: Flow[S, C, Any], told: Sequence[Told[C]]) -> list[Exception | None]:
+    async def process(self, flow: Flow[S, C, Any], messages: Sequence[Message[C]]) -> list[Exception | None]:
         """Tell a batch without idempotency keys (webhooks, timers, workers): what was refused comes back as its error, and
         as a Locked what waited in vain for a row that another session holds; that was not stored."""
-        if not told:
+        if not messages:
             return []
         try:
-            errors: list[Exception | None] = await self._ask(flow, told, None)
+            errors: list[Exception | None] = await self._submit(flow, messages, None)
             return errors
         except Locked as error:
-            keys = list(dict.fromkeys(t.key for t in told))
+            keys = list(dict.fromkeys(t.key for t in messages))
             if len(keys) == 1:
-                return [error] * len(told)
-        by_key = [[t for t in told if t.key == key] for key in keys]
-        found = await asyncio.gather(*(self.take(flow, each) for each in by_key))
-        of_told = {id(t): e for each, es in zip(by_key, found, strict=True) for t, e in zip(each, es, strict=True)}
-        return [of_told[id(t)] for t in told]
+                return [error] * len(messages)
+        by_key = [[t for t in messages if t.key == key] for key in keys]
+        found = await asyncio.gather(*(self.process(flow, each) for each in by_key))
+        of_message = {id(t): e for each, es in zip(by_key, found, strict=True) for t, e in zip(each, es, strict=True)}
+        return [of_message[id(t)] for t in messages]
 
     @property
     def waiting(self) -> list[str]:
@@ -537,15 +538,15 @@ class Desk:
             if each.tried_at > recent
         ]
 
-    async def _ask(self, flow: Flow[Any, Any, Any], told: Sequence[Told[Any]], once: _Once | None) -> Any:
+    async def _submit(self, flow: Flow[Any, Any, Any], messages: Sequence[Message[Any]], once: _Once | None) -> Any:
         queue = self._queues.setdefault(id(flow), _Queue(flow))
         loop = asyncio.get_running_loop()
-        asked = _Asked(told, once, loop.create_future())
-        if any(t.key in self._locked for t in told):
+        asked = _Asked(messages, once, loop.create_future())
+        if any(t.key in self._locked for t in messages):
             self._run(self._wait_for_lock(flow, asked))
             return await asked.done
         queue.waiting.append(asked)
-        if not queue.at_work or len(told) >= TOGETHER:
+        if not queue.at_work or len(messages) >= TOGETHER:
             self._begin(queue, asked)
         else:
             loop.call_later(PATIENCE_S, self._begin, queue, asked)
@@ -598,11 +599,11 @@ class Desk:
         """What another session's lock holds up waits by itself, the rest is served now. Nothing is left to be settled,
         but for an outage."""
         try:
-            locked = await locked_keys(self.pool, {t.key for asked in batch for t in asked.told})
+            locked = await locked_keys(self.pool, {t.key for asked in batch for t in asked.messages})
         except OUTAGES as outage:
             return [outage] * len(batch)
         # Without a row that is known to be locked it is another one: a shelf's, or one that is being made.
-        waiting = [asked for asked in batch if not locked or any(t.key in locked for t in asked.told)]
+        waiting = [asked for asked in batch if not locked or any(t.key in locked for t in asked.messages)]
         for key in locked:
             self._locked.setdefault(key, _LockedKey())
         for asked in waiting:
@@ -613,9 +614,9 @@ class Desk:
 
     async def _wait_for_lock(self, flow: Flow[Any, Any, Any], asked: _Asked) -> None:
         """By itself, and with all that wait for locks on one connection: nobody else's slot is taken."""
-        key = asked.told[0].key
-        if len({t.key for t in asked.told}) > 1:
-            asked.settle(Locked(key, _LockedKey().holder))  # each of them by itself: see `take`
+        key = asked.messages[0].key
+        if len({t.key for t in asked.messages}) > 1:
+            asked.settle(Locked(key, _LockedKey().holder))  # each of them by itself: see `process`
             return
         deadline = time.monotonic() + WAITS_FOR_LOCKS_S
         while not asked.done.done():
@@ -652,7 +653,7 @@ class Desk:
             try:
                 [result] = await self._commit(db, flow, [asked], RETRY_SECONDS)
             except LOCK_TIMEOUT:
-                return Locked(asked.told[0].key, in_words(found))
+                return Locked(asked.messages[0].key, in_words(found))
             return result
 
     async def _commit(
@@ -665,11 +666,11 @@ class Desk:
             settled = await _settled_before(db, [asked.once for asked in batch if asked.once is not None])
             fresh = [asked for asked in batch if asked.once is None or asked.once.name not in settled]
             outcomes: list[Outcome] = []
-            held: dict[str, Held[Any]] = {}
+            held: dict[str, LockedAggregate[Any]] = {}
             if fresh:
-                outcomes, held = await apply(db, flow, [t for asked in fresh for t in asked.told])
+                outcomes, held = await apply(db, flow, [t for asked in fresh for t in asked.messages])
             became = iter(outcomes)
-            of_asked = {id(asked): [next(became) for _ in asked.told] for asked in fresh}
+            of_asked = {id(asked): [next(became) for _ in asked.messages] for asked in fresh}
             results: list[Any] = []
             refused: list[tuple[str, str]] = []
             answered: list[tuple[str, str, int, str]] = []
@@ -684,7 +685,7 @@ class Desk:
                         refused.append(asked.once.name)
                         results.append(outcome.error)
                         continue
-                    aggregate = held[asked.told[0].key]
+                    aggregate = held[asked.messages[0].key]
                     status, body = asked.once.answer(aggregate.state, outcome.facts)
                     text = body.model_dump_json()
                     answered.append((*asked.once.name, status, text))
@@ -695,7 +696,7 @@ class Desk:
             if refused:
                 await db.execute(GIVE_BACK, *zip(*refused, strict=True))
         if any(outcome.facts for outcome in outcomes):
-            self._woken()
+            self._notify_relay()
         return results
 
 
@@ -704,7 +705,7 @@ async def _settled_before(db: Db, asked: Sequence[_Once]) -> dict[tuple[str, str
     settled: dict[tuple[str, str], asyncpg.Record] = {}
     while asked:
         scopes, keys = [once.scope for once in asked], [once.key for once in asked]
-        taken = {tuple(row) for row in await db.fetch(TAKE, scopes, keys, [once.fingerprint for once in asked])}
+        taken = {tuple(row) for row in await db.fetch(CLAIM, scopes, keys, [once.fingerprint for once in asked])}
         if len(taken) < len(asked):
             found = await db.fetch(FIND, scopes, keys)
             settled |= {name: row for row in found if (name := (row["scope"], row["key"])) not in taken}
@@ -719,19 +720,19 @@ def _replayed(row: asyncpg.Record, once: _Once) -> Response | Invalid:
     return Response(row["body"], row["status"], media_type="application/json", headers={"Idempotency-Replayed": "true"})
 
 
-async def desk(request: Request) -> Desk:
-    found: Desk = request.app.state.desk
+async def commands(request: Request) -> CommandBus:
+    found: CommandBus = request.app.state.commands
     return found
 
 
-AtDesk = Annotated[Desk, Depends(desk)]
+Commands = Annotated[CommandBus, Depends(commands)]
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class CommandRequest:
     """Who asks for a change, at which desk, and under which idempotency key."""
 
-    desk: Desk
+    commands: CommandBus
     request: Request
     caller: Caller
     idempotency_key: str
@@ -752,7 +753,7 @@ class Asking:
     ) -> Response:
         """The answer to the command, its effect committed; the first one again where the key was used before.
 
-        Raises as `Desk.answer_once` does; a short outage is waited out.
+        Raises as `CommandBus.answer_once` does; a short outage is waited out.
         """
         scope = f"{self.actor} {self.request.method} {self.request.url.path}"
         fingerprint = sha256(await self.request.body()).digest()
@@ -764,24 +765,24 @@ class Asking:
             correlation_id=str(uuid5(NAMESPACE_URL, f"{scope} {self.idempotency_key}")),
             traceparent=trace.get(),
         )
-        told = Told(aggregate, command, cause)
+        message = Message(aggregate, command, cause)
         return await patiently(
-            lambda: self.desk.answer_once(
-                flow, told, answer, scope=scope, idempotency_key=self.idempotency_key, fingerprint=fingerprint
+            lambda: self.commands.answer_once(
+                flow, message, answer, scope=scope, idempotency_key=self.idempotency_key, fingerprint=fingerprint
             )
         )
 
 
 def asks(*roles: Role) -> Any:
-    """A dependency: an `Asking` whose caller has one of these roles. 403 otherwise."""
+    """A dependency: an `CommandRequest` whose caller has one of these roles. 403 otherwise."""
 
     async def asking(
         request: Request,
-        desk: AtDesk,
+        commands: Commands,
         caller: Annotated[Caller, needs(*roles)],
         idempotency_key: IdempotencyKey,
-    ) -> Asking:
-        return Asking(desk, request, caller, idempotency_key)
+    ) -> CommandRequest:
+        return CommandRequest(commands, request, caller, idempotency_key)
 
     return Depends(asking)
 

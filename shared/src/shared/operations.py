@@ -202,7 +202,7 @@ async def release_key(request: Request, body: Release, who: Operator) -> Release
     """Publish a key's facts again, from the first: for when the broker takes larger ones."""
     async with request.app.state.pool.acquire(timeout=5) as db:
         released = Released(released=await release(db, body.key, who.actor))
-    request.app.state.running.woken()
+    request.app.state.running.notify_relay()
     return released
 
 
@@ -244,7 +244,7 @@ async def lag(request: Request, _: Reader) -> Lag:
         unpublished=row["unpublished"],
         oldest_unpublished_seconds=row["oldest"],
         parked_keys=row["parked_keys"],
-        locked=[*row["locked"], *running.desk.waiting],
+        locked=[*row["locked"], *running.commands.waiting],
         failing=row["failing"],
         withheld_keys=row["withheld_keys"],
     )

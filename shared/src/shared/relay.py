@@ -24,7 +24,7 @@ from shared.contracts.base import SCHEMAS
 from shared.database import OUTAGES
 from shared.envelope import source_of
 from shared.settings import Settings
-from shared.shell import Db, let_more_come
+from shared.shell import Db, linger
 from shared.topics import note_partitions
 
 if TYPE_CHECKING:
@@ -97,13 +97,13 @@ class Relay:
         self._settings = settings
         self._topic = topic or f"{service}.events"
         self._source = source_of(service).encode()
-        self._woken = asyncio.Event()
+        self._notified = asyncio.Event()
         self._tracing = tracing
         self._continued: Mapping[str, str] = {}
 
     def wake(self) -> None:
         """Something was committed here: publish now rather than at the next poll."""
-        self._woken.set()
+        self._notified.set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Lead when possible, until stopped. A lost connection, database or broker means starting over. Raises Pooled
@@ -188,7 +188,7 @@ class Relay:
         partitions = 0
         idle, longest = POLL_SECONDS
         while not stop.is_set():
-            self._woken.clear()
+            self._notified.clear()
             if (count := len(await producer.partitions_for(self._topic))) != partitions:
                 await note_partitions(db, {self._topic: count})
                 partitions = count
@@ -212,7 +212,7 @@ class Relay:
             if done.too_large or done.too_many:
                 return done
             if len(rows) < BATCH:
-                await let_more_come(len(rows), time.perf_counter() - began)
+                await linger(len(rows), time.perf_counter() - began)
                 await self._wait(stop, idle)
         return None
 
@@ -283,10 +283,10 @@ class Relay:
 
     async def _wait(self, stop: asyncio.Event, seconds: float) -> None:
         """Until woken, or the poll is due: what another replica committed wakes nobody here."""
-        if self._woken.is_set() or stop.is_set():
+        if self._notified.is_set() or stop.is_set():
             return
         try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
+            await asyncio.wait_for(self._notified.wait(), seconds)
         except TimeoutError:
             return
 

@@ -29,9 +29,9 @@ from starlette.types import Scope
 
 from shared import metrics, operations
 from shared.auth import Tokens
-from shared.consumer import CaughtUp, Consumer, Route, Router, Take
+from shared.consumer import CaughtUp, Consumer, Process, Route, Router
 from shared.database import OUTAGES, Pool, connect
-from shared.http import PROBLEMS, BodyLimit, Desk, Requests, check_parameters, document_problems, install_problems
+from shared.http import PROBLEMS, BodyLimit, CommandBus, Requests, check_parameters, document_problems, install_problems
 from shared.locks import LOCK_TIMEOUT
 from shared.logs import configure, configure_under_server
 from shared.metrics import Gauge
@@ -40,7 +40,7 @@ from shared.refold import Refold
 from shared.relay import Relay, stopped_within
 from shared.retention import Retention, Rule
 from shared.settings import Settings
-from shared.shell import Db, Flow, spare_collector
+from shared.shell import Db, Flow, freeze_gc
 from shared.timers import Fire, Timers
 
 if TYPE_CHECKING:
@@ -76,11 +76,11 @@ class Running:
         self.pool = pool
         self.relay = Relay(settings, tells, tracing=tracing) if tells is not None else None
         self.consumers: list[Consumer] = []
-        self.desk = Desk(pool, self.woken)
+        self.commands = CommandBus(pool, self.notify_relay)
         self.writes = Writes()
         self.has_failed = False
 
-    def woken(self) -> None:
+    def notify_relay(self) -> None:
         """Facts were committed: let the relay publish them now."""
         if self.relay is not None:
             self.relay.wake()
@@ -117,7 +117,7 @@ class Readiness(BaseModel):
 
 async def readiness(running: Running) -> Readiness:
     """Whether this process can do its work, and what is missing, in words."""
-    reasons, locked = [], running.desk.waiting
+    reasons, locked = [], running.commands.waiting
     try:
         async with running.pool.acquire(timeout=2) as db:
             if not await db.fetchval("SELECT to_regclass('public.parked') IS NOT NULL"):
@@ -155,7 +155,7 @@ async def _consume(broker: KafkaBroker, consumer: Consumer, stop: asyncio.Event)
             await asyncio.sleep(pause)
             pause = min(5.0, pause * 2)
     await stop.wait()
-    await consumer.tell_broker()
+    await consumer.commit_offsets()
     await broker.stop()
 
 
@@ -184,7 +184,7 @@ def build(
     settings: type[Settings] = Settings,
     topics: Sequence[str] = (),
     routes: Sequence[Route] = (),
-    take: Take | None = None,
+    process: Process | None = None,
     router: APIRouter,
     flows: Sequence[Flow[Any, Any, Any]] = (),
     timers: Sequence[tuple[Flow[Any, Any, Any], Fire]] = (),
@@ -200,7 +200,7 @@ def build(
 ) -> FastAPI:
     """The application of a service. Settings are read and connections made when it starts, not when it is imported.
 
-    `flows` are all it decides by; `take` replaces `routes` where it decides nothing; `timers` say which command a
+    `flows` are all it decides by; `process` replaces `routes` where it decides nothing; `timers` say which command a
     deadline of a flow becomes, and `timers_wait` that none fires before what was on the topics has been
     taken; `uploads` says how large a request may be that
     brings a file; `tells` is the service its facts name, where that is not its own name; `gauges` are for `/metrics`; `retention` says
@@ -216,7 +216,12 @@ def build(
         pool = await connect(chosen)
         tracing = _tracing(name, chosen)
         running = Running(name, chosen, pool, (tells or name) if publishes else None, tracing)
-        app.state.settings, app.state.desk, app.state.pool, app.state.running = chosen, running.desk, pool, running
+        app.state.settings, app.state.commands, app.state.pool, app.state.running = (
+            chosen,
+            running.commands,
+            pool,
+            running,
+        )
         app.state.registry, app.state.tracing = registry, tracing
         app.state.request_seconds = Histogram(
             "oms_http_request_seconds",
@@ -240,7 +245,9 @@ def build(
                 allow_auto_create_topics=False,
                 apply_types=False,  # to inject one argument takes half a millisecond of CPU time a batch
             )
-            consumer = Consumer(pool, take or Router(routes).take, chosen, name, running.woken, registry, tracing)
+            consumer = Consumer(
+                pool, process or Router(routes).process, chosen, name, running.notify_relay, registry, tracing
+            )
             consumer.subscribe(broker, topics)
             running.consumers.append(consumer)
             parts.append(("consumer", _consume(broker, consumer, stop)))
@@ -253,14 +260,14 @@ def build(
             parts.append(("refold", Refold(pool, flows).run(stop)))
         if timers:
             caught_up = CaughtUp(running.consumers[0]) if timers_wait else None
-            parts.append(("timers", Timers(pool, name, timers, running.woken, caught_up).run(stop)))
+            parts.append(("timers", Timers(pool, name, timers, running.notify_relay, caught_up).run(stop)))
         async with (
             httpx.AsyncClient(timeout=5, trust_env=False) as client,
             resources(running) if resources else _nothing(),
         ):
             app.state.tokens = Tokens(chosen.auth_key.get_secret_value(), chosen.provider, client)
             parts += [(worker.__name__, worker(running, stop)) for worker in workers]
-            spare_collector()
+            freeze_gc()
             tasks = [asyncio.create_task(_end_with(running, part, work), name=part) for part, work in parts]
             log.info("service.started", service=name)
             try:

@@ -37,7 +37,7 @@ Db: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectio
 
 
 @dataclass(frozen=True, slots=True)
-class Told(Generic[C]):
+class Message(Generic[C]):
     """A command for one aggregate, and why. `command` is an Undecodable where the message could not be read."""
 
     key: str
@@ -46,7 +46,7 @@ class Told(Generic[C]):
 
 
 @dataclass(slots=True)
-class Held(Generic[S]):
+class LockedAggregate(Generic[S]):
     """An aggregate whose row this transaction has locked, and what happened to it so far in the batch."""
 
     key: str
@@ -79,12 +79,12 @@ class Outcome:
     is_behind: bool = False
 
 
-AT_A_STRETCH: Final = 64
+ITEMS_PER_YIELD: Final = 64
 """Things to decide, read or write out before whoever else is ready may go on: requests, and the other transaction of a batch,
 to be told its answer and give the database its next statement. What the driver writes out for a statement is not cut up."""
 
 
-def spare_collector() -> None:
+def freeze_gc() -> None:
     """Keep the collector from looking for cycles where there are none: what was imported and built lives as long as the
     process, and reference counting frees the tens of thousands of objects that a batch makes. For a process whose work is
     batches, once it has all it needs."""
@@ -93,39 +93,39 @@ def spare_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-async def by_stretches(things: Iterable[T]) -> AsyncIterator[T]:
+async def yielding_every(things: Iterable[T]) -> AsyncIterator[T]:
     """One after the other, letting others go on in between."""
     for number, thing in enumerate(things, 1):
         yield thing
-        if not number % AT_A_STRETCH:
+        if not number % ITEMS_PER_YIELD:
             await asyncio.sleep(0)
 
 
 _turns: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
 
-def in_turn(count: int) -> AbstractAsyncContextManager[object]:
+def one_batch_at_a_time(count: int) -> AbstractAsyncContextManager[object]:
     """Between statements, to be worked on by this process: large batches one after the other, while the database has a
     statement of the other one. Side by side they would get ready at the same time, and all wait for it. Nothing is awaited
     meanwhile but stretches."""
-    if count <= AT_A_STRETCH:
+    if count <= ITEMS_PER_YIELD:
         return nullcontext()
     return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
 
-async def _nothing(db: Db, told: Sequence[Told[Any]], states: Mapping[str, Any]) -> None:
+async def _no_context(db: Db, messages: Sequence[Message[Any]], states: Mapping[str, Any]) -> None:
     return None
 
 
-def _no_laws(state: Any) -> Sequence[str]:
+def _no_invariants(state: Any) -> Sequence[str]:
     return ()
 
 
-async def _keep_nothing(db: Db, touched: Sequence[Held[Any]], surroundings: Any) -> None:
+async def _save_nothing(db: Db, touched: Sequence[LockedAggregate[Any]], context: Any) -> None:
     return None
 
 
-class Remembered(Generic[S]):
+class StateCache(Generic[S]):
     """States of late, by the hash of their last fact: the chain says what happened before it, so a state found under
     it is the state, whoever wrote the row since and whether or not the transaction that made it was committed."""
 
@@ -136,7 +136,7 @@ class Remembered(Generic[S]):
     def find(self, key: str) -> tuple[bytes, S] | None:
         return self._states.get(key)
 
-    def keep(self, key: str, chain: bytes, state: S) -> None:
+    def put(self, key: str, chain: bytes, state: S) -> None:
         """The one written longest ago makes room."""
         self._states.pop(key, None)
         self._states[key] = (chain, state)
@@ -148,9 +148,9 @@ class Remembered(Generic[S]):
 class Flow(Generic[S, C, X]):
     """How one kind of aggregate is decided, folded and kept.
 
-    `decide(state, command, surroundings)` and `evolve(state, fact)` are pure. `surroundings` loads (and locks, in key
-    order) what decisions need beside the aggregate; `follow` folds facts into it; `keep` writes the rows that carry
-    the laws and the look-ups, one statement per table. `deadlines(state)` names what must fire and when. `laws(state)`
+    `decide(state, command, context)` and `evolve(state, fact)` are pure. `load_context` loads (and locks, in key
+    order) what decisions need beside the aggregate; `evolve_context` folds facts into it; `save_tables` writes the rows that carry
+    the laws and the look-ups, one statement per table. `deadlines(state)` names what must fire and when. `invariants(state)`
     names the invariants of domain.md that the state breaks, in words: always none. `prefix` is what keys start with
     before a colon, "" for order ids.
     """
@@ -160,13 +160,13 @@ class Flow(Generic[S, C, X]):
     initial: Callable[[str], S]
     decide: Callable[[S, C, X], Sequence[Fact]]
     evolve: Callable[[S, Fact], S]
-    surroundings: Callable[[Db, Sequence[Told[C]], Mapping[str, S]], Awaitable[X]] = _nothing  # type: ignore[assignment]
-    follow: Callable[[X, Fact], X] | None = None
-    keep: Callable[[Db, Sequence[Held[S]], X], Awaitable[None]] = _keep_nothing
+    load_context: Callable[[Db, Sequence[Message[C]], Mapping[str, S]], Awaitable[X]] = _no_context  # type: ignore[assignment]
+    evolve_context: Callable[[X, Fact], X] | None = None
+    save_tables: Callable[[Db, Sequence[LockedAggregate[S]], X], Awaitable[None]] = _save_nothing
     deadlines: Callable[[S], Mapping[str, datetime]] | None = None
-    laws: Callable[[S], Sequence[str]] = _no_laws
+    invariants: Callable[[S], Sequence[str]] = _no_invariants
     prefix: str = ""
-    remembered: "Remembered[S]" = field(default_factory=lambda: Remembered(), compare=False)
+    cache: "StateCache[S]" = field(default_factory=lambda: StateCache(), compare=False)
     shape: str = field(init=False, compare=False)
     """Identifies the fields that the state has and their defaults: rows of another shape are folded anew."""
 
@@ -202,7 +202,7 @@ FROM unnest($1::text[], $2::bytea[]) AS known (key, chain) JOIN states USING (ke
 LOAD = f"{READ} ORDER BY key FOR UPDATE OF states"
 # Returns the ids that had been claimed before, most often none, and the states. A first command needs its lock too: the row
 # is made before it is locked, and removed again if nothing comes of it. All do it in this order: claim, make, lock.
-TAKE = """
+CLAIM_AND_LOCK = """
 WITH claimed AS (INSERT INTO inbox (id) SELECT DISTINCT unnest($3::text::uuid[]) ON CONFLICT DO NOTHING RETURNING id),
 made AS (
     INSERT INTO states (key, state, sequence, chain) SELECT key, 'null', 0, '' FROM unnest($1::text[]) AS key ORDER BY key
@@ -241,15 +241,15 @@ INSERT INTO outbox (event_id) SELECT * FROM unnest($1::text::uuid[])"""
 BLOCKED = "SELECT DISTINCT key FROM parked WHERE key = ANY($1::text[]) AND status = 'open'"
 
 
-async def _take(
+async def _claim_and_lock(
     db: Db, flow: Flow[S, Any, Any], ids: Iterable[UUID], keys: Sequence[str]
-) -> tuple[set[UUID], dict[str, Held[S]]]:
+) -> tuple[set[UUID], dict[str, LockedAggregate[S]]]:
     """The ids that had been claimed before; and the aggregates, locked in key order and read. Those that do not exist yet
     are locked in their initial state."""
     chains, remembered = _known(flow, keys)
     seen: set[UUID] = set()
     rows = []
-    for id, *row in await db.fetch(TAKE, keys, chains, array(ids)):
+    for id, *row in await db.fetch(CLAIM_AND_LOCK, keys, chains, array(ids)):
         if id is None:
             rows.append(row)
         else:
@@ -272,7 +272,7 @@ async def read(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> dict[str
 async def refold(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> list[str]:
     """Fold these aggregates anew from their journals and save states and deadlines, inside the caller's transaction;
     returns the keys whose journal this image cannot fold."""
-    _, held = await _take(db, flow, (), keys)
+    _, held = await _claim_and_lock(db, flow, (), keys)
     outdated = [h for h in held.values() if h.is_outdated]
     if outdated:
         await db.execute(SAVE, array([]), *await _saved(flow, outdated, ()))
@@ -282,17 +282,17 @@ async def refold(db: Db, flow: Flow[S, Any, Any], keys: Sequence[str]) -> list[s
 def _known(flow: Flow[S, Any, Any], keys: Sequence[str]) -> tuple[list[bytes | None], dict[str, S]]:
     """The chains of the states that are remembered, and those states: taken out before waiting, since another transaction
     of this process may remember something else meanwhile."""
-    known = [flow.remembered.find(key) for key in keys]
+    known = [flow.cache.find(key) for key in keys]
     remembered = {key: found[1] for key, found in zip(keys, known, strict=True) if found is not None}
     return [found and found[0] for found in known], remembered
 
 
 async def _held(
     db: Db, flow: Flow[S, Any, Any], rows: Iterable[Iterable[Any]], remembered: Mapping[str, S]
-) -> dict[str, Held[S]]:
+) -> dict[str, LockedAggregate[S]]:
     """The aggregates of these rows by key. A document of another shape than the flow's is not read: fields that it lacks
     would have their defaults whatever happened, so the state is folded anew."""
-    held: dict[str, Held[S]] = {}
+    held: dict[str, LockedAggregate[S]] = {}
     outdated: dict[str, Any] = {}
     for key, document, sequence, chain, shape in rows:
         is_outdated = bool(sequence) and shape != flow.shape
@@ -305,7 +305,7 @@ async def _held(
             state = flow.initial(key)
         else:
             state = flow.state.validate_json(document)
-        held[key] = Held(key, state, state, sequence, chain, is_new=not sequence, is_outdated=is_outdated)
+        held[key] = LockedAggregate(key, state, state, sequence, chain, is_new=not sequence, is_outdated=is_outdated)
     if outdated:
         journals = await journal.read(db, list(outdated))
         for key, document in outdated.items():
@@ -313,7 +313,7 @@ async def _held(
             facts = journals.get(key)
             if facts is not None and len(facts) == h.sequence:
                 h.before = h.state = flow.fold(key, facts)
-                flow.remembered.keep(key, h.chain, h.state)
+                flow.cache.put(key, h.chain, h.state)
             else:  # by a newer image, or cut: what the row says is all there is
                 log.warning("state.not_folded", key=key, service=flow.service)
                 h.before = h.state = flow.state.validate_json(document)
@@ -322,25 +322,25 @@ async def _held(
 
 
 async def apply(
-    db: Db, flow: Flow[S, C, X], told: Sequence[Told[C]], *, queue_behind: bool = False
-) -> tuple[list[Outcome], dict[str, Held[S]]]:
-    """Fold each key's messages in order, inside the caller's transaction; outcomes stand in the order of `told`.
+    db: Db, flow: Flow[S, C, X], messages: Sequence[Message[C]], *, queue_behind: bool = False
+) -> tuple[list[Outcome], dict[str, LockedAggregate[S]]]:
+    """Fold each key's messages in order, inside the caller's transaction; outcomes stand in the order of `messages`.
 
     With `queue_behind`, a key that has a parked message, or gets one here, decides nothing more: what follows is
     refused as `is_behind`, for the caller to park. Raises only what the database raises.
     """
-    keys = sorted({t.key for t in told if not isinstance(t.command, Undecodable)})
-    seen, held = await _take(db, flow, (t.cause.id for t in told), keys)
+    keys = sorted({t.key for t in messages if not isinstance(t.command, Undecodable)})
+    seen, held = await _claim_and_lock(db, flow, (t.cause.id for t in messages), keys)
     blocked: set[str] = set()
     if queue_behind:
-        blocked = {row["key"] for row in await db.fetch(BLOCKED, sorted({t.key for t in told}))}
-    surroundings = await flow.surroundings(db, told, {key: h.state for key, h in held.items()})
+        blocked = {row["key"] for row in await db.fetch(BLOCKED, sorted({t.key for t in messages}))}
+    context = await flow.load_context(db, messages, {key: h.state for key, h in held.items()})
 
     outcomes: list[Outcome] = []
     entries: list[journal.Entry] = []
     refused: list[UUID] = []
-    async with in_turn(len(told)):
-        async for t in by_stretches(told):
+    async with one_batch_at_a_time(len(messages)):
+        async for t in yielding_every(messages):
             if t.cause.id in seen:
                 outcomes.append(Outcome(is_repeat=True))
                 continue
@@ -353,12 +353,12 @@ async def apply(
                 if isinstance(t.command, Undecodable):
                     raise t.command
                 aggregate = held[t.key]
-                state, around = aggregate.state, surroundings
-                facts = flow.decide(state, t.command, around)
+                state, decided_in = aggregate.state, context
+                facts = flow.decide(state, t.command, decided_in)
                 for fact in facts:
                     state = flow.evolve(state, fact)
-                    if flow.follow is not None:
-                        around = flow.follow(around, fact)
+                    if flow.evolve_context is not None:
+                        decided_in = flow.evolve_context(decided_in, fact)
                 added = journal.entries(facts, aggregate.key, aggregate.sequence, aggregate.chain, t.cause)
             except Exception as error:  # noqa: BLE001  # a rule that fails on one message must not stop the others
                 refused.append(t.cause.id)
@@ -366,7 +366,7 @@ async def apply(
                     blocked.add(t.key)
                 outcomes.append(Outcome(error=error))
                 continue
-            aggregate.state, surroundings = state, around
+            aggregate.state, context = state, decided_in
             if added:
                 aggregate.sequence, aggregate.chain = added[-1].sequence, added[-1].chain
                 aggregate.facts += facts
@@ -376,13 +376,13 @@ async def apply(
 
         touched = [h for h in held.values() if h.facts]
         for h in touched:
-            flow.remembered.keep(h.key, h.chain, h.state)
+            flow.cache.put(h.key, h.chain, h.state)
         is_copied = len(entries) >= journal.WORTH_COPYING
         saved = await _saved(flow, touched, () if is_copied else entries) if touched else ()
 
     if touched:
         await db.execute(SAVE, array(entry.id for entry in entries), *saved)
-        await flow.keep(db, touched, surroundings)
+        await flow.save_tables(db, touched, context)
         if is_copied:
             await journal.append(db, entries)
     if refused:
@@ -393,13 +393,13 @@ async def apply(
 
 
 async def _saved(
-    flow: Flow[S, Any, Any], touched: Sequence[Held[S]], entries: Sequence[journal.Entry]
+    flow: Flow[S, Any, Any], touched: Sequence[LockedAggregate[S]], entries: Sequence[journal.Entry]
 ) -> tuple[Any, ...]:
     """The columns of their states, deadlines and of these rows of the journal."""
     new, gone = _deadlines(flow.deadlines, touched) if flow.deadlines is not None else ((), ())
     return (
         [h.key for h in touched],
-        [flow.state.dump_json(h.state).decode() async for h in by_stretches(touched)],
+        [flow.state.dump_json(h.state).decode() async for h in yielding_every(touched)],
         array(h.sequence for h in touched),
         [h.chain for h in touched],
         *transposed(new, 3),
@@ -410,7 +410,7 @@ async def _saved(
 
 
 def _deadlines(
-    deadlines: Callable[[S], Mapping[str, datetime]], touched: Sequence[Held[S]]
+    deadlines: Callable[[S], Mapping[str, datetime]], touched: Sequence[LockedAggregate[S]]
 ) -> tuple[Sequence[tuple[str, str, datetime]], Sequence[tuple[str, str]]]:
     """Only what changed, since most facts move no deadline: keys, names and instants of those to be set, keys and names
     of those that are gone."""
@@ -429,7 +429,7 @@ GATHERED: Final = range(32, 256)
 GATHERS_FOR: Final = 0.1
 
 
-async def let_more_come(count: int, took: float) -> None:
+async def linger(count: int, took: float) -> None:
     """Wait after a batch of middling size, since the next one costs as many round trips whatever it holds: no longer than
     this one took, which is long only where the machine is short of time."""
     if count in GATHERED:

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError
 from shared.database import BROKEN_LAWS, OUTAGES, Pool, transposed
 from shared.envelope import Cause
 from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, give_up_after, holders, in_words
-from shared.shell import Db, Flow, Told, apply, is_refusal
+from shared.shell import Db, Flow, Message, apply, is_refusal
 
 log = structlog.get_logger()
 
@@ -54,14 +54,14 @@ class Timers:
         pool: Pool,
         service: str,
         fires: Sequence[tuple[Flow[Any, Any, Any], Fire]],
-        woken: Callable[[], None],
+        notify_relay: Callable[[], None],
         caught_up: Callable[[], Awaitable[datetime | None]] | None = None,
     ) -> None:
         """`caught_up`: up to which instant all that was told has been taken; what is due later waits."""
         self._pool = pool
         self._service = service
         self._fires = {flow.prefix: (flow, fire) for flow, fire in fires}
-        self._woken = woken
+        self._notify_relay = notify_relay
         self._caught_up = caught_up
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -91,7 +91,7 @@ class Timers:
             for one in due:
                 await self._fire_alone(one)
         if due:
-            self._woken()
+            self._notify_relay()
         return len(due)
 
     async def _fire_alone(self, due: Due) -> None:
@@ -122,7 +122,7 @@ class Timers:
     async def _fire(self, due: Sequence[Due], given: "Db | None" = None, waits: float | None = None) -> None:
         if not due:
             return
-        batches: dict[int, tuple[Flow[Any, Any, Any], list[Told[Any]], list[Due]]] = {}
+        batches: dict[int, tuple[Flow[Any, Any, Any], list[Message[Any]], list[Due]]] = {}
         for key, name, due_at in due:
             flow, fire = self._fires[key.partition(":")[0] if ":" in key else ""]
             cause = Cause(
@@ -132,15 +132,15 @@ class Timers:
                 reason=f"deadline {name}",
                 correlation_id=f"deadline:{key}:{name}",
             )
-            _, told, sources = batches.setdefault(id(flow), (flow, [], []))
-            told.append(Told(key, fire(key, name, due_at), cause))
+            _, messages, sources = batches.setdefault(id(flow), (flow, [], []))
+            messages.append(Message(key, fire(key, name, due_at), cause))
             sources.append((key, name, due_at))
         async with nullcontext(given) if given else self._pool.acquire(timeout=5) as db, db.transaction():
             if waits is not None:
                 await give_up_after(db, waits)
             broken: list[Due] = []
-            for flow, told, sources in batches.values():
-                outcomes, _ = await apply(db, flow, told)
+            for flow, messages, sources in batches.values():
+                outcomes, _ = await apply(db, flow, messages)
                 for one, outcome in zip(sources, outcomes, strict=True):
                     if is_refusal(outcome.error):
                         log.info("deadline.overtaken", key=one[0], name=one[1], error=str(outcome.error))

@@ -26,8 +26,8 @@ from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
 from shared.envelope import observed_time
 from shared.http import (
-    Asking,
-    AtDesk,
+    CommandRequest,
+    Commands,
     OccurredAt,
     SignedBody,
     asks,
@@ -39,8 +39,8 @@ from shared.http import (
 
 router = APIRouter(tags=["fulfillment"])
 
-Warehouse = Annotated[Asking, asks(Role.WAREHOUSE, Role.OPERATOR)]
-Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
+Warehouse = Annotated[CommandRequest, asks(Role.WAREHOUSE, Role.OPERATOR)]
+Support = Annotated[CommandRequest, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
 Operator = Annotated[Caller, needs(Role.OPERATOR)]
 Reader = Annotated[Caller, needs(*Role)]
 OrderId = Annotated[base.OrderId, Path()]
@@ -359,7 +359,7 @@ async def _known(request: Request, order_id: str, refusal: str) -> OrderFulfillm
     return order
 
 
-async def _tell(by: Asking, shipment_id: str, command: Command, reason: str, at: datetime) -> Response:
+async def _tell(by: CommandRequest, shipment_id: str, command: Command, reason: str, at: datetime) -> Response:
     """A shipment's id starts with its order's."""
     order_id = shipment_id.rpartition("-S")[0]
     refusal = f"shipment {shipment_id} is not known"
@@ -444,7 +444,7 @@ async def read_stock(
     )
 
 
-async def _goods(by: Asking, sku: str, location: str, command: ShelfCommand, at: datetime) -> Response:
+async def _goods(by: CommandRequest, sku: str, location: str, command: ShelfCommand, at: datetime) -> Response:
     def answer(shelf: ShelfState, facts: Sequence[Fact]) -> tuple[int, GoodsOut]:
         recorded = next((fact for fact in facts if isinstance(fact, StockDiscrepancyRecorded)), None)
         is_applied = bool(facts) and recorded is None
@@ -517,17 +517,17 @@ def _carrier_secret(settings: FulfillmentSettings) -> str:
 
 
 @router.post("/webhooks/carrier", tags=["webhooks"], status_code=202)
-async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], desk: AtDesk) -> ScanOut:
+async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], commands: Commands) -> ScanOut:
     """A carrier's scan, signed. The same scan told again has no second effect. It is of every parcel that has the number;
     where none has, it is kept and applied when one has: the warehouse may still be telling of the hand-over."""
     told = read_signed(CarrierScan, body)
     at = observed_time(told.occurred_at)
     scan = Scan(carrier=told.carrier, tracking=told.tracking, code=told.code, at=at)
-    order_ids, refusal = await scans.track(desk, scans.Scanned(scan, told.detail), at)
+    order_ids, refusal = await scans.track(commands, scans.Scanned(scan, told.detail), at)
     if refusal is not None:
         raise refusal
     if not order_ids:
-        await store.keep_scan(desk.pool, scan, told.detail)
+        await store.keep_scan(commands.pool, scan, told.detail)
     return ScanOut(order_id=next(iter(order_ids), None), order_ids=order_ids, tracking=told.tracking)
 
 

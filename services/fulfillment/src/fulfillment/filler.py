@@ -17,7 +17,7 @@ from fulfillment.store import ORDERS, InQueue
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
 from shared.runtime import Running
-from shared.shell import Told, apply
+from shared.shell import Message, apply
 
 log = structlog.get_logger()
 
@@ -39,7 +39,7 @@ async def filler(running: Running, stop: asyncio.Event) -> None:
         except OUTAGES as error:
             log.warning("backorders.deferred", error=repr(error))
         if served:
-            running.woken()
+            running.notify_relay()
         else:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), POLL_SECONDS)
@@ -90,7 +90,7 @@ async def _failed(pool: Pool, order_id: str, error: Exception) -> None:
     await store.fail(pool, order_id, repr(error)[:500])
 
 
-def _told(order: InQueue) -> Told[Command]:
+def _told(order: InQueue) -> Message[Command]:
     cause = Cause(
         id=uuid7(),
         at=order.at,
@@ -98,10 +98,10 @@ def _told(order: InQueue) -> Told[Command]:
         reason="serve the queue",
         correlation_id=order.order_id,
     )
-    return Told(order.order_id, Fill(order.at), cause)
+    return Message(order.order_id, Fill(order.at), cause)
 
 
-async def _apply(pool: Pool, told: Sequence[Told[Command]]) -> int:
+async def _apply(pool: Pool, told: Sequence[Message[Command]]) -> int:
     """A round that serves nobody leaves nothing behind, not even its claims: an order may wait for long."""
     async with pool.acquire(timeout=5) as db:
         transaction = db.transaction()

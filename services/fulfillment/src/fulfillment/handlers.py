@@ -58,9 +58,9 @@ from shared.contracts.returns import (
     ReturnReason,
 )
 from shared.envelope import Cause
-from shared.shell import Told
+from shared.shell import Message
 
-ToldOrder: TypeAlias = Told[Command]
+ToldOrder: TypeAlias = Message[Command]
 
 
 def units(lines: Iterable[PartnerLine]) -> tuple[LineQuantity, ...]:
@@ -68,12 +68,12 @@ def units(lines: Iterable[PartnerLine]) -> tuple[LineQuantity, ...]:
 
 
 def _of_order(fact: OrderFact, command: Command, cause: Cause) -> ToldOrder:
-    return Told(fact.order_id, command, cause)
+    return Message(fact.order_id, command, cause)
 
 
 def _of_warehouse(message: WarehouseShipmentMessage, command: Command, cause: Cause) -> ToldOrder:
     """The warehouse's own time of the event is when it happened."""
-    return Told(message.order_id, command, cause._replace(at=message.occurred_at))
+    return Message(message.order_id, command, cause._replace(at=message.occurred_at))
 
 
 def placed(fact: OrderPlaced, cause: Cause) -> ToldOrder:
@@ -163,14 +163,14 @@ def handed_over(message: WarehouseHandedOver, cause: Cause) -> ToldOrder:
     return _of_warehouse(message, HandOver(message.shipment_id, message.carrier, tracking), cause)
 
 
-def goods_received(message: WarehouseGoodsReceived, cause: Cause) -> Told[ShelfCommand]:
+def goods_received(message: WarehouseGoodsReceived, cause: Cause) -> Message[ShelfCommand]:
     command = Receive(message.receipt_id, message.sku, message.location, message.quantity)
-    return Told(shelf_key(message.sku, message.location), command, cause._replace(at=message.occurred_at))
+    return Message(shelf_key(message.sku, message.location), command, cause._replace(at=message.occurred_at))
 
 
-def goods_expected(message: WarehouseGoodsExpected, cause: Cause) -> Told[ShelfCommand]:
+def goods_expected(message: WarehouseGoodsExpected, cause: Cause) -> Message[ShelfCommand]:
     command = Expect(message.sku, message.location, message.incoming, message.eta)
-    return Told(shelf_key(message.sku, message.location), command, cause._replace(at=message.occurred_at))
+    return Message(shelf_key(message.sku, message.location), command, cause._replace(at=message.occurred_at))
 
 
 ROUTES: Final = (

@@ -19,10 +19,10 @@ from fulfillment.domain.order import Command, Track
 from fulfillment.store import ORDERS
 from shared.contracts.fulfillment import Scan
 from shared.database import OUTAGES
-from shared.http import Desk, webhook_cause
+from shared.http import CommandBus, webhook_cause
 from shared.retention import Rule
 from shared.runtime import Running
-from shared.shell import Told
+from shared.shell import Message
 
 log = structlog.get_logger()
 
@@ -40,16 +40,16 @@ class Scanned:
     detail: str
 
 
-async def track(desk: Desk, scanned: Scanned, at: datetime) -> tuple[list[str], Exception | None]:
+async def track(commands: CommandBus, scanned: Scanned, at: datetime) -> tuple[list[str], Exception | None]:
     """The orders whose parcels it is of, each told; none where the number is not known yet. And what refused it."""
     scan = scanned.scan
-    places = await store.places_of(desk.pool, scan.carrier, scan.tracking)
-    told: list[Told[Command]] = []
+    places = await store.places_of(commands.pool, scan.carrier, scan.tracking)
+    told: list[Message[Command]] = []
     for order_id, shipment_id in places:
         id = f"{scan.tracking} {scan.code} {scan.at.isoformat()} {shipment_id}"
         cause = webhook_cause(f"carrier:{scan.carrier}", id, at, scan.code)
-        told.append(Told(order_id, Track(scan, scanned.detail, shipment_id), cause))
-    errors = [error for error in await desk.take(ORDERS, told) if error is not None]
+        told.append(Message(order_id, Track(scan, scanned.detail, shipment_id), cause))
+    errors = [error for error in await commands.process(ORDERS, told) if error is not None]
     return list(dict.fromkeys(order_id for order_id, _ in places)), next(iter(errors), None)
 
 
@@ -58,7 +58,7 @@ async def matcher(running: Running, stop: asyncio.Event) -> None:
     while not stop.is_set():
         matched = 0
         try:
-            matched = await match(running.desk)
+            matched = await match(running.commands)
         except OUTAGES as error:
             log.warning("scans.deferred", error=repr(error))
         if not matched:
@@ -66,23 +66,23 @@ async def matcher(running: Running, stop: asyncio.Event) -> None:
                 await asyncio.wait_for(stop.wait(), POLL_SECONDS)
 
 
-async def match(desk: Desk) -> int:
+async def match(commands: CommandBus) -> int:
     """One round over the scans that wait, oldest first; returns how many were applied. One that fails waits by itself."""
     applied: list[store.ScanKey] = []
     failed: list[tuple[*store.ScanKey, str]] = []
-    for scanned in await _due(desk):
+    for scanned in await _due(commands):
         scan = scanned.scan
         key = (scan.carrier, scan.tracking, scan.code, scan.at)
-        _, error = await track(desk, scanned, scan.at)
+        _, error = await track(commands, scanned, scan.at)
         if error is None:
             applied.append(key)
         else:
             log.error("scan.failed", tracking=scan.tracking, code=scan.code, error=repr(error), exc_info=error)
             failed.append((*key, repr(error)[:500]))
-    await store.scans_settled(desk.pool, applied, failed)
+    await store.scans_settled(commands.pool, applied, failed)
     return len(applied)
 
 
-async def _due(desk: Desk) -> Sequence[Scanned]:
-    rows = await store.matched_scans(desk.pool, PAGE)
+async def _due(commands: CommandBus) -> Sequence[Scanned]:
+    rows = await store.matched_scans(commands.pool, PAGE)
     return [Scanned(Scan(carrier=c, tracking=t, code=code, at=at), detail) for c, t, code, at, detail in rows]

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from fulfillment.domain import order as orders_
 from fulfillment.domain import shelf as shelves_
 from fulfillment.domain.allocation import fills_whole
-from fulfillment.domain.ledger import OrderFulfillment, deadlines, evolve, in_shipments, laws
+from fulfillment.domain.ledger import OrderFulfillment, deadlines, evolve, in_shipments, invariants
 from fulfillment.domain.order import (
     Cancel,
     Command,
@@ -35,7 +35,7 @@ from fulfillment.domain.order import (
 from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import CountUnits, Receipts, Receive, ShelfCommand, ShelfState
 from fulfillment.domain.shipment import Shipment, held_by, summed
-from fulfillment.domain.stock import Place, Shelf, Stock, follow, shelf_effects
+from fulfillment.domain.stock import Place, Shelf, Stock, evolve_context, shelf_effects
 from shared.contracts.base import Bucket
 from shared.contracts.fulfillment import (
     Scan,
@@ -46,7 +46,7 @@ from shared.contracts.fulfillment import (
     shelf_key,
 )
 from shared.database import Pool, transposed
-from shared.shell import Db, Flow, Held, Told
+from shared.shell import Db, Flow, LockedAggregate, Message
 
 ScanKey: TypeAlias = tuple[str, str, str, datetime]
 """Carrier, tracking, code, time: what makes a scan the same scan."""
@@ -141,7 +141,7 @@ async def policies(db: Db) -> tuple[FulfillmentPolicy, ...]:
     return tuple(FulfillmentPolicy.model_validate(dict(row)) for row in await db.fetch(POLICIES))
 
 
-async def surroundings(db: Db, told: Sequence[Told[Command]], states: Mapping[str, OrderFulfillment]) -> Stock:
+async def load_context(db: Db, told: Sequence[Message[Command]], states: Mapping[str, OrderFulfillment]) -> Stock:
     """The shelves of the skus that the batch may touch, locked, and who waits for them before whom."""
     told_at: dict[str, datetime] = {}
     opened = {t.key: t.command for t in told if isinstance(t.command, Open)}
@@ -189,7 +189,7 @@ def _may_touch(command: Command, order: OrderFulfillment) -> bool:
             return True
 
 
-async def keep(db: Db, touched: Sequence[Held[OrderFulfillment]], stock: Stock) -> None:
+async def save_tables(db: Db, touched: Sequence[LockedAggregate[OrderFulfillment]], stock: Stock) -> None:
     """What changed of lines, backorders, parcels and shelves: one statement per table."""
     if lines := [row for held in touched for row in _lines(held)]:
         await db.execute(KEEP_LINES, *transposed(lines, 15))
@@ -207,14 +207,14 @@ async def keep(db: Db, touched: Sequence[Held[OrderFulfillment]], stock: Stock) 
         await db.execute(MOVE_STOCK, *transposed(((*shelf, *change, at) for shelf, change in effects.items()), 5))
 
 
-def _lines(held: Held[OrderFulfillment]) -> Iterable[tuple[object, ...]]:
+def _lines(held: LockedAggregate[OrderFulfillment]) -> Iterable[tuple[object, ...]]:
     for line_id, line in held.state.lines.items():
         if held.before.lines.get(line_id) is not line:
             units = [line.of(bucket) for bucket in Bucket]
             yield held.key, line_id, line.sku, line.ordered, line.again, in_shipments(held.state, line_id), *units
 
 
-def _backorders(held: Held[OrderFulfillment]) -> list[tuple[object, ...]]:
+def _backorders(held: LockedAggregate[OrderFulfillment]) -> list[tuple[object, ...]]:
     if not held.state.backorders:
         return []
     before = set(_queued(held.before))
@@ -228,7 +228,7 @@ def _queued(state: OrderFulfillment) -> Iterable[tuple[object, ...]]:
         yield *place, b.quantity, b.open, b.eta, b.revision, whole and b.open > 0
 
 
-def _parcels(held: Held[OrderFulfillment]) -> Iterable[tuple[str, str, str, str]]:
+def _parcels(held: LockedAggregate[OrderFulfillment]) -> Iterable[tuple[str, str, str, str]]:
     for shipment_id, shipment in held.state.shipments.items():
         before = held.before.shipments.get(shipment_id)
         if shipment.carrier and shipment is not before:
@@ -243,7 +243,7 @@ def _numbers(shipment: Shipment) -> dict[tuple[str, str], None]:
     return dict.fromkeys((*(shipment.number_of(p) for p in shipment.parcels.values()), *shipment.others))
 
 
-async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, ShelfState]) -> Receipts:
+async def receipts(db: Db, told: Sequence[Message[ShelfCommand]], _: Mapping[str, ShelfState]) -> Receipts:
     named = [(t.key, t.command.receipt_id) for t in told if isinstance(t.command, Receive)]
     rows = await db.fetch(FIND_RECEIPTS, *transposed(named, 2)) if named else []
     told_at: dict[str, datetime] = {}
@@ -257,7 +257,7 @@ async def receipts(db: Db, told: Sequence[Told[ShelfCommand]], _: Mapping[str, S
     return Receipts(known, told_at, empty | found)
 
 
-async def keep_shelves(db: Db, touched: Sequence[Held[ShelfState]], known: Receipts) -> None:
+async def keep_shelves(db: Db, touched: Sequence[LockedAggregate[ShelfState]], known: Receipts) -> None:
     received = [fact for held in touched for fact in held.facts if isinstance(fact, StockReceived)]
     if received:
         await db.execute(KEEP_RECEIPTS, *transposed(((f.subject, f.receipt_id, f.quantity) for f in received), 3))
@@ -284,11 +284,11 @@ ORDERS: Final[Flow[OrderFulfillment, Command, Stock]] = Flow(
     initial=OrderFulfillment,
     decide=orders_.decide,
     evolve=evolve,
-    surroundings=surroundings,
-    follow=follow,
-    keep=keep,
+    load_context=load_context,
+    evolve_context=evolve_context,
+    save_tables=save_tables,
     deadlines=deadlines,
-    laws=laws,
+    invariants=invariants,
 )
 
 SHELVES: Final[Flow[ShelfState, ShelfCommand, Receipts]] = Flow(
@@ -297,9 +297,9 @@ SHELVES: Final[Flow[ShelfState, ShelfCommand, Receipts]] = Flow(
     initial=ShelfState,
     decide=shelves_.decide,
     evolve=shelves_.evolve,
-    surroundings=receipts,
-    follow=shelves_.follow,
-    keep=keep_shelves,
+    load_context=receipts,
+    evolve_context=shelves_.evolve_context,
+    save_tables=keep_shelves,
     prefix="stock",
 )
 

@@ -18,14 +18,14 @@ from shared.contracts import base
 from shared.contracts.base import Fact, Id, Input, Observation, Remark, Text
 from shared.contracts.notifications import Corrected, NotificationKind, Statement
 from shared.envelope import observed_time
-from shared.http import Asking, AtDesk, SignedBody, asks, needs, read_signed, signed, webhook_cause
-from shared.shell import Told
+from shared.http import CommandRequest, Commands, SignedBody, asks, needs, read_signed, signed, webhook_cause
+from shared.shell import Message
 
 log = structlog.get_logger()
 router = APIRouter(tags=["notifications"])
 
 Reader = Annotated[Caller, needs(*Role)]
-Support = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
+Support = Annotated[CommandRequest, asks(Role.AGENT, Role.SUPERVISOR)]
 OrderId = Annotated[base.OrderId, Path()]
 
 
@@ -134,7 +134,9 @@ async def resume_kind(order_id: OrderId, kind: NotificationKind, body: Reason, a
     return await _switch(order_id, kind, ResumeKind(kind, body.reason), body, asking)
 
 
-async def _switch(order_id: str, kind: NotificationKind, command: Command, body: Reason, asking: Asking) -> Response:
+async def _switch(
+    order_id: str, kind: NotificationKind, command: Command, body: Reason, asking: CommandRequest
+) -> Response:
     await _known(asking, order_id)
 
     def answer(state: OrderNotifications, _: Sequence[Fact]) -> tuple[int, BaseModel]:
@@ -143,8 +145,8 @@ async def _switch(order_id: str, kind: NotificationKind, command: Command, body:
     return await asking.tell(NOTIFICATIONS, order_id, command, answer, reason=body.reason)
 
 
-async def _known(asking: Asking, order_id: str) -> None:
-    if await find(asking.desk.pool, order_id) is None:
+async def _known(asking: CommandRequest, order_id: str) -> None:
+    if await find(asking.commands.pool, order_id) is None:
         raise _unknown(order_id)
 
 
@@ -174,13 +176,14 @@ class NoticeOut(BaseModel):
 
 @router.post("/webhooks/mail", tags=["webhooks"], status_code=202)
 async def mail_notice(
-    body: Annotated[SignedBody, signed(lambda settings: settings.mail_webhook_secret.get_secret_value())], desk: AtDesk
+    body: Annotated[SignedBody, signed(lambda settings: settings.mail_webhook_secret.get_secret_value())],
+    commands: Commands,
 ) -> NoticeOut:
     """A mail provider's notice, signed; one id has one effect. What has happened is never refused: a notice that overtakes
     the record of its mail's sending says that it was sent, and one of a mail that is none of ours is logged."""
     notice = read_signed(MailNotice, body)
     at = observed_time(notice.occurred_at)
-    found = await of_message(desk.pool, notice.message_id)
+    found = await of_message(commands.pool, notice.message_id)
     if found is None:
         # Nothing to try again: the Message-ID of each of our mails is stored before it is sent.
         log.warning("mail_notice.unmatched", type=notice.type, message_id=notice.message_id, detail=notice.detail)
@@ -191,8 +194,8 @@ async def mail_notice(
         if notice.type == "mail.delivered"
         else RecordBounce(notification_id, title, notice.detail or "the recipient's server refused it")
     )
-    told: Told[Command] = Told(order_id, command, webhook_cause("mail", body.id, at, notice.type))
-    [refusal] = await desk.take(NOTIFICATIONS, [told])
+    told: Message[Command] = Message(order_id, command, webhook_cause("mail", body.id, at, notice.type))
+    [refusal] = await commands.process(NOTIFICATIONS, [told])
     if refusal is not None:
         raise refusal
     return NoticeOut(notification_id=notification_id)

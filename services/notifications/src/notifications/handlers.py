@@ -7,11 +7,11 @@ from notifications.store import NOTIFICATIONS
 from shared.consumer import Route
 from shared.contracts.base import Fact
 from shared.envelope import Cause
-from shared.shell import Told
+from shared.shell import Message
 
 
-def note(fact: Fact, cause: Cause) -> Told[Note]:
-    return Told(fact.subject, Note(fact, cause.causation_id or str(cause.id), cause.sequence or 0, cause.at), cause)
+def note(fact: Fact, cause: Cause) -> Message[Note]:
+    return Message(fact.subject, Note(fact, cause.causation_id or str(cause.id), cause.sequence or 0, cause.at), cause)
 
 
 ROUTE: Final = Route(NOTIFICATIONS, dict.fromkeys(NOTED, note))

@@ -19,9 +19,9 @@ from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS, Due
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
-from shared.http import Desk
+from shared.http import CommandBus
 from shared.runtime import Running
-from shared.shell import Db, Told, by_stretches, read
+from shared.shell import Db, Message, read, yielding_every
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ async def sender(running: Running, stop: asyncio.Event) -> None:
     while not stop.is_set():
         taken = 0
         try:
-            taken = await send_due(running.pool, running.desk, settings, server, stop)
+            taken = await send_due(running.pool, running.commands, settings, server, stop)
         except OUTAGES as error:
             log.warning("notifications.deferred", error=repr(error))
         idle = 0 if taken else idle + 1
@@ -54,13 +54,13 @@ async def sender(running: Running, stop: asyncio.Event) -> None:
 
 
 async def send_due(
-    pool: Pool, desk: Desk, settings: NotificationsSettings, server: MailServer, stop: asyncio.Event
+    pool: Pool, commands: CommandBus, settings: NotificationsSettings, server: MailServer, stop: asyncio.Event
 ) -> int:
     """Take what is due, send it, record what became of it; returns how many were taken. Stopped, it begins no other."""
     # Longer than a round may take, in which each connection carries one message after the other.
     lease = timedelta(seconds=settings.smtp_timeout_seconds * (AT_ONCE / CONNECTIONS + 2))
     async with pool.acquire(timeout=5) as db, db.transaction():
-        due = await store.take(db, AT_ONCE, lease)
+        due = await store.lease_due(db, AT_ONCE, lease)
         if not due:
             return 0
         policy = await store.policy(db)
@@ -69,7 +69,7 @@ async def send_due(
     outcomes = await asyncio.gather(
         *(_outcome(d, mails[d.notification_id], policy, settings, server, now, stop) for d in due)
     )
-    told: list[Told[Command]] = []
+    told: list[Message[Command]] = []
     postponed: list[tuple[str, int, timedelta, str]] = []
     untried: list[tuple[str, int]] = []
     for d, outcome in zip(due, outcomes, strict=True):
@@ -78,8 +78,8 @@ async def send_due(
         elif isinstance(outcome, str):
             postponed.append((d.notification_id, d.attempts, policy.pause_after(d.attempts), outcome))
         else:
-            told.append(Told(d.order_id, outcome, _cause(d, outcome)))
-    for t, error in zip(told, await _record(desk, told), strict=True):
+            told.append(Message(d.order_id, outcome, _cause(d, outcome)))
+    for t, error in zip(told, await _record(commands, told), strict=True):
         if error is not None:
             log.error("notification.unrecorded", order_id=t.key, error=str(error))
     if postponed:
@@ -91,16 +91,16 @@ async def send_due(
     return len(due)
 
 
-async def _record(desk: Desk, told: Sequence[Told[Command]]) -> list[Exception | None]:
+async def _record(commands: CommandBus, told: Sequence[Message[Command]]) -> list[Exception | None]:
     """The refusal of each, if any. Where they cannot be recorded together, each is by itself: what breaks one is its own."""
     try:
-        return await desk.take(NOTIFICATIONS, told)
+        return await commands.process(NOTIFICATIONS, told)
     except Exception as error:
         if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
             raise
         if len(told) == 1:
             return [error]
-        return [refusal for t in told for refusal in await _record(desk, [t])]
+        return [refusal for t in told for refusal in await _record(commands, [t])]
 
 
 async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail | Exception]:
@@ -109,7 +109,7 @@ async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail | Exception]:
     states = await _states(db, sorted(keys))
     mails: dict[str, Mail | Exception] = {}
     new = []
-    async for d in by_stretches(due):
+    async for d in yielding_every(due):
         id = d.notification_id
         if d.order_id in keys and (d.html is None or d.attempts == 1):
             try:

@@ -9,13 +9,13 @@ from typing import Any, Final
 import asyncpg
 from pydantic import TypeAdapter
 
-from notifications.domain.messages import AUDIENCE, Notification, OrderNotifications, Status, evolve, laws
+from notifications.domain.messages import AUDIENCE, Notification, OrderNotifications, Status, evolve, invariants
 from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import Command, Outbox, decide, follow
+from notifications.domain.telling import Command, Outbox, decide, evolve_context
 from shared.contracts.notifications import NotificationCoalesced, NotificationKind
 from shared.database import Pool
 from shared.metrics import Gauge
-from shared.shell import Db, Flow, Held, Remembered, Told
+from shared.shell import Db, Flow, LockedAggregate, Message, StateCache
 
 STATE: Final = TypeAdapter(OrderNotifications)
 
@@ -46,7 +46,7 @@ WHERE order_id = ANY($1::text[]) AND status = 'queued' AND (NOT is_taken OR next
 ORDER BY notification_id FOR UPDATE"""
 
 # A lease: whoever takes a message has it alone until the next attempt is due.
-TAKE = """
+LEASE = """
 UPDATE notifications SET attempts = attempts + 1, next_attempt_at = now() + $2::interval, is_taken = true
 WHERE notification_id IN (
     SELECT notification_id FROM notifications WHERE status = 'queued' AND next_attempt_at <= now()
@@ -105,7 +105,7 @@ SELECT notification_id, title, body, html, attempts, last_error FROM notificatio
 OF_MESSAGE = "SELECT order_id, notification_id, title FROM notifications WHERE message_id = $1"
 
 
-async def outbox(db: Db, told: Sequence[Told[Command]], states: Mapping[str, OrderNotifications]) -> Outbox:
+async def outbox(db: Db, told: Sequence[Message[Command]], states: Mapping[str, OrderNotifications]) -> Outbox:
     """The policy, and which messages of these orders may still be changed: none is asked for where none is queued."""
     queued = [
         key for key, state in states.items() if any(n.status is Status.QUEUED for n in state.notifications.values())
@@ -118,7 +118,7 @@ async def outbox(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Ord
     )
 
 
-async def keep(db: Db, touched: Sequence[Held[OrderNotifications]], outbox: Outbox) -> None:
+async def save_tables(db: Db, touched: Sequence[LockedAggregate[OrderNotifications]], outbox: Outbox) -> None:
     """Notifications that are new, and those that changed."""
     new, changed = [], []
     for held in touched:
@@ -154,11 +154,11 @@ NOTIFICATIONS: Final[Flow[OrderNotifications, Command, Outbox]] = Flow(
     initial=OrderNotifications,
     decide=decide,
     evolve=evolve,
-    surroundings=outbox,
-    follow=follow,
-    keep=keep,
-    laws=laws,
-    remembered=Remembered(most=512),  # 37 kB each: it knows all that was said to a customer
+    load_context=outbox,
+    evolve_context=evolve_context,
+    save_tables=save_tables,
+    invariants=invariants,
+    cache=StateCache(most=512),  # 37 kB each: it knows all that was said to a customer
 )
 
 
@@ -196,8 +196,8 @@ def _policy(row: asyncpg.Record) -> SendingPolicy:
     return SendingPolicy(**{**row, "windows": windows})
 
 
-async def take(db: Db, limit: int, lease: timedelta) -> list[Due]:
-    return [Due(*row) for row in await db.fetch(TAKE, limit, lease)]
+async def lease_due(db: Db, limit: int, lease: timedelta) -> list[Due]:
+    return [Due(*row) for row in await db.fetch(LEASE, limit, lease)]
 
 
 async def find(pool: Pool, order_id: str) -> tuple[OrderNotifications, Mapping[str, asyncpg.Record]] | None:

@@ -44,7 +44,7 @@ from shared.contracts.orders import (
     TenderStep,
     masked_email,
 )
-from shared.http import Asking, OccurredAt, asks, business_time, needs
+from shared.http import CommandRequest, OccurredAt, asks, business_time, needs
 from shared.machine import Invalid
 from shared.money import ActiveCountry, ActiveCurrency, Minor
 
@@ -348,13 +348,13 @@ async def _known(request: Request, order_id: Annotated[OrderId, Path()]) -> str:
 
 
 KnownOrder = Annotated[str, Depends(_known)]
-Buyer = Annotated[Asking, asks(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
-Holder = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE, Role.STOREFRONT)]
-Releaser = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
+Buyer = Annotated[CommandRequest, asks(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
+Holder = Annotated[CommandRequest, asks(Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE, Role.STOREFRONT)]
+Releaser = Annotated[CommandRequest, asks(Role.AGENT, Role.SUPERVISOR)]
 Reader = Annotated[Caller, needs(*Role)]
 
 
-async def _changed(by: Asking, order_id: str, command: Command, reason: str, status: int) -> Response:
+async def _changed(by: CommandRequest, order_id: str, command: Command, reason: str, status: int) -> Response:
     return await by.tell(ORDERS, order_id, command, _answer(status, by.caller), reason=reason, at=command.at)
 
 

@@ -8,11 +8,11 @@ from orders.store import ORDERS
 from shared.consumer import Route
 from shared.contracts.base import Fact
 from shared.envelope import Cause
-from shared.shell import Told
+from shared.shell import Message
 
 
-def note(fact: Fact, cause: Cause) -> Told[Note]:
-    return Told(fact.subject, Note(fact, cause.at), cause)
+def note(fact: Fact, cause: Cause) -> Message[Note]:
+    return Message(fact.subject, Note(fact, cause.at), cause)
 
 
 ROUTE: Final = Route(ORDERS, dict.fromkeys(NOTED, note))

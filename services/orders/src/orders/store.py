@@ -6,11 +6,11 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from orders.domain.decide import Command, decide
-from orders.domain.order import Order, deadlines, evolve, laws
+from orders.domain.order import Order, deadlines, evolve, invariants
 from orders.domain.policy import OrderPolicy
 from shared.contracts.base import Bucket
 from shared.database import Pool, array
-from shared.shell import Db, Flow, Held, Told
+from shared.shell import Db, Flow, LockedAggregate, Message
 
 STATE: Final[TypeAdapter[Order | None]] = TypeAdapter(Order | None)
 
@@ -33,12 +33,14 @@ READ = "SELECT state FROM states WHERE key = $1 AND sequence > 0"
 EXISTS = "SELECT EXISTS (SELECT FROM states WHERE key = $1 AND sequence > 0)"
 
 
-async def policies(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Order | None]) -> Sequence[OrderPolicy]:
+async def policies(
+    db: Db, told: Sequence[Message[Command]], states: Mapping[str, Order | None]
+) -> Sequence[OrderPolicy]:
     """Every version there is: the one in force at placement binds."""
     return [OrderPolicy(*row) for row in await db.fetch(POLICIES)]
 
 
-async def keep(db: Db, touched: Sequence[Held[Order | None]], _: Sequence[OrderPolicy]) -> None:
+async def save_tables(db: Db, touched: Sequence[LockedAggregate[Order | None]], _: Sequence[OrderPolicy]) -> None:
     """Lines whose units moved."""
     rows = []
     for held in touched:
@@ -75,8 +77,8 @@ ORDERS: Final[Flow[Order | None, Command, Any]] = Flow(
     initial=_unplaced,
     decide=decide,
     evolve=evolve,
-    surroundings=policies,
-    keep=keep,
+    load_context=policies,
+    save_tables=save_tables,
     deadlines=deadlines,
-    laws=laws,
+    invariants=invariants,
 )

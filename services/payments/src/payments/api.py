@@ -52,8 +52,8 @@ from shared.contracts.payments import (
 )
 from shared.envelope import observed_time
 from shared.http import (
-    Asking,
-    AtDesk,
+    CommandRequest,
+    Commands,
     OccurredAt,
     SignedBody,
     asks,
@@ -375,10 +375,10 @@ async def _known_refund(request: Request, order_id: KnownOrder, refund_id: Annot
 KnownRefund = Annotated[str, Depends(_known_refund)]
 Reader = Annotated[Caller, needs(*Role)]
 Previewer = Annotated[Caller, needs(Role.AGENT, Role.SUPERVISOR)]
-Asker = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
-Approver = Annotated[Asking, asks(Role.SUPERVISOR)]
+Asker = Annotated[CommandRequest, asks(Role.AGENT, Role.SUPERVISOR)]
+Approver = Annotated[CommandRequest, asks(Role.SUPERVISOR)]
 Publisher = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR)]
-Operator = Annotated[Asking, asks(Role.OPERATOR, Role.SUPERVISOR)]
+Operator = Annotated[CommandRequest, asks(Role.OPERATOR, Role.SUPERVISOR)]
 Auditor = Annotated[Caller, needs(Role.OPERATOR, Role.SUPERVISOR, Role.AUDITOR)]
 
 
@@ -477,7 +477,9 @@ async def preview_refund(order_id: KnownOrder, body: RefundIn, request: Request,
     )
 
 
-async def _told(by: Asking, order_id: str, refund_id: str, command: Command, reason: str, at: datetime) -> Response:
+async def _told(
+    by: CommandRequest, order_id: str, refund_id: str, command: Command, reason: str, at: datetime
+) -> Response:
     return await by.tell(PAYMENTS, order_id, command, _of_refund(refund_id), reason=reason, at=at)
 
 
@@ -520,7 +522,9 @@ def _secret(settings: Any) -> str:
 
 
 @router.post("/webhooks/processor", status_code=204)
-async def hear_processor(request: Request, desk: AtDesk, signed_body: Annotated[SignedBody, signed(_secret)]) -> None:
+async def hear_processor(
+    request: Request, commands: Commands, signed_body: Annotated[SignedBody, signed(_secret)]
+) -> None:
     """A notice of the processor, signed. Each has one effect, however often and in whatever order it comes.
 
     What has happened is never refused: a notice that fits no order here is kept, tried again and shown.
@@ -529,7 +533,12 @@ async def hear_processor(request: Request, desk: AtDesk, signed_body: Annotated[
     notice = notice.model_copy(update={"occurred_at": observed_time(notice.occurred_at)})
     try:
         await hear(
-            request.app.state.pool, desk, request.app.state.processor, notice, signed_body.id, signed_body.body.decode()
+            request.app.state.pool,
+            commands,
+            request.app.state.processor,
+            notice,
+            signed_body.id,
+            signed_body.body.decode(),
         )
     except Unanswered as error:
         detail = f"the processor did not say how long the authorization lasts: {error}"

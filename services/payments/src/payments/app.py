@@ -30,17 +30,17 @@ async def processor(running: Running) -> AsyncIterator[None]:
 
 async def submitter(running: Running, stop: asyncio.Event) -> None:
     calls = _settings(running).processor_calls
-    await keep_submitting(Submitter(running.pool, running.desk, app.state.processor, calls), stop)
+    await keep_submitting(Submitter(running.pool, running.commands, app.state.processor, calls), stop)
 
 
 async def reconciler(running: Running, stop: asyncio.Event) -> None:
     calls = _settings(running).processor_calls
-    await keep_reconciling(Reconciler(running.pool, running.desk, app.state.processor, calls), stop)
+    await keep_reconciling(Reconciler(running.pool, running.commands, app.state.processor, calls), stop)
 
 
 async def auditor(running: Running, stop: asyncio.Event) -> None:
     every = _settings(running).reconciliation_seconds
-    await keep_auditing(Auditor(running.pool, running.desk, app.state.processor, every), stop)
+    await keep_auditing(Auditor(running.pool, running.commands, app.state.processor, every), stop)
 
 
 def expire(_: str, name: str, due_at: datetime) -> ExpireAuthorization:

@@ -28,10 +28,10 @@ from shared.contracts.returns import (
     ReturnRefundDue,
 )
 from shared.envelope import Cause
-from shared.shell import Told
+from shared.shell import Message
 
 
-def placed(fact: OrderPlaced, cause: Cause) -> Told[Command]:
+def placed(fact: OrderPlaced, cause: Cause) -> Message[Command]:
     lines = tuple(
         PayableLine(line_id=n.line_id, quantity=n.quantity, goods_minor=n.goods_minor, shipping_minor=n.shipping_minor)
         for n in fact.lines
@@ -46,35 +46,35 @@ def placed(fact: OrderPlaced, cause: Cause) -> Told[Command]:
         placed_at=fact.placed_at,
         at=cause.at,
     )
-    return Told(fact.order_id, opening, cause)
+    return Message(fact.order_id, opening, cause)
 
 
-def confirmed(fact: OrderConfirmed, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, Confirm(cause.at), cause)
+def confirmed(fact: OrderConfirmed, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, Confirm(cause.at), cause)
 
 
-def rejected(fact: OrderRejected, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, CancelRest(fact.order_id, cause.at), cause)
+def rejected(fact: OrderRejected, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, CancelRest(fact.order_id, cause.at), cause)
 
 
-def cancelled(fact: OrderCancelled, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, CancelRest(fact.cancellation_id, cause.at), cause)
+def cancelled(fact: OrderCancelled, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, CancelRest(fact.cancellation_id, cause.at), cause)
 
 
-def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
+def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Message[Command]:
     lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.lines)
     noted = NoteUnits(UnitsChange.CANCELLED, fact.cancellation_id, lines, cause.at, returned=fact.returned)
-    return Told(fact.order_id, noted, cause)
+    return Message(fact.order_id, noted, cause)
 
 
-def claimed(fact: ClaimOpened, cause: Cause) -> Told[Command] | None:
+def claimed(fact: ClaimOpened, cause: Cause) -> Message[Command] | None:
     """Only units that never arrived are news: what the claim states for them is refunded as lost."""
     if fact.reason is not ReturnReason.NOT_RECEIVED:
         return None
     return _noted(fact.order_id, UnitsChange.CLAIMED, fact.claim_id, fact.lines, cause)
 
 
-def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
+def shipped(fact: ShipmentShipped, cause: Cause) -> Message[Command]:
     """Units that replace others cost nothing: those were charged when they were handed over."""
     again = {n.line_id: n.quantity for n in fact.again}
     left = ((n.line_id, n.quantity - again.get(n.line_id, 0)) for n in fact.lines)
@@ -84,24 +84,24 @@ def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
         for s in fact.substituted
         if s.unit_price_minor is not None and (units := s.quantity - again.get(s.line_id, 0)) > 0
     )
-    return Told(
+    return Message(
         fact.order_id, NoteUnits(UnitsChange.HANDED_OVER, fact.shipment_id, lines, cause.at, substitutes=priced), cause
     )
 
 
-def undelivered(fact: ShipmentLost | ShipmentReturnedToSender, cause: Cause) -> Told[Command]:
+def undelivered(fact: ShipmentLost | ShipmentReturnedToSender, cause: Cause) -> Message[Command]:
     return _noted(fact.order_id, UnitsChange.UNDELIVERED, fact.shipment_id, fact.lines, cause)
 
 
-def found(fact: ShipmentFound, cause: Cause) -> Told[Command]:
+def found(fact: ShipmentFound, cause: Cause) -> Message[Command]:
     return _noted(fact.order_id, UnitsChange.FOUND, fact.shipment_id, fact.lines, cause)
 
 
-def exception_granted(fact: ReturnExceptionGranted, cause: Cause) -> Told[Command]:
+def exception_granted(fact: ReturnExceptionGranted, cause: Cause) -> Message[Command]:
     return _noted(fact.order_id, UnitsChange.EXCEPTIONAL, fact.return_id, fact.lines, cause)
 
 
-def refund_due(fact: ReturnRefundDue, cause: Cause) -> Told[Command]:
+def refund_due(fact: ReturnRefundDue, cause: Cause) -> Message[Command]:
     is_credit = fact.resolution is Resolution.STORE_CREDIT
     owed = OweRefund(
         kind=RefundKind.RETURN,
@@ -123,41 +123,41 @@ def refund_due(fact: ReturnRefundDue, cause: Cause) -> Told[Command]:
         requester=cause.actor,
         at=cause.at,
     )
-    return Told(fact.order_id, owed, cause)
+    return Message(fact.order_id, owed, cause)
 
 
-def difference_due(fact: ExchangeDifferenceDue, cause: Cause) -> Told[Command]:
+def difference_due(fact: ExchangeDifferenceDue, cause: Cause) -> Message[Command]:
     owed = OweCharge(fact.exchange_id, fact.return_id, fact.amount_minor, fact.currency, cause.at)
-    return Told(fact.order_id, owed, cause)
+    return Message(fact.order_id, owed, cause)
 
 
-def recovery_charged(fact: RecoveryChargeRequested, cause: Cause) -> Told[Command]:
+def recovery_charged(fact: RecoveryChargeRequested, cause: Cause) -> Message[Command]:
     """Charged like what an exchange costs more, under the id of the recovery case."""
     id = fact.recovery_id
     owed = OweCharge(id, fact.return_id or id, fact.amount_minor, fact.currency, cause.at)
-    return Told(fact.order_id, owed, cause)
+    return Message(fact.order_id, owed, cause)
 
 
-def recovery_settled(fact: RecoverySettled, cause: Cause) -> Told[Command] | None:
+def recovery_settled(fact: RecoverySettled, cause: Cause) -> Message[Command] | None:
     if fact.how == "charged":
         return None
-    return Told(fact.order_id, DropCharge(fact.recovery_id, cause.at), cause)
+    return Message(fact.order_id, DropCharge(fact.recovery_id, cause.at), cause)
 
 
-def difference_settled(fact: ExchangeDifferenceSettled, cause: Cause) -> Told[Command] | None:
+def difference_settled(fact: ExchangeDifferenceSettled, cause: Cause) -> Message[Command] | None:
     """What was settled by a charge is known here."""
     if fact.operation_id is not None:
         return None
-    return Told(fact.order_id, DropCharge(fact.exchange_id, cause.at), cause)
+    return Message(fact.order_id, DropCharge(fact.exchange_id, cause.at), cause)
 
 
 def _noted(
     order_id: str, change: UnitsChange, cause_id: str, lines: tuple[LineQuantity, ...], cause: Cause
-) -> Told[Command]:
-    return Told(order_id, NoteUnits(change, cause_id, lines, cause.at), cause)
+) -> Message[Command]:
+    return Message(order_id, NoteUnits(change, cause_id, lines, cause.at), cause)
 
 
-_TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], Told[Command] | None]]] = {
+_TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], Message[Command] | None]]] = {
     OrderPlaced: placed,
     OrderConfirmed: confirmed,
     OrderRejected: rejected,

@@ -16,10 +16,10 @@ from payments.store import (
 )
 from shared.contracts.payments import MovementKind
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.http import Desk, webhook_cause
+from shared.http import CommandBus, webhook_cause
 from shared.machine import Invalid, NotAllowed
 from shared.money import format_minor
-from shared.shell import Told
+from shared.shell import Message
 
 log = structlog.get_logger()
 
@@ -34,19 +34,21 @@ MOVED: Final = {
 }
 
 
-async def hear(pool: Pool, desk: Desk, processor: Processor, notice: Notice, webhook_id: str, body: str) -> None:
+async def hear(
+    pool: Pool, commands: CommandBus, processor: Processor, notice: Notice, webhook_id: str, body: str
+) -> None:
     """What the provider says has happened: never refused. Raises an outage, and Unanswered where it had to be asked."""
-    if reason := await _tell(pool, desk, processor, notice, webhook_id):
+    if reason := await _tell(pool, commands, processor, notice, webhook_id):
         await keep_notice(pool, webhook_id, notice.type, notice.data.order_id, body, notice.occurred_at, reason)
 
 
-async def hear_again(pool: Pool, desk: Desk, processor: Processor) -> int:
+async def hear_again(pool: Pool, commands: CommandBus, processor: Processor) -> int:
     """Tell the notices that are kept once more; one that cannot be told holds up no other. Returns how many were due."""
     due = await claim_notices(pool, BATCH)
     for kept in due:
         try:
             notice = Notice.model_validate_json(kept.body)
-            reason = await _tell(pool, desk, processor, notice, kept.notice_id)
+            reason = await _tell(pool, commands, processor, notice, kept.notice_id)
         except Exception as error:
             if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
                 raise
@@ -57,7 +59,7 @@ async def hear_again(pool: Pool, desk: Desk, processor: Processor) -> int:
     return len(due)
 
 
-async def _tell(pool: Pool, desk: Desk, processor: Processor, notice: Notice, webhook_id: str) -> str | None:
+async def _tell(pool: Pool, commands: CommandBus, processor: Processor, notice: Notice, webhook_id: str) -> str | None:
     """None when it had its effect; else what it does not fit, in words."""
     data = notice.data
     asked = await order_of(pool, data.operation_key, None) if data.operation_key else None
@@ -74,9 +76,9 @@ async def _tell(pool: Pool, desk: Desk, processor: Processor, notice: Notice, we
         return f"it names {data.currency}, and order {order_id} is in {currency}"
     command = await _command(notice, processor, is_asked_for=asked is not None)
     cause = webhook_cause("processor", webhook_id, notice.occurred_at, notice.type)
-    told: Told[Command] = Told(order_id, command, cause)
+    told: Message[Command] = Message(order_id, command, cause)
     try:
-        [refusal] = await desk.take(PAYMENTS, [told])
+        [refusal] = await commands.process(PAYMENTS, [told])
     except BROKEN_LAWS as error:
         refusal = error
     if refusal is None:

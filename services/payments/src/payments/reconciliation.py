@@ -22,8 +22,8 @@ from payments.store import PAYMENTS, Booked, OurBooks, booked, claim_page, end_p
 from shared.contracts.payments import MovementKind, OperationKind
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
-from shared.http import Desk
-from shared.shell import Told
+from shared.http import CommandBus
+from shared.shell import Message
 
 log = structlog.get_logger()
 
@@ -171,15 +171,15 @@ class Auditor:
     Replicas take turns: who claims a page has it until its lease is over.
     """
 
-    def __init__(self, pool: Pool, desk: Desk, processor: Processor, every_seconds: float) -> None:
+    def __init__(self, pool: Pool, commands: CommandBus, processor: Processor, every_seconds: float) -> None:
         self._pool = pool
-        self._desk = desk
+        self._commands = commands
         self._processor = processor
         self._every_seconds = every_seconds
 
     async def step(self) -> bool:
         """Whether there was anything to do. Raises an outage."""
-        heard = await hear_again(self._pool, self._desk, self._processor)
+        heard = await hear_again(self._pool, self._commands, self._processor)
         claimed = await claim_page(self._pool, LEASE_SECONDS)
         if claimed is None:
             return heard > 0
@@ -236,7 +236,7 @@ class Auditor:
     async def _book(self, drift: Drift, theirs: TheirBooks) -> None:
         """As a notice would have told it. What breaks on one difference leaves it different, and the others go on."""
         try:
-            for command, at in await self._commands(drift, theirs):
+            for command, at in await self._commands_for(drift, theirs):
                 cause = Cause(
                     id=uuid7(),
                     at=at,
@@ -244,8 +244,8 @@ class Auditor:
                     reason="the provider's books",
                     correlation_id=drift.operation_id,
                 )
-                told: Told[Command] = Told(drift.order_id, command, cause)
-                [refusal] = await self._desk.take(PAYMENTS, [told])
+                told: Message[Command] = Message(drift.order_id, command, cause)
+                [refusal] = await self._commands.process(PAYMENTS, [told])
                 if refusal is not None:
                     raise refusal
         except Exception as error:
@@ -254,7 +254,7 @@ class Auditor:
                 raise
             log.error("difference.not_booked", subject=drift.operation_id, error=repr(error), exc_info=error)
 
-    async def _commands(self, drift: Drift, theirs: TheirBooks) -> list[tuple[Command, datetime]]:
+    async def _commands_for(self, drift: Drift, theirs: TheirBooks) -> list[tuple[Command, datetime]]:
         if drift.difference is Difference.DISPUTE:
             return [(_disputed(d), d.at) for d in theirs.disputes if d.dispute_id == drift.operation_id]
         if drift.difference is not Difference.UNKNOWN_HERE:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from payments.domain.account import Account, evolve, laws
+from payments.domain.account import Account, evolve, invariants
 from payments.domain.decision import Command, deadlines, decide
 from payments.domain.payout import Policies
 from payments.domain.policy import Policy
@@ -15,7 +15,7 @@ from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import RoutingPolicy
 from shared.database import Pool
 from shared.metrics import Gauge
-from shared.shell import Db, Flow, Held, Told
+from shared.shell import Db, Flow, LockedAggregate, Message
 
 KEEP_TENDERS = """
 INSERT INTO tenders (order_id, tender_id, kind, status, dispute, currency, authorized_minor, captured_minor, voided_minor,
@@ -241,7 +241,7 @@ class OurBooks:
     moved: frozenset[str]
 
 
-async def policies(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Account]) -> Policies:
+async def policies(db: Db, told: Sequence[Message[Command]], states: Mapping[str, Account]) -> Policies:
     """Every version there is; which one binds is for the decision to say."""
     return _policies([(row[0], row[1]) for row in await db.fetch(POLICIES)])
 
@@ -253,7 +253,7 @@ def _policies(rows: Sequence[tuple[str, str]]) -> Policies:
     )
 
 
-async def keep(db: Db, touched: Sequence[Held[Account]], _: Policies) -> None:
+async def save_tables(db: Db, touched: Sequence[LockedAggregate[Account]], _: Policies) -> None:
     """Rows of accounts that are open; those told of early have units only, and wait for their order."""
     tenders: list[tuple[Any, ...]] = []
     accounts: list[tuple[Any, ...]] = []
@@ -357,7 +357,7 @@ def _lines(now: Account) -> list[tuple[Any, ...]]:
     return rows
 
 
-def _operations(held: Held[Account]) -> list[tuple[Any, ...]]:
+def _operations(held: LockedAggregate[Account]) -> list[tuple[Any, ...]]:
     now, before = held.state, held.before
     rows = []
     for o in now.operations.values():
@@ -584,8 +584,8 @@ PAYMENTS: Final[Flow[Account, Command, Policies]] = Flow(
     initial=_unopened,
     decide=decide,
     evolve=evolve,
-    surroundings=policies,
-    keep=keep,
+    load_context=policies,
+    save_tables=save_tables,
     deadlines=deadlines,
-    laws=laws,
+    invariants=invariants,
 )

@@ -21,8 +21,8 @@ from payments.reconciliation import Auditor
 from payments.store import PAYMENTS, Call, claim, failed, submitted
 from shared.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.envelope import Cause
-from shared.http import Desk
-from shared.shell import Told
+from shared.http import CommandBus
+from shared.shell import Message
 
 log = structlog.get_logger()
 
@@ -47,12 +47,12 @@ class News:
     at: datetime
 
 
-async def _tell(pool: Pool, desk: Desk, news: Sequence[News], reason: str) -> None:
+async def _tell(pool: Pool, commands: CommandBus, news: Sequence[News], reason: str) -> None:
     """What cannot be told of one operation is kept with it, and holds up no other. Raises an outage."""
     if not news:
         return
-    told: list[Told[Command]] = [
-        Told(
+    told: list[Message[Command]] = [
+        Message(
             n.call.order_id,
             n.command,
             Cause(
@@ -68,22 +68,22 @@ async def _tell(pool: Pool, desk: Desk, news: Sequence[News], reason: str) -> No
     ]
     errors: Sequence[Exception | None]
     try:
-        errors = await desk.take(PAYMENTS, told)
+        errors = await commands.process(PAYMENTS, told)
     except Exception as broken:
         if isinstance(broken, OUTAGES) and not isinstance(broken, BROKEN_LAWS):
             raise
         if len(news) > 1:
             for one in news:
-                await _tell(pool, desk, [one], reason)
+                await _tell(pool, commands, [one], reason)
             return
         errors = [broken]
     for one, error in zip(news, errors, strict=True):
         if error is not None:
             log.error("operation.undecided", operation=one.call.operation_id, error=repr(error), exc_info=error)
-            await _keep_failure(pool, desk, one.call, f"{reason}: {error!r}")
+            await _keep_failure(pool, commands, one.call, f"{reason}: {error!r}")
 
 
-async def _keep_failure(pool: Pool, desk: Desk, call: Call, why: str) -> None:
+async def _keep_failure(pool: Pool, commands: CommandBus, call: Call, why: str) -> None:
     """With its row; it is tried again less and less often, and once it is clear that this leads nowhere, a person is told."""
     if await failed(pool, call.operation_id, why) != TELLS_AFTER:
         return
@@ -95,9 +95,9 @@ async def _keep_failure(pool: Pool, desk: Desk, call: Call, why: str) -> None:
         correlation_id=call.operation_id,
         traceparent=call.traceparent,
     )
-    told: Told[Command] = Told(call.order_id, GiveUp(call.operation_id, why), cause)
+    told: Message[Command] = Message(call.order_id, GiveUp(call.operation_id, why), cause)
     try:
-        [error] = await desk.take(PAYMENTS, [told])
+        [error] = await commands.process(PAYMENTS, [told])
     except BROKEN_LAWS as broken:
         error = broken
     if error is not None:
@@ -107,9 +107,9 @@ async def _keep_failure(pool: Pool, desk: Desk, call: Call, why: str) -> None:
 class Submitter:
     """Keeps up to `calls` calls under way; one that hangs holds no other."""
 
-    def __init__(self, pool: Pool, desk: Desk, processor: Processor, calls: int) -> None:
+    def __init__(self, pool: Pool, commands: CommandBus, processor: Processor, calls: int) -> None:
         self._pool = pool
-        self._desk = desk
+        self._commands = commands
         self._processor = processor
         self._calls = calls
         self._flying: dict[asyncio.Task[News], Call] = {}
@@ -131,7 +131,7 @@ class Submitter:
                 del self._flying[task]
                 self._answered.append(task.result())
         answered = len(self._answered)
-        await _tell(self._pool, self._desk, self._answered, "provider answered")
+        await _tell(self._pool, self._commands, self._answered, "provider answered")
         del self._answered[:answered]
         return bool(taken or answered or self._flying)
 
@@ -141,7 +141,7 @@ class Submitter:
         if not taken:
             return 0
         news = [News(call, Submit(call.operation_id), call.requested_at) for call in taken]
-        await _tell(self._pool, self._desk, news, "provider asked")
+        await _tell(self._pool, self._commands, news, "provider asked")
         # What was concluded or withdrawn meanwhile is not asked for.
         for call in await submitted(self._pool, [call.operation_id for call in taken]):
             self._flying[asyncio.create_task(self._perform(call))] = call
@@ -163,9 +163,9 @@ class Submitter:
 class Reconciler:
     """Asks the provider what became of operations whose answer is missing, less and less often, until it is known."""
 
-    def __init__(self, pool: Pool, desk: Desk, processor: Processor, calls: int) -> None:
+    def __init__(self, pool: Pool, commands: CommandBus, processor: Processor, calls: int) -> None:
         self._pool = pool
-        self._desk = desk
+        self._commands = commands
         self._processor = processor
         self._calls = calls
 
@@ -174,7 +174,7 @@ class Reconciler:
         taken = await claim(self._pool, ["submitted", "unknown"], self._calls, 0)
         found = await asyncio.gather(*(self._find(call) for call in taken))
         news = [one for one in found if one is not None]
-        await _tell(self._pool, self._desk, news, "provider asked what became of it")
+        await _tell(self._pool, self._commands, news, "provider asked what became of it")
         return bool(taken)
 
     async def _find(self, call: Call) -> News | None:
@@ -185,7 +185,7 @@ class Reconciler:
             return None
         except Exception as error:
             log.error("operation.failed", operation=call.operation_id, error=repr(error), exc_info=error)
-            await _keep_failure(self._pool, self._desk, call, repr(error))
+            await _keep_failure(self._pool, self._commands, call, repr(error))
             return None
         return News(call, RecordOutcome(call.operation_id, verdict), verdict.at if verdict else call.requested_at)
 

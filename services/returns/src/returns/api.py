@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timezone
-from email.message import Message
+from email.message import Message as Form
 from email.parser import BytesParser
 from email.policy import HTTP
 from hashlib import sha256
@@ -71,8 +71,8 @@ from shared.contracts.returns import (
 )
 from shared.envelope import observed_time
 from shared.http import (
-    Asking,
-    AtDesk,
+    CommandRequest,
+    Commands,
     OccurredAt,
     SignedBody,
     asks,
@@ -84,18 +84,18 @@ from shared.http import (
 )
 from shared.machine import Invalid
 from shared.money import Minor
-from shared.shell import Told
+from shared.shell import Message
 
 router = APIRouter(tags=["returns"])
 
 MAX_LINES = 200
 MAX_POLICIES = 1000
 
-Publisher = Annotated[Asking, asks(Role.SUPERVISOR, Role.OPERATOR)]
-Customer = Annotated[Asking, asks(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
-Reviewer = Annotated[Asking, asks(Role.AGENT, Role.SUPERVISOR)]
-Approver = Annotated[Asking, asks(Role.SUPERVISOR)]
-Receiver = Annotated[Asking, asks(Role.WAREHOUSE, Role.SUPERVISOR)]
+Publisher = Annotated[CommandRequest, asks(Role.SUPERVISOR, Role.OPERATOR)]
+Customer = Annotated[CommandRequest, asks(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR)]
+Reviewer = Annotated[CommandRequest, asks(Role.AGENT, Role.SUPERVISOR)]
+Approver = Annotated[CommandRequest, asks(Role.SUPERVISOR)]
+Receiver = Annotated[CommandRequest, asks(Role.WAREHOUSE, Role.SUPERVISOR)]
 Reader = Annotated[Caller, needs(*Role)]
 EvidenceReader = Annotated[Caller, needs(Role.STOREFRONT, Role.AGENT, Role.SUPERVISOR, Role.WAREHOUSE)]
 
@@ -525,7 +525,9 @@ NAMED_IN_PATH = frozenset({"order_id", "return_id", "claim_id", "exchange_id", "
 Answer = Callable[[OrderReturns, Sequence[Fact]], tuple[int, BaseModel]]
 
 
-async def _tell(by: Asking, order_id: str, command: Command, at: datetime, reason: str, answer: Answer) -> Response:
+async def _tell(
+    by: CommandRequest, order_id: str, command: Command, at: datetime, reason: str, answer: Answer
+) -> Response:
     """Tell it; what the path names and nobody knows is 404."""
     try:
         return await by.tell(ORDER_RETURNS, order_id, command, answer, reason=reason, at=at)
@@ -885,7 +887,7 @@ def evidence_form(content_type: str, body: bytes) -> tuple[str, str, bytes]:
     if not content_type.startswith("multipart/form-data"):
         raise Invalid("Content-Type", "must be multipart/form-data")
     message = BytesParser(policy=HTTP).parsebytes(b"Content-Type: " + content_type.encode() + b"\r\n\r\n" + body)
-    parts: dict[str, Message] = {}
+    parts: dict[str, Form] = {}
     for part in message.iter_parts() if message.is_multipart() else ():
         name = part.get_param("name", header="content-disposition")
         if name in parts:
@@ -970,17 +972,17 @@ class Accepted(BaseModel):
 @router.post("/webhooks/carrier")
 async def carrier(
     body: Annotated[SignedBody, signed(lambda settings: settings.carrier_webhook_secret.get_secret_value())],
-    desk: AtDesk,
+    commands: Commands,
 ) -> Accepted:
     """A scan of a customer's parcel on its way back; of whatever return, it is recorded."""
     scan = read_signed(ReturnScan, body)
     at = observed_time(scan.occurred_at)
-    told: Told[Command] = Told(
+    told: Message[Command] = Message(
         scan.order_id,
         RecordScan(scan.return_id, scan.tracking, at),
         webhook_cause("carrier", body.id, at, "carrier scan"),
     )
-    [refused] = await desk.take(ORDER_RETURNS, [told])
+    [refused] = await commands.process(ORDER_RETURNS, [told])
     if refused is not None:
         raise refused
     return Accepted()

@@ -18,7 +18,7 @@ from shared.envelope import Cause
 from shared.machine import NotAllowed
 from shared.relay import stopped_within
 from shared.runtime import Running, build
-from shared.shell import Told
+from shared.shell import Message
 
 log = structlog.get_logger()
 
@@ -35,13 +35,13 @@ async def default_policy(running: Running, stop: asyncio.Event) -> None:
         reason="a return needs a policy, also where a merchant has published none",
         correlation_id=name,
     )
-    told: Told[policies.PolicyCommand] = Told(
+    told: Message[policies.PolicyCommand] = Message(
         policies.subject(policies.DEFAULT.policy_id), policies.PublishPolicy(policies.DEFAULT), cause
     )
     while True:
         error: Exception | None
         try:
-            [error] = await running.desk.take(POLICIES, [told])
+            [error] = await running.commands.process(POLICIES, [told])
         except BROKEN_LAWS:
             raise
         except OUTAGES as outage:

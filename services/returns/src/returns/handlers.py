@@ -43,14 +43,14 @@ from shared.contracts.payments import (
 )
 from shared.contracts.returns import ObservedLine, RecordedUnits
 from shared.envelope import Cause
-from shared.shell import Told
+from shared.shell import Message
 
 
-def purchased(fact: OrderPlaced, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, RecordPurchase(fact), cause)
+def purchased(fact: OrderPlaced, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, RecordPurchase(fact), cause)
 
 
-def cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
+def cancelled(fact: OrderLinesCancelled, cause: Cause) -> Message[Command]:
     back = {line.line_id: line.quantity for line in fact.returned}
     lines = tuple(
         RecordedUnits(
@@ -61,50 +61,50 @@ def cancelled(fact: OrderLinesCancelled, cause: Cause) -> Told[Command]:
         )
         for line in fact.lines
     )
-    return Told(fact.order_id, RecordUnits(fact.cancellation_id, "cancelled", lines, cause.at), cause)
+    return Message(fact.order_id, RecordUnits(fact.cancellation_id, "cancelled", lines, cause.at), cause)
 
 
-def sent_again(fact: ReplacementCreated, cause: Cause) -> Told[Command] | None:
+def sent_again(fact: ReplacementCreated, cause: Cause) -> Message[Command] | None:
     """Of replacements, those that no claim and no return of ours asked for."""
     if fact.shipment_id is None:
         return None
     lines = tuple(RecordedUnits(line_id=line.line_id, quantity=line.quantity) for line in fact.lines)
-    return Told(fact.order_id, RecordUnits(fact.replacement_id, "settled", lines, cause.at), cause)
+    return Message(fact.order_id, RecordUnits(fact.replacement_id, "settled", lines, cause.at), cause)
 
 
-def shipped(fact: ShipmentShipped, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, RecordUnits(fact.shipment_id, "shipped", _units(fact.lines), cause.at), cause)
+def shipped(fact: ShipmentShipped, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, RecordUnits(fact.shipment_id, "shipped", _units(fact.lines), cause.at), cause)
 
 
-def moved(stage: Stage) -> Callable[[Any, Cause], Told[Command]]:
+def moved(stage: Stage) -> Callable[[Any, Cause], Message[Command]]:
     """A parcel that reached this stage with the units that the fact names."""
 
     def told(
         fact: ShipmentDelivered | ShipmentLost | ShipmentFound | ShipmentReturnedToSender, cause: Cause
-    ) -> Told[Command]:
+    ) -> Message[Command]:
         tracking = fact.scan.tracking if fact.scan else None
         replaced = fact.replaced if isinstance(fact, ShipmentDelivered) else ()
         lines = _units(fact.lines, fact.substituted)
-        return Told(
+        return Message(
             fact.order_id, RecordUnits(fact.shipment_id, stage, lines, cause.at, tracking, replaced=replaced), cause
         )
 
     return told
 
 
-def relabelled(fact: ShipmentRelabelled, cause: Cause) -> Told[Command] | None:
+def relabelled(fact: ShipmentRelabelled, cause: Cause) -> Message[Command] | None:
     """One that had left. What was told of it under its old number is neither lost nor delivered beside what is told next."""
     if fact.parcel is None:
         return None
     about = RecordUnits(fact.shipment_id, "relabelled", (), cause.at, fact.parcel.tracking, replaces=fact.replaces)
-    return Told(fact.order_id, about, cause)
+    return Message(fact.order_id, about, cause)
 
 
-def scanned(fact: ShipmentTrackingUpdated, cause: Cause) -> Told[Command] | None:
+def scanned(fact: ShipmentTrackingUpdated, cause: Cause) -> Message[Command] | None:
     """Of outbound scans only one matters here: delivered by the carrier's word, and not by the customer's."""
     if not fact.lines:
         return None
-    return Told(
+    return Message(
         fact.order_id, RecordUnits(fact.shipment_id, "withdrawn", _units(fact.lines), cause.at, fact.tracking), cause
     )
 
@@ -123,34 +123,34 @@ def _units(lines: Iterable[LineQuantity], substituted: Iterable[SubstitutedUnits
     return tuple(found)
 
 
-def refunded(fact: RefundCompleted, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, SettleRefund(fact.cause_id, fact.refund_id, fact.amount_minor, cause.at), cause)
+def refunded(fact: RefundCompleted, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, SettleRefund(fact.cause_id, fact.refund_id, fact.amount_minor, cause.at), cause)
 
 
-def dropped(fact: RefundRejected | RefundCancelled, cause: Cause) -> Told[Command] | None:
+def dropped(fact: RefundRejected | RefundCancelled, cause: Cause) -> Message[Command] | None:
     """Of refunds that will not be paid, those that name what they were for."""
     if fact.cause_id is None:
         return None
     reason = fact.reason_code if isinstance(fact, RefundRejected) else "cancelled"
-    return Told(fact.order_id, DropRefund(fact.cause_id, fact.refund_id, reason, cause.at), cause)
+    return Message(fact.order_id, DropRefund(fact.cause_id, fact.refund_id, reason, cause.at), cause)
 
 
-def charge_failed(fact: PaymentChargeFailed, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, FailCharge(fact.exchange_id, fact.code, cause.at), cause)
+def charge_failed(fact: PaymentChargeFailed, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, FailCharge(fact.exchange_id, fact.code, cause.at), cause)
 
 
-def charged(fact: PaymentCaptured, cause: Cause) -> Told[Command] | None:
+def charged(fact: PaymentCaptured, cause: Cause) -> Message[Command] | None:
     """Of captures, those of what an exchange cost more."""
     if fact.exchange_id is None:
         return None
-    return Told(fact.order_id, RecordCharge(fact.exchange_id, fact.operation_id, fact.amount_minor, cause.at), cause)
+    return Message(fact.order_id, RecordCharge(fact.exchange_id, fact.operation_id, fact.amount_minor, cause.at), cause)
 
 
-def disputed(fact: DisputeOpened | DisputeWon | DisputeLost, cause: Cause) -> Told[Command]:
-    return Told(fact.order_id, RecordDispute(fact.dispute_id, isinstance(fact, DisputeOpened)), cause)
+def disputed(fact: DisputeOpened | DisputeWon | DisputeLost, cause: Cause) -> Message[Command]:
+    return Message(fact.order_id, RecordDispute(fact.dispute_id, isinstance(fact, DisputeOpened)), cause)
 
 
-def received(message: WarehouseParcelReceived, cause: Cause) -> Told[Command]:
+def received(message: WarehouseParcelReceived, cause: Cause) -> Message[Command]:
     command = ReceiveParcel(
         return_id=message.return_id,
         receipt_id=message.receipt_id,
@@ -159,10 +159,10 @@ def received(message: WarehouseParcelReceived, cause: Cause) -> Told[Command]:
         unexpected=message.unexpected,
         at=message.occurred_at,
     )
-    return Told(message.order_id, command, cause)
+    return Message(message.order_id, command, cause)
 
 
-def inspected(message: WarehouseItemsInspected, cause: Cause) -> Told[Command]:
+def inspected(message: WarehouseItemsInspected, cause: Cause) -> Message[Command]:
     command = InspectItems(
         return_id=message.return_id,
         inspection_id=message.inspection_id,
@@ -170,7 +170,7 @@ def inspected(message: WarehouseItemsInspected, cause: Cause) -> Told[Command]:
         lines=message.lines,
         at=message.occurred_at,
     )
-    return Told(message.order_id, command, cause)
+    return Message(message.order_id, command, cause)
 
 
 def reported(lines: Iterable[ReturnedUnits]) -> tuple[ObservedLine, ...]:

@@ -13,7 +13,7 @@ from returns.domain.policies import Policies, Policy, PolicyCommand
 from returns.domain.units import ReverseBucket
 from shared.contracts.returns import PolicyPublished, ReturnPolicy
 from shared.database import Pool
-from shared.shell import Db, Flow, Held, Told
+from shared.shell import Db, Flow, LockedAggregate, Message
 
 ORDER_STATE: Final = TypeAdapter(OrderReturns)
 POLICY_STATE: Final = TypeAdapter(Policy)
@@ -57,7 +57,7 @@ _read: dict[str, ReturnPolicy] = {}
 """Contents by their digest, parsed once in a process."""
 
 
-async def published(db: Db, told: Sequence[Told[Command]], states: Mapping[str, OrderReturns]) -> Policies:
+async def published(db: Db, told: Sequence[Message[Command]], states: Mapping[str, OrderReturns]) -> Policies:
     """Every version there is: bound ones by their content, the one in force at purchase by its time."""
     rows = await db.fetch(VERSIONS)
     if missing := [row["digest"] for row in rows if row["digest"] not in _read]:
@@ -68,7 +68,7 @@ async def published(db: Db, told: Sequence[Told[Command]], states: Mapping[str, 
     return Policies(contents, retired)
 
 
-async def keep_lines(db: Db, touched: Sequence[Held[OrderReturns]], _: Policies) -> None:
+async def keep_lines(db: Db, touched: Sequence[LockedAggregate[OrderReturns]], _: Policies) -> None:
     """Lines whose counters moved."""
     rows = []
     for held in touched:
@@ -98,7 +98,7 @@ async def keep_lines(db: Db, touched: Sequence[Held[OrderReturns]], _: Policies)
         await db.execute(KEEP_LINES, *zip(*rows, strict=True))
 
 
-async def keep_policies(db: Db, touched: Sequence[Held[Policy]], _: None) -> None:
+async def keep_policies(db: Db, touched: Sequence[LockedAggregate[Policy]], _: None) -> None:
     """What was published and what was retired."""
     new = [fact.policy for held in touched for fact in held.facts if isinstance(fact, PolicyPublished)]
     if new:
@@ -158,10 +158,10 @@ ORDER_RETURNS: Final[Flow[OrderReturns, Command, Policies]] = Flow(
     initial=order.initial,
     decide=decisions.decide,
     evolve=order.evolve,
-    surroundings=published,
-    keep=keep_lines,
+    load_context=published,
+    save_tables=keep_lines,
     deadlines=decisions.deadlines,
-    laws=order.laws,
+    invariants=order.invariants,
 )
 
 POLICIES: Final[Flow[Policy, PolicyCommand, None]] = Flow(
@@ -170,6 +170,6 @@ POLICIES: Final[Flow[Policy, PolicyCommand, None]] = Flow(
     initial=policies.initial,
     decide=policies.decide,
     evolve=policies.evolve,
-    keep=keep_policies,
+    save_tables=keep_policies,
     prefix="policy",
 )

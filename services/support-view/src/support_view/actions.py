@@ -357,7 +357,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ActionResult:
     """What became of an action, in words; `status` is that of the page that says so. `form` is for another try."""
 
     status: int
@@ -519,16 +519,18 @@ def _open(view: OrderView) -> Iterator[tuple[str, str, str]]:
     yield "causes", "name-cause", "other"
 
 
-async def act(client: httpx.AsyncClient, services: Mapping[str, str], action: Action, form: Form, token: str) -> Told:
+async def act(
+    client: httpx.AsyncClient, services: Mapping[str, str], action: Action, form: Form, token: str
+) -> ActionResult:
     """Have it done, by a service that is among `services`. What is not answered may have been done: the same form sent again
     has no second effect."""
     for asked in action.fields:
         if asked.is_required and not form.get(asked.name):
-            return Told(422, asked.ask, form)
+            return ActionResult(422, asked.ask, form)
     try:
         body = action.body(form)
     except ValueError:
-        return Told(422, "Say how many units, in digits.", form)
+        return ActionResult(422, "Say how many units, in digits.", form)
     path = action.path.format(order=quote(form.get("order", ""), safe=""), id=quote(form.get("id", ""), safe=""))
     headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": form.get("key", "")}
     if context := trace.get():
@@ -538,10 +540,10 @@ async def act(client: httpx.AsyncClient, services: Mapping[str, str], action: Ac
     except httpx.HTTPError as error:
         log.warning("action.unanswered", action=action.label, service=action.service, error=repr(error))
         text = f"{action.service} does not answer just now. Send it again in a moment: it will be done once."
-        return Told(503, text, form)
+        return ActionResult(503, text, form)
     if answer.is_success:
-        return Told(200, action.done)
-    return Told(answer.status_code, f"{action.service} refused: {_words(answer)}", form)
+        return ActionResult(200, action.done)
+    return ActionResult(answer.status_code, f"{action.service} refused: {_words(answer)}", form)
 
 
 async def evidence_file(

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from shared.runtime import Running, build
 from support_view import api, casebook, casework_api, pages, sign_in, store
 from support_view.domain.casework import due_command
-from support_view.handlers import TOPICS, take
+from support_view.handlers import TOPICS, process
 from support_view.metrics import api as figures
 from support_view.metrics import pages as figure_pages
 from support_view.settings import SupportViewSettings
@@ -44,7 +44,7 @@ def built(topics: Sequence[str] = ()) -> FastAPI:
         "support-view",
         settings=SupportViewSettings,
         topics=topics,
-        take=take,
+        process=process,
         router=router,
         flows=casebook.FLOWS,
         timers=tuple((flow, due_command) for flow in casebook.FLOWS) if topics else (),

@@ -14,8 +14,8 @@ from shared.contracts.base import FACTS, Fact, PolicyRef
 from shared.contracts.fulfillment import SHELF
 from shared.contracts.support import CUSTOMER, RootCauseTag
 from shared.database import Pool
-from shared.shell import Db, Flow, Held, Remembered, Told
-from support_view.domain.cases import Support, deadlines, evolve, laws
+from shared.shell import Db, Flow, LockedAggregate, Message, StateCache
+from support_view.domain.cases import Support, deadlines, evolve, invariants
 from support_view.domain.casework import FIND_CAUSES, Around, CheckEscalations, Command, FindCauses, decide
 from support_view.domain.causes import EvidencedCause
 from support_view.domain.escalations import due_at
@@ -146,7 +146,7 @@ async def in_force(db: Db) -> Policies:
     )
 
 
-async def around(db: Db, told: Sequence[Told[Command]], states: Mapping[str, Support]) -> Around:
+async def around(db: Db, told: Sequence[Message[Command]], states: Mapping[str, Support]) -> Around:
     """The policies; and for looks, what there is to be seen, with the next look at what is not due yet."""
     policies = await in_force(db)
     now: datetime = await db.fetchval("SELECT now()")
@@ -268,7 +268,7 @@ async def watch(
         await db.execute(LOOK_NO_MORE, *columns(sorted(gone)))
 
 
-async def keep(db: Db, touched: Sequence[Held[Support]], _: Around) -> None:
+async def save_tables(db: Db, touched: Sequence[LockedAggregate[Support]], _: Around) -> None:
     """Contacts that are new, cases and escalations that changed."""
     contacts = [
         (id, h.key, c.customer, c.channel, c.direction, c.topic, c.is_automated, c.duplicate_of, c.case_id, c.at)
@@ -331,14 +331,14 @@ ORDERS: Final[Flow[Support, Command, Around]] = Flow(
     initial=Support,
     decide=decide,
     evolve=evolve,
-    surroundings=around,
-    keep=keep,
+    load_context=around,
+    save_tables=save_tables,
     deadlines=deadlines,
-    laws=laws,
+    invariants=invariants,
 )
-CUSTOMERS: Final = replace(ORDERS, prefix=CUSTOMER, remembered=Remembered())
+CUSTOMERS: Final = replace(ORDERS, prefix=CUSTOMER, cache=StateCache())
 """The same for what names no order."""
-SHELVES: Final = replace(ORDERS, prefix=SHELF, remembered=Remembered())
+SHELVES: Final = replace(ORDERS, prefix=SHELF, cache=StateCache())
 """And for shelves, of which support has nothing but escalations."""
 FLOWS: Final = (ORDERS, CUSTOMERS, SHELVES)
 

@@ -31,8 +31,8 @@ from shared.contracts.support import (
     RootCauseTag,
 )
 from shared.http import (
-    Asking,
-    AtDesk,
+    CommandRequest,
+    Commands,
     OccurredAt,
     SignedBody,
     asks,
@@ -43,7 +43,7 @@ from shared.http import (
     webhook_cause,
 )
 from shared.machine import Invalid
-from shared.shell import Db, Told
+from shared.shell import Db, Message
 from support_view import casebook, store
 from support_view.api import READERS, NotSeen, OrderId, snapshot
 from support_view.domain.cases import CASE, CaseStatus, Support
@@ -79,7 +79,7 @@ from support_view.settings import SupportViewSettings
 router = APIRouter(tags=["casework"])
 
 WORKERS: Final = (Role.AGENT, Role.SUPERVISOR)
-Worker = Annotated[Asking, asks(*WORKERS)]
+Worker = Annotated[CommandRequest, asks(*WORKERS)]
 Reader = Annotated[Caller, needs(*READERS)]
 CaseId = Annotated[Id, Path(description="the case")]
 Reason = Annotated[Text, Field(min_length=1, pattern=r"\S")]
@@ -282,14 +282,14 @@ class Taken(Model):
 async def crm(
     request: Request,
     body: Annotated[SignedBody, signed(lambda settings: settings.crm_webhook_secret.get_secret_value())],
-    desk: AtDesk,
+    commands: Commands,
 ) -> Taken:
     """A contact from the CRM, signed; one id has one effect."""
     told = read_signed(CrmContact, body)
     subject, command = await read_contact(request, told, None)
     cause = webhook_cause("crm", body.id, command.at, f"contact by {told.channel}")
-    commanded: Told[Command] = Told(subject, command, cause)
-    [refusal] = await desk.take(casebook.flow_of(subject), [commanded])
+    commanded: Message[Command] = Message(subject, command, cause)
+    [refusal] = await commands.process(casebook.flow_of(subject), [commanded])
     if refusal is not None:
         raise refusal
     return Taken(contact_id=command.contact_id)
@@ -484,8 +484,8 @@ class EscalationStep(Model):
     assignee: str | None
 
 
-async def _attend(asking: Asking, escalation_id: str, command: Command, reason: str) -> Response:
-    subject = await casebook.subject_of(asking.desk.pool, casebook.SUBJECT_OF_ESCALATION, escalation_id)
+async def _attend(asking: CommandRequest, escalation_id: str, command: Command, reason: str) -> Response:
+    subject = await casebook.subject_of(asking.commands.pool, casebook.SUBJECT_OF_ESCALATION, escalation_id)
     if subject is None:
         raise HTTPException(404, f"there is no escalation {escalation_id}")
 
@@ -513,11 +513,11 @@ async def assign_escalation(escalation_id: EscalationId, body: AssignIn, asking:
     return await _attend(asking, escalation_id, command, f"given to {body.assignee}")
 
 
-def _directs(asking: Asking) -> bool:
+def _directs(asking: CommandRequest) -> bool:
     return Role.SUPERVISOR in asking.caller.roles
 
 
-def _may_assign(asking: Asking, assignee: str) -> None:
+def _may_assign(asking: CommandRequest, assignee: str) -> None:
     if not _directs(asking) and assignee != asking.actor:
         raise HTTPException(403, "needs the role supervisor to give it to somebody else")
 
@@ -540,8 +540,10 @@ class CausesStep(Model):
     override_id: str | None = Field(description="of what was said now; by it, it can be withdrawn")
 
 
-async def _on_causes(asking: Asking, order_id: str, command: OverrideCause | WithdrawOverride, reason: str) -> Response:
-    if not await store.facts_seen(asking.desk.pool, order_id):
+async def _on_causes(
+    asking: CommandRequest, order_id: str, command: OverrideCause | WithdrawOverride, reason: str
+) -> Response:
+    if not await store.facts_seen(asking.commands.pool, order_id):
         raise NotSeen(order_id)
 
     def answer(state: Support, facts: Sequence[Fact]) -> tuple[int, Model]:
@@ -648,8 +650,10 @@ class CaseStep(Model):
     allowed: tuple[str, ...]
 
 
-async def _step(asking: Asking, case_id: str, command: Command, reason: str, at: datetime | None = None) -> Response:
-    subject = await casebook.subject_of(asking.desk.pool, casebook.SUBJECT_OF_CASE, case_id)
+async def _step(
+    asking: CommandRequest, case_id: str, command: Command, reason: str, at: datetime | None = None
+) -> Response:
+    subject = await casebook.subject_of(asking.commands.pool, casebook.SUBJECT_OF_CASE, case_id)
     if subject is None:
         raise _unknown(case_id)
 

@@ -7,7 +7,7 @@ import structlog
 
 from shared.envelope import Undecodable, context_of, fact_of, source_of
 from shared.parking import Parked, Record
-from shared.shell import Db, by_stretches, in_turn
+from shared.shell import Db, one_batch_at_a_time, yielding_every
 from support_view import store
 from support_view.casebook import watch
 from support_view.domain.shelves import READ
@@ -20,7 +20,7 @@ HIGHEST: Final = 2**63 - 1
 log = structlog.get_logger()
 
 
-def read(record: Record) -> store.Told:
+def read(record: Record) -> store.StoredFact:
     """Raises Undecodable, naming the header or field."""
     context = context_of(record.key, record.headers)
     fact = fact_of(context, record.value)
@@ -50,15 +50,15 @@ def read(record: Record) -> store.Told:
         context.causation_id,
         context.traceparent and context.traceparent.split("-")[1],
     )
-    return store.Told(entry, record.value.decode())
+    return store.StoredFact(entry, record.value.decode())
 
 
-async def take(db: Db, records: Sequence[Record]) -> list[Parked]:
+async def process(db: Db, records: Sequence[Record]) -> list[Parked]:
     """One transaction's worth. Nothing queues behind what is parked: a section waits for its hole by itself."""
-    told: list[store.Told] = []
+    told: list[store.StoredFact] = []
     parked: list[Parked] = []
-    async with in_turn(len(records)):
-        async for record in by_stretches(records):
+    async with one_batch_at_a_time(len(records)):
+        async for record in yielding_every(records):
             try:
                 told.append(read(record))
             except Undecodable as error:

@@ -27,8 +27,8 @@ from support_view.actions import (
     CASE_ACTIONS,
     HERE,
     QUEUE_ACTIONS,
+    ActionResult,
     Offers,
-    Told,
     act,
     attended,
     evidence_file,
@@ -137,12 +137,12 @@ async def queue(
     after: Annotated[str | None, Query(max_length=120)] = None,
     done: Annotated[str, Query(max_length=50)] = "",
 ) -> Response:
-    told = Told(200, QUEUE_ACTIONS[done].done) if done in QUEUE_ACTIONS else None
+    told = ActionResult(200, QUEUE_ACTIONS[done].done) if done in QUEUE_ACTIONS else None
     return await queue_page(request, mine, after, told)
 
 
 async def queue_page(
-    request: Request, mine: bool = False, after: str | None = None, told: Told | None = None
+    request: Request, mine: bool = False, after: str | None = None, told: ActionResult | None = None
 ) -> Response:
     """Who needs attention now, why, since when, and what to do about it."""
     caller = await current_user(request)
@@ -216,10 +216,12 @@ async def cases(
 
 @router.get("/cases/{case_id}")
 async def case_of(request: Request, case_id: str, done: Annotated[str, Query(max_length=50)] = "") -> Response:
-    return await case_page(request, case_id, Told(200, CASE_ACTIONS[done].done) if done in CASE_ACTIONS else None)
+    return await case_page(
+        request, case_id, ActionResult(200, CASE_ACTIONS[done].done) if done in CASE_ACTIONS else None
+    )
 
 
-async def case_page(request: Request, case_id: str, told: Told | None = None) -> Response:
+async def case_page(request: Request, case_id: str, told: ActionResult | None = None) -> Response:
     """A case: who owes what by when, what was said, and what may be done."""
     caller = await current_user(request)
     if caller is None:
@@ -273,7 +275,7 @@ async def order_of(
     done: Annotated[str, Query(max_length=50)] = "",
     seen: KnownFacts = 0,
 ) -> Response:
-    told = Told(200, ACTIONS[done].done) if done in ACTIONS else None
+    told = ActionResult(200, ACTIONS[done].done) if done in ACTIONS else None
     # What support does itself is on the page at once; of the rest it may be a moment until its fact is seen.
     known = seen if told is not None and ACTIONS[done].service != HERE else None
     return await order_page(request, order_id, domain or [], after, detail, about, told=told, known=known)
@@ -288,7 +290,7 @@ async def order_page(
     about: str | None = None,
     *,
     revealed: bool = False,
-    told: Told | None = None,
+    told: ActionResult | None = None,
     known: int | None = None,
 ) -> Response:
     """`known`: how many facts of the order had been seen when that was asked for whose outcome is shown."""

@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from shared.contracts import FACTS
 from shared.database import Pool, array, transposed
 from shared.metrics import Gauge
-from shared.shell import Db, Remembered, by_stretches, in_turn
+from shared.shell import Db, StateCache, one_batch_at_a_time, yielding_every
 from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import Entry, Place
 from support_view.metrics.measures import Measured, measured, news
@@ -37,7 +37,7 @@ Find = tuple[str, str, str]
 """Kind, value and the order it leads to."""
 
 
-class Told(NamedTuple):
+class StoredFact(NamedTuple):
     """An entry and its data as it travelled."""
 
     entry: Entry
@@ -53,7 +53,7 @@ ORDER BY subject, service FOR UPDATE OF sections"""
 # Returns the ids that stood on the timeline before, most often none, and the sections. All do it in this order, each in the
 # order of its key, so that two processes that are told the same facts cannot wait for each other in a circle: facts are
 # kept, sections that are new made, the others locked.
-TAKE = """
+CLAIM_AND_LOCK = """
 WITH told AS (SELECT * FROM unnest($4::uuid[], $5::text[], $6::text[], $7::bigint[], $8::text[], $9::text[],
         $10::timestamptz[], $11::text[], $12::text[], $13::text[], $14::text[], $15::text[])
     AS t (id, service, subject, sequence, type, data, occurred_at, actor, reason, correlation_id, causation_id, trace_id)),
@@ -104,13 +104,13 @@ SAVE: Final = FOLDED + MEASURE.format(table="measured")
 Sections: TypeAlias = Mapping[Key, Projection[Any]]
 
 
-async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
+async def add(db: Db, told: Sequence[StoredFact]) -> tuple[Sections, Sections]:
     """Put facts on the timeline, once each, and fold what they make foldable, in the caller's transaction. The touched
     sections, as they were and as they are."""
     if not told:
         return {}, {}
     told = sorted(told, key=lambda t: t.entry.id)
-    repeats, made, sections, writer = await _take(db, told)
+    repeats, made, sections, writer = await _claim_and_lock(db, told)
     by_section: dict[Key, list[Entry]] = defaultdict(list)
     for entry, _ in told:
         if entry.id not in repeats and OF_NO_ORDER not in entry.subject:
@@ -121,17 +121,17 @@ async def add(db: Db, told: Sequence[Told]) -> tuple[Sections, Sections]:
     sequences = {key: {entry.sequence for entry in entries} for key, entries in by_section.items()}
     spans = {key: span_to_read(section, sequences[key]) for key, section in before.items()}
     read = await _read_spans(db, {key: span for key, span in spans.items() if span is not None})
-    async with in_turn(len(told)):
+    async with one_batch_at_a_time(len(told)):
         after = {
             key: fold_contiguous(
                 key[1], section, sequences[key], read[key] if spans[key] else by_section[key], spans[key]
             )
-            async for key, section in by_stretches(before.items())
+            async for key, section in yielding_every(before.items())
         }
         changed, gone = await _news(before, after)
         saved = (*measured_columns(changed), *written(after))
     for key, section in after.items():
-        REMEMBERED.keep(" ".join(key), writer, section)
+        SECTION_CACHE.put(" ".join(key), writer, section)
     if gone:
         await db.execute(FORGET, *transposed(gone, 4))
     await db.execute(SAVE, *saved, *transposed(sorted(_finds(made, by_section)), 3))
@@ -147,19 +147,23 @@ WORTH_COPYING: Final = 100
 """Facts; below it, what COPY has around it costs more than it saves."""
 
 
-REMEMBERED: Final = Remembered[Projection[Any]](most=512)
+SECTION_CACHE: Final = StateCache[Projection[Any]](most=512)
 """By the transaction that wrote them: one that was not committed wrote no row that is found. Three to four kB each."""
 
 
-async def _take(db: Db, told: Sequence[Told]) -> tuple[Set[str], list[Key], dict[Key, Projection[Any]], bytes]:
+async def _claim_and_lock(
+    db: Db, told: Sequence[StoredFact]
+) -> tuple[Set[str], list[Key], dict[Key, Projection[Any]], bytes]:
     """Put facts on the timeline and lock their sections: the ids of those that stood there before; which sections are new;
     all of them; and by what name what is written now is known."""
     facts = [(*entry[:4], entry.fact.type, data, *entry[5:]) for entry, data in told]
     is_copied = len(facts) >= WORTH_COPYING and await _copied(db, facts)
     keys = sorted({(entry.subject, entry.service) for entry, _ in told if OF_NO_ORDER not in entry.subject})
-    known = {key: held for key in keys if (held := REMEMBERED.find(" ".join(key)))}
+    known = {key: held for key in keys if (held := SECTION_CACHE.find(" ".join(key)))}
     versions = [known[key][0].decode() if key in known else None for key in keys]
-    rows = await db.fetch(TAKE, *columns(keys), versions, *transposed(() if is_copied else facts, len(COLUMNS)))
+    rows = await db.fetch(
+        CLAIM_AND_LOCK, *columns(keys), versions, *transposed(() if is_copied else facts, len(COLUMNS))
+    )
     repeats = {str(row["id"]) for row in rows if row["id"]}
     found = [row for row in rows if not row["id"]]
     if len(found) < len(keys):  # some were made by others since this statement began
@@ -199,7 +203,7 @@ async def _news(before: Sections, after: Sections) -> tuple[list[tuple[Key, Meas
     """Of what figures count: the rows that are new or other than they were, and the keys of those that are gone."""
     changed: list[tuple[Key, Measured]] = []
     gone: list[tuple[str, ...]] = []
-    async for key, section in by_stretches(after.items()):
+    async for key, section in yielding_every(after.items()):
         rows, places = news(key[1], before[key].state, section.state)
         changed += [(key, row) for row in rows]
         gone += [(*key, *place) for place in places]
@@ -302,7 +306,7 @@ async def folded(read: Mapping[Key, Sequence[Entry]]) -> tuple[dict[Key, Project
     """What these sections and finds are by all that the timeline has of them, whatever is kept."""
     sections = {
         key: fold_contiguous(key[1], projection_of(key[1]), set(), entries, ALL)
-        async for key, entries in by_stretches(read.items())
+        async for key, entries in yielding_every(read.items())
     }
     return sections, _finds([*read], read)
 

@@ -12,7 +12,7 @@ from fulfillment.domain.ledger import OrderFulfillment, evolve, unclaimed
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, SHIPMENT, Item, Shipment, quantities, summed
-from fulfillment.domain.stock import Stock, follow
+from fulfillment.domain.stock import Stock, evolve_context
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.fulfillment import (
@@ -183,5 +183,5 @@ def planned_again(
         )
     )
     for fact in facts:
-        state, stock = evolve(state, fact), follow(stock, fact)
+        state, stock = evolve(state, fact), evolve_context(stock, fact)
     return facts + place(state, [need for need in needs if need.quantity], stock)

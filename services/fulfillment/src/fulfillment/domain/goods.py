@@ -16,9 +16,9 @@ from shared.contracts.fulfillment import (
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
 from shared.machine import Invalid
 
-Told = type[StockRestocked] | type[StockQuarantined] | type[StockScrapped]
+StockChange = type[StockRestocked] | type[StockQuarantined] | type[StockScrapped]
 
-EFFECTS: Final[dict[Disposition, Told | None]] = {
+EFFECTS: Final[dict[Disposition, StockChange | None]] = {
     Disposition.RESTOCK: StockRestocked,
     Disposition.REGRADE: StockQuarantined,
     Disposition.VENDOR: StockQuarantined,
@@ -82,8 +82,8 @@ def article(state: OrderFulfillment, line: InspectedLine) -> str:
     return line.sku or (next(iter(sent)) if len(sent) == 1 else state.lines[line.line_id].sku)
 
 
-def _by_effect(state: OrderFulfillment, lines: Iterable[InspectedLine]) -> dict[tuple[Told, str, str], int]:
-    sums: dict[tuple[Told, str, str], int] = {}
+def _by_effect(state: OrderFulfillment, lines: Iterable[InspectedLine]) -> dict[tuple[StockChange, str, str], int]:
+    sums: dict[tuple[StockChange, str, str], int] = {}
     for line in lines:
         if line.line_id not in state.lines:
             raise Invalid("lines.line_id", f"{line.line_id} is not a line of {state.order_id}")
@@ -96,7 +96,7 @@ def _by_effect(state: OrderFulfillment, lines: Iterable[InspectedLine]) -> dict[
 
 
 def _facts(
-    state: OrderFulfillment, inspection_id: str, location: str, sums: dict[tuple[Told, str, str], int]
+    state: OrderFulfillment, inspection_id: str, location: str, sums: dict[tuple[StockChange, str, str], int]
 ) -> list[StockFact]:
     return [
         effect(

@@ -131,7 +131,7 @@ def deadlines(state: OrderFulfillment) -> dict[str, datetime]:
     return {f"consent {b.backorder_id}": b.consent_due for b in state.waiting if b.consent_due}
 
 
-def laws(state: OrderFulfillment) -> list[str]:
+def invariants(state: OrderFulfillment) -> list[str]:
     """The invariants it breaks, in words: none, ever."""
     broken = []
     for line in state.lines.values():

@@ -121,7 +121,7 @@ def evolve(state: ShelfState, fact: Fact) -> ShelfState:
             raise TypeError(f"{fact.type} is no fact of a shelf")
 
 
-def follow(receipts: Receipts, fact: Fact) -> Receipts:
+def evolve_context(receipts: Receipts, fact: Fact) -> Receipts:
     match fact:
         case StockReceived(receipt_id=receipt_id, quantity=quantity):
             receipts = replace(receipts, known={**receipts.known, (fact.subject, receipt_id): quantity})

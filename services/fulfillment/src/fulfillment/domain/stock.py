@@ -85,7 +85,7 @@ def effect(fact: StockFact) -> tuple[int, int]:
             return 0, 0
 
 
-def follow(stock: Stock, fact: Fact) -> Stock:
+def evolve_context(stock: Stock, fact: Fact) -> Stock:
     """Stock as the next decision of the batch finds it."""
     match fact:
         case StockFact(sku=sku, location=location):

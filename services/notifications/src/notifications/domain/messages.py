@@ -289,7 +289,7 @@ def _resting_on(state: OrderNotifications, basis: Basis) -> OrderNotifications:
             return replace(state, waiting=(*state.waiting, basis))
 
 
-def laws(state: OrderNotifications) -> list[str]:
+def invariants(state: OrderNotifications) -> list[str]:
     """Which promises the notifications break: always none."""
     keys = [n.dedupe_key for n in state.notifications.values()]
     broken = [f"{key} is told more than once" for key in sorted({key for key in keys if keys.count(key) > 1})]

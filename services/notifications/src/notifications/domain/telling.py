@@ -141,7 +141,7 @@ class Outbox:
     idle: frozenset[str] = frozenset()
 
 
-def follow(outbox: Outbox, fact: Fact) -> Outbox:
+def evolve_context(outbox: Outbox, fact: Fact) -> Outbox:
     match fact:
         case NotificationQueued(notification_id=id):
             return replace(outbox, unread=outbox.unread | {id})
@@ -346,7 +346,7 @@ def _recipient_known(state: OrderNotifications, note: Note, placed: orders.Order
         queued = _queued(state, waiting, note.at, outbox)
         facts += queued
         for fact in queued:
-            state, outbox = evolve(state, fact), follow(outbox, fact)
+            state, outbox = evolve(state, fact), evolve_context(outbox, fact)
     return facts
 
 

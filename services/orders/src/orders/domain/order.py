@@ -262,7 +262,7 @@ def deadlines(order: Order | None) -> dict[str, datetime]:
     return {"close": order.closes_at}
 
 
-def laws(order: Order | None) -> list[str]:
+def invariants(order: Order | None) -> list[str]:
     """Which invariants the counters break: always none."""
     if order is None:
         return []

@@ -458,7 +458,7 @@ def _line_of(line: RefundLine, quantity: int, amount_minor: int, already_minor: 
     )
 
 
-def laws(state: Account) -> list[str]:
+def invariants(state: Account) -> list[str]:
     """The invariants of the domain that the account breaks, in words: always none."""
     broken = []
     for t in state.tenders.values():

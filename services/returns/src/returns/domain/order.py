@@ -462,7 +462,7 @@ def law(state: OrderReturns, line_id: str) -> LineLaw:
     )
 
 
-def laws(state: OrderReturns) -> list[str]:
+def invariants(state: OrderReturns) -> list[str]:
     """The invariants that the state breaks, in words: the same that the law table holds, line by line."""
     broken = []
     for line_id in law_lines(state):

@@ -239,7 +239,7 @@ def running_out(case: HasClocks) -> list[tuple[RuleName, datetime]]:
     return [(rule, due) for rule, due in watched if due is not None]
 
 
-def laws(state: Support) -> list[str]:
+def invariants(state: Support) -> list[str]:
     """Which promises the state breaks: always none."""
     broken = []
     for id, case in state.cases.items():
@@ -257,4 +257,4 @@ def laws(state: Support) -> list[str]:
     broken += [
         f"{rule} is raised twice for {item}" for rule, item in sorted(set(is_open)) if is_open.count((rule, item)) > 1
     ]
-    return broken + causes.laws(state.causes)
+    return broken + causes.invariants(state.causes)

@@ -360,7 +360,7 @@ def decide(subject: str, causes: Causes, command: OverrideCause | WithdrawOverri
     ]
 
 
-def laws(causes: Causes) -> list[str]:
+def invariants(causes: Causes) -> list[str]:
     """Which promises they break: always none."""
     standing = [override for override in causes.overrides.values() if not override.is_withdrawn]
     named = [tag for override in standing for tag in (override.tag, override.replaced_by) if tag is not None]

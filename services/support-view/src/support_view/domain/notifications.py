@@ -158,7 +158,7 @@ _CLAIMS: Final = {
 
 
 def statement(said: Said | Statement, w: Words) -> str:
-    """`2 × Desk lamp shipped`, `€12.00 refunded`, with its date where it names one."""
+    """`2 × CommandBus lamp shipped`, `€12.00 refunded`, with its date where it names one."""
     subject = [w.some(said.quantity, said.line_id)] if said.line_id is not None else []
     if said.amount_minor is not None:
         subject.append(w.money(said.amount_minor, said.currency))

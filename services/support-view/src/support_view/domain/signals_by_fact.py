@@ -298,7 +298,7 @@ def _untrue(_: Notifications, fact: NotificationContradicted, entry: Entry) -> I
     yield Signal(SignalKind.UNTRUE, fact.notification_id, _mark(entry))
 
 
-def _untold(_: Notifications, fact: NotificationFailed | NotificationBounced, entry: Entry) -> Iterator[Signal]:
+def _dirty(_: Notifications, fact: NotificationFailed | NotificationBounced, entry: Entry) -> Iterator[Signal]:
     yield Signal(SignalKind.UNTOLD, fact.notification_id, _mark(entry))
 
 
@@ -309,8 +309,8 @@ def _held_back(state: Notifications, fact: NotificationSuppressed, entry: Entry)
 
 NOTIFICATIONS: Final[SignalsOf] = {
     NotificationContradicted: _untrue,
-    NotificationFailed: _untold,
-    NotificationBounced: _untold,
+    NotificationFailed: _dirty,
+    NotificationBounced: _dirty,
     NotificationSuppressed: _held_back,
 }
 

@@ -154,7 +154,7 @@ class Words:
         return f"{minor} minor units"
 
     def units(self, lines: Iterable[_Units], substituted: Sequence[SubstitutedUnits] = ()) -> str:
-        """`2 × Desk lamp and 1 × Chair`; a sentence names a few lines and counts the others."""
+        """`2 × CommandBus lamp and 1 × Chair`; a sentence names a few lines and counts the others."""
         named = self.articles(add({}, lines), substituted)
         if len(named) > MOST_NAMED:
             named[MOST_NAMED - 1 :] = [plural(len(named) - MOST_NAMED + 1, "other line")]

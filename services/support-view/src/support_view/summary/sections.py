@@ -46,7 +46,7 @@ class Sections:
         return _amount(minor, self.words.currency)
 
     def contents(self, units: Mapping[str, int], substituted: Sequence[SubstitutedUnits] = ()) -> str:
-        """`2 × Desk lamp and 1 × Chair`."""
+        """`2 × CommandBus lamp and 1 × Chair`."""
         return self.words.listed(self.words.articles(units, substituted)) or "nothing"
 
 

@@ -1,6 +1,6 @@
 """The invariants of domain.md that no service can see alone, over the states of one order; the answer is always none.
 
-What a service's own state can say is in its flow's `laws`. Here are the sentences that need two of them. Some hold at
+What a service's own state can say is in its flow's `invariants`. Here are the sentences that need two of them. Some hold at
 every moment, since whoever is told of a fact is never ahead of whoever told it; the others once every message of the
 order has been delivered and every operation has its outcome: at rest.
 """

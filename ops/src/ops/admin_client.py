@@ -34,7 +34,7 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AdminClient:
     """The services' operations, asked under an operator's name."""
 
     place: Place
@@ -95,13 +95,13 @@ class Desk:
 
 
 @contextmanager
-def operator() -> Iterator[Desk]:
+def operator() -> Iterator[AdminClient]:
     """A running system's operations; what is done is kept under the name of who runs this. Raises NotUp."""
     var = state_folder()
     where = place(DECIDING, var)
     token = issue(signing_key(where, var), subject=getpass.getuser(), roles=[Role.OPERATOR])
     with httpx.Client(headers={"Authorization": f"Bearer {token}"}, timeout=60, trust_env=False) as client:
-        yield Desk(where, client)
+        yield AdminClient(where, client)
 
 
 def with_progress(what: str, chosen: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
