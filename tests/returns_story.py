@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from returns.domain import order
-from returns.domain.decisions import Command, RecordPurchase, RecordUnits, RequestReturn, SettleRefund, decide
-from returns.domain.order import OrderReturns
+from returns.domain import state as states
+from returns.domain.decide import Command, RecordPurchase, RecordUnits, RequestReturn, SettleRefund, decide
 from returns.domain.parcels import InspectItems, ReceiveParcel
 from returns.domain.policies import Policies
 from returns.domain.rma import ReturnStatus
+from returns.domain.state import OrderReturns
 from shared.contracts.base import Fact, LineQuantity, PolicyRef
 from shared.contracts.orders import Address, Customer, OrderLine, OrderPlaced
 from shared.contracts.partners import InspectedUnits, WarehouseUnexpectedItem
@@ -158,7 +158,7 @@ class Story:
     """`then` tells the next command and remembers everything that happened."""
 
     policies: Policies = field(default_factory=lambda: policies(policy()))
-    state: OrderReturns = field(default_factory=lambda: order.initial("A1"))
+    state: OrderReturns = field(default_factory=lambda: states.initial("A1"))
     facts: list[Fact] = field(default_factory=list)
 
     def then(self, *commands: Command) -> list[Fact]:
@@ -166,9 +166,9 @@ class Story:
         before = len(self.facts)
         for command in commands:
             for fact in decide(self.state, command, self.policies):
-                self.state = order.evolve(self.state, fact)
+                self.state = states.evolve(self.state, fact)
                 self.facts.append(fact)
-            assert order.invariants(self.state) == []
+            assert states.invariants(self.state) == []
         return [fact for fact in self.facts[before:] if not isinstance(fact, ReturnObservationRecorded)]
 
     def kinds(self, facts: Sequence[Fact]) -> list[str]:

@@ -17,8 +17,7 @@ import httpx
 import pytest
 from uuid_utils.compat import uuid7
 
-from notifications.domain.messages import OrderNotifications, evolve
-from notifications.domain.telling import (
+from notifications.domain.decide import (
     NOTED,
     Command,
     Note,
@@ -32,6 +31,7 @@ from notifications.domain.telling import (
     decide,
     evolve_context,
 )
+from notifications.domain.state import OrderNotifications, evolve
 from shared.auth import issue
 from shared.contracts.base import PolicyRef
 from shared.contracts.notifications import (

@@ -13,8 +13,7 @@ from fastapi import FastAPI
 from standardwebhooks.webhooks import Webhook
 
 from fulfillment.api import router
-from fulfillment.domain.ledger import OrderFulfillment
-from fulfillment.domain.order import (
+from fulfillment.domain.decide import (
     Cancel,
     ChangeAddress,
     Command,
@@ -30,6 +29,7 @@ from fulfillment.domain.order import (
     TakeSilence,
 )
 from fulfillment.domain.shelf import Expect, Receive, ShelfCommand
+from fulfillment.domain.state import OrderFulfillment
 from fulfillment.domain.tracking import ShipmentStatus
 from fulfillment.filler import serve
 from fulfillment.handlers import ROUTES

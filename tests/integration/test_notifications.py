@@ -21,8 +21,8 @@ from fastapi import FastAPI
 from standardwebhooks import Webhook
 
 from notifications.api import router
-from notifications.domain.messages import Notification, OrderNotifications
-from notifications.domain.telling import Command, Note
+from notifications.domain.decide import Command, Note
+from notifications.domain.state import Notification, OrderNotifications
 from notifications.gateway import CONNECTIONS, MailServer, Outgoing, RefusedForGood, message, message_id
 from notifications.mails import Mail, composed
 from notifications.sender import send_due

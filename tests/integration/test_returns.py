@@ -16,8 +16,8 @@ from standardwebhooks.webhooks import Webhook
 
 from returns.api import router, uploads
 from returns.app import default_policy
-from returns.domain.decisions import due_command
-from returns.domain.order import OrderReturns
+from returns.domain.decide import due_command
+from returns.domain.state import OrderReturns
 from returns.handlers import ROUTE
 from returns.settings import ReturnsSettings
 from returns.store import ORDER_RETURNS, ORDER_STATE, POLICIES

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment, evolve
-from fulfillment.domain.order import (
+from fulfillment.domain.decide import (
     Cancel,
     ChangeAddress,
     Command,
@@ -29,6 +28,7 @@ from fulfillment.domain.order import (
 )
 from fulfillment.domain.planning import Need, plan
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, SHIPMENT
+from fulfillment.domain.state import FulfillmentStatus, OrderFulfillment, evolve
 from fulfillment.domain.stock import Shelf, Stock
 from shared.contracts.base import Bucket, LineQuantity
 from shared.contracts.fulfillment import Scan

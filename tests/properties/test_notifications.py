@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifications.domain.messages import OrderNotifications, Status, evolve, invariants
-from notifications.domain.telling import Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.decide import Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.state import OrderNotifications, Status, evolve, invariants
 from notifications.mails import composed
 from notifications.store import STATE
 from shared.contracts import fulfillment as f

@@ -7,11 +7,11 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from orders.domain.decide import Command, Note, Place, PlaceHold, ReleaseHold, RequestCancellation, decide
-from orders.domain.order import Order, Status, evolve, invariants
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest, placed
 from orders.domain.policy import OrderPolicy
 from orders.domain.quantities import BEFORE_HAND_OVER, GONE_ASTRAY, OPEN
 from orders.domain.rollups import FulfillmentStatus, rollups
+from orders.domain.state import Order, Status, evolve, invariants
 from orders.store import STATE
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from notifications.domain.messages import OrderNotifications, Status, evolve
-from notifications.domain.telling import NOTED, Command, Note, Outbox, RecordFailure, RecordSent, decide, evolve_context
+from notifications.domain.decide import NOTED, Command, Note, Outbox, RecordFailure, RecordSent, decide, evolve_context
+from notifications.domain.state import OrderNotifications, Status, evolve
 from notifications.mails import composed
 from orders.domain.decide import Place
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest

@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from payments.domain.account import Account, evolve, invariants
-from payments.domain.decision import (
+from payments.domain.decide import (
     Confirm,
     Dispute,
     ExpireAuthorization,
@@ -38,6 +37,7 @@ from payments.domain.routing import (
     Unroutable,
     route,
 )
+from payments.domain.state import Account, evolve, invariants
 from payments.domain.tender import CAPTURABLE, DISPUTE, TENDER, DisputeStatus
 from payments.gateway import ProviderRecord, TheirBooks
 from payments.reconciliation import compare

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from returns.domain import order
+from returns.domain import state as states
 from returns.domain.claims import CLAIM, CLAIMABLE
-from returns.domain.decisions import (
+from returns.domain.decide import (
     ApproveReturn,
     CancelReturn,
     ChargeRecovery,
@@ -41,12 +41,12 @@ from returns.domain.decisions import (
 )
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, window_end
 from returns.domain.inspections import RevisedUnits, ReviseInspection
-from returns.domain.order import OrderReturns, invariants, rma_lines, valued
 from returns.domain.owed import Source, all_owed
 from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.policies import POLICY
 from returns.domain.recoveries import RECOVERY, Recovery, RecoveryStatus
 from returns.domain.rma import RETURN, ReturnStatus, Rma, status_of
+from returns.domain.state import OrderReturns, invariants, rma_lines, valued
 from returns.domain.units import EXPECTED, FREED, INSPECTED, RETURN_LINE, Stage, UnitStatus
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.partners import InspectedUnits, WarehouseUnexpectedItem
@@ -232,7 +232,7 @@ def any_policy(chance: Random) -> ReturnPolicy:
 class Walk:
     """A random story: what happened in it, and which arrows of the return machine it took."""
 
-    state: OrderReturns = field(default_factory=lambda: order.initial("A1"))
+    state: OrderReturns = field(default_factory=lambda: states.initial("A1"))
     facts: list[Fact] = field(default_factory=list)
     arrows: set[tuple[ReturnStatus, type[Fact], ReturnStatus]] = field(default_factory=set)
 
@@ -245,7 +245,7 @@ class Walk:
             return
         before = self.state
         for fact in new:
-            after = order.evolve(self.state, fact)
+            after = states.evolve(self.state, fact)
             if (
                 isinstance(fact, ReturnFact)
                 and fact.return_id in after.returns
@@ -335,9 +335,9 @@ def header_follows_lines(one: Rma) -> None:
 @given(CHANCE, st.integers(1, 40))
 def test_whatever_is_told_the_laws_hold_and_the_state_is_the_fold(chance: Random, steps: int) -> None:
     story = walk(chance, steps)
-    folded = order.initial("A1")
+    folded = states.initial("A1")
     for fact in story.facts:
-        folded = order.evolve(folded, type(fact).model_validate_json(fact.model_dump_json()))
+        folded = states.evolve(folded, type(fact).model_validate_json(fact.model_dump_json()))
     assert folded == story.state
     assert STATE.validate_json(STATE.dump_json(story.state)) == story.state
     for one in story.state.returns.values():

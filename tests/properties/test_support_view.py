@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fulfillment.domain.backorder import BACKORDER
 from fulfillment.domain.shipment import SHIPMENT
-from orders.domain.order import ORDER
+from orders.domain.state import ORDER
 from payments.domain.refund import REFUND
 from payments.domain.tender import TENDER
 from returns.domain.rma import RETURN

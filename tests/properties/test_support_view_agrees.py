@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orders.domain.rollups import rollups
-from payments.domain.account import Account
 from payments.domain.operation import OperationStatus
-from returns.domain.order import OrderReturns
+from payments.domain.state import Account
+from returns.domain.state import OrderReturns
 from returns.domain.units import BUCKET_OF
 from shared.contracts import Fact
 from support_view.domain.returns import ReverseBucket

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fulfillment.domain.order import Recall, Reship, Track
+from fulfillment.domain.decide import Recall, Reship, Track
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment
 from fulfillment.domain.tracking import ShipmentStatus
 from orders.domain.decide import ChangeAddress, GiveConsent, Place, PlaceHold, ReleaseHold, RequestCancellation
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from payments.domain.charge import ChargeStatus
-from payments.domain.decision import RetryCaptures, RetryCharge
+from payments.domain.decide import RetryCaptures, RetryCharge
 from payments.domain.operation import OperationStatus
 from payments.domain.payout import ApproveRefund as ApproveRefund
 from payments.domain.payout import Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
 from payments.domain.refund import RefundStatus
-from returns.domain.decisions import (
+from returns.domain.decide import (
     ApproveReturn,
     CancelReturn,
     CloseReturn,

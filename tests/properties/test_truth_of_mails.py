@@ -14,8 +14,8 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifications.domain.messages import Notification, OrderNotifications, Status, evolve, invariants
-from notifications.domain.telling import NOTED, Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.decide import NOTED, Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.state import Notification, OrderNotifications, Status, evolve, invariants
 from notifications.mails import Mail, composed
 from shared.contracts.base import PREPAID, Bucket
 from shared.contracts.returns import ReturnRequested

@@ -13,32 +13,32 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from fulfillment.domain.allocation import fills_whole
-from fulfillment.domain.ledger import OrderFulfillment
-from fulfillment.domain.order import Fill, TakeSilence
+from fulfillment.domain.decide import Fill, TakeSilence
 from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import Receipts
+from fulfillment.domain.state import OrderFulfillment
 from fulfillment.domain.stock import Shelf, Stock
 from fulfillment.handlers import ROUTES as FULFILLMENT_ROUTES
 from fulfillment.store import ORDERS as FULFILLMENT
 from fulfillment.store import SHELVES
 from ops.invariants import States, broken
 from orders.domain.decide import Close
-from orders.domain.order import Order
 from orders.domain.policy import OrderPolicy
+from orders.domain.state import Order
 from orders.handlers import ROUTE as ORDERS_ROUTE
 from orders.store import ORDERS
-from payments.domain.account import Account
-from payments.domain.decision import Dispute, ExpireAuthorization, MarkUnknown, RecordMovement, RecordOutcome, Submit
+from payments.domain.decide import Dispute, ExpireAuthorization, MarkUnknown, RecordMovement, RecordOutcome, Submit
 from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import Policies as RefundPolicies
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import Fallback, RoutingPolicy
+from payments.domain.state import Account
 from payments.domain.tender import Tender
 from payments.handlers import ROUTE as PAYMENTS_ROUTE
 from payments.store import PAYMENTS
-from returns.domain.decisions import due_command
-from returns.domain.order import OrderReturns
+from returns.domain.decide import due_command
 from returns.domain.policies import Policies as ReturnPolicies
+from returns.domain.state import OrderReturns
 from returns.handlers import ROUTE as RETURNS_ROUTE
 from returns.store import ORDER_RETURNS
 from shared.consumer import Route

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
-from fulfillment.domain import order as orders_
-from fulfillment.domain.ledger import OrderFulfillment, evolve, invariants
-from fulfillment.domain.order import Command, HandOver, Open, Pack, Plan, Track
+from fulfillment.domain.decide import Command, HandOver, Open, Pack, Plan, Track, decide
 from fulfillment.domain.policy import FulfillmentPolicy
+from fulfillment.domain.state import OrderFulfillment, evolve, invariants
 from fulfillment.domain.stock import Shelf, Stock, evolve_context
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
@@ -70,7 +69,7 @@ class World:
         """Decide and fold; the laws hold after every command, on the order and on the shelves."""
         state = self.orders.setdefault(order_id, OrderFulfillment(order_id))
         stock = self.stock()
-        facts = orders_.decide(state, command, stock)
+        facts = decide(state, command, stock)
         for fact in facts:
             state, stock = evolve(state, fact), evolve_context(stock, fact)
         assert invariants(state) == []

@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta, timezone
 from itertools import count
 
-from notifications.domain.messages import OrderNotifications, Status, evolve, invariants
+from notifications.domain.decide import Command, Note, Outbox, RecordSent, decide, evolve_context
 from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import Command, Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.state import OrderNotifications, Status, evolve, invariants
 from notifications.mails import Mail, composed
 from shared.contracts import fulfillment as f
 from shared.contracts import orders

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from orders.domain.decide import Command, Note, Place, RequestCancellation, decide
-from orders.domain.order import Order, Status, evolve
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from orders.domain.policy import OrderPolicy
+from orders.domain.state import Order, Status, evolve
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts import returns as r

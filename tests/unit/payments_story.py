@@ -6,12 +6,12 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
-from payments.domain.account import Account, evolve, invariants
-from payments.domain.decision import Command, Confirm, Dispute, NoteUnits, Open, RecordOutcome, Submit, decide
+from payments.domain.decide import Command, Confirm, Dispute, NoteUnits, Open, RecordOutcome, Submit, decide
 from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import OweRefund, Policies, RequestRefund
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import Fallback, RoutingPolicy, Strategy
+from payments.domain.state import Account, evolve, invariants
 from payments.domain.tender import TenderStatus
 from payments.handlers import claimed as open_claim
 from shared.contracts.base import Fact, LineQuantity, TenderKind

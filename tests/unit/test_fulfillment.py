@@ -6,8 +6,7 @@ from datetime import datetime
 import pytest
 
 from fulfillment.domain.backorder import BACKORDER, BackorderStatus
-from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus
-from fulfillment.domain.order import (
+from fulfillment.domain.decide import (
     Cancel,
     Fill,
     Fund,
@@ -21,6 +20,7 @@ from fulfillment.domain.order import (
     Withdraw,
 )
 from fulfillment.domain.shipment import SHIPMENT
+from fulfillment.domain.state import FULFILLMENT, FulfillmentStatus
 from fulfillment.domain.stock import Shelf
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts import fulfillment as f

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from fulfillment.domain.backorder import BackorderStatus
-from fulfillment.domain.order import Cancel, Fill, Inspect, Replace, ReviseInspection, SettleConsent, ShortPick
+from fulfillment.domain.decide import Cancel, Fill, Inspect, Replace, ReviseInspection, SettleConsent, ShortPick
 from fulfillment.domain.stock import Shelf
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket

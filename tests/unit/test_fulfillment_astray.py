@@ -2,7 +2,7 @@
 
 import pytest
 
-from fulfillment.domain.order import Cancel, NoteClaim, Replace, ReportMissing, Reship
+from fulfillment.domain.decide import Cancel, NoteClaim, Replace, ReportMissing, Reship
 from fulfillment.domain.stock import Shelf
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket

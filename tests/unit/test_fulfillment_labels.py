@@ -2,7 +2,7 @@
 
 import pytest
 
-from fulfillment.domain.order import ChangeAddress, HandOver, Pack, PlaceHold, Relabel, ReleaseHold
+from fulfillment.domain.decide import ChangeAddress, HandOver, Pack, PlaceHold, Relabel, ReleaseHold
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Fact

@@ -2,8 +2,7 @@
 
 import pytest
 
-from fulfillment.domain.ledger import evolve
-from fulfillment.domain.order import (
+from fulfillment.domain.decide import (
     Cancel,
     HandOver,
     Pack,
@@ -15,6 +14,7 @@ from fulfillment.domain.order import (
     Track,
     Withdraw,
 )
+from fulfillment.domain.state import evolve
 from fulfillment.domain.stock import Shelf
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts import fulfillment as f

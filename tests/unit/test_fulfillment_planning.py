@@ -6,10 +6,10 @@ from itertools import permutations
 import pytest
 
 from fulfillment.domain.backorder import BackorderStatus
-from fulfillment.domain.ledger import deadlines
-from fulfillment.domain.order import Cancel, Fill, SettleConsent, TakeSilence
+from fulfillment.domain.decide import Cancel, Fill, SettleConsent, TakeSilence
 from fulfillment.domain.planning import Need, plan
 from fulfillment.domain.policy import in_force
+from fulfillment.domain.state import deadlines
 from fulfillment.domain.stock import Shelf, Stock, evolve_context
 from shared.contracts import fulfillment as f
 from shared.contracts.orders import BackorderChoice, ShippingPreference

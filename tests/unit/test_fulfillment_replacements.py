@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from fulfillment.domain.order import Cancel, Fill, Replace, SettleConsent, ShortPick
+from fulfillment.domain.decide import Cancel, Fill, Replace, SettleConsent, ShortPick
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket, Fact
 from shared.contracts.orders import BackorderChoice

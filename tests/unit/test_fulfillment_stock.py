@@ -3,7 +3,7 @@
 import pytest
 
 from fulfillment.domain import shelf as shelves
-from fulfillment.domain.order import Inspect, ReviseInspection
+from fulfillment.domain.decide import Inspect, ReviseInspection
 from fulfillment.domain.shelf import CountUnits, Expect, Receipts, Receive, ShelfState
 from fulfillment.domain.stock import Shelf
 from shared.contracts.fulfillment import StockCounted, StockDiscrepancyRecorded, shelf_key

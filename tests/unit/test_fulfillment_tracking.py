@@ -4,7 +4,7 @@ from itertools import permutations
 
 import pytest
 
-from fulfillment.domain.order import Pack, Recall, Track
+from fulfillment.domain.decide import Pack, Recall, Track
 from fulfillment.domain.stock import Shelf
 from fulfillment.domain.tracking import ShipmentStatus, standing
 from shared.contracts import fulfillment as f

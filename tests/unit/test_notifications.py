@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from notifications.domain.messages import Status
-from notifications.domain.telling import Outbox, RecordBounce
+from notifications.domain.decide import Outbox, RecordBounce
+from notifications.domain.state import Status
 from notifications.mails import composed
 from shared.contracts import fulfillment as f
 from shared.contracts import orders

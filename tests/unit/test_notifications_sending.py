@@ -7,8 +7,7 @@ from email.policy import SMTPUTF8
 
 import pytest
 
-from notifications.domain.messages import NOTIFICATION, Status, evolve
-from notifications.domain.telling import (
+from notifications.domain.decide import (
     NOTED,
     Command,
     Outbox,
@@ -22,6 +21,7 @@ from notifications.domain.telling import (
     Suppress,
     SuppressKind,
 )
+from notifications.domain.state import NOTIFICATION, Status, evolve
 from notifications.gateway import Outgoing, RefusedForGood, message, message_id
 from notifications.mails import Mail
 from shared.contracts import fulfillment as f

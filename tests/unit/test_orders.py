@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from orders.domain.decide import ChangeAddress, Close, GiveConsent, Note, Place, PlaceHold, ReleaseHold, decide
-from orders.domain.order import ORDER, Status, deadlines
 from orders.domain.placement import LineRequest, placed
 from orders.domain.policy import in_force
 from orders.domain.progress import NOTED
 from orders.domain.rollups import rollups
+from orders.domain.state import ORDER, Status, deadlines
 from shared.card_numbers import has_card_number
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p

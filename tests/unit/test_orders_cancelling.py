@@ -2,9 +2,9 @@
 
 import pytest
 
-from orders.domain.order import Status, invariants
 from orders.domain.placement import LineRequest
 from orders.domain.rollups import rollups
+from orders.domain.state import Status, invariants
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket
 from shared.contracts.orders import (

@@ -5,8 +5,8 @@ from datetime import timedelta
 import pytest
 
 from orders.domain.decide import Note
-from orders.domain.order import Status, invariants
 from orders.domain.rollups import rollups
+from orders.domain.state import Status, invariants
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts import returns as r

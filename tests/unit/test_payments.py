@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from payments.domain.account import Account, evolve, invariants
 from payments.domain.charge import CHARGE
-from payments.domain.decision import CancelRest, ExpireAuthorization, MarkUnknown, RecordOutcome, Submit, deadlines
+from payments.domain.decide import CancelRest, ExpireAuthorization, MarkUnknown, RecordOutcome, Submit, deadlines
 from payments.domain.operation import OPERATION, OperationStatus, Result
 from payments.domain.payout import Policies, preview
 from payments.domain.refund import REFUND
 from payments.domain.routing import Strategy
+from payments.domain.state import Account, evolve, invariants
 from payments.domain.tender import DISPUTE, TENDER, TenderStatus
 from payments.gateway import DisputedThere, ProviderRecord, TheirBooks
 from payments.reconciliation import Difference, compare

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from payments.domain.decision import CancelRest, NoteUnits, RetryCaptures
+from payments.domain.decide import CancelRest, NoteUnits, RetryCaptures
 from payments.domain.operation import Result
 from payments.domain.payout import Policies, RejectRefund
 from payments.domain.refund import RefundStatus

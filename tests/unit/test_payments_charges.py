@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from payments.domain.charge import ChargeStatus
-from payments.domain.decision import Dispute, DropCharge, MarkUnknown, OweCharge, RetryCharge
+from payments.domain.decide import Dispute, DropCharge, MarkUnknown, OweCharge, RetryCharge
 from payments.domain.operation import Result
 from payments.domain.payout import OweRefund
 from payments.domain.tender import TenderStatus

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from payments.domain.decision import Confirm, Dispute, MarkUnknown, NoteUnits, RecordMovement, RetryCaptures
+from payments.domain.decide import Confirm, Dispute, MarkUnknown, NoteUnits, RecordMovement, RetryCaptures
 from payments.domain.operation import OperationStatus, Result
 from payments.domain.payout import (
     ApproveRefund,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from returns.domain.decisions import (
+from returns.domain.decide import (
     ApproveReturn,
     DeclineReturn,
     ExpireReturn,
@@ -22,9 +22,9 @@ from returns.domain.decisions import (
     deadlines,
     due_command,
 )
-from returns.domain.order import OrderReturns, free, law
 from returns.domain.parcels import RecordScan
 from returns.domain.rma import ReturnStatus
+from returns.domain.state import OrderReturns, free, law
 from returns.domain.units import BUCKET_OF, UnitStatus
 from shared.contracts.returns import (
     DeclaredCondition,

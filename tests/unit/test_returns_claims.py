@@ -4,8 +4,8 @@ from uuid import UUID
 
 import pytest
 
-from returns.domain.decisions import ExpireReturn, GrantException, OpenClaim, RecordPurchase, RecordUnits, ResolveClaim
-from returns.domain.order import free, law
+from returns.domain.decide import ExpireReturn, GrantException, OpenClaim, RecordPurchase, RecordUnits, ResolveClaim
+from returns.domain.state import free, law
 from returns.domain.units import ReverseBucket
 from returns.handlers import ROUTE
 from shared.contracts.base import LineQuantity

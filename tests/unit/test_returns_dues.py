@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from returns.domain.decisions import (
+from returns.domain.decide import (
     CancelReturn,
     CloseReturn,
     ExpireReturn,
@@ -19,9 +19,9 @@ from returns.domain.decisions import (
     due_command,
 )
 from returns.domain.inspections import RevisedUnits, ReviseInspection
-from returns.domain.order import law
 from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.rma import ReturnStatus
+from returns.domain.state import law
 from returns.domain.units import ReverseBucket
 from shared.contracts.returns import (
     ClaimResolved,

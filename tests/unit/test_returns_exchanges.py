@@ -2,7 +2,7 @@
 
 import pytest
 
-from returns.domain.decisions import ExpireReturn, RecordCharge, RequestReturn, SettleDifference
+from returns.domain.decide import ExpireReturn, RecordCharge, RequestReturn, SettleDifference
 from returns.domain.inspections import RevisedUnits, ReviseInspection
 from returns.domain.rma import ReturnStatus
 from shared.contracts.returns import (

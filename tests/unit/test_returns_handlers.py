@@ -3,7 +3,7 @@
 from datetime import datetime, timezone
 from uuid import UUID
 
-from returns.domain.decisions import RecordUnits
+from returns.domain.decide import RecordUnits
 from returns.handlers import moved
 from shared.contracts.base import LineQuantity
 from shared.contracts.fulfillment import ShipmentDelivered, SubstitutedUnits

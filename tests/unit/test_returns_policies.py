@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from returns.domain.decisions import RecordPurchase
+from returns.domain.decide import RecordPurchase
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, inputs_hash
 from returns.domain.policies import Policies, PublishPolicy, RetirePolicy, canonical, diff, initial
 from returns.domain.policies import decide as decide_policy

@@ -4,7 +4,7 @@ from typing import Literal
 
 import pytest
 
-from returns.domain.decisions import (
+from returns.domain.decide import (
     ChargeRecovery,
     CloseReturn,
     DropRefund,

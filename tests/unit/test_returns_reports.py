@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from returns.domain.decisions import (
+from returns.domain.decide import (
     ApproveReturn,
     CancelReturn,
     CloseReturn,
@@ -15,9 +15,9 @@ from returns.domain.decisions import (
     RecordUnits,
     RequestReturn,
 )
-from returns.domain.order import free, law
 from returns.domain.parcels import ReceiveParcel, RecordScan
 from returns.domain.rma import ReturnStatus
+from returns.domain.state import free, law
 from returns.domain.units import ReverseBucket
 from shared.contracts.returns import (
     DeclaredCondition,

@@ -9,12 +9,12 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from fulfillment.api import router as fulfillment
-from fulfillment.domain.order import Pack, Plan, ShortPick
+from fulfillment.domain.decide import Pack, Plan, ShortPick
 from orders.api import router as orders
 from payments.api import router as payments
 from payments.domain.payout import Asked
 from returns.api import router as returns
-from returns.domain.decisions import ApproveReturn, GrantException, OpenClaim
+from returns.domain.decide import ApproveReturn, GrantException, OpenClaim
 from returns.handlers import summed
 from shared.contracts.base import LineQuantity, TenderKind
 from shared.contracts.partners import PartnerLine

@@ -9,16 +9,16 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment
-from orders.domain.order import Order, Status
-from payments.domain.account import Account
+from fulfillment.domain.state import FulfillmentStatus, OrderFulfillment
+from orders.domain.state import Order, Status
 from payments.domain.charge import ChargeStatus
 from payments.domain.refund import Refund, RefundStatus
+from payments.domain.state import Account
 from payments.domain.tender import DisputeStatus
-from returns.domain.order import OrderReturns, rma_lines
 from returns.domain.recoveries import RecoveryStatus
 from returns.domain.rma import Due
+from returns.domain.state import OrderReturns, rma_lines
 from shared.contracts.base import Bucket
 from shared.contracts.fulfillment import StockFact, StockRestocked, StockWithdrawn
 from shared.contracts.orders import DisputeStage, RefundStage

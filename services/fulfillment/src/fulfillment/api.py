@@ -9,11 +9,11 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from fulfillment import scans, store
 from fulfillment.domain.backorder import BackorderStatus
-from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
-from fulfillment.domain.order import Command, HandOver, Pack, Recall, Relabel, ReportMissing, Reship, ShortPick
+from fulfillment.domain.decide import Command, HandOver, Pack, Recall, Relabel, ReportMissing, Reship, ShortPick
 from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import CountUnits, Expect, Receive, ShelfCommand, ShelfState
 from fulfillment.domain.shipment import Shipment, numbering
+from fulfillment.domain.state import FulfillmentStatus, OrderFulfillment
 from fulfillment.domain.tracking import ShipmentStatus, standing
 from fulfillment.handlers import units
 from fulfillment.settings import FulfillmentSettings

@@ -1,7 +1,7 @@
 """The fulfillment service, put together."""
 
 from fulfillment.api import router
-from fulfillment.domain.order import TakeSilence
+from fulfillment.domain.decide import TakeSilence
 from fulfillment.filler import filler
 from fulfillment.handlers import ROUTES
 from fulfillment.scans import UNMATCHED, matcher

@@ -11,7 +11,7 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from fulfillment import store
-from fulfillment.domain.order import Command, Fill
+from fulfillment.domain.decide import Command, Fill
 from fulfillment.domain.stock import Place
 from fulfillment.store import ORDERS, InQueue
 from shared.database import BROKEN_LAWS, OUTAGES, Pool

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Final, TypeAlias
 
-from fulfillment.domain.order import (
+from fulfillment.domain.decide import (
     Cancel,
     ChangeAddress,
     Command,

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from fulfillment import store
-from fulfillment.domain.order import Command, Track
+from fulfillment.domain.decide import Command, Track
 from fulfillment.store import ORDERS
 from shared.contracts.fulfillment import Scan
 from shared.database import OUTAGES

@@ -11,11 +11,9 @@ from typing import Final, TypeAlias
 import asyncpg
 from pydantic import TypeAdapter
 
-from fulfillment.domain import order as orders_
 from fulfillment.domain import shelf as shelves_
 from fulfillment.domain.allocation import fills_whole
-from fulfillment.domain.ledger import OrderFulfillment, deadlines, evolve, in_shipments, invariants
-from fulfillment.domain.order import (
+from fulfillment.domain.decide import (
     Cancel,
     Command,
     Fill,
@@ -31,10 +29,12 @@ from fulfillment.domain.order import (
     ShortPick,
     TakeSilence,
     Track,
+    decide,
 )
 from fulfillment.domain.policy import FulfillmentPolicy
 from fulfillment.domain.shelf import CountUnits, Receipts, Receive, ShelfCommand, ShelfState
 from fulfillment.domain.shipment import Shipment, held_by, summed
+from fulfillment.domain.state import OrderFulfillment, deadlines, evolve, in_shipments, invariants
 from fulfillment.domain.stock import Place, Shelf, Stock, evolve_context, shelf_effects
 from shared.contracts.base import Bucket
 from shared.contracts.fulfillment import (
@@ -282,7 +282,7 @@ ORDERS: Final[Flow[OrderFulfillment, Command, Stock]] = Flow(
     service="fulfillment",
     state=TypeAdapter(OrderFulfillment),
     initial=OrderFulfillment,
-    decide=orders_.decide,
+    decide=decide,
     evolve=evolve,
     load_context=load_context,
     evolve_context=evolve_context,

@@ -9,9 +9,9 @@ import structlog
 from fastapi import APIRouter, HTTPException, Path, Request, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
-from notifications.domain.messages import AUDIENCE, OrderNotifications, Status
+from notifications.domain.decide import Command, RecordBounce, RecordDelivery, ResumeKind, Suppress, SuppressKind
 from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import Command, RecordBounce, RecordDelivery, ResumeKind, Suppress, SuppressKind
+from notifications.domain.state import AUDIENCE, OrderNotifications, Status
 from notifications.store import NOTIFICATIONS, find, of_message, policies
 from shared.auth import Caller, Role
 from shared.contracts import base

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from notifications.domain.telling import NOTED, Note
+from notifications.domain.decide import NOTED, Note
 from notifications.store import NOTIFICATIONS
 from shared.consumer import Route
 from shared.contracts.base import Fact

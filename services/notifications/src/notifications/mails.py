@@ -13,7 +13,7 @@ from babel import Locale, UnknownLocaleError
 from babel.dates import format_date, format_time
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from notifications.domain.messages import Notification, OrderNotifications, Status
+from notifications.domain.state import Notification, OrderNotifications, Status
 from shared.contracts.base import PREPAID, LineQuantity, TenderKind
 from shared.contracts.fulfillment import SubstitutedUnits
 from shared.contracts.notifications import (

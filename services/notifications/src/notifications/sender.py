@@ -10,9 +10,9 @@ from uuid import NAMESPACE_URL, uuid5
 import structlog
 
 from notifications import store
-from notifications.domain.messages import OrderNotifications
+from notifications.domain.decide import Command, Outcome, RecordFailure, RecordHeldBack, RecordSent, RecordStale
 from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import Command, Outcome, RecordFailure, RecordHeldBack, RecordSent, RecordStale
+from notifications.domain.state import OrderNotifications
 from notifications.gateway import CONNECTIONS, MailServer, NotNow, RefusedForGood, message, message_id, one_line
 from notifications.mails import Mail, composed
 from notifications.settings import NotificationsSettings

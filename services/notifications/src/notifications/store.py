@@ -9,9 +9,9 @@ from typing import Any, Final
 import asyncpg
 from pydantic import TypeAdapter
 
-from notifications.domain.messages import AUDIENCE, Notification, OrderNotifications, Status, evolve, invariants
+from notifications.domain.decide import Command, Outbox, decide, evolve_context
 from notifications.domain.policy import SendingPolicy
-from notifications.domain.telling import Command, Outbox, decide, evolve_context
+from notifications.domain.state import AUDIENCE, Notification, OrderNotifications, Status, evolve, invariants
 from shared.contracts.notifications import NotificationCoalesced, NotificationKind
 from shared.database import Pool
 from shared.metrics import Gauge

@@ -16,9 +16,9 @@ from orders.domain.decide import (
     ReleaseHold,
     RequestCancellation,
 )
-from orders.domain.order import Order, Status
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from orders.domain.rollups import Rollups, rollups
+from orders.domain.state import Order, Status
 from orders.store import ORDERS, find, is_known
 from shared.auth import Caller, Role
 from shared.contracts.base import (

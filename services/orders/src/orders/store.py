@@ -6,8 +6,8 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from orders.domain.decide import Command, decide
-from orders.domain.order import Order, deadlines, evolve, invariants
 from orders.domain.policy import OrderPolicy
+from orders.domain.state import Order, deadlines, evolve, invariants
 from shared.contracts.base import Bucket
 from shared.database import Pool, array
 from shared.shell import Db, Flow, LockedAggregate, Message

@@ -11,14 +11,14 @@ from stdnum import iban
 from stdnum.exceptions import ValidationError as StdnumError
 
 from payments.domain import payout
-from payments.domain.account import Account
 from payments.domain.charge import ChargeStatus
-from payments.domain.decision import Command, RetryCaptures, RetryCharge
+from payments.domain.decide import Command, RetryCaptures, RetryCharge
 from payments.domain.operation import Operation, OperationStatus
 from payments.domain.payout import ApproveRefund, Asked, CancelRefund, RejectRefund, RequestRefund, RerouteRefund
 from payments.domain.policy import Policy
 from payments.domain.refund import ApprovalPolicy, Refund, RefundStatus
 from payments.domain.routing import RoutingPolicy
+from payments.domain.state import Account
 from payments.domain.tender import DisputeStatus, TenderStatus
 from payments.gateway import Notice, Unanswered
 from payments.notices import hear

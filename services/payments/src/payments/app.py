@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timezone
 
 from payments.api import router
-from payments.domain.decision import ExpireAuthorization
+from payments.domain.decide import ExpireAuthorization
 from payments.gateway import sandbox_processor
 from payments.handlers import ROUTE, TOPICS
 from payments.reconciliation import Auditor

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from payments.domain.decision import CancelRest, Command, Confirm, DropCharge, NoteUnits, Open, OweCharge
+from payments.domain.decide import CancelRest, Command, Confirm, DropCharge, NoteUnits, Open, OweCharge
 from payments.domain.payout import OweRefund
 from payments.store import PAYMENTS
 from shared.consumer import Route

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import structlog
 
-from payments.domain.decision import Command, Dispute, RecordMovement, RecordOutcome, Report
+from payments.domain.decide import Command, Dispute, RecordMovement, RecordOutcome, Report
 from payments.gateway import Notice, Processor
 from payments.store import (
     PAYMENTS,

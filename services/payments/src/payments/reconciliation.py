@@ -14,7 +14,7 @@ import structlog
 from pydantic import BaseModel, Field
 from uuid_utils.compat import uuid7
 
-from payments.domain.decision import Command, Dispute, RecordMovement, RecordOutcome
+from payments.domain.decide import Command, Dispute, RecordMovement, RecordOutcome
 from payments.domain.operation import IN_FLIGHT, OperationStatus, Result
 from payments.gateway import DisputedThere, Processor, ProviderRecord, TheirBooks, Unanswered
 from payments.notices import hear_again

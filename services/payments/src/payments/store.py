@@ -7,12 +7,12 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
-from payments.domain.account import Account, evolve, invariants
-from payments.domain.decision import Command, deadlines, decide
+from payments.domain.decide import Command, deadlines, decide
 from payments.domain.payout import Policies
 from payments.domain.policy import Policy
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import RoutingPolicy
+from payments.domain.state import Account, evolve, invariants
 from shared.database import Pool
 from shared.metrics import Gauge
 from shared.shell import Db, Flow, LockedAggregate, Message

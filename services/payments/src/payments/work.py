@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 from uuid_utils.compat import uuid7
 
-from payments.domain.decision import Command, GiveUp, MarkUnknown, RecordOutcome, Submit
+from payments.domain.decide import Command, GiveUp, MarkUnknown, RecordOutcome, Submit
 from payments.domain.operation import ProviderResult
 from payments.gateway import Processor, Unanswered
 from payments.reconciliation import Auditor

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from returns.domain import policies
 from returns.domain.claims import Claim, ClaimStatus
-from returns.domain.decisions import (
+from returns.domain.decide import (
     ApproveReturn,
     CancelReturn,
     ChargeRecovery,
@@ -34,11 +34,11 @@ from returns.domain.decisions import (
 )
 from returns.domain.evidence import AttachEvidence, media_type
 from returns.domain.inspections import RevisedUnits, ReviseInspection
-from returns.domain.order import OrderReturns, law, law_lines, left
 from returns.domain.parcels import InspectItems, ReceiveParcel, RecordScan
 from returns.domain.policies import Policy, PublishPolicy, RetirePolicy, VersionStatus
 from returns.domain.recoveries import Recovery, RecoveryStatus
 from returns.domain.rma import Due, Exchange, ReturnStatus, Rma, UnexpectedItem
+from returns.domain.state import OrderReturns, law, law_lines, left
 from returns.domain.units import ReverseBucket, UnitStatus
 from returns.handlers import reported, summed
 from returns.settings import ReturnsSettings

@@ -9,7 +9,7 @@ import structlog
 
 from returns.api import router, uploads
 from returns.domain import policies
-from returns.domain.decisions import due_command
+from returns.domain.decide import due_command
 from returns.handlers import ROUTE
 from returns.settings import ReturnsSettings
 from returns.store import ORDER_RETURNS, POLICIES

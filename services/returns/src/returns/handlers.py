@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from returns.domain.decisions import (
+from returns.domain.decide import (
     Command,
     DropRefund,
     FailCharge,

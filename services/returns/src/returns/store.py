@@ -6,10 +6,10 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from returns.domain import decisions, order, policies
-from returns.domain.decisions import Command
-from returns.domain.order import OrderReturns, law, law_lines
+from returns.domain import decide, policies, state
+from returns.domain.decide import Command
 from returns.domain.policies import Policies, Policy, PolicyCommand
+from returns.domain.state import OrderReturns, law, law_lines
 from returns.domain.units import ReverseBucket
 from shared.contracts.returns import PolicyPublished, ReturnPolicy
 from shared.database import Pool
@@ -155,13 +155,13 @@ async def list_policies(pool: Pool, limit: int) -> list[tuple[str, int, datetime
 ORDER_RETURNS: Final[Flow[OrderReturns, Command, Policies]] = Flow(
     service="returns",
     state=ORDER_STATE,
-    initial=order.initial,
-    decide=decisions.decide,
-    evolve=order.evolve,
+    initial=state.initial,
+    decide=decide.decide,
+    evolve=state.evolve,
     load_context=published,
     save_tables=keep_lines,
-    deadlines=decisions.deadlines,
-    invariants=order.invariants,
+    deadlines=decide.deadlines,
+    invariants=state.invariants,
 )
 
 POLICIES: Final[Flow[Policy, PolicyCommand, None]] = Flow(

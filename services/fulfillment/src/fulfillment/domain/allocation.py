@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from fulfillment.domain import backorder as backorders_
-from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment, evolve
 from fulfillment.domain.planning import Need, Pick, PlannedParcels, Split, plan, shipments_left
 from fulfillment.domain.policy import FulfillmentPolicy, in_force
 from fulfillment.domain.shipment import Shipment, numbering, quantities, summed
+from fulfillment.domain.state import FulfillmentStatus, OrderFulfillment, evolve
 from fulfillment.domain.stock import Stock
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.fulfillment import (

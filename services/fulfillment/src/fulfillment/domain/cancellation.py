@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping
 from typing import Final, Literal, TypeAlias
 
 from fulfillment.domain.allocation import place
-from fulfillment.domain.ledger import OrderFulfillment, evolve, unclaimed
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, SHIPMENT, Item, Shipment, quantities, summed
+from fulfillment.domain.state import OrderFulfillment, evolve, unclaimed
 from fulfillment.domain.stock import Stock, evolve_context
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from fulfillment.domain.ledger import OrderFulfillment
+from fulfillment.domain.state import OrderFulfillment
 from fulfillment.domain.stock import Shelf, Stock
 from shared.contracts.base import Fact
 from shared.contracts.fulfillment import (

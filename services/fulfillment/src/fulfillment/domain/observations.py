@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Final, TypeAlias
 
 from fulfillment.domain.cancellation import planned_again
-from fulfillment.domain.ledger import FulfillmentStatus, OrderFulfillment
 from fulfillment.domain.shipment import (
     BEFORE_HAND_OVER,
     Shipment,
@@ -20,6 +19,7 @@ from fulfillment.domain.shipment import (
     track,
 )
 from fulfillment.domain.shipment import Parcel as ParcelState
+from fulfillment.domain.state import FulfillmentStatus, OrderFulfillment
 from fulfillment.domain.stock import Shelf, Stock
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Fact

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias
 
-from orders.domain.order import ORDER, Order, Status, evolve
 from orders.domain.placement import PlacementRequest, placed
 from orders.domain.policy import OrderPolicy, in_force
 from orders.domain.progress import cancelled_units, progressed
 from orders.domain.quantities import OPEN, cancelled_values
+from orders.domain.state import ORDER, Order, Status, evolve
 from shared.contracts import fulfillment, payments
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.orders import (

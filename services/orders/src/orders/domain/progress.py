@@ -6,8 +6,8 @@ Topics cross without order, so every step holds whatever came before it from ano
 from collections.abc import Sequence
 from typing import Final
 
-from orders.domain.order import Order
 from orders.domain.quantities import Shipment
+from orders.domain.state import Order
 from shared.contracts import fulfillment, payments, returns
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.orders import (

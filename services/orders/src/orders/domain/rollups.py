@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orders.domain.order import OPEN_RETURN, Order, Status
 from orders.domain.quantities import GONE_ASTRAY
+from orders.domain.state import OPEN_RETURN, Order, Status
 from shared.contracts.base import Bucket
 from shared.contracts.orders import DisputeStage, RefundStage, ReturnStage
 

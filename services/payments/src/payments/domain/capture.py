@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from payments.domain.account import Account, evolve
 from payments.domain.charge import NO_TENDER, Charge, ChargeStatus, choose, is_tried
 from payments.domain.operation import Operation
+from payments.domain.state import Account, evolve
 from payments.domain.tender import CAPTURABLE, PROMISED, Tender, TenderStatus
 from shared.contracts.base import Fact, TenderKind
 from shared.contracts.payments import (

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from payments.domain.account import Account, evolve
 from payments.domain.operation import Operation
 from payments.domain.policy import in_force
 from payments.domain.refund import (
@@ -21,6 +20,7 @@ from payments.domain.refund import (
     is_same_person,
 )
 from payments.domain.routing import NOTHING_LEFT, Request, RoutingPolicy, Share, Unroutable, fall_back, route
+from payments.domain.state import Account, evolve
 from shared.contracts.base import Fact, LineQuantity, TenderKind
 from shared.contracts.payments import (
     PaymentUnitsNoted,

@@ -4,15 +4,6 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
-from returns.domain.order import (
-    OrderReturns,
-    evolve,
-    goods_minor,
-    goods_worth,
-    room,
-    target,
-    valued,
-)
 from returns.domain.owed import is_settled
 from returns.domain.policies import Binding
 from returns.domain.rma import (
@@ -27,6 +18,15 @@ from returns.domain.rma import (
     owed_in_exchange,
     refund_of,
     still_owes,
+)
+from returns.domain.state import (
+    OrderReturns,
+    evolve,
+    goods_minor,
+    goods_worth,
+    room,
+    target,
+    valued,
 )
 from returns.domain.units import EXPECTED, OPEN, UnitStatus
 from shared.contracts.base import Fact, LineQuantity

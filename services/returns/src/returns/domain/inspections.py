@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from returns.domain import order
-from returns.domain.order import OrderReturns, Valued, free, goods_worth, shipping_worth, too_much, valued
 from returns.domain.policies import Binding, rule_for
 from returns.domain.rma import MONEY, Rma, RmaLine, from_advanced, is_valued, status_of
+from returns.domain.state import OrderReturns, Valued, evolve, free, goods_worth, shipping_worth, too_much, valued
 from returns.domain.units import EXPECTED, FREED, Purchase, UnitStatus
 from shared.contracts.base import Fact
 from shared.contracts.returns import (
@@ -99,7 +98,7 @@ def inspected(
         policy=binding.ref,
         complete=after.count(UnitStatus.UNINSPECTED, *EXPECTED) == 0,
     )
-    then = order.evolve(state, fact)
+    then = evolve(state, fact)
     return fact.model_copy(update={"recovery_minor": recovery(one, then.returns[one.return_id])})
 
 
@@ -179,7 +178,7 @@ def revised(state: OrderReturns, one: Rma, command: ReviseInspection, binding: B
         policy=binding.ref,
         recovery_minor=0,
     )
-    then = order.evolve(state, fact)
+    then = evolve(state, fact)
     return [fact.model_copy(update={"recovery_minor": recovery(one, then.returns[one.return_id])})]
 
 

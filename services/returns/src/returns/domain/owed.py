@@ -6,10 +6,10 @@ from datetime import datetime, timedelta
 from typing import Literal, TypeAlias
 
 from returns.domain.claims import Claim, ClaimStatus
-from returns.domain.order import OrderReturns, evolve, goods_minor, target
 from returns.domain.policies import Binding
 from returns.domain.recoveries import Recovery
 from returns.domain.rma import REPLACEMENT, Exchange, Rma
+from returns.domain.state import OrderReturns, evolve, goods_minor, target
 from returns.domain.units import OPEN, UnitStatus
 from shared.contracts.base import Fact
 from shared.contracts.returns import RecoveryOpened, RecoverySettled, ReturnDiscrepancyRecorded

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
-from returns.domain import order
 from returns.domain.dues import consequences
 from returns.domain.inspections import inspected
-from returns.domain.order import OrderReturns, digest_of, free, name_of
 from returns.domain.policies import Binding
 from returns.domain.rma import RETURN, ReturnStatus, Rma
+from returns.domain.state import OrderReturns, digest_of, evolve, free, name_of
 from returns.domain.units import EXPECTED, UnitStatus
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.partners import InspectedUnits, WarehouseUnexpectedItem
@@ -143,7 +142,7 @@ def decided(state: OrderReturns, return_id: str, binding: Binding) -> list[Fact]
     for waiting in (one for one in state.waiting if one.return_id == return_id):
         report = waiting.model_copy(update={"waits": False})
         new: list[Fact] = [report]
-        after = order.evolve(state, report)
+        after = evolve(state, report)
         one = after.returns[return_id]
         if one.is_decided and report.observation == "carrier.return_scanned":
             new += _in_transit(after, one, report, binding)
@@ -157,7 +156,7 @@ def decided(state: OrderReturns, return_id: str, binding: Binding) -> list[Fact]
 
 def _fold(state: OrderReturns, facts: Iterable[Fact]) -> OrderReturns:
     for fact in facts:
-        state = order.evolve(state, fact)
+        state = evolve(state, fact)
     return state
 
 
@@ -260,7 +259,7 @@ def _in_transit(state: OrderReturns, one: Rma, report: ReturnObservationRecorded
         tracking=report.observation_id,
         expires_at=report.at + timedelta(days=binding.policy.authorization_days),
     )
-    return [moved, *consequences(order.evolve(state, moved), one.return_id, binding, report.at)]
+    return [moved, *consequences(evolve(state, moved), one.return_id, binding, report.at)]
 
 
 def _received(state: OrderReturns, report: ReturnObservationRecorded, binding: Binding) -> list[Fact]:
@@ -392,7 +391,7 @@ def _unexpected(
     if own or one is None:
         opened = _blind(state, report, own, binding)
         facts.append(opened)
-        state = order.evolve(state, opened)
+        state = evolve(state, opened)
         blind = state.returns[opened.return_id]
         if own:
             facts.append(_receipt(state, blind, report, own))
@@ -436,7 +435,7 @@ def _contradictions(
     for contradicts, about, detail in found:
         fact = _contradicted(state, report, contradicts, about, detail)
         yield fact
-        state = order.evolve(state, fact)
+        state = evolve(state, fact)
 
 
 def _blind(
@@ -535,4 +534,4 @@ def _told(
     if inspection_id in one.inspections:  # under another name of the same return
         inspection_id = f"{inspection_id[:50]}.{len(one.inspections) + 1}"
     told = inspected(state, state.returns[one.return_id], inspection_id, report.location or "", found, binding)
-    return [*facts, told, *consequences(order.evolve(state, told), one.return_id, binding, report.at)]
+    return [*facts, told, *consequences(evolve(state, told), one.return_id, binding, report.at)]

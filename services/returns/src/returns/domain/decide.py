@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias, assert_never
 
-from returns.domain import order
 from returns.domain.claims import CLAIM, CLAIMABLE, Claim, ClaimStatus
 from returns.domain.dues import (
     consequences,
@@ -17,7 +16,6 @@ from returns.domain.dues import (
 from returns.domain.eligibility import LineFacts, OrderFacts, Request, UnitGroup, evaluate, inputs_hash
 from returns.domain.evidence import AttachEvidence, attached
 from returns.domain.inspections import ReviseInspection, recovery, revised
-from returns.domain.order import OrderReturns, free, goods_worth, groups, left, room, shipping_worth, valued
 from returns.domain.owed import Cause, recovered, still_lost
 from returns.domain.parcels import (
     UNDECIDED,
@@ -33,6 +31,18 @@ from returns.domain.parcels import (
 from returns.domain.policies import Binding, Policies
 from returns.domain.recoveries import RECOVERY, Recovery, RecoveryStatus
 from returns.domain.rma import REPLACEMENT, RETURN, ReturnStatus, Rma, owed_in_exchange
+from returns.domain.state import (
+    OrderReturns,
+    evolve,
+    free,
+    goods_worth,
+    groups,
+    left,
+    lost_unclaimed,
+    room,
+    shipping_worth,
+    valued,
+)
 from returns.domain.units import Stage, UnitStatus, is_known, purchase_of
 from shared.contracts.base import Fact, LineQuantity, PolicyRef
 from shared.contracts.orders import OrderPlaced
@@ -430,7 +440,7 @@ def _bound_now(state: OrderReturns, binding: Binding) -> list[Fact]:
 
 def _fold(state: OrderReturns, facts: Sequence[Fact]) -> OrderReturns:
     for fact in facts:
-        state = order.evolve(state, fact)
+        state = evolve(state, fact)
     return state
 
 
@@ -858,7 +868,7 @@ def _recovered(
 
 def _expired(state: OrderReturns, one: Rma) -> list[Fact]:
     fact = ReturnExpired(order_id=state.order_id, return_id=one.return_id)
-    then = order.evolve(state, fact)
+    then = evolve(state, fact)
     after = then.returns[one.return_id]
     return [fact.model_copy(update={"recovery_minor": recovery(one, after)}), *unpaid_advance(then, after)]
 
@@ -873,7 +883,7 @@ def _claimed(state: OrderReturns, command: OpenClaim, binding: Binding | None) -
         if line.line_id not in state.purchase.lines:
             raise Invalid(f"lines.{i}.line_id", "is not a line of this order")
         is_lost = command.reason is ReturnReason.NOT_RECEIVED
-        there = order.lost_unclaimed(state, line.line_id) if is_lost else free(state, line.line_id)
+        there = lost_unclaimed(state, line.line_id) if is_lost else free(state, line.line_id)
         if line.quantity > there:
             of = "lost and in no other claim" if is_lost else "delivered and in no return or claim"
             raise Invalid(f"lines.{i}.quantity", f"only {there} {of}")

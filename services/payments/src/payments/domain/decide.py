@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
 from payments.domain import capture, payout
-from payments.domain.account import EXPIRED_AUTHORIZATION, Account, evolve
 from payments.domain.charge import CHARGE, Charge, ChargeStatus
 from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import (
@@ -22,6 +21,7 @@ from payments.domain.payout import (
     RequestRefund,
     RerouteRefund,
 )
+from payments.domain.state import EXPIRED_AUTHORIZATION, Account, evolve
 from payments.domain.tender import CAPTURABLE, DisputeStatus, Tender, TenderStatus
 from shared.contracts.base import Fact, LineQuantity
 from shared.contracts.orders import TenderSpec

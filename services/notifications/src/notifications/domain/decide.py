@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from notifications.domain.messages import (
+from notifications.domain.accuracy import restated, statements, untrue
+from notifications.domain.policy import SendingPolicy
+from notifications.domain.state import (
     AUDIENCE,
     NOTIFICATION,
     Basis,
@@ -18,8 +20,6 @@ from notifications.domain.messages import (
     Status,
     evolve,
 )
-from notifications.domain.policy import SendingPolicy
-from notifications.domain.truth import restated, statements, untrue
 from shared.contracts import fulfillment, orders, payments, returns
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.notifications import (

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Set
 from datetime import datetime
 from typing import Final
 
-from notifications.domain.messages import Notification, OrderNotifications, Status
+from notifications.domain.state import Notification, OrderNotifications, Status
 from shared.contracts import fulfillment, payments
 from shared.contracts.base import Fact
 from shared.contracts.notifications import (

@@ -7,10 +7,10 @@ from typing import Final, Literal, TypeAlias
 
 from fulfillment.domain import allocation, cancellation, goods, observations
 from fulfillment.domain import shipment as shipments_
-from fulfillment.domain.ledger import FULFILLMENT, FulfillmentStatus, OrderFulfillment, replaced_on_top, unclaimed
 from fulfillment.domain.planning import Need
 from fulfillment.domain.quantities import HANDED_OVER
 from fulfillment.domain.shipment import BEFORE_HAND_OVER, Shipment, quantities, summed
+from fulfillment.domain.state import FULFILLMENT, FulfillmentStatus, OrderFulfillment, replaced_on_top, unclaimed
 from fulfillment.domain.stock import Stock
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts.base import Bucket, Fact, LineQuantity
