@@ -17,24 +17,24 @@ from notifications.domain.state import Notification, OrderNotifications, Status
 from shared.contracts.base import PREPAID, LineQuantity, TenderKind
 from shared.contracts.fulfillment import SubstitutedUnits
 from shared.contracts.notifications import (
-    AddressMatter,
-    BackorderMatter,
-    CancellationMatter,
+    AddressContent,
+    BackorderContent,
+    CancellationContent,
     Claim,
-    ClaimMatter,
+    ClaimContent,
     Corrected,
-    DueBasis,
-    HoldMatter,
-    LegMatter,
+    DueContext,
+    HoldContent,
+    LegContent,
     NotificationKind,
-    OrderMatter,
-    ParcelMatter,
-    RecipientBasis,
-    RecoveryMatter,
-    RefundMatter,
+    OrderContent,
+    ParcelContent,
+    RecipientContext,
+    RecoveryContent,
+    RefundContent,
+    ReturnContent,
     ReturnedUnits,
-    ReturnMatter,
-    ShipmentMatter,
+    ShipmentContent,
 )
 from shared.contracts.orders import BackorderChoice, Hold
 from shared.contracts.payments import RefundChannel
@@ -204,7 +204,7 @@ class _Writer:
 
     state: OrderNotifications
     notification: Notification
-    recipient: RecipientBasis
+    recipient: RecipientContext
     locale: Locale
 
     def money(self, minor: int, currency: str | None = None) -> str:
@@ -342,7 +342,7 @@ def _correction(writer: _Writer, corrected: Corrected) -> str:
     return f"On {writer.day(written)} we wrote that {what} {said_of_it}. That is not so any more."
 
 
-def _order(writer: _Writer, matter: OrderMatter) -> tuple[_Subject, dict[str, Any]]:
+def _order(writer: _Writer, matter: OrderContent) -> tuple[_Subject, dict[str, Any]]:
     recipient, id = writer.recipient, writer.state.order_id
     words = {
         "items": [writer.item(line.quantity, line.line_id, writer.money(line.goods_minor)) for line in recipient.lines],
@@ -411,7 +411,7 @@ def _charged(writer: _Writer, shipment_id: str) -> Iterator[str]:
         yield f"You pay {writer.money(invoiced)} for it by invoice."
 
 
-def _shipment(writer: _Writer, matter: ShipmentMatter) -> tuple[_Subject, dict[str, Any]]:
+def _shipment(writer: _Writer, matter: ShipmentContent) -> tuple[_Subject, dict[str, Any]]:
     words = {
         "number": matter.number,
         "of": matter.of,
@@ -431,7 +431,7 @@ def _shipment(writer: _Writer, matter: ShipmentMatter) -> tuple[_Subject, dict[s
     return _Subject(f"{which} your order {{order}} is on its way", {"order": writer.state.order_id}), words
 
 
-def _backorder(writer: _Writer, matter: BackorderMatter) -> tuple[_Subject, dict[str, Any]]:
+def _backorder(writer: _Writer, matter: BackorderContent) -> tuple[_Subject, dict[str, Any]]:
     said = next(iter(writer.notification.statements), None)  # none where nothing is waited for any more
     quantity, eta = (said.quantity, said.at) if said else (matter.quantity, None)
     options = matter.options if said else ()
@@ -458,7 +458,7 @@ def _backorder(writer: _Writer, matter: BackorderMatter) -> tuple[_Subject, dict
     ), words
 
 
-def _parcel(writer: _Writer, matter: ParcelMatter) -> tuple[_Subject, dict[str, Any]]:
+def _parcel(writer: _Writer, matter: ParcelContent) -> tuple[_Subject, dict[str, Any]]:
     words = {
         "what": matter.what,
         "items": writer.items(matter.lines, matter.substituted),
@@ -469,7 +469,7 @@ def _parcel(writer: _Writer, matter: ParcelMatter) -> tuple[_Subject, dict[str, 
     return _Subject(f"{which} of your order {{order}} {_PARCELS[matter.what]}", values), words
 
 
-def _cancellation(writer: _Writer, matter: CancellationMatter) -> tuple[_Subject, dict[str, Any]]:
+def _cancellation(writer: _Writer, matter: CancellationContent) -> tuple[_Subject, dict[str, Any]]:
     state = writer.state
     worth = state.cancellations.get(matter.cancellation_id)
     charged = sum(state.charges.values())
@@ -489,7 +489,7 @@ def _cancellation(writer: _Writer, matter: CancellationMatter) -> tuple[_Subject
     return _Subject(text, {"order": state.order_id}), words
 
 
-def _hold(writer: _Writer, matter: HoldMatter) -> tuple[_Subject, dict[str, Any]]:
+def _hold(writer: _Writer, matter: HoldContent) -> tuple[_Subject, dict[str, Any]]:
     units = writer.state.units.items()
     words = {
         "hold": matter.hold,
@@ -521,7 +521,7 @@ _SETTLED: Final = {
 }
 
 
-def _recovery(writer: _Writer, matter: RecoveryMatter) -> tuple[_Subject, dict[str, Any]]:
+def _recovery(writer: _Writer, matter: RecoveryContent) -> tuple[_Subject, dict[str, Any]]:
     amount = writer.money(matter.amount_minor, matter.currency)
     words = {
         "amount": amount,
@@ -546,7 +546,7 @@ _CLAIMS: Final = {
 }
 
 
-def _claim(writer: _Writer, matter: ClaimMatter) -> tuple[_Subject, dict[str, Any]]:
+def _claim(writer: _Writer, matter: ClaimContent) -> tuple[_Subject, dict[str, Any]]:
     due = _open_due(writer.state, matter.claim_id)
     words = {
         "claim_id": matter.claim_id,
@@ -558,7 +558,7 @@ def _claim(writer: _Writer, matter: ClaimMatter) -> tuple[_Subject, dict[str, An
     return _Subject(f"Your claim {{id}} {_CLAIMS[matter.outcome]}", {"id": matter.claim_id}), words
 
 
-def _address(writer: _Writer, matter: AddressMatter) -> tuple[_Subject, dict[str, Any]]:
+def _address(writer: _Writer, matter: AddressContent) -> tuple[_Subject, dict[str, Any]]:
     to = matter.ship_to
     words = {
         "lines": (to.name, to.street, f"{to.postal_code} {to.city}", to.country),
@@ -567,7 +567,7 @@ def _address(writer: _Writer, matter: AddressMatter) -> tuple[_Subject, dict[str
     return _Subject("New address for your order {order}", {"order": writer.state.order_id}), words
 
 
-def _return(writer: _Writer, matter: ReturnMatter) -> tuple[_Subject, dict[str, Any]]:
+def _return(writer: _Writer, matter: ReturnContent) -> tuple[_Subject, dict[str, Any]]:
     known = writer.state.returns.get(matter.return_id)
     resolution = known.resolution if known else None
     kind = writer.notification.kind
@@ -610,12 +610,12 @@ def _found(units: ReturnedUnits, resolution: Resolution | None) -> str:
     return f"{_OUTCOMES[units.outcome]}; accepted at {units.refund_percent} % of its price{fee}"
 
 
-def _open_due(state: OrderNotifications, return_id: str) -> DueBasis | None:
+def _open_due(state: OrderNotifications, return_id: str) -> DueContext | None:
     """The newest sum that a return came to, unless the customer has heard of its payment or there is none."""
     heard = {
         n.matter.refund_id
         for n in state.notifications.values()
-        if isinstance(n.matter, RefundMatter)
+        if isinstance(n.matter, RefundContent)
         and (n.status in (Status.SENT, Status.DELIVERED) or n.kind is NotificationKind.REFUND_DECLINED)
     }
     over = {cause.cause_id for id, cause in state.refund_causes.items() if id in heard}
@@ -623,13 +623,13 @@ def _open_due(state: OrderNotifications, return_id: str) -> DueBasis | None:
     return dues[-1] if dues else None
 
 
-def _left(state: OrderNotifications, due: DueBasis) -> int:
+def _left(state: OrderNotifications, due: DueContext) -> int:
     """What of it is still owed: less what was given back for the same units before."""
     amounts = [c.amount_minor for c in state.refund_causes.values() if c.cause_id == due.due_id]
     return min([due.amount_minor, *(minor for minor in amounts if minor is not None)])
 
 
-def _kept(writer: _Writer, due: DueBasis) -> list[tuple[str, str]]:
+def _kept(writer: _Writer, due: DueContext) -> list[tuple[str, str]]:
     """What of its worth is not paid back, and why; nothing where all of it is."""
     kept = [
         ("Less, for the condition it came in", due.kept_minor),
@@ -640,7 +640,7 @@ def _kept(writer: _Writer, due: DueBasis) -> list[tuple[str, str]]:
     return [("Worth of what you returned", writer.money(due.worth_minor, due.currency)), *rows] if rows else []
 
 
-def _refund(writer: _Writer, matter: RefundMatter) -> tuple[_Subject, dict[str, Any]]:
+def _refund(writer: _Writer, matter: RefundContent) -> tuple[_Subject, dict[str, Any]]:
     kind = writer.notification.kind
     is_failed = kind is NotificationKind.REFUND_FAILED
     total = writer.money(
@@ -649,7 +649,7 @@ def _refund(writer: _Writer, matter: RefundMatter) -> tuple[_Subject, dict[str, 
 
     is_done = kind is NotificationKind.REFUND_COMPLETED
 
-    def row(leg: LegMatter, what: str) -> tuple[str, str]:
+    def row(leg: LegContent, what: str) -> tuple[str, str]:
         return f"{writer.money(leg.amount_minor, matter.currency)} {_where(leg)}", what
 
     legs = [row(leg, "paid" if is_done else f"expected by {writer.day(leg.promised_at)}") for leg in matter.legs]
@@ -666,7 +666,7 @@ def _refund(writer: _Writer, matter: RefundMatter) -> tuple[_Subject, dict[str, 
     ), words
 
 
-def _where(leg: LegMatter) -> str:
+def _where(leg: LegContent) -> str:
     match leg.channel:
         case RefundChannel.STORE_CREDIT:
             return "as store credit"
@@ -677,15 +677,15 @@ def _where(leg: LegMatter) -> str:
 
 
 _WORDS: Final[dict[type, Callable[[_Writer, Any], tuple[_Subject, dict[str, Any]]]]] = {
-    HoldMatter: _hold,
-    RecoveryMatter: _recovery,
-    AddressMatter: _address,
-    OrderMatter: _order,
-    ShipmentMatter: _shipment,
-    BackorderMatter: _backorder,
-    ParcelMatter: _parcel,
-    CancellationMatter: _cancellation,
-    ReturnMatter: _return,
-    ClaimMatter: _claim,
-    RefundMatter: _refund,
+    HoldContent: _hold,
+    RecoveryContent: _recovery,
+    AddressContent: _address,
+    OrderContent: _order,
+    ShipmentContent: _shipment,
+    BackorderContent: _backorder,
+    ParcelContent: _parcel,
+    CancellationContent: _cancellation,
+    ReturnContent: _return,
+    ClaimContent: _claim,
+    RefundContent: _refund,
 }

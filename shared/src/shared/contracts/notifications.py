@@ -71,7 +71,7 @@ class Statement(Model):
     as_of_sequence: int
 
 
-class ShipmentMatter(Model):
+class ShipmentContent(Model):
     """The shipment that a message is about: its own units, and which of how many it is."""
 
     about: Literal["shipment"] = "shipment"
@@ -84,7 +84,7 @@ class ShipmentMatter(Model):
     substituted: tuple[SubstitutedUnits, ...] = ()
 
 
-class HoldMatter(Model):
+class HoldContent(Model):
     """What keeps the order from leaving until the customer does something, or did: `released`."""
 
     about: Literal["hold"] = "hold"
@@ -92,14 +92,14 @@ class HoldMatter(Model):
     released: bool = False
 
 
-class AddressMatter(Model):
+class AddressContent(Model):
     """Where what has not left yet goes from now on."""
 
     about: Literal["address"] = "address"
     ship_to: Address
 
 
-class RecoveryMatter(Model):
+class RecoveryContent(Model):
     """What the customer holds and did not pay for, or what an exchange costs more (`is_charged` at once); `how` it was settled,
     or that it was to be charged and could not be."""
 
@@ -114,14 +114,14 @@ class RecoveryMatter(Model):
     has_charge_failed: bool = False
 
 
-class OrderMatter(Model):
+class OrderContent(Model):
     """The order as a whole: confirmed, or rejected with a reason."""
 
     about: Literal["order"] = "order"
     reason_code: Id | None = None
 
 
-class BackorderMatter(Model):
+class BackorderContent(Model):
     """Units that wait for goods. `options` are what the customer may choose until `due_at`; then `silence` is chosen."""
 
     about: Literal["backorder"] = "backorder"
@@ -135,7 +135,7 @@ class BackorderMatter(Model):
     silence: BackorderChoice | None = None
 
 
-class ParcelMatter(Model):
+class ParcelContent(Model):
     """What became of a shipment, or of a parcel of it: delivered, or in trouble."""
 
     about: Literal["parcel"] = "parcel"
@@ -158,7 +158,7 @@ class ParcelMatter(Model):
     substituted: tuple[SubstitutedUnits, ...] = ()
 
 
-class CancellationMatter(Model):
+class CancellationContent(Model):
     about: Literal["cancellation"] = "cancellation"
     cancellation_id: Id
     lines: tuple[LineQuantity, ...]
@@ -175,7 +175,7 @@ class ReturnedUnits(Model):
     review: bool = Field(default=False, description="a person decides what is paid back for them")
 
 
-class ReturnMatter(Model):
+class ReturnContent(Model):
     """A return. `reasons` are all of them; `complete`: nothing of it is awaited any more."""
 
     about: Literal["return"] = "return"
@@ -186,7 +186,7 @@ class ReturnMatter(Model):
     complete: bool = False
 
 
-class ClaimMatter(Model):
+class ClaimContent(Model):
     """Units that are to be made good without a parcel coming back; once it is decided, how."""
 
     about: Literal["claim"] = "claim"
@@ -196,7 +196,7 @@ class ClaimMatter(Model):
     outcome: Literal["refunded", "replaced", "rejected"] | None = None
 
 
-class LegMatter(Model):
+class LegContent(Model):
     leg_id: Id
     channel: RefundChannel
     tender_kind: TenderKind
@@ -204,29 +204,29 @@ class LegMatter(Model):
     promised_at: datetime
 
 
-class RefundMatter(Model):
+class RefundContent(Model):
     """The payouts that a message is about, by channel; `failed` are those that did not reach the customer."""
 
     about: Literal["refund"] = "refund"
     refund_id: Id
     currency: Currency
-    legs: tuple[LegMatter, ...]
-    failed: tuple[LegMatter, ...] = ()
+    legs: tuple[LegContent, ...]
+    failed: tuple[LegContent, ...] = ()
     reason_code: Id | None = Field(default=None, description="why it is not paid")
 
 
-Matter = Annotated[
-    ShipmentMatter
-    | RefundMatter
-    | OrderMatter
-    | BackorderMatter
-    | ParcelMatter
-    | CancellationMatter
-    | ReturnMatter
-    | HoldMatter
-    | AddressMatter
-    | RecoveryMatter
-    | ClaimMatter,
+Content = Annotated[
+    ShipmentContent
+    | RefundContent
+    | OrderContent
+    | BackorderContent
+    | ParcelContent
+    | CancellationContent
+    | ReturnContent
+    | HoldContent
+    | AddressContent
+    | RecoveryContent
+    | ClaimContent,
     Field(discriminator="about"),
 ]
 
@@ -252,7 +252,7 @@ class PaidBy(Model):
     amount_minor: Minor
 
 
-class RecipientBasis(Model):
+class RecipientContext(Model):
     """Whom to tell, in which locale, what was ordered, and how it is paid."""
 
     about: Literal["recipient"] = "recipient"
@@ -269,7 +269,7 @@ class RecipientBasis(Model):
     tenders: tuple[PaidBy, ...] = ()
 
 
-class UnitsBasis(Model):
+class UnitsContext(Model):
     """Units of lines that were owed, shipped or cancelled by this fact, or what became of those that were shipped.
 
     `not_received` are delivered no more: the customer says so. `found` are lost no more. Both are under way again.
@@ -290,13 +290,13 @@ class UnitsBasis(Model):
     )
 
 
-class HoldBasis(Model):
+class HoldContext(Model):
     about: Literal["hold"] = "hold"
     hold: Hold
     is_placed: bool
 
 
-class BackorderBasis(Model):
+class BackorderContext(Model):
     """A backorder after it; nothing is left of it at quantity 0."""
 
     about: Literal["backorder"] = "backorder"
@@ -306,14 +306,14 @@ class BackorderBasis(Model):
     eta: datetime | None
 
 
-class ChargeBasis(Model):
+class ChargeContext(Model):
     about: Literal["charge"] = "charge"
     shipment_id: Id | None
     amount_minor: Minor
     tender_id: Id | None = None
 
 
-class CancellationBasis(Model):
+class CancellationContext(Model):
     """What cancelled units were worth, and what the order is worth without them."""
 
     about: Literal["cancellation"] = "cancellation"
@@ -322,7 +322,7 @@ class CancellationBasis(Model):
     remaining_minor: Minor
 
 
-class ReturnBasis(Model):
+class ReturnContext(Model):
     """What is known of a return: its label, why the policy declines units of it, what it is to lead to, what sending it
     back costs."""
 
@@ -335,7 +335,7 @@ class ReturnBasis(Model):
     has_arrived: bool | None = Field(default=None, description="something of it is with us")
 
 
-class DueBasis(Model):
+class DueContext(Model):
     """Money that a return comes to: what its goods are worth, what of that is kept, and what is left to be paid."""
 
     about: Literal["due"] = "due"
@@ -348,7 +348,7 @@ class DueBasis(Model):
     currency: Currency
 
 
-class RefundCauseBasis(Model):
+class RefundCauseContext(Model):
     """What a refund is for, and how much of that is still owed."""
 
     about: Literal["refund_cause"] = "refund_cause"
@@ -364,22 +364,22 @@ class LegStage(StrEnum):
     FAILED = "failed"
 
 
-class RefundBasis(Model):
+class RefundContext(Model):
     """The legs of a refund that this fact concerns, and how far they are now."""
 
     about: Literal["refund"] = "refund"
     refund_id: Id
     stage: LegStage
-    legs: tuple[LegMatter, ...]
+    legs: tuple[LegContent, ...]
 
 
-class WaitingBasis(Model):
+class WaitingContext(Model):
     """Something to tell, as soon as it is known to whom."""
 
     about: Literal["waiting"] = "waiting"
     kind: NotificationKind
     trigger_id: str
-    matter: Matter
+    matter: Content
     service: Id
     sequence: int
 
@@ -389,17 +389,17 @@ class NotificationBasisNoted(OrderFact, service="notifications", type="notificat
 
     heard: str = Field(description="type of the fact that was heard; its id is the causation id")
     basis: Annotated[
-        RecipientBasis
-        | UnitsBasis
-        | BackorderBasis
-        | ChargeBasis
-        | RefundBasis
-        | WaitingBasis
-        | CancellationBasis
-        | ReturnBasis
-        | HoldBasis
-        | DueBasis
-        | RefundCauseBasis,
+        RecipientContext
+        | UnitsContext
+        | BackorderContext
+        | ChargeContext
+        | RefundContext
+        | WaitingContext
+        | CancellationContext
+        | ReturnContext
+        | HoldContext
+        | DueContext
+        | RefundCauseContext,
         Field(discriminator="about"),
     ]
 
@@ -426,7 +426,7 @@ class NotificationQueued(NotificationFact, type="notification.queued"):
     dedupe_key: str
     trigger_id: str = Field(description="id of the fact that caused it")
     statements: tuple[Statement, ...]
-    matter: Matter | None = None
+    matter: Content | None = None
     queued_at: datetime | None = None
     corrects: tuple[Corrected, ...] = ()
 

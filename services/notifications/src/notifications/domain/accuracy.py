@@ -12,40 +12,40 @@ from notifications.domain.state import Notification, OrderNotifications, Status
 from shared.contracts import fulfillment, payments
 from shared.contracts.base import Fact
 from shared.contracts.notifications import (
-    AddressMatter,
-    BackorderMatter,
-    CancellationMatter,
+    AddressContent,
+    BackorderContent,
+    CancellationContent,
     Claim,
-    ClaimMatter,
-    HoldMatter,
+    ClaimContent,
+    Content,
+    HoldContent,
     LegStage,
-    Matter,
     NotificationKind,
-    OrderMatter,
-    ParcelMatter,
-    RecoveryMatter,
-    RefundMatter,
-    ReturnMatter,
-    ShipmentMatter,
+    OrderContent,
+    ParcelContent,
+    RecoveryContent,
+    RefundContent,
+    ReturnContent,
+    ShipmentContent,
     Statement,
-    WaitingBasis,
+    WaitingContext,
 )
 
 _PAID_OUT: Final = frozenset({LegStage.SUBMITTED, LegStage.SUCCEEDED})
 
 
-def statements(state: OrderNotifications, telling: WaitingBasis) -> tuple[Statement, ...]:
+def statements(state: OrderNotifications, telling: WaitingContext) -> tuple[Statement, ...]:
     """What a message of this matter states, as of the fact it tells of."""
     basis = {"as_of_service": telling.service, "as_of_sequence": telling.sequence}
     return tuple(Statement.model_validate(said | basis) for said in _said(state, telling.kind, telling.matter))
 
 
-def _said(state: OrderNotifications, kind: NotificationKind, matter: Matter) -> Iterator[dict[str, object]]:
+def _said(state: OrderNotifications, kind: NotificationKind, matter: Content) -> Iterator[dict[str, object]]:
     match matter:
-        case OrderMatter():
+        case OrderContent():
             if kind is NotificationKind.ORDER_CONFIRMED:
                 yield from _remaining(state)
-        case ShipmentMatter():
+        case ShipmentContent():
             # Its own units, what is still to come of the order, and what will not come.
             for u in matter.lines:
                 yield _of_line(Claim.SHIPPED, u.line_id, u.quantity, matter.shipment_id)
@@ -53,19 +53,19 @@ def _said(state: OrderNotifications, kind: NotificationKind, matter: Matter) -> 
             for line_id, units in state.units.items():
                 if units.cancelled:
                     yield _of_line(Claim.CANCELLED, line_id, units.cancelled)
-        case BackorderMatter():
+        case BackorderContent():
             yield _of_line(Claim.ETA, matter.line_id, matter.quantity, matter.backorder_id, matter.eta)
-        case ParcelMatter():
+        case ParcelContent():
             if matter.what == "delivered":
                 for u in matter.lines:
                     yield _of_line(Claim.DELIVERED, u.line_id, u.quantity, matter.shipment_id)
-        case CancellationMatter():
+        case CancellationContent():
             for u in matter.lines:
                 yield _of_line(Claim.CANCELLED, u.line_id, u.quantity, matter.cancellation_id)
             yield from _to_come(state)
-        case RefundMatter():
+        case RefundContent():
             yield from _of_refund(state, kind, matter)
-        case ReturnMatter() | ClaimMatter() | HoldMatter() | AddressMatter() | RecoveryMatter():
+        case ReturnContent() | ClaimContent() | HoldContent() | AddressContent() | RecoveryContent():
             pass
 
 
@@ -88,7 +88,7 @@ def _to_come(state: OrderNotifications) -> Iterator[dict[str, object]]:
         yield _of_line(Claim.ETA, b.line_id, b.quantity, b.backorder_id, b.eta)
 
 
-def _of_refund(state: OrderNotifications, kind: NotificationKind, matter: RefundMatter) -> Iterator[dict[str, object]]:
+def _of_refund(state: OrderNotifications, kind: NotificationKind, matter: RefundContent) -> Iterator[dict[str, object]]:
     known = state.refunds.get(matter.refund_id, {})
     is_done = kind is NotificationKind.REFUND_COMPLETED
     for leg in matter.legs:

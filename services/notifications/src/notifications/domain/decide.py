@@ -13,7 +13,7 @@ from notifications.domain.policy import SendingPolicy
 from notifications.domain.state import (
     AUDIENCE,
     NOTIFICATION,
-    Basis,
+    Context,
     Leg,
     Notification,
     OrderNotifications,
@@ -23,20 +23,20 @@ from notifications.domain.state import (
 from shared.contracts import fulfillment, orders, payments, returns
 from shared.contracts.base import Bucket, Fact, LineQuantity
 from shared.contracts.notifications import (
-    AddressMatter,
-    BackorderBasis,
-    BackorderMatter,
-    CancellationBasis,
-    CancellationMatter,
-    ChargeBasis,
-    ClaimMatter,
+    AddressContent,
+    BackorderContent,
+    BackorderContext,
+    CancellationContent,
+    CancellationContext,
+    ChargeContext,
+    ClaimContent,
+    Content,
     Corrected,
-    DueBasis,
-    HoldBasis,
-    HoldMatter,
-    LegMatter,
+    DueContext,
+    HoldContent,
+    HoldContext,
+    LegContent,
     LegStage,
-    Matter,
     NotificationBasisNoted,
     NotificationBounced,
     NotificationCoalesced,
@@ -52,21 +52,21 @@ from shared.contracts.notifications import (
     NotificationSent,
     NotificationSuppressed,
     NotificationSuppressionRequested,
+    OrderContent,
     OrderedLine,
-    OrderMatter,
     PaidBy,
-    ParcelMatter,
-    RecipientBasis,
-    RecoveryMatter,
-    RefundBasis,
-    RefundCauseBasis,
-    RefundMatter,
-    ReturnBasis,
+    ParcelContent,
+    RecipientContext,
+    RecoveryContent,
+    RefundCauseContext,
+    RefundContent,
+    RefundContext,
+    ReturnContent,
+    ReturnContext,
     ReturnedUnits,
-    ReturnMatter,
-    ShipmentMatter,
-    UnitsBasis,
-    WaitingBasis,
+    ShipmentContent,
+    UnitsContext,
+    WaitingContext,
 )
 from shared.machine import Invalid, NotAllowed, replace
 
@@ -308,7 +308,7 @@ def _noted(state: OrderNotifications, note: Note, outbox: Outbox) -> list[Fact]:
     if told is None:
         return [*facts, *_rewritten(state, note, outbox.unread)]
     kind, matter = told
-    telling = WaitingBasis(
+    telling = WaitingContext(
         kind=kind, trigger_id=note.fact_id, matter=matter, service=note.fact.service, sequence=note.sequence
     )
     if state.recipient is None:
@@ -316,7 +316,7 @@ def _noted(state: OrderNotifications, note: Note, outbox: Outbox) -> list[Fact]:
     return [*facts, *_tell(state, note, telling, outbox)]
 
 
-def _basis(state: OrderNotifications, fact: Fact, basis: Basis) -> NotificationBasisNoted:
+def _basis(state: OrderNotifications, fact: Fact, basis: Context) -> NotificationBasisNoted:
     return NotificationBasisNoted(order_id=state.order_id, heard=fact.type, basis=basis)
 
 
@@ -324,7 +324,7 @@ def _recipient_known(state: OrderNotifications, note: Note, placed: orders.Order
     """What waited is told now, in the order it happened, resting on all that is known by now."""
     if state.recipient is not None:
         return []
-    recipient = RecipientBasis(
+    recipient = RecipientContext(
         email=placed.customer.email,
         name=placed.customer.name,
         currency=placed.currency,
@@ -339,7 +339,7 @@ def _recipient_known(state: OrderNotifications, note: Note, placed: orders.Order
         tenders=tuple(PaidBy(tender_id=t.tender_id, kind=t.kind, amount_minor=t.amount_minor) for t in placed.tenders),
     )
     owed = tuple(LineQuantity(line_id=line.line_id, quantity=line.quantity) for line in placed.lines)
-    facts: list[Fact] = [_basis(state, placed, recipient), _basis(state, placed, UnitsBasis(owed=owed))]
+    facts: list[Fact] = [_basis(state, placed, recipient), _basis(state, placed, UnitsContext(owed=owed))]
     for fact in facts:
         state = evolve(state, fact)
     for waiting in state.waiting:
@@ -350,7 +350,7 @@ def _recipient_known(state: OrderNotifications, note: Note, placed: orders.Order
     return facts
 
 
-def _tell(state: OrderNotifications, note: Note, telling: WaitingBasis, outbox: Outbox) -> list[Fact]:
+def _tell(state: OrderNotifications, note: Note, telling: WaitingContext, outbox: Outbox) -> list[Fact]:
     """The message; before it what it sets right, and what other messages say instead that nobody has read yet."""
     about = {"order_id": state.order_id, "by_fact_id": note.fact_id}
     wrong = untrue(state, note.fact, outbox.unread)
@@ -371,7 +371,7 @@ def _rewritten(state: OrderNotifications, note: Note, unread: Set[str]) -> Itera
     """What messages that nobody has read say instead; one of which nothing is left to say is not sent."""
     for id, true in restated(state, note.fact, unread).items():
         n = state.notifications[id]
-        if isinstance(n.matter, BackorderMatter) and not true and not n.corrects:
+        if isinstance(n.matter, BackorderContent) and not true and not n.corrects:
             detail = "it was to say that goods are waited for, and they are no more"
             yield NotificationSuppressed(order_id=state.order_id, notification_id=id, detail=detail)
         else:
@@ -382,7 +382,7 @@ def _rewritten(state: OrderNotifications, note: Note, unread: Set[str]) -> Itera
 
 def _queued(
     state: OrderNotifications,
-    telling: WaitingBasis,
+    telling: WaitingContext,
     at: datetime,
     outbox: Outbox,
     corrects: tuple[Corrected, ...] = (),
@@ -419,11 +419,11 @@ def _queued(
     return facts
 
 
-def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
+def _merged(unread: Notification, telling: WaitingContext) -> WaitingContext | None:
     """Both in one, where they are about the same and the newer one does not need the older one to be told first."""
     kind = telling.kind
     match unread.matter, telling.matter:
-        case RefundMatter() as before, RefundMatter() as now if before.refund_id == now.refund_id:
+        case RefundContent() as before, RefundContent() as now if before.refund_id == now.refund_id:
             if kind in (_KIND.REFUND_COMPLETED, _KIND.REFUND_DECLINED):
                 return telling  # what was on its way, or took another one, has arrived
             if unread.kind is _KIND.REFUND_COMPLETED and not now.failed:
@@ -432,8 +432,8 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
             kind = next(k for k in (_KIND.REFUND_REROUTED, _KIND.REFUND_FAILED, _KIND.REFUND_SUBMITTED) if k in kinds)
             failed = {leg.leg_id: leg for leg in (*before.failed, *now.failed)}
             legs = {leg.leg_id: leg for leg in (*before.legs, *now.legs) if leg.leg_id not in failed}
-            matter: Matter = now.model_copy(update={"legs": tuple(legs.values()), "failed": tuple(failed.values())})
-        case BackorderMatter() as before, BackorderMatter() as now if before.backorder_id == now.backorder_id:
+            matter: Content = now.model_copy(update={"legs": tuple(legs.values()), "failed": tuple(failed.values())})
+        case BackorderContent() as before, BackorderContent() as now if before.backorder_id == now.backorder_id:
             kind = unread.kind
             is_first = kind is _KIND.BACKORDER
             asks = now if now.options else before
@@ -445,17 +445,17 @@ def _merged(unread: Notification, telling: WaitingBasis) -> WaitingBasis | None:
                     "silence": asks.silence,
                 }
             )
-        case ReturnMatter() as before, ReturnMatter() as now if before.return_id == now.return_id:
+        case ReturnContent() as before, ReturnContent() as now if before.return_id == now.return_id:
             return telling if unread.kind in _OVERTAKEN else None
-        case HoldMatter() as before, HoldMatter() as now if before.hold is now.hold:
+        case HoldContent() as before, HoldContent() as now if before.hold is now.hold:
             return telling
-        case RecoveryMatter() as before, RecoveryMatter() as now if before.recovery_id == now.recovery_id:
+        case RecoveryContent() as before, RecoveryContent() as now if before.recovery_id == now.recovery_id:
             return telling
-        case ClaimMatter() as before, ClaimMatter() as now if before.claim_id == now.claim_id:
+        case ClaimContent() as before, ClaimContent() as now if before.claim_id == now.claim_id:
             return telling
-        case AddressMatter(), AddressMatter():
+        case AddressContent(), AddressContent():
             return telling
-        case ParcelMatter() as before, ParcelMatter() as now if before.shipment_id == now.shipment_id:
+        case ParcelContent() as before, ParcelContent() as now if before.shipment_id == now.shipment_id:
             if before.what == now.what == "delivered":
                 both = {"lines": (*before.lines, *now.lines), "substituted": (*before.substituted, *now.substituted)}
                 matter = now.model_copy(update=both)
@@ -477,80 +477,80 @@ WAITS_FOR_CUSTOMER: Final = frozenset({orders.Hold.PAYMENT, orders.Hold.ADDRESS,
 """Holds that end when the customer does something. Consent to a later date is asked for by the message of that date."""
 
 
-def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Basis]:
+def _bases(state: OrderNotifications, fact: Fact) -> Iterator[Context]:
     """What later messages rest on."""
     match fact:
         case orders.OrderLinesCancelled(cancellation_id=id, lines=cancelled, remaining_minor=remaining):
             worth = sum(line.goods_minor for line in cancelled)
-            yield CancellationBasis(cancellation_id=id, worth_minor=worth, remaining_minor=remaining)
+            yield CancellationContext(cancellation_id=id, worth_minor=worth, remaining_minor=remaining)
         case orders.OrderHoldPlaced(hold=hold):
-            yield HoldBasis(hold=hold, is_placed=True)
+            yield HoldContext(hold=hold, is_placed=True)
         case orders.OrderHoldReleased(hold=hold):
-            yield HoldBasis(hold=hold, is_placed=False)
+            yield HoldContext(hold=hold, is_placed=False)
         case fulfillment.BackorderCreated() | fulfillment.BackorderEtaRevised():
             yield _backorder(fact, fact.quantity, fact.eta)
         case fulfillment.BackorderFilled() | fulfillment.BackorderCancelled():
             before = state.backorders.get(fact.backorder_id)
             yield _backorder(fact, fact.remaining, before.eta if before is not None else None)
         case fulfillment.FulfillmentLinesCancelled(lines=lines):
-            yield UnitsBasis(
+            yield UnitsContext(
                 cancelled=_summed(lines),
                 cancelled_lost=_summed(u for u in lines if u.was is Bucket.LOST),
                 cancelled_returned=_summed(u for u in lines if u.was is Bucket.RETURNED_TO_SENDER),
             )
         case fulfillment.ReplacementCreated(lines=owed):
-            yield UnitsBasis(owed=owed)
+            yield UnitsContext(owed=owed)
         case fulfillment.ShipmentShipped(lines=shipped):
-            yield UnitsBasis(shipped=shipped)
+            yield UnitsContext(shipped=shipped)
         case fulfillment.ShipmentDelivered(lines=lines):
-            yield UnitsBasis(delivered=lines)
+            yield UnitsContext(delivered=lines)
         case fulfillment.ShipmentTrackingUpdated(lines=lines) if lines:
-            yield UnitsBasis(not_received=lines)
+            yield UnitsContext(not_received=lines)
         case fulfillment.ShipmentLost(lines=lines):
-            yield UnitsBasis(lost=lines)
+            yield UnitsContext(lost=lines)
         case fulfillment.ShipmentFound(lines=lines):
-            yield UnitsBasis(found=lines)
+            yield UnitsContext(found=lines)
         case fulfillment.ShipmentReturnedToSender(lines=lines):
-            yield UnitsBasis(returned=lines)
+            yield UnitsContext(returned=lines)
         case payments.PaymentCaptured(exchange_id=str(), shipment_id=None):
             pass  # what an exchange costs more is charged for no parcel of the order
         case payments.PaymentCaptured(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id):
-            yield ChargeBasis(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id)
+            yield ChargeContext(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id)
         case payments.PaymentMovementRecorded(kind=payments.MovementKind.CAPTURE, tender_id=tender_id):
-            yield ChargeBasis(shipment_id=None, amount_minor=fact.amount_minor, tender_id=tender_id)
+            yield ChargeContext(shipment_id=None, amount_minor=fact.amount_minor, tender_id=tender_id)
         case payments.PaymentMovementRecorded(kind=payments.MovementKind.REFUND, movement_id=id):
-            yield RefundBasis(refund_id=id, stage=LegStage.SUCCEEDED, legs=())
+            yield RefundContext(refund_id=id, stage=LegStage.SUCCEEDED, legs=())
         case payments.RefundRequested():
             about = {"refund_id": fact.refund_id, "cause_id": fact.cause_id}
-            yield RefundCauseBasis(**about, amount_minor=fact.amount_minor)
+            yield RefundCauseContext(**about, amount_minor=fact.amount_minor)
         case payments.RefundRouted(legs=legs):
-            matters = tuple(LegMatter(**leg.model_dump(include=set(LegMatter.model_fields))) for leg in legs)
-            yield RefundBasis(refund_id=fact.refund_id, stage=LegStage.ROUTED, legs=matters)
+            matters = tuple(LegContent(**leg.model_dump(include=set(LegContent.model_fields))) for leg in legs)
+            yield RefundContext(refund_id=fact.refund_id, stage=LegStage.ROUTED, legs=matters)
         case payments.RefundLegFact():
-            yield RefundBasis(refund_id=fact.refund_id, stage=_STAGES[type(fact)], legs=(_leg(state, fact),))
+            yield RefundContext(refund_id=fact.refund_id, stage=_STAGES[type(fact)], legs=(_leg(state, fact),))
         case returns.ReturnEligibilityEvaluated(return_id=return_id, verdicts=verdicts):
             declined = _reasons(why for v in verdicts if v.outcome == "decline" for why in v.reasons)
             fee = max((v.return_shipping_fee_minor for v in verdicts if v.outcome != "decline"), default=0)
-            yield ReturnBasis(return_id=return_id, declined=declined, shipping_fee_minor=fee)
+            yield ReturnContext(return_id=return_id, declined=declined, shipping_fee_minor=fee)
         case returns.ReturnRequested(return_id=return_id, resolution=resolution):
-            yield ReturnBasis(return_id=return_id, resolution=resolution)
+            yield ReturnContext(return_id=return_id, resolution=resolution)
         case returns.ReturnItemsReceived(return_id=return_id) | returns.ReturnReceivedUnannounced(return_id=return_id):
-            yield ReturnBasis(return_id=return_id, has_arrived=True)
+            yield ReturnContext(return_id=return_id, has_arrived=True)
         case returns.ReturnRefundDue():
             yield _due(fact)
         case returns.ReturnLabelIssued(return_id=return_id, carrier=carrier, tracking=tracking):
-            yield ReturnBasis(return_id=return_id, label=f"{carrier} {tracking}")
+            yield ReturnContext(return_id=return_id, label=f"{carrier} {tracking}")
         case _:
             pass
 
 
-def _backorder(fact: fulfillment.BackorderFact, quantity: int, eta: datetime | None) -> BackorderBasis:
-    return BackorderBasis(backorder_id=fact.backorder_id, line_id=fact.line_id, quantity=quantity, eta=eta)
+def _backorder(fact: fulfillment.BackorderFact, quantity: int, eta: datetime | None) -> BackorderContext:
+    return BackorderContext(backorder_id=fact.backorder_id, line_id=fact.line_id, quantity=quantity, eta=eta)
 
 
-def _due(due: returns.ReturnRefundDue) -> DueBasis:
+def _due(due: returns.ReturnRefundDue) -> DueContext:
     worth = sum(line.gross_minor + line.shipping_minor for line in due.lines)
-    return DueBasis(
+    return DueContext(
         due_id=due.due_id,
         return_id=due.return_id,
         worth_minor=worth,
@@ -561,31 +561,31 @@ def _due(due: returns.ReturnRefundDue) -> DueBasis:
     )
 
 
-def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matter] | None:
+def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Content] | None:
     """The message that the fact leads to; `state` rests on it already."""
     match fact:
         case orders.OrderConfirmed():
-            return _KIND.ORDER_CONFIRMED, OrderMatter()
+            return _KIND.ORDER_CONFIRMED, OrderContent()
         case orders.OrderRejected(reason_code=reason):
-            return _KIND.ORDER_REJECTED, OrderMatter(reason_code=reason)
+            return _KIND.ORDER_REJECTED, OrderContent(reason_code=reason)
         case orders.OrderHoldPlaced(hold=hold):
-            return (_KIND.HOLD, HoldMatter(hold=hold)) if hold in WAITS_FOR_CUSTOMER else None
+            return (_KIND.HOLD, HoldContent(hold=hold)) if hold in WAITS_FOR_CUSTOMER else None
         case orders.OrderHoldReleased(hold=hold):
             # Who was not told that it waits need not hear that it goes on.
-            is_told = any(isinstance(m, HoldMatter) and m.hold is hold and not m.released for _, m in _matters(state))
-            return (_KIND.HOLD_RELEASED, HoldMatter(hold=hold, released=True)) if is_told else None
+            is_told = any(isinstance(m, HoldContent) and m.hold is hold and not m.released for _, m in _matters(state))
+            return (_KIND.HOLD_RELEASED, HoldContent(hold=hold, released=True)) if is_told else None
         case orders.OrderAddressChanged(ship_to=ship_to):
-            return _KIND.ADDRESS_CHANGED, AddressMatter(ship_to=ship_to)
+            return _KIND.ADDRESS_CHANGED, AddressContent(ship_to=ship_to)
         case fulfillment.ShipmentShipped():
             return _KIND.SHIPMENT, _shipment(fact)
         case fulfillment.BackorderFact():
             return _of_backorder(fact)
         case fulfillment.FulfillmentLinesCancelled(cancellation_id=id, lines=lines):
-            return _KIND.CANCELLATION, CancellationMatter(cancellation_id=id, lines=_summed(lines))
+            return _KIND.CANCELLATION, CancellationContent(cancellation_id=id, lines=_summed(lines))
         case fulfillment.ScanFact():
             return _of_parcel(state, fact)
         case fulfillment.FulfillmentDiscrepancyRecorded(contradicts="old_label", shipment_id=str(shipment_id)):
-            return _KIND.DELAY, ParcelMatter(shipment_id=shipment_id, what="old_label", lines=fact.lines)
+            return _KIND.DELAY, ParcelContent(shipment_id=shipment_id, what="old_label", lines=fact.lines)
         case fulfillment.FulfillmentDiscrepancyRecorded():
             return None  # a person looks at it; what it changed for the customer, other facts tell
         case payments.RefundFact():
@@ -595,7 +595,7 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
         case returns.ExchangeDifferenceSettled(exchange_id=id, amount_minor=amount, currency=currency):
             if (asked := _recovery(state, id)) is None or asked.how:
                 return None
-            settled = RecoveryMatter(
+            settled = RecoveryContent(
                 recovery_id=id,
                 amount_minor=amount or asked.amount_minor,
                 currency=currency,
@@ -612,13 +612,13 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
         case returns.ReturnFact():
             return _of_return(fact)
         case returns.ClaimOpened(claim_id=id, lines=lines, decide_by=decide_by):
-            return _KIND.CLAIM_OPENED, ClaimMatter(claim_id=id, lines=lines, decide_by=decide_by)
+            return _KIND.CLAIM_OPENED, ClaimContent(claim_id=id, lines=lines, decide_by=decide_by)
         case returns.ClaimResolved(claim_id=id, outcome=outcome):
-            claimed = [m for _, m in _matters(state) if isinstance(m, ClaimMatter) and m.claim_id == id]
+            claimed = [m for _, m in _matters(state) if isinstance(m, ClaimContent) and m.claim_id == id]
             lines = claimed[-1].lines if claimed else ()
-            return _KIND.CLAIM_RESOLVED, ClaimMatter(claim_id=id, lines=lines, outcome=outcome)
+            return _KIND.CLAIM_RESOLVED, ClaimContent(claim_id=id, lines=lines, outcome=outcome)
         case returns.RecoveryOpened(recovery_id=id, amount_minor=amount, currency=currency):
-            return _KIND.RECOVERY_OPENED, RecoveryMatter(
+            return _KIND.RECOVERY_OPENED, RecoveryContent(
                 recovery_id=id, amount_minor=amount, currency=currency, cause=fact.cause, due_at=fact.due_at
             )
         case returns.RecoveryChargeFailed(recovery_id=id):
@@ -628,7 +628,7 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
         case returns.RecoverySettled(recovery_id=id, amount_minor=amount, currency=currency, how=how):
             if (open_ := _recovery(state, id)) is None:
                 return None
-            matter = RecoveryMatter(recovery_id=id, amount_minor=amount, currency=currency, cause=open_.cause, how=how)
+            matter = RecoveryContent(recovery_id=id, amount_minor=amount, currency=currency, cause=open_.cause, how=how)
             return _KIND.RECOVERY_SETTLED, matter
         case (
             orders.OrderLinesCancelled()
@@ -641,8 +641,8 @@ def _told(state: OrderNotifications, fact: Fact) -> tuple[NotificationKind, Matt
             raise TypeError(f"{fact.type} is nothing to tell")
 
 
-def _shipment(shipped: fulfillment.ShipmentShipped) -> ShipmentMatter:
-    return ShipmentMatter(
+def _shipment(shipped: fulfillment.ShipmentShipped) -> ShipmentContent:
+    return ShipmentContent(
         shipment_id=shipped.shipment_id,
         number=shipped.number,
         of=shipped.of,
@@ -653,15 +653,15 @@ def _shipment(shipped: fulfillment.ShipmentShipped) -> ShipmentMatter:
     )
 
 
-def _of_backorder(fact: fulfillment.BackorderFact) -> tuple[NotificationKind, Matter] | None:
+def _of_backorder(fact: fulfillment.BackorderFact) -> tuple[NotificationKind, Content] | None:
     about = {"backorder_id": fact.backorder_id, "line_id": fact.line_id}
     match fact:
         case fulfillment.BackorderCreated(quantity=quantity, eta=eta):
-            return _KIND.BACKORDER, BackorderMatter(**about, quantity=quantity, eta=eta)
+            return _KIND.BACKORDER, BackorderContent(**about, quantity=quantity, eta=eta)
         case fulfillment.BackorderEtaRevised(quantity=quantity, eta=eta, previous_eta=previous):
-            return _KIND.BACKORDER_REVISED, BackorderMatter(**about, quantity=quantity, eta=eta, previous_eta=previous)
+            return _KIND.BACKORDER_REVISED, BackorderContent(**about, quantity=quantity, eta=eta, previous_eta=previous)
         case fulfillment.BackorderConsentRequested(quantity=quantity, eta=eta):
-            return _KIND.BACKORDER_REVISED, BackorderMatter(
+            return _KIND.BACKORDER_REVISED, BackorderContent(
                 **about,
                 quantity=quantity,
                 eta=eta,
@@ -686,7 +686,7 @@ _TROUBLES: Final[Mapping[type[Fact], str]] = {
 }
 
 
-def _of_parcel(state: OrderNotifications, fact: fulfillment.ScanFact) -> tuple[NotificationKind, Matter] | None:
+def _of_parcel(state: OrderNotifications, fact: fulfillment.ScanFact) -> tuple[NotificationKind, Content] | None:
     """Delivery and trouble; of scans, only those that stop a parcel. The same trouble again is no news."""
     tracking = fact.scan.tracking if fact.scan is not None else getattr(fact, "tracking", None)
     lines: tuple[LineQuantity, ...] = getattr(fact, "lines", ())
@@ -703,11 +703,11 @@ def _of_parcel(state: OrderNotifications, fact: fulfillment.ScanFact) -> tuple[N
     known = [
         m
         for _, m in _matters(state)
-        if isinstance(m, ParcelMatter) and (m.shipment_id, m.tracking) == (fact.shipment_id, tracking)
+        if isinstance(m, ParcelContent) and (m.shipment_id, m.tracking) == (fact.shipment_id, tracking)
     ]
     if what not in ("delivered", "lost", "found") and known and known[-1].what == what:
         return None
-    matter = ParcelMatter.model_validate(
+    matter = ParcelContent.model_validate(
         {
             "shipment_id": fact.shipment_id,
             "what": what,
@@ -719,7 +719,7 @@ def _of_parcel(state: OrderNotifications, fact: fulfillment.ScanFact) -> tuple[N
     return (_KIND.DELIVERY if what == "delivered" else _KIND.DELAY), matter
 
 
-def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[NotificationKind, Matter] | None:
+def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[NotificationKind, Content] | None:
     legs = state.refunds.get(fact.refund_id, {})
     match fact:
         case payments.RefundRouted():
@@ -727,7 +727,7 @@ def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[No
             told = [
                 (kind, m)
                 for kind, m in _matters(state)
-                if isinstance(m, RefundMatter) and m.refund_id == fact.refund_id
+                if isinstance(m, RefundContent) and m.refund_id == fact.refund_id
             ]
             named = {leg.leg_id for kind, m in told if kind is _KIND.REFUND_REROUTED for leg in m.failed}
             failed = tuple(leg for leg in _legs(legs, LegStage.FAILED) if leg.leg_id not in named)
@@ -756,11 +756,11 @@ def _of_refund(state: OrderNotifications, fact: payments.RefundFact) -> tuple[No
             raise TypeError(f"{fact.type} is nothing to tell")
 
 
-def _difference(state: OrderNotifications, due: returns.ExchangeDifferenceDue) -> RecoveryMatter:
+def _difference(state: OrderNotifications, due: returns.ExchangeDifferenceDue) -> RecoveryContent:
     """What the article costs more; or all of it, where one was sent ahead and nothing came back for it."""
     known = state.returns.get(due.return_id)
     is_exchange = known is None or known.resolution is returns.Resolution.EXCHANGE
-    return RecoveryMatter(
+    return RecoveryContent(
         recovery_id=due.exchange_id,
         amount_minor=due.amount_minor,
         currency=due.currency,
@@ -769,13 +769,13 @@ def _difference(state: OrderNotifications, due: returns.ExchangeDifferenceDue) -
     )
 
 
-def _recovery(state: OrderNotifications, id: str) -> RecoveryMatter | None:
+def _recovery(state: OrderNotifications, id: str) -> RecoveryContent | None:
     """What a message says last of it; nothing where the customer has heard of none."""
-    said = [m for _, m in _matters(state) if isinstance(m, RecoveryMatter) and m.recovery_id == id]
+    said = [m for _, m in _matters(state) if isinstance(m, RecoveryContent) and m.recovery_id == id]
     return said[-1] if said else None
 
 
-def _matters(state: OrderNotifications) -> list[tuple[NotificationKind, Matter]]:
+def _matters(state: OrderNotifications) -> list[tuple[NotificationKind, Content]]:
     """Of all messages there are, and of those that wait to be."""
     return [(n.kind, n.matter) for n in state.notifications.values()] + [(w.kind, w.matter) for w in state.waiting]
 
@@ -783,10 +783,10 @@ def _matters(state: OrderNotifications) -> list[tuple[NotificationKind, Matter]]
 def _refund(
     fact: payments.RefundFact,
     currency: str,
-    legs: tuple[LegMatter, ...],
-    failed: tuple[LegMatter, ...] = (),
-) -> RefundMatter:
-    return RefundMatter(refund_id=fact.refund_id, currency=currency, legs=legs, failed=failed)
+    legs: tuple[LegContent, ...],
+    failed: tuple[LegContent, ...] = (),
+) -> RefundContent:
+    return RefundContent(refund_id=fact.refund_id, currency=currency, legs=legs, failed=failed)
 
 
 _STAGES: Final[Mapping[type[Fact], LegStage]] = {
@@ -797,32 +797,32 @@ _STAGES: Final[Mapping[type[Fact], LegStage]] = {
 }
 
 
-def _leg(state: OrderNotifications, fact: payments.RefundLegFact) -> LegMatter:
+def _leg(state: OrderNotifications, fact: payments.RefundLegFact) -> LegContent:
     leg = state.refunds.get(fact.refund_id, {}).get(fact.leg_id)
     if leg is None:
         raise Invalid("leg_id", f"{fact.leg_id} is not a routed leg of {fact.refund_id}")
     return leg.matter
 
 
-def _legs(legs: Mapping[str, Leg], stage: LegStage) -> tuple[LegMatter, ...]:
+def _legs(legs: Mapping[str, Leg], stage: LegStage) -> tuple[LegContent, ...]:
     return tuple(leg.matter for leg in legs.values() if leg.stage is stage)
 
 
-def _of_return(fact: returns.ReturnFact) -> tuple[NotificationKind, Matter] | None:
+def _of_return(fact: returns.ReturnFact) -> tuple[NotificationKind, Content] | None:
     match fact:
         case returns.ReturnRequested(lines=asked):
             lines = _summed(asked)
             return _KIND.RETURN_REQUESTED, _return(fact, lines)
         case returns.ReturnSentToReview():
-            return _KIND.RETURN_REVIEWED, ReturnMatter(return_id=fact.return_id)
+            return _KIND.RETURN_REVIEWED, ReturnContent(return_id=fact.return_id)
         case returns.ReturnReceivedUnannounced(lines=arrived):
             return _KIND.RETURN_REVIEWED, _return(fact, arrived)
         case returns.ReturnCancelled():
-            return _KIND.RETURN_CANCELLED, ReturnMatter(return_id=fact.return_id)
+            return _KIND.RETURN_CANCELLED, ReturnContent(return_id=fact.return_id)
         case returns.ReturnApproved(lines=lines, expires_at=expires_at):
             return _KIND.RETURN_APPROVED, _return(fact, lines, expires_at=expires_at)
         case returns.ReturnDeclined(reasons=reasons):
-            return _KIND.RETURN_DECLINED, ReturnMatter(return_id=fact.return_id, reasons=_reasons(reasons))
+            return _KIND.RETURN_DECLINED, ReturnContent(return_id=fact.return_id, reasons=_reasons(reasons))
         case returns.ReturnItemsReceived(lines=received, complete=complete):
             return _KIND.RETURN_RECEIVED, _return(fact, received, complete=complete)
         case returns.ReturnItemsInspected(lines=inspected, complete=complete):
@@ -830,9 +830,9 @@ def _of_return(fact: returns.ReturnFact) -> tuple[NotificationKind, Matter] | No
         case returns.ReturnInspectionRevised(after=inspected):
             return _KIND.RETURN_INSPECTED, _return(fact, inspected)
         case returns.ReturnExpired():
-            return _KIND.RETURN_EXPIRED, ReturnMatter(return_id=fact.return_id)
+            return _KIND.RETURN_EXPIRED, ReturnContent(return_id=fact.return_id)
         case returns.ReturnClosed(unresolved=True):
-            return _KIND.RETURN_CLOSED, ReturnMatter(return_id=fact.return_id)
+            return _KIND.RETURN_CLOSED, ReturnContent(return_id=fact.return_id)
         case _:
             return None
 
@@ -843,7 +843,7 @@ def _return(
     *,
     expires_at: datetime | None = None,
     complete: bool = False,
-) -> ReturnMatter:
+) -> ReturnContent:
     units = tuple(
         ReturnedUnits(
             line_id=line.line_id,
@@ -857,7 +857,7 @@ def _return(
         else ReturnedUnits(line_id=line.line_id, quantity=line.quantity)
         for line in lines
     )
-    return ReturnMatter(return_id=fact.return_id, lines=units, expires_at=expires_at, complete=complete)
+    return ReturnContent(return_id=fact.return_id, lines=units, expires_at=expires_at, complete=complete)
 
 
 def _reasons(reasons: Iterable[returns.Why]) -> tuple[str, ...]:

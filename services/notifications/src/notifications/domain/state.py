@@ -8,15 +8,15 @@ from typing import Final, TypeAlias
 
 from shared.contracts.base import Fact
 from shared.contracts.notifications import (
-    BackorderBasis,
-    CancellationBasis,
-    ChargeBasis,
+    BackorderContext,
+    CancellationContext,
+    ChargeContext,
+    Content,
     Corrected,
-    DueBasis,
-    HoldBasis,
-    LegMatter,
+    DueContext,
+    HoldContext,
+    LegContent,
     LegStage,
-    Matter,
     NotificationBasisNoted,
     NotificationBounced,
     NotificationCoalesced,
@@ -33,29 +33,29 @@ from shared.contracts.notifications import (
     NotificationSent,
     NotificationSuppressed,
     NotificationSuppressionRequested,
-    RecipientBasis,
-    RefundBasis,
-    RefundCauseBasis,
-    ReturnBasis,
+    RecipientContext,
+    RefundCauseContext,
+    RefundContext,
+    ReturnContext,
     Statement,
-    UnitsBasis,
-    WaitingBasis,
+    UnitsContext,
+    WaitingContext,
 )
 from shared.contracts.orders import Hold
 from shared.machine import Machine, knowing, replace
 
-Basis: TypeAlias = (
-    RecipientBasis
-    | UnitsBasis
-    | BackorderBasis
-    | ChargeBasis
-    | CancellationBasis
-    | ReturnBasis
-    | RefundBasis
-    | WaitingBasis
-    | HoldBasis
-    | DueBasis
-    | RefundCauseBasis
+Context: TypeAlias = (
+    RecipientContext
+    | UnitsContext
+    | BackorderContext
+    | ChargeContext
+    | CancellationContext
+    | ReturnContext
+    | RefundContext
+    | WaitingContext
+    | HoldContext
+    | DueContext
+    | RefundCauseContext
 )
 
 AUDIENCE: Final = "customer"
@@ -120,7 +120,7 @@ class Units:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    matter: LegMatter
+    matter: LegContent
     stage: LegStage
 
 
@@ -134,7 +134,7 @@ class Notification:
     dedupe_key: str
     queued_at: datetime
     statements: tuple[Statement, ...]
-    matter: Matter
+    matter: Content
     corrects: tuple[Corrected, ...] = ()
     contradicted: tuple[int, ...] = ()
     title: str | None = None
@@ -154,18 +154,18 @@ class OrderNotifications:
     `muted` kinds are not sent, with the reason."""
 
     order_id: str
-    recipient: RecipientBasis | None = None
+    recipient: RecipientContext | None = None
     units: Mapping[str, Units] = field(default_factory=dict)
-    backorders: Mapping[str, BackorderBasis] = field(default_factory=dict)
+    backorders: Mapping[str, BackorderContext] = field(default_factory=dict)
     charges: Mapping[str, int] = field(default_factory=dict)
     charges_to: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
-    cancellations: Mapping[str, CancellationBasis] = field(default_factory=dict)
-    returns: Mapping[str, ReturnBasis] = field(default_factory=dict)
+    cancellations: Mapping[str, CancellationContext] = field(default_factory=dict)
+    returns: Mapping[str, ReturnContext] = field(default_factory=dict)
     refunds: Mapping[str, Mapping[str, Leg]] = field(default_factory=dict)
-    refund_causes: Mapping[str, RefundCauseBasis] = field(default_factory=dict)
-    dues: Mapping[str, DueBasis] = field(default_factory=dict)
+    refund_causes: Mapping[str, RefundCauseContext] = field(default_factory=dict)
+    dues: Mapping[str, DueContext] = field(default_factory=dict)
     holds: frozenset[Hold] = frozenset()
-    waiting: tuple[WaitingBasis, ...] = ()
+    waiting: tuple[WaitingContext, ...] = ()
     muted: Mapping[NotificationKind, str] = field(default_factory=dict)
     notifications: Mapping[str, Notification] = field(default_factory=dict)
 
@@ -235,11 +235,11 @@ def _moved(before: Notification, fact: NotificationFact) -> Notification:
             raise TypeError(f"{fact.type} does not change a notification")
 
 
-def _resting_on(state: OrderNotifications, basis: Basis) -> OrderNotifications:
+def _resting_on(state: OrderNotifications, basis: Context) -> OrderNotifications:
     match basis:
-        case RecipientBasis():
+        case RecipientContext():
             return replace(state, recipient=basis)
-        case UnitsBasis():
+        case UnitsContext():
             units = dict(state.units)
             for name, sign, lines in (
                 ("owed", 1, basis.owed),
@@ -258,34 +258,34 @@ def _resting_on(state: OrderNotifications, basis: Basis) -> OrderNotifications:
                     before = units.get(u.line_id, Units())
                     units[u.line_id] = replace(before, **{name: getattr(before, name) + sign * u.quantity})
             return replace(state, units=units)
-        case BackorderBasis(backorder_id=id, quantity=0):
+        case BackorderContext(backorder_id=id, quantity=0):
             return replace(state, backorders={k: b for k, b in state.backorders.items() if k != id})
-        case BackorderBasis(backorder_id=id):
+        case BackorderContext(backorder_id=id):
             return replace(state, backorders={**state.backorders, id: basis})
-        case ChargeBasis(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id):
+        case ChargeContext(shipment_id=shipment_id, amount_minor=amount, tender_id=tender_id):
             shipment = shipment_id or ""
             charges = {**state.charges, shipment: state.charges.get(shipment, 0) + amount}
             of_it = state.charges_to.get(shipment, {})
             if tender_id is not None:
                 of_it = {**of_it, tender_id: of_it.get(tender_id, 0) + amount}
             return replace(state, charges=charges, charges_to={**state.charges_to, shipment: of_it})
-        case HoldBasis(hold=hold, is_placed=is_placed):
+        case HoldContext(hold=hold, is_placed=is_placed):
             return replace(state, holds=state.holds | {hold} if is_placed else state.holds - {hold})
-        case DueBasis(due_id=id):
+        case DueContext(due_id=id):
             return replace(state, dues={**state.dues, id: basis})
-        case RefundCauseBasis(refund_id=id):
+        case RefundCauseContext(refund_id=id):
             return replace(state, refund_causes={**state.refund_causes, id: basis})
-        case CancellationBasis(cancellation_id=id):
+        case CancellationContext(cancellation_id=id):
             return replace(state, cancellations={**state.cancellations, id: basis})
-        case ReturnBasis(return_id=id):
+        case ReturnContext(return_id=id):
             known = state.returns.get(id, basis)
             more = basis.model_dump(exclude={"about", "return_id"}, exclude_none=True)
             known = known.model_copy(update={name: value for name, value in more.items() if value not in ("", ())})
             return replace(state, returns={**state.returns, id: known})
-        case RefundBasis(refund_id=id, stage=stage, legs=legs):
+        case RefundContext(refund_id=id, stage=stage, legs=legs):
             after = {**state.refunds.get(id, {}), **{leg.leg_id: Leg(leg, stage) for leg in legs}}
             return replace(state, refunds={**state.refunds, id: after})
-        case WaitingBasis():
+        case WaitingContext():
             return replace(state, waiting=(*state.waiting, basis))
 
 
