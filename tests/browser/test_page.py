@@ -597,7 +597,7 @@ async def test_the_page_fits_every_screen(browser: Browser, site: str, width: in
 FIGURE_PAGES: Final = (
     f"/figures?{DAYS}",
     f"/figures/return-cycle-time?{DAYS}&dimension=stage",
-    f"/figures/told-truly-units?{DAYS}&dimension=kind&by=day",
+    f"/figures/unit-accuracy?{DAYS}&dimension=kind&by=day",
     f"/figures/drift?{DAYS}",
     f"/figures/refund-latency/facts?{DAYS}",
 )

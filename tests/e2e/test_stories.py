@@ -103,7 +103,7 @@ async def test_the_figures_of_what_happened_are_those_of_the_journals(system: Sy
             finally:
                 await oracle.db.close()
             await asyncio.sleep(1)
-        for figure in ("return-cycle-time", "refund-latency", "told-truly-units"):
+        for figure in ("return-cycle-time", "refund-latency", "unit-accuracy"):
             assert (await see(pool, figure, start, end)).total.count, f"no story is in {figure}"
 
 

@@ -71,7 +71,7 @@ from support_view.domain import causes
 from support_view.domain.causes import Causes, EvidencedCause, OverrideCause, WithdrawOverride
 from support_view.domain.policies import CausePolicy, CauseRule
 from support_view.domain.timeline import Entry
-from support_view.metrics.api import CountedRow, asked, neutral, read_figure, read_rows
+from support_view.metrics.api import CountedRow, asked, figure_of, neutral, read_figure, read_rows
 from support_view.metrics.definitions import FIGURES, LAG, Kind
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
@@ -447,14 +447,14 @@ async def test_one_statement_that_became_untrue_is_one_of_all_due_and_a_mail_nev
     await tell(pool, story.entries)
     await oracle.write(story.entries)
 
-    soon = await see(pool, "told-truly-units", START, story.now + timedelta(hours=20))
+    soon = await see(pool, "unit-accuracy", START, story.now + timedelta(hours=20))
     assert (soon.total.part, soon.total.whole, soon.coverage.open) == (4, 6, 1), "it may still be sent"
     end = story.now + timedelta(days=2)
     await agree(pool, oracle, START, end)
-    by_units, by_message = [await see(pool, f"told-truly-{of}", START, end) for of in ("units", "messages")]
+    by_units, by_message = [await see(pool, f"{of}-accuracy", START, end) for of in ("unit", "message")]
     assert (by_units.total.part, by_units.total.whole, by_units.total.share) == (4, 8, 0.5)
     assert (by_message.total.part, by_message.total.whole) == (1, 3)
-    wrong = await behind(pool, "told-truly-messages", START, end, "rest")
+    wrong = await behind(pool, "message-accuracy", START, end, "rest")
     assert [row.id for row in wrong] == ["ORD-1-N1", "ORD-1-N3"]
     assert wrong[0].facts[-1].type == "notification.contradicted"
 
@@ -470,15 +470,15 @@ async def test_what_no_message_was_ever_prepared_for_was_due_all_the_same_and_is
     await oracle.write(story.entries)
 
     async def shipments() -> tuple[int, int | None, int | None]:
-        view = await see(pool, "told-truly-units", START, story.now + timedelta(days=2), dimension="kind")
+        view = await see(pool, "unit-accuracy", START, story.now + timedelta(days=2), dimension="kind")
         return next((group.count, group.part, group.whole) for group in view.groups if group.value == "shipment")
 
     assert await shipments() == (len(shipped), 0, units)
     assert len(shipped) > 1
-    soon = await see(pool, "told-truly-messages", START, shipped[0].occurred_at + timedelta(hours=20), dimension="kind")
+    soon = await see(pool, "message-accuracy", START, shipped[0].occurred_at + timedelta(hours=20), dimension="kind")
     assert "shipment" not in {group.value for group in soon.groups}, "it may still be prepared"
     assert soon.coverage.open > 0
-    rows = await behind(pool, "told-truly-messages", START, story.now + timedelta(days=2), "rest")
+    rows = await behind(pool, "message-accuracy", START, story.now + timedelta(days=2), "rest")
     assert {fact.id for row in rows for fact in row.facts} >= {entry.id for entry in shipped}
 
     told = Telling("ORD-1", shipped[0].occurred_at)
@@ -729,6 +729,10 @@ async def test_only_supervisors_and_auditors_read_figures(client: httpx.AsyncCli
         ("/refund-latency/rows?after=2026-01-01T00:00:00%2B00:00~a%00~b", "after"),
     ],
 )
+def test_a_figure_is_found_by_its_key_of_before() -> None:
+    assert [figure_of(f"told-truly-{of}s").key for of in ("message", "unit")] == ["message-accuracy", "unit-accuracy"]
+
+
 async def test_a_bad_question_names_the_field(client: httpx.AsyncClient, path: str, field: str) -> None:
     answer = await client.get(f"/api/figures{path}", headers=bearer())
     assert answer.status_code == 422

@@ -70,7 +70,7 @@ async def demo(endpoints: Endpoints, auth_key: str, console: Console) -> None:
         console.print(await supervised(actors))
 
 
-SEED: Final = ("return-cycle-time", "refund-latency", "told-truly-units", "repeat-contacts-7")
+SEED: Final = ("return-cycle-time", "refund-latency", "unit-accuracy", "repeat-contacts-7")
 """The figures that support is measured by."""
 
 

@@ -17,7 +17,7 @@ from shared.machine import Invalid
 from shared.shell import Db
 from support_view.api import snapshot
 from support_view.metrics import store
-from support_view.metrics.definitions import AGES, FIGURES, Figure, Kind
+from support_view.metrics.definitions import AGES, FIGURES, RENAMED, Figure, Kind
 from support_view.metrics.store import By, Value, Window
 
 router = APIRouter(prefix="/api/figures", tags=["figures"])
@@ -173,6 +173,7 @@ def asked(from_on: date | None, to_on: date | None, now: datetime) -> Asked:
 
 def figure_of(key: str) -> Figure:
     """Raises HTTPException 404."""
+    key = RENAMED.get(key, key)
     if key not in FIGURES:
         raise HTTPException(404, f"there is no figure {key}")
     return FIGURES[key]

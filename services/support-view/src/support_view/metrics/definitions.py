@@ -94,7 +94,7 @@ _FIGURES: Final = (
         dimensions={"channel": "payout", "kind": "refund"},
     ),
     Figure(
-        key="told-truly-messages",
+        key="message-accuracy",
         version=2,
         title="Partial-shipment communication accuracy, by message",
         kind=Kind.SHARE,
@@ -106,7 +106,7 @@ _FIGURES: Final = (
         patience=timedelta(days=1),
     ),
     Figure(
-        key="told-truly-units",
+        key="unit-accuracy",
         version=2,
         title="Partial-shipment communication accuracy, by line quantity",
         kind=Kind.SHARE,
@@ -244,4 +244,7 @@ _FIGURES: Final = (
 )
 
 FIGURES: Final[Mapping[str, Figure]] = {figure.key: figure for figure in _FIGURES}
+
+RENAMED: Final = {"told-truly-messages": "message-accuracy", "told-truly-units": "unit-accuracy"}
+"""Keys of before, which are read as the new ones for one version."""
 """By key, in the order they are shown."""
