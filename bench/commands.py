@@ -25,21 +25,21 @@ async def ours(place: Place, orders: int) -> Measured:
     """Commands told as a service's routes and workers tell them: a transaction per batch, two side by side."""
     told = list(batches(orders))
     # Every other batch goes on with the orders of the one before the last.
-    lanes = told[::2], told[1::2]
+    shards = told[::2], told[1::2]
     async with (
         place.database(await place.template("orders")) as dsn,
         await connect(place.settings(dsn)) as pool,
     ):
         commands = CommandBus(pool, lambda: None)
         async with Meter(place) as meter:
-            await asyncio.gather(*(_process(commands, lane) for lane in lanes))
+            await asyncio.gather(*(_process(commands, shard) for shard in shards))
         async with pool.acquire() as db:
             await _check(db, orders)
     return meter.measured(orders * COMMANDS)
 
 
-async def _process(commands: CommandBus, lane: Sequence[Sequence[Message[Command]]]) -> None:
-    for batch in lane:
+async def _process(commands: CommandBus, shard: Sequence[Sequence[Message[Command]]]) -> None:
+    for batch in shard:
         _none_refused(await commands.process(ORDERS, batch))
 
 

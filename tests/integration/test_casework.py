@@ -31,7 +31,7 @@ from shared.contracts.payments import PaymentOperationUnknown, RefundKind, Refun
 from shared.database import Pool
 from shared.timers import Timers
 from support_view.app import built
-from support_view.casebook import FLOWS, STATE, flow_of, watch
+from support_view.casebook import FLOWS, STATE, flow_of, schedule_checks
 from support_view.domain.cases import invariants
 from support_view.domain.casework import due_command
 from support_view.domain.timeline import Entry
@@ -621,7 +621,7 @@ async def test_a_shelf_that_the_warehouse_contradicts_is_in_the_queue_until_it_i
         "a shelf is no order, in search and figures neither"
     )
     async with pool.acquire() as db, db.transaction():  # a look that goes on just now
-        await watch(db, {}, {}, {"stock:LAMP@BER"})
+        await schedule_checks(db, {}, {}, {"stock:LAMP@BER"})
     await look(pool)
     assert await told(pool) == done, "what was told of it before is no new episode"
 

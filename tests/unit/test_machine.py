@@ -7,7 +7,7 @@ import pytest
 
 from ops.docs import machines
 from shared.contracts.orders import OrderClosed, OrderCompleted, OrderPlaced
-from shared.machine import Machine, NotAllowed, knowing, replace
+from shared.machine import Machine, NotAllowed, remembering_last_fold, replace
 
 
 class Light(StrEnum):
@@ -86,7 +86,7 @@ def test_what_is_no_field_is_not_replaced() -> None:
 def test_what_was_folded_is_known_for_that_very_state_and_fact_alone() -> None:
     folded = []
 
-    @knowing
+    @remembering_last_fold
     def evolve(state: Counted, fact: OrderCompleted) -> Counted:
         folded.append(fact)
         return replace(state, count=state.count + fact.delivered)

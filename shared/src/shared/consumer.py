@@ -273,20 +273,20 @@ AND id = (SELECT min(id) FROM parked WHERE status = 'open' AND reason = 'locked'
 AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
-LANES: Final = 2
+SHARDS: Final = 2
 WORTH_A_LANE: Final = 100
 """Records; below it a second transaction costs more than it saves."""
 
 
-def _lanes(records: Sequence[Record]) -> list[Sequence[Record]]:
+def _shards(records: Sequence[Record]) -> list[Sequence[Record]]:
     """The batch by keys, for transactions side by side: the database works on one while the next is decided. What has the
     same key stays together, in order."""
-    if len(records) < LANES * WORTH_A_LANE:
+    if len(records) < SHARDS * WORTH_A_LANE:
         return [records]
-    lanes: list[list[Record]] = [[] for _ in range(LANES)]
+    shards: list[list[Record]] = [[] for _ in range(SHARDS)]
     for record in records:
-        lanes[hash(record.key) % LANES].append(record)
-    return [lane for lane in lanes if lane]
+        shards[hash(record.key) % SHARDS].append(record)
+    return [shard for shard in shards if shard]
 
 
 def _last(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
@@ -473,9 +473,9 @@ class Consumer:
 
     async def process(self, records: Sequence[Record]) -> None:
         """Commit the batch, and where reading goes on: never before all the effects."""
-        lanes = _lanes(records)
+        shards = _shards(records)
         ended = await asyncio.gather(
-            *(self._commit(lane, is_whole=len(lanes) == 1) for lane in lanes), return_exceptions=True
+            *(self._commit(shard, is_whole=len(shards) == 1) for shard in shards), return_exceptions=True
         )
         self._notify_relay()
         for error in ended:

@@ -44,7 +44,7 @@ E = TypeVar("E", bound=Callable[[Any, Any], Any])
 KNOWN: Final = 32
 
 
-def knowing(evolve: E) -> E:
+def remembering_last_fold(evolve: E) -> E:
     """The same function, which knows what it answered last: a decision folds its own facts to see what follows from
     them, and the shell folds them again."""
     known: dict[int, tuple[object, object, object]] = {}

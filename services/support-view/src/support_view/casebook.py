@@ -19,7 +19,7 @@ from support_view.domain.cases import Support, deadlines, evolve, invariants
 from support_view.domain.casework import FIND_CAUSES, Around, CheckEscalations, Command, FindCauses, decide
 from support_view.domain.causes import EvidencedCause
 from support_view.domain.escalations import due_at
-from support_view.domain.obligations import READS, SERVICE, States, answers, dues, obligations
+from support_view.domain.obligations import READS, SERVICE, States, answers, due_times, obligations
 from support_view.domain.policies import (
     CASES,
     CAUSES,
@@ -222,7 +222,7 @@ WHY: Final = FIND_CAUSES.removeprefix("look ")
 """What is looked at are all sections of an order, for causes."""
 
 
-async def watch(
+async def schedule_checks(
     db: Db,
     before: Mapping[Key, Projection[Any]],
     after: Mapping[Key, Projection[Any]],
@@ -246,7 +246,7 @@ async def watch(
         policy = _read(EscalationPolicy, rows[0]["document"])
         raised = {(row["subject"], row["service"]) for row in rows}
         for key in theirs:
-            was, now = (dues(key[1], {key[1]: sections[key].state}, policy) for sections in (before, after))
+            was, now = (due_times(key[1], {key[1]: sections[key].state}, policy) for sections in (before, after))
             settled, settles = (answers(key[1], sections[key].state) for sections in (before, after))
             if settled != settles:
                 lost, won = settled - settles, settles - settled

@@ -9,7 +9,7 @@ from shared.envelope import Undecodable, context_of, fact_of, source_of
 from shared.parking import Parked, Record
 from shared.shell import Db, one_batch_at_a_time, yielding_every
 from support_view import store
-from support_view.casebook import watch
+from support_view.casebook import schedule_checks
 from support_view.domain.shelves import READ
 from support_view.domain.timeline import SERVICES, Entry
 
@@ -65,5 +65,5 @@ async def process(db: Db, records: Sequence[Record]) -> list[Parked]:
                 log.error("message.parked", key=record.parking_key(), topic=record.topic, error=str(error))
                 parked.append(Parked(record, record.parking_key(), error.reason, str(error)))
     contradicted = {one.entry.subject for one in told if isinstance(one.entry.fact, READ)}
-    await watch(db, *await store.add(db, told), contradicted)
+    await schedule_checks(db, *await store.add(db, told), contradicted)
     return parked

@@ -49,7 +49,7 @@ from shared.contracts.fulfillment import (
     StockWithdrawn,
 )
 from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
-from shared.machine import Machine, knowing, replace
+from shared.machine import Machine, remembering_last_fold, replace
 
 
 class FulfillmentStatus(StrEnum):
@@ -231,7 +231,7 @@ def _of_backorder(lines: Lines, fact: BackorderFact) -> Lines:
             return lines
 
 
-@knowing
+@remembering_last_fold
 def evolve(state: OrderFulfillment, fact: Fact) -> OrderFulfillment:
     match fact:
         case ShipmentCreated(shipment_id=shipment_id, location=location, again=again):

@@ -42,7 +42,7 @@ from shared.contracts.notifications import (
     WaitingContext,
 )
 from shared.contracts.orders import Hold
-from shared.machine import Machine, knowing, replace
+from shared.machine import Machine, remembering_last_fold, replace
 
 Context: TypeAlias = (
     RecipientContext
@@ -173,7 +173,7 @@ class OrderNotifications:
         return self.recipient.titles.get(line_id, line_id) if self.recipient is not None else line_id
 
 
-@knowing
+@remembering_last_fold
 def evolve(state: OrderNotifications, fact: Fact) -> OrderNotifications:
     """The notifications after one of their own facts. Raises NotAllowed where the machine does."""
     match fact:

@@ -60,7 +60,7 @@ from shared.contracts.orders import (
     UnitsStep,
     WrittenOffStep,
 )
-from shared.machine import Machine, knowing, replace
+from shared.machine import Machine, remembering_last_fold, replace
 
 
 class Status(StrEnum):
@@ -290,7 +290,7 @@ def invariants(order: Order | None) -> list[str]:
     return broken
 
 
-@knowing
+@remembering_last_fold
 def evolve(order: Order | None, fact: Fact) -> Order:
     """The order after one of its own facts; None before it was placed. Raises NotAllowed where its machine does."""
     if isinstance(fact, OrderPlaced):

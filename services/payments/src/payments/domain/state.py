@@ -60,7 +60,7 @@ from shared.contracts.payments import (
     TenderFact,
     UnitsChange,
 )
-from shared.machine import knowing, replace
+from shared.machine import remembering_last_fold, replace
 from shared.money import cumulative
 
 EXPIRED_AUTHORIZATION: Final = "authorization_expired"
@@ -485,7 +485,7 @@ def invariants(state: Account) -> list[str]:
     ]
 
 
-@knowing
+@remembering_last_fold
 def evolve(state: Account, fact: Fact) -> Account:
     """The account after the fact. Raises NotAllowed where a machine does not list it, TypeError for a fact of others."""
     return _overdraw(_evolve(state, fact), fact)

@@ -48,7 +48,7 @@ from shared.contracts.returns import (
     ReturnRequested,
     ReturnUnitsRecorded,
 )
-from shared.machine import knowing, replace
+from shared.machine import remembering_last_fold, replace
 from shared.money import cumulative
 
 
@@ -79,7 +79,7 @@ def initial(order_id: str) -> OrderReturns:
     return OrderReturns(order_id=order_id)
 
 
-@knowing
+@remembering_last_fold
 def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
     match fact:
         case ReturnUnitsRecorded():

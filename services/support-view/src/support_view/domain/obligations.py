@@ -858,7 +858,7 @@ def obligations(service: str, states: States, policy: EscalationPolicy) -> tuple
     return tuple(OBLIGATIONS[service](states, policy))
 
 
-def dues(service: str, states: States, policy: EscalationPolicy) -> dict[tuple[RuleName, str], datetime]:
+def due_times(service: str, states: States, policy: EscalationPolicy) -> dict[tuple[RuleName, str], datetime]:
     """When somebody must look, by rule and item; none for rules that are switched off."""
     found = ((one, due_at(one, policy)) for one in obligations(service, states, policy))
     return {(one.rule, one.item): due for one, due in found if due is not None}
