@@ -64,9 +64,9 @@ async def ours_from_messages(place: Place, orders: int) -> Measured:
     return meter.measured(len(records))
 
 
-async def tell(db: Any, told: Sequence[Message[Command]]) -> None:
+async def tell(db: Any, messages: Sequence[Message[Command]]) -> None:
     async with db.transaction():
-        outcomes, _ = await apply(db, ORDERS, told)
+        outcomes, _ = await apply(db, ORDERS, messages)
     _none_refused([outcome.error for outcome in outcomes])
 
 
@@ -140,12 +140,12 @@ CHANGED: Final = "SELECT {names} FROM {table} WHERE {key} = ANY($1::text[])"
 Rows = list[tuple[Any, ...]]
 
 
-async def _recorded(db: Any, told: Sequence[Sequence[Message[Command]]]) -> list[tuple[list[Rows], Rows]]:
+async def _recorded(db: Any, messages: Sequence[Sequence[Message[Command]]]) -> list[tuple[list[Rows], Rows]]:
     """Let the shell take the commands, and note what rows each batch left changed."""
     batches_written = []
     position = 0
     seen: dict[tuple[str, Any], tuple[Any, ...]] = {}
-    for batch in told:
+    for batch in messages:
         await tell(db, batch)
         rows: list[Rows] = [[(t.cause.id,) for t in batch]]
         for table in TABLES[1:]:

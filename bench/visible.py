@@ -62,8 +62,8 @@ async def shell_at(place: Place, topic: str | None) -> AsyncIterator[Commit]:
         async def commit(id: str) -> None:
             now = datetime.now(timezone.utc)
             cause = Cause(uuid7(), now, "service:bench", "bench", "bench")
-            told: Message[Command] = Message(id, PlaceCommand(id, placement(id), now), cause)
-            [error] = await commands.process(ORDERS, [told])
+            message: Message[Command] = Message(id, PlaceCommand(id, placement(id), now), cause)
+            [error] = await commands.process(ORDERS, [message])
             if error is not None:
                 raise error
 

@@ -26,9 +26,9 @@ def service(name: str, reads: str | None, *, publishes: bool) -> FastAPI:
     """Counts what it reads. A label `hang` never comes to an end; `slow` takes four seconds, the first time."""
     was_slow = False
 
-    async def dawdle(db: Db, told: Sequence[Message[Any]], states: Mapping[str, Any]) -> None:
+    async def dawdle(db: Db, messages: Sequence[Message[Any]], states: Mapping[str, Any]) -> None:
         nonlocal was_slow
-        labels = {t.command.label for t in told if isinstance(t.command, Add)}
+        labels = {t.command.label for t in messages if isinstance(t.command, Add)}
         if "hang" in labels:
             await asyncio.Event().wait()
         if "slow" in labels and not was_slow:

@@ -80,21 +80,21 @@ def cause(at: datetime = NOON) -> Cause:
 
 
 async def tell(pool: Pool, order_id: str, *commands: Command, at: datetime = NOON) -> list[Exception | None]:
-    told: list[Message[Command]] = [Message(order_id, command, cause(at)) for command in commands]
+    messages: list[Message[Command]] = [Message(order_id, command, cause(at)) for command in commands]
     # Many at once wait for a connection, on a busy machine for long.
-    return await patiently(lambda: CommandBus(pool, lambda: None).process(ORDERS, told), seconds=60)
+    return await patiently(lambda: CommandBus(pool, lambda: None).process(ORDERS, messages), seconds=60)
 
 
 async def stock(pool: Pool, sku: str, location: str, quantity: int, at: datetime = NOON) -> None:
-    told: Message[ShelfCommand] = Message(
+    message: Message[ShelfCommand] = Message(
         shelf_key(sku, location), Receive(str(uuid4()), sku, location, quantity), cause(at)
     )
-    assert await CommandBus(pool, lambda: None).process(SHELVES, [told]) == [None]
+    assert await CommandBus(pool, lambda: None).process(SHELVES, [message]) == [None]
 
 
 async def expect(pool: Pool, sku: str, incoming: int, eta: datetime | None, at: datetime = NOON) -> None:
-    told: Message[ShelfCommand] = Message(shelf_key(sku, "berlin"), Expect(sku, "berlin", incoming, eta), cause(at))
-    assert await CommandBus(pool, lambda: None).process(SHELVES, [told]) == [None]
+    message: Message[ShelfCommand] = Message(shelf_key(sku, "berlin"), Expect(sku, "berlin", incoming, eta), cause(at))
+    assert await CommandBus(pool, lambda: None).process(SHELVES, [message]) == [None]
 
 
 def opened(at: datetime = NOON, rule: str = "as_available", **quantities: int) -> Open:
@@ -189,8 +189,8 @@ async def test_within_one_batch_the_queue_holds_as_well(pool: Pool) -> None:
         ("o2", opened(NOON + timedelta(hours=1), mug=2)),
         ("o2", Plan()),
     ]
-    told: list[Message[Command]] = [Message(order_id, command, cause()) for order_id, command in commands]
-    assert await CommandBus(pool, lambda: None).process(ORDERS, told) == [None] * 4
+    messages: list[Message[Command]] = [Message(order_id, command, cause()) for order_id, command in commands]
+    assert await CommandBus(pool, lambda: None).process(ORDERS, messages) == [None] * 4
     assert await units(pool, "o1") == {"backordered": 2}
     assert await units(pool, "o2") == {"allocated": 1, "backordered": 1}
 

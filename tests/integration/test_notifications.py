@@ -108,7 +108,7 @@ def settings(mailbox: Mailbox, backends: Backends, unused_tcp_port: int) -> Iter
 
 async def hear(pool: Pool, *facts: Fact) -> None:
     now = datetime.now(timezone.utc)
-    told: list[Message[Command]] = [
+    messages: list[Message[Command]] = [
         Message(
             fact.subject,
             Note(fact, str(uuid4()), n, now),
@@ -116,7 +116,7 @@ async def hear(pool: Pool, *facts: Fact) -> None:
         )
         for n, fact in enumerate(facts, start=1)
     ]
-    assert await CommandBus(pool, lambda: None).process(NOTIFICATIONS, told) == [None] * len(facts)
+    assert await CommandBus(pool, lambda: None).process(NOTIFICATIONS, messages) == [None] * len(facts)
 
 
 async def send_all(pool: Pool, settings: NotificationsSettings, stop: asyncio.Event | None = None) -> int:
@@ -548,12 +548,12 @@ async def test_a_shipment_told_twice_with_a_restart_in_mid_send_is_one_mail(
     now = datetime.now(timezone.utc)
     left = shipped(1, 2, ("1", 2))
     causes = [Cause(id=uuid4(), at=now, actor="a", reason="r", correlation_id="c") for _ in range(2)]
-    told: list[Message[Command]] = [
+    messages: list[Message[Command]] = [
         Message("o1", Note(fact, str(cause.id), n, now), cause)
         for n, (fact, cause) in enumerate(zip((placed(), left), causes, strict=True), start=1)
     ]
     commands = CommandBus(pool, lambda: None)
-    assert await commands.process(NOTIFICATIONS, told) == [None, None]
+    assert await commands.process(NOTIFICATIONS, messages) == [None, None]
     mailbox.goes_on.clear()
     dying = asyncio.create_task(send_all(pool, settings))
     await asyncio.wait_for(asyncio.to_thread(mailbox.asked.wait), 10)
@@ -561,7 +561,7 @@ async def test_a_shipment_told_twice_with_a_restart_in_mid_send_is_one_mail(
     await asyncio.gather(dying, return_exceptions=True)
     assert mailbox.took == []
     mailbox.goes_on.set()
-    assert await commands.process(NOTIFICATIONS, told) == [None, None]
+    assert await commands.process(NOTIFICATIONS, messages) == [None, None]
     await pool.execute("UPDATE notifications SET next_attempt_at = now()")
     assert await send_all(pool, settings) == 1
     assert await send_all(pool, settings) == 0

@@ -71,8 +71,8 @@ def keyed(key: str | None = None) -> dict[str, str]:
 
 async def hear(pool: Pool, *facts: Fact, at: datetime = NOON) -> None:
     cause = {"at": at, "actor": "service:test", "reason": "test", "correlation_id": "test"}
-    told: list[Message[Command]] = [Message("o1", Note(fact, at), Cause(id=uuid4(), **cause)) for fact in facts]  # type: ignore[arg-type]
-    assert await CommandBus(pool, lambda: None).process(ORDERS, told) == [None] * len(facts)
+    messages: list[Message[Command]] = [Message("o1", Note(fact, at), Cause(id=uuid4(), **cause)) for fact in facts]  # type: ignore[arg-type]
+    assert await CommandBus(pool, lambda: None).process(ORDERS, messages) == [None] * len(facts)
 
 
 AUTHORIZED = p.PaymentAuthorized(

@@ -228,7 +228,7 @@ def lists_agree(view: OrderView, work: Work, said: Sequence[CaseEntry], caller: 
     offers = attended(work.escalations, caller, {})
     queue = rendered(
         "queue.html",
-        told=None,
+        result=None,
         mine=False,
         queue=Queue(escalations=work.escalations, next=None),
         offers=offers,
@@ -247,7 +247,7 @@ def lists_agree(view: OrderView, work: Work, said: Sequence[CaseEntry], caller: 
         assert f'href="/cases/{case.case_id}"' in listed
         offered_here = of_cases([case], caller, {}, now)
         story = CaseStory(**dict(case), entries=tuple(said))
-        one = rendered("case.html", told=None, case=story, offers=offered_here, caller=caller, now=now)
+        one = rendered("case.html", result=None, case=story, offers=offered_here, caller=caller, now=now)
         assert all(words_of(escape(entry.title)) in words_of(one) for entry in said)
         assert f'href="/orders/{view.order_id}"' in one
     hit = Found(
@@ -311,7 +311,7 @@ def test_every_state_that_the_system_reaches_is_shown_and_the_page_denies_nothin
         offers = {**offered(view, caller, SERVICES, {}), **attended(work.escalations, caller, {})}
         offers |= of_cases(work.cases, caller, {}, now)
         content = order_content(view, timeline, work, {}, offers, Shown(every=True), now)
-        told: dict[str, Any] = {"caller": caller, "told": None, "is_awaited": False, "may_reveal": True}
+        told: dict[str, Any] = {"caller": caller, "result": None, "is_awaited": False, "may_reveal": True}
         html = bytes(page("order.html", **told, **content).body).decode()
         leads_somewhere(html)
         denies_nothing(view, html)
@@ -344,7 +344,7 @@ def test_a_fee_larger_than_the_goods_is_said_to_be_withheld_in_full() -> None:
     view, timeline, _ = viewed("ORD-9", journals)
     caller = CALLERS[0]
     content = order_content(view, timeline, Work([], [], {}), {}, {}, Shown(every=True), NOON)
-    text = words_of(rendered("order.html", caller=caller, told=None, is_awaited=False, may_reveal=False, **content))
+    text = words_of(rendered("order.html", caller=caller, result=None, is_awaited=False, may_reveal=False, **content))
     assert ", withheld in full by fees" in text
     fee = format_minor(333, "EUR")
     assert f"{fee} withheld in full, nothing is refunded" in text

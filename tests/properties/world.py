@@ -294,29 +294,29 @@ class World:
         n = self.number()
         return Cause(UUID(int=n), at or self.now, actor, reason, f"story-{n}")
 
-    def tell(self, service: Service, flow: Flow[Any, Any, Any], told: Message[Any]) -> list[Fact]:
+    def tell(self, service: Service, flow: Flow[Any, Any, Any], message: Message[Any]) -> list[Fact]:
         """One transaction: claimed once, decided, folded, appended, put into the queues. Raises what the core raises."""
-        if (service, told.cause.id) in self.claimed:
+        if (service, message.cause.id) in self.claimed:
             return []
-        place = (service, told.key)
-        state = self.states[place] if place in self.states else flow.initial(told.key)
-        around = self._surroundings(flow, told)
-        facts = list(flow.decide(state, told.command, around))
+        place = (service, message.key)
+        state = self.states[place] if place in self.states else flow.initial(message.key)
+        around = self._surroundings(flow, message)
+        facts = list(flow.decide(state, message.command, around))
         for fact in facts:
             state = flow.evolve(state, fact)
             if flow.evolve_context is not None:
                 around = flow.evolve_context(around, fact)
-        self.claimed.add((service, told.cause.id))
+        self.claimed.add((service, message.cause.id))
         if facts:
             self.states[place] = state
             if isinstance(around, Stock):
                 self.shelves = {sku: dict(at) for sku, at in around.shelves.items()}
             for fact in facts:
-                self._append(service, told, fact)
-            self._hold_laws(flow, told.key, state)
+                self._append(service, message, fact)
+            self._hold_laws(flow, message.key, state)
         return facts
 
-    def _surroundings(self, flow: Flow[Any, Any, Any], told: Message[Any]) -> Any:
+    def _surroundings(self, flow: Flow[Any, Any, Any], message: Message[Any]) -> Any:
         if flow is ORDERS:
             return ORDER_POLICIES
         if flow is PAYMENTS:
@@ -324,31 +324,33 @@ class World:
         if flow is ORDER_RETURNS:
             return ReturnPolicies({("standard", 1): RETURN_POLICY}, {})
         if flow is SHELVES:
-            return Receipts(self.receipts, {told.key: told.cause.at})
-        return self._stock(told)
+            return Receipts(self.receipts, {message.key: message.cause.at})
+        return self._stock(message)
 
-    def _stock(self, told: Message[Any]) -> Stock:
+    def _stock(self, message: Message[Any]) -> Stock:
         waiting = [self.fulfillment(id) for id in self.orders]
         places = {one.order_id: (one.placed_at, one.order_id) for one in waiting if one.placed_at is not None}
         ahead: dict[tuple[str, str], int] = {}
         for one in waiting:
             for backorder in one.waiting:
-                if told.key in places and places[one.order_id] < places[told.key]:
-                    at = (told.key, backorder.sku)
+                if message.key in places and places[one.order_id] < places[message.key]:
+                    at = (message.key, backorder.sku)
                     ahead[at] = ahead.get(at, 0) + backorder.open
-        return Stock(self.shelves, places, ahead, {}, (FULFILLMENT_POLICY,), {told.key: told.cause.at})
+        return Stock(self.shelves, places, ahead, {}, (FULFILLMENT_POLICY,), {message.key: message.cause.at})
 
-    def _append(self, service: Service, told: Message[Any], fact: Fact) -> None:
-        written = self.journal.setdefault((service, told.key), [])
+    def _append(self, service: Service, message: Message[Any], fact: Fact) -> None:
+        written = self.journal.setdefault((service, message.key), [])
         id = UUID(int=self.number())
-        cause = told.cause._replace(id=id, reason=fact.type, causation_id=str(told.cause.id), sequence=len(written) + 1)
+        cause = message.cause._replace(
+            id=id, reason=fact.type, causation_id=str(message.cause.id), sequence=len(written) + 1
+        )
         entry = Entry(fact, cause)
         written.append(entry)
         if isinstance(fact, StockReceived | StockExpected):
             self._shelve(fact)
         for listener in Service:
             if listener is not service and (listener, type(fact)) in HEARD:
-                self.queues.setdefault((listener, service, told.key), []).append(entry)
+                self.queues.setdefault((listener, service, message.key), []).append(entry)
 
     def _shelve(self, fact: StockReceived | StockExpected) -> None:
         at = self.shelves.setdefault(fact.sku, {})
@@ -416,8 +418,8 @@ class World:
         self, service: Service, id: str, command: Any, actor: str, sentence: str, at: datetime | None = None
     ) -> bool:
         """Somebody who waits for the answer; a refusal is one. Whether anything came of it."""
-        told = Message(id, command, self.cause(actor, sentence, at))
-        return self._answered(sentence, lambda: self.tell(service, FLOWS[service], told))
+        message = Message(id, command, self.cause(actor, sentence, at))
+        return self._answered(sentence, lambda: self.tell(service, FLOWS[service], message))
 
     def partner(self, service: Service, message: PartnerMessage, sentence: str) -> bool:
         """The warehouse, by its topic. What it says of goods has happened, and is never refused (I16)."""
@@ -553,9 +555,9 @@ class World:
         if not is_kept:
             del self.notices[at]
         cause = Cause(notice_id, verdict.at, "partner:processor", "notice", f"notice-{operation_id}")
-        told = Message(id, RecordOutcome(operation_id, verdict), cause)
+        message = Message(id, RecordOutcome(operation_id, verdict), cause)
         sentence = f"The processor gives notice: {operation_id} {verdict.result}"
-        self._answered(sentence, lambda: self.tell(Service.PAYMENTS, PAYMENTS, told))
+        self._answered(sentence, lambda: self.tell(Service.PAYMENTS, PAYMENTS, message))
 
     def bounce(self, which: int) -> None:
         paid = [

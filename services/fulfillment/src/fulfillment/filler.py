@@ -101,19 +101,19 @@ def _told(order: InQueue) -> Message[Command]:
     return Message(order.order_id, Fill(order.at), cause)
 
 
-async def _apply(pool: Pool, told: Sequence[Message[Command]]) -> int:
+async def _apply(pool: Pool, messages: Sequence[Message[Command]]) -> int:
     """A round that serves nobody leaves nothing behind, not even its claims: an order may wait for long."""
     async with pool.acquire(timeout=5) as db:
         transaction = db.transaction()
         await transaction.start()
         try:
-            outcomes, _ = await apply(db, ORDERS, told)
+            outcomes, _ = await apply(db, ORDERS, messages)
         except BaseException:
             await transaction.rollback()
             raise
         served = sum(bool(outcome.facts) for outcome in outcomes)
         await (transaction.commit() if served else transaction.rollback())
-    for t, outcome in zip(told, outcomes, strict=True):
+    for t, outcome in zip(messages, outcomes, strict=True):
         if outcome.error is not None:
             await _failed(pool, t.key, outcome.error)
     return served

@@ -44,12 +44,12 @@ async def track(commands: CommandBus, scanned: Scanned, at: datetime) -> tuple[l
     """The orders whose parcels it is of, each told; none where the number is not known yet. And what refused it."""
     scan = scanned.scan
     places = await store.places_of(commands.pool, scan.carrier, scan.tracking)
-    told: list[Message[Command]] = []
+    messages: list[Message[Command]] = []
     for order_id, shipment_id in places:
         id = f"{scan.tracking} {scan.code} {scan.at.isoformat()} {shipment_id}"
         cause = webhook_cause(f"carrier:{scan.carrier}", id, at, scan.code)
-        told.append(Message(order_id, Track(scan, scanned.detail, shipment_id), cause))
-    errors = [error for error in await commands.process(ORDERS, told) if error is not None]
+        messages.append(Message(order_id, Track(scan, scanned.detail, shipment_id), cause))
+    errors = [error for error in await commands.process(ORDERS, messages) if error is not None]
     return list(dict.fromkeys(order_id for order_id, _ in places)), next(iter(errors), None)
 
 

@@ -141,12 +141,12 @@ async def policies(db: Db) -> tuple[FulfillmentPolicy, ...]:
     return tuple(FulfillmentPolicy.model_validate(dict(row)) for row in await db.fetch(POLICIES))
 
 
-async def load_context(db: Db, told: Sequence[Message[Command]], states: Mapping[str, OrderFulfillment]) -> Stock:
+async def load_context(db: Db, messages: Sequence[Message[Command]], states: Mapping[str, OrderFulfillment]) -> Stock:
     """The shelves of the skus that the batch may touch, locked, and who waits for them before whom."""
     told_at: dict[str, datetime] = {}
-    opened = {t.key: t.command for t in told if isinstance(t.command, Open)}
+    opened = {t.key: t.command for t in messages if isinstance(t.command, Open)}
     skus: dict[str, set[str]] = {}
-    for t in told:
+    for t in messages:
         told_at[t.key] = max(t.cause.at, told_at.get(t.key, t.cause.at))
         if isinstance(t.command, TOUCH_STOCK) and t.key in states and _may_touch(t.command, states[t.key]):
             of_order = skus.setdefault(t.key, states[t.key].skus())
@@ -243,14 +243,14 @@ def _numbers(shipment: Shipment) -> dict[tuple[str, str], None]:
     return dict.fromkeys((*(shipment.number_of(p) for p in shipment.parcels.values()), *shipment.others))
 
 
-async def receipts(db: Db, told: Sequence[Message[ShelfCommand]], _: Mapping[str, ShelfState]) -> Receipts:
-    named = [(t.key, t.command.receipt_id) for t in told if isinstance(t.command, Receive)]
+async def receipts(db: Db, messages: Sequence[Message[ShelfCommand]], _: Mapping[str, ShelfState]) -> Receipts:
+    named = [(t.key, t.command.receipt_id) for t in messages if isinstance(t.command, Receive)]
     rows = await db.fetch(FIND_RECEIPTS, *transposed(named, 2)) if named else []
     told_at: dict[str, datetime] = {}
-    for t in told:
+    for t in messages:
         told_at[t.key] = max(t.cause.at, told_at.get(t.key, t.cause.at))
     known = {(shelf, receipt_id): quantity for shelf, receipt_id, quantity in rows}
-    counted = [(t.command.sku, t.command.location) for t in told if isinstance(t.command, CountUnits)]
+    counted = [(t.command.sku, t.command.location) for t in messages if isinstance(t.command, CountUnits)]
     there = await db.fetch(LOCK_COUNTED, *transposed(counted, 2)) if counted else []
     found = {shelf_key(sku, location): Shelf(*counts) for sku, location, *counts in there}
     empty = {shelf_key(sku, location): Shelf() for sku, location in counted}

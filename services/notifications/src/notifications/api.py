@@ -194,8 +194,8 @@ async def mail_notice(
         if notice.type == "mail.delivered"
         else RecordBounce(notification_id, title, notice.detail or "the recipient's server refused it")
     )
-    told: Message[Command] = Message(order_id, command, webhook_cause("mail", body.id, at, notice.type))
-    [refusal] = await commands.process(NOTIFICATIONS, [told])
+    message: Message[Command] = Message(order_id, command, webhook_cause("mail", body.id, at, notice.type))
+    [refusal] = await commands.process(NOTIFICATIONS, [message])
     if refusal is not None:
         raise refusal
     return NoticeOut(notification_id=notification_id)

@@ -69,7 +69,7 @@ async def send_due(
     outcomes = await asyncio.gather(
         *(_outcome(d, mails[d.notification_id], policy, settings, server, now, stop) for d in due)
     )
-    told: list[Message[Command]] = []
+    messages: list[Message[Command]] = []
     postponed: list[tuple[str, int, timedelta, str]] = []
     untried: list[tuple[str, int]] = []
     for d, outcome in zip(due, outcomes, strict=True):
@@ -78,8 +78,8 @@ async def send_due(
         elif isinstance(outcome, str):
             postponed.append((d.notification_id, d.attempts, policy.pause_after(d.attempts), outcome))
         else:
-            told.append(Message(d.order_id, outcome, _cause(d, outcome)))
-    for t, error in zip(told, await _record(commands, told), strict=True):
+            messages.append(Message(d.order_id, outcome, _cause(d, outcome)))
+    for t, error in zip(messages, await _record(commands, messages), strict=True):
         if error is not None:
             log.error("notification.unrecorded", order_id=t.key, error=str(error))
     if postponed:
@@ -91,16 +91,16 @@ async def send_due(
     return len(due)
 
 
-async def _record(commands: CommandBus, told: Sequence[Message[Command]]) -> list[Exception | None]:
+async def _record(commands: CommandBus, messages: Sequence[Message[Command]]) -> list[Exception | None]:
     """The refusal of each, if any. Where they cannot be recorded together, each is by itself: what breaks one is its own."""
     try:
-        return await commands.process(NOTIFICATIONS, told)
+        return await commands.process(NOTIFICATIONS, messages)
     except Exception as error:
         if isinstance(error, OUTAGES) and not isinstance(error, BROKEN_LAWS):
             raise
-        if len(told) == 1:
+        if len(messages) == 1:
             return [error]
-        return [refusal for t in told for refusal in await _record(commands, [t])]
+        return [refusal for t in messages for refusal in await _record(commands, [t])]
 
 
 async def _words(db: Db, due: Sequence[Due]) -> dict[str, Mail | Exception]:

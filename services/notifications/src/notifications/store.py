@@ -105,7 +105,7 @@ SELECT notification_id, title, body, html, attempts, last_error FROM notificatio
 OF_MESSAGE = "SELECT order_id, notification_id, title FROM notifications WHERE message_id = $1"
 
 
-async def outbox(db: Db, told: Sequence[Message[Command]], states: Mapping[str, OrderNotifications]) -> Outbox:
+async def outbox(db: Db, messages: Sequence[Message[Command]], states: Mapping[str, OrderNotifications]) -> Outbox:
     """The policy, and which messages of these orders may still be changed: none is asked for where none is queued."""
     queued = [
         key for key, state in states.items() if any(n.status is Status.QUEUED for n in state.notifications.values())

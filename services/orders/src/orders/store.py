@@ -34,7 +34,7 @@ EXISTS = "SELECT EXISTS (SELECT FROM states WHERE key = $1 AND sequence > 0)"
 
 
 async def policies(
-    db: Db, told: Sequence[Message[Command]], states: Mapping[str, Order | None]
+    db: Db, messages: Sequence[Message[Command]], states: Mapping[str, Order | None]
 ) -> Sequence[OrderPolicy]:
     """Every version there is: the one in force at placement binds."""
     return [OrderPolicy(*row) for row in await db.fetch(POLICIES)]

@@ -76,9 +76,9 @@ async def _tell(pool: Pool, commands: CommandBus, processor: Processor, notice: 
         return f"it names {data.currency}, and order {order_id} is in {currency}"
     command = await _command(notice, processor, is_asked_for=asked is not None)
     cause = webhook_cause("processor", webhook_id, notice.occurred_at, notice.type)
-    told: Message[Command] = Message(order_id, command, cause)
+    message: Message[Command] = Message(order_id, command, cause)
     try:
-        [refusal] = await commands.process(PAYMENTS, [told])
+        [refusal] = await commands.process(PAYMENTS, [message])
     except BROKEN_LAWS as error:
         refusal = error
     if refusal is None:

@@ -244,8 +244,8 @@ class Auditor:
                     reason="the provider's books",
                     correlation_id=drift.operation_id,
                 )
-                told: Message[Command] = Message(drift.order_id, command, cause)
-                [refusal] = await self._commands.process(PAYMENTS, [told])
+                message: Message[Command] = Message(drift.order_id, command, cause)
+                [refusal] = await self._commands.process(PAYMENTS, [message])
                 if refusal is not None:
                     raise refusal
         except Exception as error:

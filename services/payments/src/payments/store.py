@@ -241,7 +241,7 @@ class OurBooks:
     moved: frozenset[str]
 
 
-async def policies(db: Db, told: Sequence[Message[Command]], states: Mapping[str, Account]) -> Policies:
+async def policies(db: Db, messages: Sequence[Message[Command]], states: Mapping[str, Account]) -> Policies:
     """Every version there is; which one binds is for the decision to say."""
     return _policies([(row[0], row[1]) for row in await db.fetch(POLICIES)])
 

@@ -51,7 +51,7 @@ async def _tell(pool: Pool, commands: CommandBus, news: Sequence[News], reason: 
     """What cannot be told of one operation is kept with it, and holds up no other. Raises an outage."""
     if not news:
         return
-    told: list[Message[Command]] = [
+    messages: list[Message[Command]] = [
         Message(
             n.call.order_id,
             n.command,
@@ -68,7 +68,7 @@ async def _tell(pool: Pool, commands: CommandBus, news: Sequence[News], reason: 
     ]
     errors: Sequence[Exception | None]
     try:
-        errors = await commands.process(PAYMENTS, told)
+        errors = await commands.process(PAYMENTS, messages)
     except Exception as broken:
         if isinstance(broken, OUTAGES) and not isinstance(broken, BROKEN_LAWS):
             raise
@@ -95,9 +95,9 @@ async def _keep_failure(pool: Pool, commands: CommandBus, call: Call, why: str) 
         correlation_id=call.operation_id,
         traceparent=call.traceparent,
     )
-    told: Message[Command] = Message(call.order_id, GiveUp(call.operation_id, why), cause)
+    message: Message[Command] = Message(call.order_id, GiveUp(call.operation_id, why), cause)
     try:
-        [error] = await commands.process(PAYMENTS, [told])
+        [error] = await commands.process(PAYMENTS, [message])
     except BROKEN_LAWS as broken:
         error = broken
     if error is not None:

@@ -977,12 +977,12 @@ async def carrier(
     """A scan of a customer's parcel on its way back; of whatever return, it is recorded."""
     scan = read_signed(ReturnScan, body)
     at = observed_time(scan.occurred_at)
-    told: Message[Command] = Message(
+    message: Message[Command] = Message(
         scan.order_id,
         RecordScan(scan.return_id, scan.tracking, at),
         webhook_cause("carrier", body.id, at, "carrier scan"),
     )
-    [refused] = await commands.process(ORDER_RETURNS, [told])
+    [refused] = await commands.process(ORDER_RETURNS, [message])
     if refused is not None:
         raise refused
     return Accepted()

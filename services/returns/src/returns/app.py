@@ -35,13 +35,13 @@ async def default_policy(running: Running, stop: asyncio.Event) -> None:
         reason="a return needs a policy, also where a merchant has published none",
         correlation_id=name,
     )
-    told: Message[policies.PolicyCommand] = Message(
+    message: Message[policies.PolicyCommand] = Message(
         policies.subject(policies.DEFAULT.policy_id), policies.PublishPolicy(policies.DEFAULT), cause
     )
     while True:
         error: Exception | None
         try:
-            [error] = await running.commands.process(POLICIES, [told])
+            [error] = await running.commands.process(POLICIES, [message])
         except BROKEN_LAWS:
             raise
         except OUTAGES as outage:

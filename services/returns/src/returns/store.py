@@ -57,7 +57,7 @@ _read: dict[str, ReturnPolicy] = {}
 """Contents by their digest, parsed once in a process."""
 
 
-async def published(db: Db, told: Sequence[Message[Command]], states: Mapping[str, OrderReturns]) -> Policies:
+async def published(db: Db, messages: Sequence[Message[Command]], states: Mapping[str, OrderReturns]) -> Policies:
     """Every version there is: bound ones by their content, the one in force at purchase by its time."""
     rows = await db.fetch(VERSIONS)
     if missing := [row["digest"] for row in rows if row["digest"] not in _read]:

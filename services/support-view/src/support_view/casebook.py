@@ -146,12 +146,12 @@ async def in_force(db: Db) -> Policies:
     )
 
 
-async def around(db: Db, told: Sequence[Message[Command]], states: Mapping[str, Support]) -> Around:
+async def around(db: Db, messages: Sequence[Message[Command]], states: Mapping[str, Support]) -> Around:
     """The policies; and for looks, what there is to be seen, with the next look at what is not due yet."""
     policies = await in_force(db)
     now: datetime = await db.fetchval("SELECT now()")
-    looks = sorted({(t.key, t.command.service) for t in told if isinstance(t.command, CheckEscalations)})
-    orders = sorted({t.key for t in told if isinstance(t.command, FindCauses)})
+    looks = sorted({(t.key, t.command.service) for t in messages if isinstance(t.command, CheckEscalations)})
+    orders = sorted({t.key for t in messages if isinstance(t.command, FindCauses)})
     if not looks and not orders:
         return Around(policies, now)
     # All of them by one statement, since it locks them in order.

@@ -55,15 +55,15 @@ def read(record: Record) -> store.StoredFact:
 
 async def process(db: Db, records: Sequence[Record]) -> list[Parked]:
     """One transaction's worth. Nothing queues behind what is parked: a section waits for its hole by itself."""
-    told: list[store.StoredFact] = []
+    stored: list[store.StoredFact] = []
     parked: list[Parked] = []
     async with one_batch_at_a_time(len(records)):
         async for record in yielding_every(records):
             try:
-                told.append(read(record))
+                stored.append(read(record))
             except Undecodable as error:
                 log.error("message.parked", key=record.parking_key(), topic=record.topic, error=str(error))
                 parked.append(Parked(record, record.parking_key(), error.reason, str(error)))
-    contradicted = {one.entry.subject for one in told if isinstance(one.entry.fact, READ)}
-    await schedule_checks(db, *await store.add(db, told), contradicted)
+    contradicted = {one.entry.subject for one in stored if isinstance(one.entry.fact, READ)}
+    await schedule_checks(db, *await store.add(db, stored), contradicted)
     return parked

@@ -137,12 +137,12 @@ async def queue(
     after: Annotated[str | None, Query(max_length=120)] = None,
     done: Annotated[str, Query(max_length=50)] = "",
 ) -> Response:
-    told = ActionResult(200, QUEUE_ACTIONS[done].done) if done in QUEUE_ACTIONS else None
-    return await queue_page(request, mine, after, told)
+    result = ActionResult(200, QUEUE_ACTIONS[done].done) if done in QUEUE_ACTIONS else None
+    return await queue_page(request, mine, after, result)
 
 
 async def queue_page(
-    request: Request, mine: bool = False, after: str | None = None, told: ActionResult | None = None
+    request: Request, mine: bool = False, after: str | None = None, result: ActionResult | None = None
 ) -> Response:
     """Who needs attention now, why, since when, and what to do about it."""
     caller = await current_user(request)
@@ -157,13 +157,13 @@ async def queue_page(
         return away(caller)
     return page(
         "queue.html",
-        told.status if told else 200,
+        result.status if result else 200,
         caller=caller,
-        told=told,
+        result=result,
         queue=found,
         mine=mine,
         after=after,
-        offers=attended(found.escalations, caller, told.form if told else {}),
+        offers=attended(found.escalations, caller, result.form if result else {}),
         now=datetime.now(timezone.utc),
     )
 
@@ -177,11 +177,11 @@ async def attend(request: Request, escalation_id: str, name: str) -> Response:
     form = {**await form_of(request), "name": name, "id": escalation_id, "actor": caller.actor}
     if name not in QUEUE_ACTIONS:
         return no_order(caller, "That cannot be done here")
-    told = await act(
+    result = await act(
         request.app.state.client, request.app.state.services, QUEUE_ACTIONS[name], form, request.cookies[SESSION]
     )
-    if told.status != HTTPStatus.OK:
-        return await queue_page(request, told=told)
+    if result.status != HTTPStatus.OK:
+        return await queue_page(request, result=result)
     return RedirectResponse(f"/queue?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
 
 
@@ -221,7 +221,7 @@ async def case_of(request: Request, case_id: str, done: Annotated[str, Query(max
     )
 
 
-async def case_page(request: Request, case_id: str, told: ActionResult | None = None) -> Response:
+async def case_page(request: Request, case_id: str, result: ActionResult | None = None) -> Response:
     """A case: who owes what by when, what was said, and what may be done."""
     caller = await current_user(request)
     if caller is None:
@@ -236,8 +236,10 @@ async def case_page(request: Request, case_id: str, told: ActionResult | None = 
     except OUTAGES:
         return away(caller)
     now = datetime.now(timezone.utc)
-    offers = of_cases([found], caller, told.form if told else {}, now)
-    return page("case.html", told.status if told else 200, caller=caller, told=told, case=found, offers=offers, now=now)
+    offers = of_cases([found], caller, result.form if result else {}, now)
+    return page(
+        "case.html", result.status if result else 200, caller=caller, result=result, case=found, offers=offers, now=now
+    )
 
 
 @router.post("/cases/{case_id}/{name}")
@@ -248,11 +250,11 @@ async def work_on_case(request: Request, case_id: str, name: str) -> Response:
     form = {**await form_of(request), "name": name, "id": case_id, "actor": caller.actor}
     if name not in CASE_ACTIONS:
         return no_order(caller, "That cannot be done here")
-    told = await act(
+    result = await act(
         request.app.state.client, request.app.state.services, CASE_ACTIONS[name], form, request.cookies[SESSION]
     )
-    if told.status != HTTPStatus.OK:
-        return await case_page(request, case_id, told)
+    if result.status != HTTPStatus.OK:
+        return await case_page(request, case_id, result)
     return RedirectResponse(f"/cases/{quote(case_id, safe='')}?done={name}", HTTPStatus.SEE_OTHER, HEADERS)
 
 
@@ -275,10 +277,10 @@ async def order_of(
     done: Annotated[str, Query(max_length=50)] = "",
     seen: KnownFacts = 0,
 ) -> Response:
-    told = ActionResult(200, ACTIONS[done].done) if done in ACTIONS else None
+    result = ActionResult(200, ACTIONS[done].done) if done in ACTIONS else None
     # What support does itself is on the page at once; of the rest it may be a moment until its fact is seen.
-    known = seen if told is not None and ACTIONS[done].service != HERE else None
-    return await order_page(request, order_id, domain or [], after, detail, about, told=told, known=known)
+    known = seen if result is not None and ACTIONS[done].service != HERE else None
+    return await order_page(request, order_id, domain or [], after, detail, about, result=result, known=known)
 
 
 async def order_page(
@@ -290,7 +292,7 @@ async def order_page(
     about: str | None = None,
     *,
     revealed: bool = False,
-    told: ActionResult | None = None,
+    result: ActionResult | None = None,
     known: int | None = None,
 ) -> Response:
     """`known`: how many facts of the order had been seen when that was asked for whose outcome is shown."""
@@ -315,7 +317,7 @@ async def order_page(
     except OUTAGES:
         return away(caller)
 
-    again, now = told.form if told else {}, datetime.now(timezone.utc)
+    again, now = result.form if result else {}, datetime.now(timezone.utc)
     offers = {
         **offered(view, caller, request.app.state.services, again),
         **of_cases(work.cases, caller, again, now),
@@ -323,10 +325,12 @@ async def order_page(
     }
     shown = Shown(domains, after, every, about)
     is_awaited = known is not None and view.freshness.facts <= known
-    status = told.status if told else 200
+    status = result.status if result else 200
     content = order_content(view, timeline, work, evidence, offers, shown, now)
     may_reveal = not caller.roles.isdisjoint(REVEALERS)
-    return page("order.html", status, caller=caller, told=told, is_awaited=is_awaited, may_reveal=may_reveal, **content)
+    return page(
+        "order.html", status, caller=caller, result=result, is_awaited=is_awaited, may_reveal=may_reveal, **content
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -406,9 +410,9 @@ async def order_action(request: Request, order_id: str, name: str) -> Response:
     if not ORDER_ID.fullmatch(order_id) or name not in ACTIONS or ACTIONS[name].service not in services:
         return no_order(caller, "That cannot be done here")
     form |= {"name": name, "order": order_id, "actor": caller.actor}
-    told = await act(request.app.state.client, services, ACTIONS[name], form, request.cookies[SESSION])
-    if told.status != HTTPStatus.OK:
-        return await order_page(request, order_id, told=told)
+    result = await act(request.app.state.client, services, ACTIONS[name], form, request.cookies[SESSION])
+    if result.status != HTTPStatus.OK:
+        return await order_page(request, order_id, result=result)
     seen = form.get("seen", "")
     known = f"&seen={seen}" if seen.isdecimal() and len(seen) < 10 else ""
     return RedirectResponse(f"/orders/{quote(order_id, safe='')}?done={name}{known}", HTTPStatus.SEE_OTHER, HEADERS)

@@ -152,13 +152,13 @@ SECTION_CACHE: Final = StateCache[Projection[Any]](most=512)
 
 
 async def _claim_and_lock(
-    db: Db, told: Sequence[StoredFact]
+    db: Db, stored: Sequence[StoredFact]
 ) -> tuple[Set[str], list[Key], dict[Key, Projection[Any]], bytes]:
     """Put facts on the timeline and lock their sections: the ids of those that stood there before; which sections are new;
     all of them; and by what name what is written now is known."""
-    facts = [(*entry[:4], entry.fact.type, data, *entry[5:]) for entry, data in told]
+    facts = [(*entry[:4], entry.fact.type, data, *entry[5:]) for entry, data in stored]
     is_copied = len(facts) >= WORTH_COPYING and await _copied(db, facts)
-    keys = sorted({(entry.subject, entry.service) for entry, _ in told if OF_NO_ORDER not in entry.subject})
+    keys = sorted({(entry.subject, entry.service) for entry, _ in stored if OF_NO_ORDER not in entry.subject})
     known = {key: held for key in keys if (held := SECTION_CACHE.find(" ".join(key)))}
     versions = [known[key][0].decode() if key in known else None for key in keys]
     rows = await db.fetch(
