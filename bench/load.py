@@ -13,10 +13,10 @@ from uuid_utils.compat import uuid7
 
 from bench.contest import Place
 from ops.topics import PARTITIONS
-from orders.domain.decide import Command, Note
+from orders.domain.decide import Command, RecordFact
 from orders.domain.decide import Place as PlaceCommand
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
-from orders.domain.progress import NOTED
+from orders.domain.progress import RECORDED
 from shared.contracts.base import Fact, LineQuantity, TenderKind, schema_id
 from shared.contracts.fulfillment import (
     Parcel,
@@ -100,7 +100,7 @@ def progress(order_id: str) -> list[Fact]:
 
 
 MESSAGES = len(progress("any"))
-COMMANDS = 1 + sum(type(fact) in NOTED for fact in progress("any"))
+COMMANDS = 1 + sum(type(fact) in RECORDED for fact in progress("any"))
 """Of an order: it is placed, and takes note of what is told of its money and its units."""
 
 
@@ -109,9 +109,9 @@ def batches(orders: int, wave: int = 2 * BATCH, prefix: str = "b") -> Iterator[l
     for first in range(0, orders, wave):
         ids = [f"{prefix}-{n}" for n in range(first, min(first + wave, orders))]
         told = [placing(id) for id in ids]
-        facts = [[fact for fact in progress(id) if type(fact) in NOTED] for id in ids]
+        facts = [[fact for fact in progress(id) if type(fact) in RECORDED] for id in ids]
         told += [
-            Message(id, Note(fact, AT), cause())
+            Message(id, RecordFact(fact, AT), cause())
             for step in zip(*facts, strict=True)
             for id, fact in zip(ids, step, strict=True)
         ]

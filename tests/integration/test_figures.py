@@ -18,12 +18,12 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from notifications.domain.decide import (
-    NOTED,
+    RECORDED,
     Command,
-    Note,
     Outbox,
     RecordBounce,
     RecordDelivery,
+    RecordFact,
     RecordFailure,
     RecordSent,
     RecordStale,
@@ -169,8 +169,8 @@ def told_to_customers(entries: Sequence[Entry], chance: random.Random) -> list[E
             told.append(Entry(id, "notifications", subject, len(told) + 1, fact, at, actor, "test", "test"))
 
     for heard in sorted(entries, key=lambda entry: entry.occurred_at):
-        if isinstance(heard.fact, NOTED):
-            process(Note(heard.fact, heard.id, heard.sequence, heard.occurred_at), heard.occurred_at, heard.actor)
+        if isinstance(heard.fact, RECORDED):
+            process(RecordFact(heard.fact, heard.id, heard.sequence, heard.occurred_at), heard.occurred_at, heard.actor)
         for id, message in state.notifications.items():
             at = heard.occurred_at + timedelta(minutes=chance.randint(0, 60))
             by_the_sender: list[Command] = []

@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from standardwebhooks import Webhook
 
 from notifications.api import router
-from notifications.domain.decide import Command, Note
+from notifications.domain.decide import Command, RecordFact
 from notifications.domain.state import Notification, OrderNotifications
 from notifications.gateway import CONNECTIONS, MailServer, Outgoing, RefusedForGood, message, message_id
 from notifications.mails import Mail, composed
@@ -111,7 +111,7 @@ async def hear(pool: Pool, *facts: Fact) -> None:
     messages: list[Message[Command]] = [
         Message(
             fact.subject,
-            Note(fact, str(uuid4()), n, now),
+            RecordFact(fact, str(uuid4()), n, now),
             Cause(id=uuid4(), at=now, actor="service:test", reason="test", correlation_id="test"),
         )
         for n, fact in enumerate(facts, start=1)
@@ -549,7 +549,7 @@ async def test_a_shipment_told_twice_with_a_restart_in_mid_send_is_one_mail(
     left = shipped(1, 2, ("1", 2))
     causes = [Cause(id=uuid4(), at=now, actor="a", reason="r", correlation_id="c") for _ in range(2)]
     messages: list[Message[Command]] = [
-        Message("o1", Note(fact, str(cause.id), n, now), cause)
+        Message("o1", RecordFact(fact, str(cause.id), n, now), cause)
         for n, (fact, cause) in enumerate(zip((placed(), left), causes, strict=True), start=1)
     ]
     commands = CommandBus(pool, lambda: None)

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from orders.api import router
-from orders.domain.decide import Close, Command, Note
+from orders.domain.decide import Close, Command, RecordFact
 from orders.store import ORDERS
 from shared.auth import Tokens, issue
 from shared.contracts import fulfillment as f
@@ -70,8 +70,14 @@ def keyed(key: str | None = None) -> dict[str, str]:
 
 
 async def hear(pool: Pool, *facts: Fact, at: datetime = NOON) -> None:
-    cause = {"at": at, "actor": "service:test", "reason": "test", "correlation_id": "test"}
-    messages: list[Message[Command]] = [Message("o1", Note(fact, at), Cause(id=uuid4(), **cause)) for fact in facts]  # type: ignore[arg-type]
+    messages: list[Message[Command]] = [
+        Message(
+            "o1",
+            RecordFact(fact, at),
+            Cause(id=uuid4(), at=at, actor="service:test", reason="test", correlation_id="test"),
+        )
+        for fact in facts
+    ]
     assert await CommandBus(pool, lambda: None).process(ORDERS, messages) == [None] * len(facts)
 
 

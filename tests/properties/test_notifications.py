@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notifications.domain.decide import Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.decide import Outbox, RecordFact, RecordSent, decide, evolve_context
 from notifications.domain.state import OrderNotifications, Status, evolve, invariants
 from notifications.mails import composed
 from notifications.store import STATE
@@ -109,7 +109,7 @@ def test_however_the_topics_cross_the_same_is_told_once_and_corrected_once(cross
     for delivery in [*crossed, None]:
         if delivery is None:
             outbox = Outbox(POLICY)
-        commands = [Note(delivery[2], delivery[0], delivery[1], NOON)] if delivery else list(sendings(state))
+        commands = [RecordFact(delivery[2], delivery[0], delivery[1], NOON)] if delivery else list(sendings(state))
         for command in commands:
             for fact in decide(state, command, outbox):
                 state, outbox = evolve(state, fact), evolve_context(outbox, fact)

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from orders.domain.decide import Command, Note, Place, PlaceHold, ReleaseHold, RequestCancellation, decide
+from orders.domain.decide import Command, Place, PlaceHold, RecordFact, ReleaseHold, RequestCancellation, decide
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest, placed
 from orders.domain.policy import OrderPolicy
 from orders.domain.quantities import BEFORE_HAND_OVER, GONE_ASTRAY, OPEN
@@ -98,7 +98,7 @@ class World:
 
     def hear(self, *facts: Fact) -> None:
         for fact in facts:
-            self.tell(Note(fact, NOON))
+            self.tell(RecordFact(fact, NOON))
 
     def pick(self, below: int) -> int:
         """Below what is given; the last of them on the way to rest, which is the straight one."""

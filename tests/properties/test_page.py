@@ -11,7 +11,16 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from notifications.domain.decide import NOTED, Command, Note, Outbox, RecordFailure, RecordSent, decide, evolve_context
+from notifications.domain.decide import (
+    RECORDED,
+    Command,
+    Outbox,
+    RecordFact,
+    RecordFailure,
+    RecordSent,
+    decide,
+    evolve_context,
+)
 from notifications.domain.state import OrderNotifications, Status, evolve
 from notifications.mails import composed
 from orders.domain.decide import Place
@@ -128,9 +137,9 @@ def told_customer(world: World, id: str, how: int) -> list[Any]:
 
     for number, together in enumerate(transactions(world, id), how):
         for entry in together:
-            if type(entry.fact) in NOTED:
+            if type(entry.fact) in RECORDED:
                 assert entry.cause.sequence is not None
-                tell(Note(entry.fact, str(entry.cause.id), entry.cause.sequence, entry.cause.at))
+                tell(RecordFact(entry.fact, str(entry.cause.id), entry.cause.sequence, entry.cause.at))
         for message_id, message in list(state.notifications.items()):
             if message.status is Status.QUEUED and number % 4:
                 said = composed(state, message).title

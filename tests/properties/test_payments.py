@@ -12,9 +12,9 @@ from payments.domain.decide import (
     Dispute,
     ExpireAuthorization,
     MarkUnknown,
-    NoteUnits,
     RecordMovement,
     RecordOutcome,
+    RecordUnitsChange,
     RetryCaptures,
 )
 from payments.domain.operation import OPERATION, Operation, OperationStatus, ProviderResult, Result
@@ -191,7 +191,7 @@ def _unit(change: UnitsChange) -> Callable[[World, int], None]:
         if change is UnitsChange.UNDELIVERED and done.handed_over <= done.undelivered + done.due_back:
             return
         world.causes += 1
-        world.story.tell(NoteUnits(change, f"x{world.causes}", units(**{id: 1}), NOON))
+        world.story.tell(RecordUnitsChange(change, f"x{world.causes}", units(**{id: 1}), NOON))
 
     return step
 
@@ -204,8 +204,8 @@ def _come_back(world: World, n: int) -> None:
         world.is_undisturbed = False
         world.causes += 1
         back = units(**{id: 1})
-        world.story.tell(NoteUnits(UnitsChange.UNDELIVERED, f"x{world.causes}", back, NOON))
-        world.story.tell(NoteUnits(UnitsChange.CANCELLED, f"c{world.causes}", back, NOON, returned=back))
+        world.story.tell(RecordUnitsChange(UnitsChange.UNDELIVERED, f"x{world.causes}", back, NOON))
+        world.story.tell(RecordUnitsChange(UnitsChange.CANCELLED, f"c{world.causes}", back, NOON, returned=back))
 
 
 def _submit(fate: str) -> Callable[[World, int], None]:
@@ -255,7 +255,9 @@ def _return(world: World, n: int, return_id: str = "rma") -> None:
 def _claim(world: World, n: int) -> None:
     """Of a unit that never arrived, and refunded; its loss may be told later."""
     claim = f"claim{world.causes}"
-    world.story.tell(NoteUnits(UnitsChange.CLAIMED, claim, units(**{world.lines[n % len(world.lines)]: 1}), NOON))
+    world.story.tell(
+        RecordUnitsChange(UnitsChange.CLAIMED, claim, units(**{world.lines[n % len(world.lines)]: 1}), NOON)
+    )
     _return(world, n, claim)
 
 

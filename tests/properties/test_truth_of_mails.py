@@ -14,7 +14,7 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notifications.domain.decide import NOTED, Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.decide import RECORDED, Outbox, RecordFact, RecordSent, decide, evolve_context
 from notifications.domain.state import Notification, OrderNotifications, Status, evolve, invariants
 from notifications.mails import Mail, composed
 from shared.contracts.base import PREPAID, Bucket
@@ -405,8 +405,8 @@ def hold_every_mail(world: World, order_id: str, every: int) -> int:
             assert sections[service].next == sequence + 1, "the view could not fold it"
             if isinstance(fact, ReturnRequested):
                 resolutions[fact.return_id] = fact.resolution.value
-            if type(fact) in NOTED:
-                for told in decide(state, Note(fact, str(entry.cause.id), sequence, entry.cause.at), outbox):
+            if type(fact) in RECORDED:
+                for told in decide(state, RecordFact(fact, str(entry.cause.id), sequence, entry.cause.at), outbox):
                     state, outbox = evolve(state, told), evolve_context(outbox, told)
                 assert invariants(state) == []
         queued = [(id, n) for id, n in state.notifications.items() if n.status is Status.QUEUED]

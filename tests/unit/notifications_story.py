@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta, timezone
 from itertools import count
 
-from notifications.domain.decide import Command, Note, Outbox, RecordSent, decide, evolve_context
+from notifications.domain.decide import Command, Outbox, RecordFact, RecordSent, decide, evolve_context
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.state import OrderNotifications, Status, evolve, invariants
 from notifications.mails import Mail, composed
@@ -42,7 +42,7 @@ class Story:
         queued: list[NotificationQueued] = []
         for fact in facts:
             n = next(self._numbers)
-            told = self.when(Note(fact, f"fact-{n}", n, NOON))
+            told = self.when(RecordFact(fact, f"fact-{n}", n, NOON))
             queued += [t for t in told if isinstance(t, NotificationQueued)]
         return queued
 

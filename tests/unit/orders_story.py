@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from orders.domain.decide import Command, Note, Place, RequestCancellation, decide
+from orders.domain.decide import Command, Place, RecordFact, RequestCancellation, decide
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from orders.domain.policy import OrderPolicy
 from orders.domain.state import Order, Status, evolve
@@ -59,7 +59,7 @@ class Story:
 
     def heard(self, *facts: Fact, at: datetime = NOON) -> list[Fact]:
         """What the order tells, its counters aside."""
-        told = [told for fact in facts for told in self.when(Note(fact, at))]
+        told = [told for fact in facts for told in self.when(RecordFact(fact, at))]
         return [fact for fact in told if not isinstance(fact, OrderProgressed)]
 
     @property

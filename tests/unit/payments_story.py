@@ -6,7 +6,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from uuid import UUID
 
-from payments.domain.decide import Command, Confirm, Dispute, NoteUnits, Open, RecordOutcome, Submit, decide
+from payments.domain.decide import Command, Confirm, Dispute, Open, RecordOutcome, RecordUnitsChange, Submit, decide
 from payments.domain.operation import Operation, OperationStatus, ProviderResult, Result
 from payments.domain.payout import OweRefund, Policies, RequestRefund
 from payments.domain.refund import ApprovalPolicy
@@ -93,13 +93,13 @@ class Story:
         return told
 
     def handed_over(self, shipment: str, at: datetime = NOON, **quantities: int) -> list[Fact]:
-        return self.tell(NoteUnits(UnitsChange.HANDED_OVER, shipment, units(**quantities), at))
+        return self.tell(RecordUnitsChange(UnitsChange.HANDED_OVER, shipment, units(**quantities), at))
 
     def cancelled(self, cancellation: str, at: datetime = NOON, **quantities: int) -> list[Fact]:
-        return self.tell(NoteUnits(UnitsChange.CANCELLED, cancellation, units(**quantities), at))
+        return self.tell(RecordUnitsChange(UnitsChange.CANCELLED, cancellation, units(**quantities), at))
 
     def lost(self, shipment: str, **quantities: int) -> list[Fact]:
-        return self.tell(NoteUnits(UnitsChange.UNDELIVERED, shipment, units(**quantities), NOON))
+        return self.tell(RecordUnitsChange(UnitsChange.UNDELIVERED, shipment, units(**quantities), NOON))
 
     def waiting(self) -> list[Operation]:
         return [o for o in self.state.operations.values() if o.status is OperationStatus.REQUESTED]

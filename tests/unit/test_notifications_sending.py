@@ -8,7 +8,7 @@ from email.policy import SMTPUTF8
 import pytest
 
 from notifications.domain.decide import (
-    NOTED,
+    RECORDED,
     Command,
     Outbox,
     RecordBounce,
@@ -165,7 +165,7 @@ def test_a_coalesced_message_is_suppressed_and_says_where_it_was_told() -> None:
 
 
 def test_every_noted_fact_is_understood() -> None:
-    assert len(set(NOTED)) == len(NOTED)
+    assert len(set(RECORDED)) == len(RECORDED)
     with pytest.raises(TypeError, match="nothing to tell"):
         Story().heard(f.ShipmentReleased(order_id="o1", shipment_id="o1-S1", packed=True))
     for own in (NotificationFailed, NotificationSuppressed):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from orders.domain.decide import ChangeAddress, Close, GiveConsent, Note, Place, PlaceHold, ReleaseHold, decide
+from orders.domain.decide import ChangeAddress, Close, GiveConsent, Place, PlaceHold, RecordFact, ReleaseHold, decide
 from orders.domain.placement import LineRequest, placed
 from orders.domain.policy import in_force
-from orders.domain.progress import NOTED
+from orders.domain.progress import RECORDED
 from orders.domain.rollups import rollups
 from orders.domain.state import ORDER, Status, deadlines
 from shared.card_numbers import has_card_number
@@ -400,9 +400,9 @@ def test_every_fact_of_the_machine_is_told_in_some_story() -> None:
 
 def test_nothing_is_told_of_an_order_nobody_placed() -> None:
     for fact in (authorized("t1", 1), *allocated("o1-S1", ("1", 1))):
-        assert type(fact) in NOTED
+        assert type(fact) in RECORDED
         with pytest.raises(NotAllowed, match="not known"):
-            decide(None, Note(fact, NOON), POLICIES)
+            decide(None, RecordFact(fact, NOON), POLICIES)
 
 
 # Funding

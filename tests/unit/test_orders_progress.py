@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from orders.domain.decide import Note
+from orders.domain.decide import RecordFact
 from orders.domain.rollups import rollups
 from orders.domain.state import Status, invariants
 from shared.contracts import fulfillment as f
@@ -183,7 +183,7 @@ def test_an_older_scan_changes_nothing() -> None:
     update = f.ShipmentTrackingUpdated(
         order_id="o1", shipment_id="o1-S1", tracking="T-o1-S1", code="damaged", moved=False, detail=""
     )
-    assert story.when(Note(update, NOON)) == []
+    assert story.when(RecordFact(update, NOON)) == []
 
 
 def test_units_taken_out_of_a_shipment_are_unallocated_again() -> None:
@@ -200,7 +200,7 @@ def test_units_taken_out_of_a_shipment_are_unallocated_again() -> None:
     left = f.ShipmentTrackingUpdated(
         order_id="o1", shipment_id="o1-S1", tracking="T-o1-S1", code="info", moved=False, detail="recalled"
     )
-    assert story.when(Note(left, NOON)) == [], "it left although it was cancelled: its scans are no news here"
+    assert story.when(RecordFact(left, NOON)) == [], "it left although it was cancelled: its scans are no news here"
 
 
 # Refunds and returns

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from payments.domain.decide import CancelRest, NoteUnits, RetryCaptures
+from payments.domain.decide import CancelRest, RecordUnitsChange, RetryCaptures
 from payments.domain.operation import Result
 from payments.domain.payout import Policies, RejectRefund
 from payments.domain.refund import RefundStatus
@@ -57,7 +57,7 @@ def test_each_shipment_captures_what_it_is_worth_and_is_not_prepaid() -> None:
     )
     captured = []
     for shipment, what in (("S1", {"b": 1}), ("S2", {"a": 1, "b": 1}), ("S3", {"a": 1, "b": 1})):
-        story.tell(NoteUnits(UnitsChange.HANDED_OVER, shipment, units(**what), NOON))
+        story.tell(RecordUnitsChange(UnitsChange.HANDED_OVER, shipment, units(**what), NOON))
         story.all_succeed()
         captured.append(story.state.captured_minor)
     # 1500 of goods and all shipping are less than what is prepaid; then the value handed over; then all of it.
@@ -85,7 +85,7 @@ def test_a_unit_that_came_back_and_was_cancelled_is_not_counted_as_handed_over_t
     story.handed_over("S1", a=1)
     story.all_succeed()
     story.lost("S1", a=1)
-    story.tell(NoteUnits(UnitsChange.CANCELLED, "c1", units(a=1), NOON, returned=units(a=1)))
+    story.tell(RecordUnitsChange(UnitsChange.CANCELLED, "c1", units(a=1), NOON, returned=units(a=1)))
     story.all_succeed()
     story.handed_over("S2", a=1)
     story.all_succeed()
@@ -221,7 +221,7 @@ def test_what_a_claim_of_units_that_arrived_states_is_refunded_as_returned() -> 
 
 def test_a_claim_told_before_its_loss_is_refunded() -> None:
     story = shipped_card()
-    story.tell(NoteUnits(UnitsChange.CLAIMED, "o1-CL1", units(a=1), NOON))
+    story.tell(RecordUnitsChange(UnitsChange.CLAIMED, "o1-CL1", units(a=1), NOON))
     one = (RefundLine(line_id="a", quantity=1, amount_minor=4_000),)
     assert types(story.tell(owed(4_000, return_id="o1-CL1", lines=one)))[-1] == "refund.routed"
 

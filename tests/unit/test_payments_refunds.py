@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from payments.domain.decide import Confirm, Dispute, MarkUnknown, NoteUnits, RecordMovement, RetryCaptures
+from payments.domain.decide import Confirm, Dispute, MarkUnknown, RecordMovement, RecordUnitsChange, RetryCaptures
 from payments.domain.operation import OperationStatus, Result
 from payments.domain.payout import (
     ApproveRefund,
@@ -155,7 +155,7 @@ def test_of_fifty_requests_at_once_those_above_what_is_left_are_refused_at_once(
 def test_goodwill_and_returns_by_exception_always_need_an_approval() -> None:
     story = shipped_card()
     assert story.tell(refund(100, kind=RefundKind.GOODWILL))[1].type == "refund.approval_required"
-    story.tell(NoteUnits(UnitsChange.EXCEPTIONAL, "o1-RMA1", units(a=1), NOON))
+    story.tell(RecordUnitsChange(UnitsChange.EXCEPTIONAL, "o1-RMA1", units(a=1), NOON))
     required = story.tell(owed(100))[-1]
     assert isinstance(required, p.RefundApprovalRequired) and required.reasons == ("policy_exception",)
 
@@ -885,9 +885,9 @@ def test_a_dispute_of_nothing_we_authorized_holds_money_of_the_order() -> None:
 # Substitutes at a price of their own
 
 
-def cups(shipment: str, n: int, price: int) -> NoteUnits:
+def cups(shipment: str, n: int, price: int) -> RecordUnitsChange:
     priced = p.SubstituteUnits(line_id="a", quantity=n, unit_price_minor=price)
-    return NoteUnits(UnitsChange.HANDED_OVER, shipment, units(a=n), NOON, (priced,))
+    return RecordUnitsChange(UnitsChange.HANDED_OVER, shipment, units(a=n), NOON, (priced,))
 
 
 def net(story: Story) -> int:
@@ -929,7 +929,7 @@ def test_a_substitute_costs_its_own_price_whichever_units_left_before_it(
         story.tell(
             cups(f"S{number}", n, price)
             if is_cup
-            else NoteUnits(UnitsChange.HANDED_OVER, f"S{number}", units(a=n), NOON)
+            else RecordUnitsChange(UnitsChange.HANDED_OVER, f"S{number}", units(a=n), NOON)
         )
         story.all_succeed()
         done, left = quantity - left + n, left - n

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from notifications.domain.decide import NOTED, Note
+from notifications.domain.decide import RECORDED, RecordFact
 from notifications.store import NOTIFICATIONS
 from shared.consumer import Route
 from shared.contracts.base import Fact
@@ -10,8 +10,10 @@ from shared.envelope import Cause
 from shared.shell import Message
 
 
-def note(fact: Fact, cause: Cause) -> Message[Note]:
-    return Message(fact.subject, Note(fact, cause.causation_id or str(cause.id), cause.sequence or 0, cause.at), cause)
+def record(fact: Fact, cause: Cause) -> Message[RecordFact]:
+    return Message(
+        fact.subject, RecordFact(fact, cause.causation_id or str(cause.id), cause.sequence or 0, cause.at), cause
+    )
 
 
-ROUTE: Final = Route(NOTIFICATIONS, dict.fromkeys(NOTED, note))
+ROUTE: Final = Route(NOTIFICATIONS, dict.fromkeys(RECORDED, record))

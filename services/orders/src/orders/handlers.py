@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from orders.domain.decide import Note
-from orders.domain.progress import NOTED
+from orders.domain.decide import RecordFact
+from orders.domain.progress import RECORDED
 from orders.store import ORDERS
 from shared.consumer import Route
 from shared.contracts.base import Fact
@@ -11,8 +11,8 @@ from shared.envelope import Cause
 from shared.shell import Message
 
 
-def note(fact: Fact, cause: Cause) -> Message[Note]:
-    return Message(fact.subject, Note(fact, cause.at), cause)
+def record(fact: Fact, cause: Cause) -> Message[RecordFact]:
+    return Message(fact.subject, RecordFact(fact, cause.at), cause)
 
 
-ROUTE: Final = Route(ORDERS, dict.fromkeys(NOTED, note))
+ROUTE: Final = Route(ORDERS, dict.fromkeys(RECORDED, record))

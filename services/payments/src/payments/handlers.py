@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from payments.domain.decide import CancelRest, Command, Confirm, DropCharge, NoteUnits, Open, OweCharge
+from payments.domain.decide import CancelRest, Command, Confirm, DropCharge, Open, OweCharge, RecordUnitsChange
 from payments.domain.payout import OweRefund
 from payments.store import PAYMENTS
 from shared.consumer import Route
@@ -63,15 +63,15 @@ def cancelled(fact: OrderCancelled, cause: Cause) -> Message[Command]:
 
 def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Message[Command]:
     lines = tuple(LineQuantity(line_id=n.line_id, quantity=n.quantity) for n in fact.lines)
-    noted = NoteUnits(UnitsChange.CANCELLED, fact.cancellation_id, lines, cause.at, returned=fact.returned)
-    return Message(fact.order_id, noted, cause)
+    recorded = RecordUnitsChange(UnitsChange.CANCELLED, fact.cancellation_id, lines, cause.at, returned=fact.returned)
+    return Message(fact.order_id, recorded, cause)
 
 
 def claimed(fact: ClaimOpened, cause: Cause) -> Message[Command] | None:
     """Only units that never arrived are news: what the claim states for them is refunded as lost."""
     if fact.reason is not ReturnReason.NOT_RECEIVED:
         return None
-    return _noted(fact.order_id, UnitsChange.CLAIMED, fact.claim_id, fact.lines, cause)
+    return _units_recorded(fact.order_id, UnitsChange.CLAIMED, fact.claim_id, fact.lines, cause)
 
 
 def shipped(fact: ShipmentShipped, cause: Cause) -> Message[Command]:
@@ -85,20 +85,22 @@ def shipped(fact: ShipmentShipped, cause: Cause) -> Message[Command]:
         if s.unit_price_minor is not None and (units := s.quantity - again.get(s.line_id, 0)) > 0
     )
     return Message(
-        fact.order_id, NoteUnits(UnitsChange.HANDED_OVER, fact.shipment_id, lines, cause.at, substitutes=priced), cause
+        fact.order_id,
+        RecordUnitsChange(UnitsChange.HANDED_OVER, fact.shipment_id, lines, cause.at, substitutes=priced),
+        cause,
     )
 
 
 def undelivered(fact: ShipmentLost | ShipmentReturnedToSender, cause: Cause) -> Message[Command]:
-    return _noted(fact.order_id, UnitsChange.UNDELIVERED, fact.shipment_id, fact.lines, cause)
+    return _units_recorded(fact.order_id, UnitsChange.UNDELIVERED, fact.shipment_id, fact.lines, cause)
 
 
 def found(fact: ShipmentFound, cause: Cause) -> Message[Command]:
-    return _noted(fact.order_id, UnitsChange.FOUND, fact.shipment_id, fact.lines, cause)
+    return _units_recorded(fact.order_id, UnitsChange.FOUND, fact.shipment_id, fact.lines, cause)
 
 
 def exception_granted(fact: ReturnExceptionGranted, cause: Cause) -> Message[Command]:
-    return _noted(fact.order_id, UnitsChange.EXCEPTIONAL, fact.return_id, fact.lines, cause)
+    return _units_recorded(fact.order_id, UnitsChange.EXCEPTIONAL, fact.return_id, fact.lines, cause)
 
 
 def refund_due(fact: ReturnRefundDue, cause: Cause) -> Message[Command]:
@@ -151,10 +153,10 @@ def difference_settled(fact: ExchangeDifferenceSettled, cause: Cause) -> Message
     return Message(fact.order_id, DropCharge(fact.exchange_id, cause.at), cause)
 
 
-def _noted(
+def _units_recorded(
     order_id: str, change: UnitsChange, cause_id: str, lines: tuple[LineQuantity, ...], cause: Cause
 ) -> Message[Command]:
-    return Message(order_id, NoteUnits(change, cause_id, lines, cause.at), cause)
+    return Message(order_id, RecordUnitsChange(change, cause_id, lines, cause.at), cause)
 
 
 _TRANSLATIONS: Final[Mapping[type[Fact] | type[Input], Callable[[Any, Cause], Message[Command] | None]]] = {

@@ -298,8 +298,8 @@ def decide(state: OrderFulfillment, command: Command, stock: Stock) -> Sequence[
             among = [s for s in state.shipments.values() if command.shipment_id in (None, s.shipment_id)]
             found = shipments_.parcel_of(among, scan.carrier, scan.tracking)
             if found is None:
-                if noted := shipments_.noted(state.order_id, among, scan, detail):
-                    return noted
+                if scan_entry := shipments_.scan_entry(state.order_id, among, scan, detail):
+                    return scan_entry
                 raise Invalid("tracking", f"{scan.tracking} of {scan.carrier} is not known")
             recorded = observations.scanned(state, *found, scan.code)
             return [*recorded, *shipments_.track(state.order_id, *found, scan, detail, state.articles)]

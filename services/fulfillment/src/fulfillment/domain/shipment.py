@@ -318,7 +318,7 @@ def parcel_of(shipments: Iterable[Shipment], carrier: str, tracking: str) -> tup
     return found
 
 
-def noted(order_id: str, shipments: Iterable[Shipment], scan: Scan, detail: str) -> Sequence[Fact] | None:
+def scan_entry(order_id: str, shipments: Iterable[Shipment], scan: Scan, detail: str) -> Sequence[Fact] | None:
     """A scan of a number that none of their parcels is followed by, though one was said to have it; None: none was."""
     for shipment in shipments:
         if (scan.carrier, scan.tracking) in shipment.others:

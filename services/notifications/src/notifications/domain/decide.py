@@ -70,7 +70,7 @@ from shared.contracts.notifications import (
 )
 from shared.machine import Invalid, NotAllowed, replace
 
-NOTED: Final[tuple[type[Fact], ...]] = (
+RECORDED: Final[tuple[type[Fact], ...]] = (
     orders.OrderPlaced,
     orders.OrderConfirmed,
     orders.OrderRejected,
@@ -152,7 +152,7 @@ def evolve_context(outbox: Outbox, fact: Fact) -> Outbox:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class RecordFact:
     """Take what another service told, and tell the customer what is theirs to know. `sequence` is of that service."""
 
     fact: Fact
@@ -224,13 +224,13 @@ class ResumeKind:
 
 
 Outcome: TypeAlias = RecordSent | RecordFailure | RecordStale | RecordHeldBack | RecordDelivery | RecordBounce
-Command: TypeAlias = Note | Outcome | Suppress | SuppressKind | ResumeKind
+Command: TypeAlias = RecordFact | Outcome | Suppress | SuppressKind | ResumeKind
 
 
 def decide(state: OrderNotifications, command: Command, outbox: Outbox) -> list[Fact]:
     match command:
-        case Note():
-            return _noted(state, command, outbox)
+        case RecordFact():
+            return _recorded(state, command, outbox)
         case SuppressKind(kind=kind, detail=detail):
             is_new = kind not in state.muted
             return [NotificationKindSuppressed(order_id=state.order_id, kind=kind, detail=detail)] if is_new else []
@@ -297,30 +297,32 @@ def _sent(about: dict[str, str], notification: Notification, title: str) -> list
 # From facts to messages.
 
 
-def _noted(state: OrderNotifications, note: Note, outbox: Outbox) -> list[Fact]:
-    if isinstance(note.fact, orders.OrderPlaced):
-        return _recipient_known(state, note, note.fact, outbox)
+def _recorded(state: OrderNotifications, command: RecordFact, outbox: Outbox) -> list[Fact]:
+    if isinstance(command.fact, orders.OrderPlaced):
+        return _recipient_known(state, command, command.fact, outbox)
     facts: list[Fact] = []
-    for basis in _bases(state, note.fact):
-        facts.append(_basis(state, note.fact, basis))
+    for basis in _bases(state, command.fact):
+        facts.append(_basis(state, command.fact, basis))
         state = evolve(state, facts[-1])
-    told = _told(state, note.fact)
+    told = _told(state, command.fact)
     if told is None:
-        return [*facts, *_rewritten(state, note, outbox.unread)]
+        return [*facts, *_rewritten(state, command, outbox.unread)]
     kind, matter = told
     telling = WaitingContext(
-        kind=kind, trigger_id=note.fact_id, matter=matter, service=note.fact.service, sequence=note.sequence
+        kind=kind, trigger_id=command.fact_id, matter=matter, service=command.fact.service, sequence=command.sequence
     )
     if state.recipient is None:
-        return [*facts, _basis(state, note.fact, telling)]
-    return [*facts, *_tell(state, note, telling, outbox)]
+        return [*facts, _basis(state, command.fact, telling)]
+    return [*facts, *_tell(state, command, telling, outbox)]
 
 
 def _basis(state: OrderNotifications, fact: Fact, basis: Context) -> NotificationBasisNoted:
     return NotificationBasisNoted(order_id=state.order_id, heard=fact.type, basis=basis)
 
 
-def _recipient_known(state: OrderNotifications, note: Note, placed: orders.OrderPlaced, outbox: Outbox) -> list[Fact]:
+def _recipient_known(
+    state: OrderNotifications, command: RecordFact, placed: orders.OrderPlaced, outbox: Outbox
+) -> list[Fact]:
     """What waited is told now, in the order it happened, resting on all that is known by now."""
     if state.recipient is not None:
         return []
@@ -343,40 +345,40 @@ def _recipient_known(state: OrderNotifications, note: Note, placed: orders.Order
     for fact in facts:
         state = evolve(state, fact)
     for waiting in state.waiting:
-        queued = _queued(state, waiting, note.at, outbox)
+        queued = _queued(state, waiting, command.at, outbox)
         facts += queued
         for fact in queued:
             state, outbox = evolve(state, fact), evolve_context(outbox, fact)
     return facts
 
 
-def _tell(state: OrderNotifications, note: Note, telling: WaitingContext, outbox: Outbox) -> list[Fact]:
+def _tell(state: OrderNotifications, command: RecordFact, telling: WaitingContext, outbox: Outbox) -> list[Fact]:
     """The message; before it what it sets right, and what other messages say instead that nobody has read yet."""
-    about = {"order_id": state.order_id, "by_fact_id": note.fact_id}
-    wrong = untrue(state, note.fact, outbox.unread)
+    about = {"order_id": state.order_id, "by_fact_id": command.fact_id}
+    wrong = untrue(state, command.fact, outbox.unread)
     corrects = tuple(Corrected(notification_id=id, statement=statement) for id, statement in wrong)
-    queued = _queued(state, telling, note.at, outbox, corrects)
+    queued = _queued(state, telling, command.at, outbox, corrects)
     replaced = {fact.notification_id for fact in queued if isinstance(fact, NotificationCoalesced)}
     return [
         *(
-            NotificationContradicted(**about, notification_id=id, statement=statement, heard=note.fact.type)
+            NotificationContradicted(**about, notification_id=id, statement=statement, heard=command.fact.type)
             for id, statement in wrong
         ),
-        *_rewritten(state, note, outbox.unread - replaced),
+        *_rewritten(state, command, outbox.unread - replaced),
         *queued,
     ]
 
 
-def _rewritten(state: OrderNotifications, note: Note, unread: Set[str]) -> Iterator[Fact]:
+def _rewritten(state: OrderNotifications, command: RecordFact, unread: Set[str]) -> Iterator[Fact]:
     """What messages that nobody has read say instead; one of which nothing is left to say is not sent."""
-    for id, true in restated(state, note.fact, unread).items():
+    for id, true in restated(state, command.fact, unread).items():
         n = state.notifications[id]
         if isinstance(n.matter, BackorderContent) and not true and not n.corrects:
             detail = "it was to say that goods are waited for, and they are no more"
             yield NotificationSuppressed(order_id=state.order_id, notification_id=id, detail=detail)
         else:
             yield NotificationRestated(
-                order_id=state.order_id, notification_id=id, by_fact_id=note.fact_id, statements=true
+                order_id=state.order_id, notification_id=id, by_fact_id=command.fact_id, statements=true
             )
 
 

@@ -87,7 +87,7 @@ class GiveConsent(Change):
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class RecordFact:
     """Take what another service told into the order's counters, and what follows from it."""
 
     fact: Fact
@@ -99,7 +99,9 @@ class Close:
     at: datetime
 
 
-Command: TypeAlias = Place | RequestCancellation | PlaceHold | ReleaseHold | ChangeAddress | GiveConsent | Note | Close
+Command: TypeAlias = (
+    Place | RequestCancellation | PlaceHold | ReleaseHold | ChangeAddress | GiveConsent | RecordFact | Close
+)
 
 _LIVE = (Status.PLACED, Status.CONFIRMED, Status.CANCEL_PENDING)
 
@@ -138,8 +140,8 @@ def _decided(order: Order | None, command: Command, policies: Sequence[OrderPoli
     if isinstance(command, Change) and command.version not in (None, order.version):
         raise _refused(order, command, f"the order is at version {order.version}, not {command.version}")
     match order.status, command:
-        case _, Note(fact=fact, at=at):
-            return _noted(order, fact, at, policies)
+        case _, RecordFact(fact=fact, at=at):
+            return _recorded(order, fact, at, policies)
         case Status.PLACED | Status.CONFIRMED, RequestCancellation():
             return [_cancellation(order, command)]
         case Status.CANCEL_PENDING, RequestCancellation():
@@ -231,7 +233,7 @@ def _consent(order: Order, command: GiveConsent) -> OrderBackorderConsentGiven:
     )
 
 
-def _noted(order: Order, fact: Fact, at: datetime, policies: Sequence[OrderPolicy]) -> list[Fact]:
+def _recorded(order: Order, fact: Fact, at: datetime, policies: Sequence[OrderPolicy]) -> list[Fact]:
     match fact:
         case fulfillment.FulfillmentLinesCancelled() if order.status in _LIVE:
             return [_lines_cancelled(order, fact)]

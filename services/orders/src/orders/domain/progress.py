@@ -28,7 +28,7 @@ from shared.contracts.orders import (
 )
 from shared.machine import Invalid
 
-NOTED: Final[tuple[type[Fact], ...]] = (
+RECORDED: Final[tuple[type[Fact], ...]] = (
     payments.PaymentAuthorized,
     payments.PaymentReauthorized,
     payments.PaymentDeclined,

@@ -75,7 +75,7 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
-class NoteUnits:
+class RecordUnitsChange:
     """Something happened to units; `cause_id` is the shipment, cancellation or return."""
 
     change: UnitsChange
@@ -204,7 +204,7 @@ class Dispute:
 Command: TypeAlias = (
     Open
     | Confirm
-    | NoteUnits
+    | RecordUnitsChange
     | CancelRest
     | RetryCaptures
     | OweCharge
@@ -237,10 +237,12 @@ def decide(state: Account, command: Command, policies: Policies) -> Sequence[Fac
             return _and_then(state, [], policies, command.at, capture.prepaid_captures)
         case Confirm():
             raise NotAllowed("not opened", "confirm")
-        case NoteUnits(change=UnitsChange.HANDED_OVER):
-            return _and_then(state, _noted(state, command, command.lines), policies, command.at, capture.captures)
-        case NoteUnits():
-            return _and_then(state, _noted(state, command, command.lines), policies, command.at)
+        case RecordUnitsChange(change=UnitsChange.HANDED_OVER):
+            return _and_then(
+                state, _units_recorded(state, command, command.lines), policies, command.at, capture.captures
+            )
+        case RecordUnitsChange():
+            return _and_then(state, _units_recorded(state, command, command.lines), policies, command.at)
         case CancelRest():
             return _and_then(state, _cancel_rest(state, command), policies, command.at)
         case RetryCaptures():
@@ -340,8 +342,8 @@ def _open(state: Account, command: Open) -> list[Fact]:
     ]
 
 
-def _noted(state: Account, command: NoteUnits, lines: tuple[LineQuantity, ...]) -> list[Fact]:
-    """Nothing is noted of no units."""
+def _units_recorded(state: Account, command: RecordUnitsChange, lines: tuple[LineQuantity, ...]) -> list[Fact]:
+    """Nothing is recorded of no units."""
     if not lines:
         return []
     return [
@@ -358,7 +360,7 @@ def _noted(state: Account, command: NoteUnits, lines: tuple[LineQuantity, ...]) 
 
 def _cancel_rest(state: Account, command: CancelRest) -> list[Fact]:
     lines = tuple(LineQuantity(line_id=id, quantity=n) for id in state.lines if (n := state.unsettled_units(id)))
-    return _noted(state, NoteUnits(UnitsChange.CANCELLED, command.cause_id, lines, command.at), lines)
+    return _units_recorded(state, RecordUnitsChange(UnitsChange.CANCELLED, command.cause_id, lines, command.at), lines)
 
 
 def _retry(state: Account, command: RetryCaptures) -> Sequence[Fact]:
