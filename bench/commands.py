@@ -13,10 +13,10 @@ from bench.load import BATCH, COMMANDS, MESSAGES, batches, message, placing, pro
 from orders.domain.decide import Command
 from orders.handlers import ROUTE
 from orders.store import ORDERS
-from shared.consumer import Consumer, Router
-from shared.database import connect
-from shared.http import CommandBus
-from shared.shell import Message, apply
+from shared.messaging.consumer import Consumer, Router
+from shared.messaging.database import connect
+from shared.messaging.shell import Message, apply
+from shared.web.http import CommandBus
 
 TITLE: Final = "commands committed with journal and outbox, in batches"
 

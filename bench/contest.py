@@ -23,10 +23,10 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from ops.databases import database_url
 from ops.topics import PARTITIONS
-from shared.logs import configure
+from shared.messaging.shell import freeze_gc
 from shared.migrations.__main__ import migrate
 from shared.settings import Settings
-from shared.shell import freeze_gc
+from shared.web.logs import configure
 
 FRESH = multiprocessing.get_context("forkserver")
 """Where processes come from: a server that has done nothing but import what they need, so that they begin at once."""

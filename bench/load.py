@@ -28,9 +28,9 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import Address, Customer, ShippingPreference
 from shared.contracts.payments import PaymentAuthorized
-from shared.envelope import Cause, source_of
-from shared.parking import Record
-from shared.shell import Message
+from shared.messaging.envelope import Cause, source_of
+from shared.messaging.parking import Record
+from shared.messaging.shell import Message
 from support_view.domain.timeline import SERVICES
 
 BATCH = 1_000

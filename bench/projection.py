@@ -12,8 +12,8 @@ from bench.contest import Contender, Measured, Meter, Place, contest, until
 from bench.figures import CPU, RATE, Figure, Scale, Side, compared
 from bench.load import BATCH, INSERT, Topics, check_timeline, new_topics, row_of, tell_stories
 from bench.rivals import debezium, one_at_a_time, quix
-from shared.consumer import Consumer
-from shared.database import connect
+from shared.messaging.consumer import Consumer
+from shared.messaging.database import connect
 from support_view.handlers import process
 from support_view.settings import SupportViewSettings
 

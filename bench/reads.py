@@ -24,7 +24,7 @@ from bench.load import STORY_FACTS, Topics, check_timeline, stories
 from bench.world import Caller
 from ops.databases import database_url
 from ops.paths import LOOPBACK, Ports
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 from support_view.app import built
 from support_view.handlers import process
 from support_view.sign_in import SESSION

@@ -13,9 +13,9 @@ from bench.figures import CPU, RATE, Figure, Scale, Side, compared
 from bench.load import BATCH, MESSAGES, cause, progress
 from ops.databases import database_url
 from ops.topics import PARTITIONS
-from shared import journal
-from shared.envelope import source_of
-from shared.relay import Relay
+from shared.messaging import journal
+from shared.messaging.envelope import source_of
+from shared.messaging.relay import Relay
 
 TITLE: Final = "relay: outbox to acknowledged"
 

@@ -22,12 +22,12 @@ from bench.load import placement
 from orders.domain.decide import Command
 from orders.domain.decide import Place as PlaceCommand
 from orders.store import ORDERS
-from shared.consumer import Consumer
-from shared.database import connect
-from shared.envelope import Cause
-from shared.http import CommandBus
-from shared.relay import Relay
-from shared.shell import Message, freeze_gc
+from shared.messaging.consumer import Consumer
+from shared.messaging.database import connect
+from shared.messaging.envelope import Cause
+from shared.messaging.relay import Relay
+from shared.messaging.shell import Message, freeze_gc
+from shared.web.http import CommandBus
 from support_view.handlers import process
 
 TITLE: Final = "commit to visible, open loop"

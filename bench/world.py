@@ -28,8 +28,8 @@ from ops.paths import LOOPBACK
 from ops.stories import ADDRESS, CUSTOMER, INSPECTION
 from ops.system import SERVICES, Service, System, running_system
 from ops.topics import PARTITIONS
-from shared.auth import Role, issue
-from shared.envelope import type_of
+from shared.messaging.envelope import type_of
+from shared.web.auth import Role, issue
 
 Json = dict[str, Any]
 Answer = Callable[[str, str, Mapping[str, str], bytes], Json]

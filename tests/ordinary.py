@@ -28,7 +28,7 @@ import httpx
 from ops.endpoints import Endpoints, live_endpoints
 from ops.keys import Keys, kept_keys
 from ops.paths import state_folder
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 
 View: TypeAlias = dict[str, Any]
 

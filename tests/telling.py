@@ -77,8 +77,8 @@ from shared.contracts.returns import (
     Verdict,
     Why,
 )
-from shared.envelope import source_of
-from shared.parking import Record
+from shared.messaging.envelope import source_of
+from shared.messaging.parking import Record
 from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import Entry
 

@@ -30,7 +30,7 @@ from ops.paths import LOOPBACK, Ports, state_folder
 from ops.topics import PARTITIONS
 from shared.contracts.base import schema_id
 from shared.contracts.orders import OrderPlaced
-from shared.envelope import source_of
+from shared.messaging.envelope import source_of
 
 CONNECT: Final = "org.apache.kafka:connect-runtime:4.3.1"
 SOURCE: Final = "io.debezium:debezium-connector-postgres:3.6.1.Final"

@@ -17,8 +17,8 @@ import uvicorn
 from fastapi import FastAPI
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
-from shared.auth import issue
 from shared.contracts import Fact
+from shared.web.auth import issue
 from support_view.app import built
 from support_view.handlers import process
 from support_view.sign_in import SESSION

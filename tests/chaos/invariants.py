@@ -16,7 +16,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from ops.keys import kept_keys
 from ops.topics import PARTITIONS
 from ops.verify import Finding, Report, check
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 from support_view.domain.timeline import Entry
 from support_view.projection import ALL, DOMAINS, fold_contiguous, projection_of
 from support_view.store import OF_NO_ORDER

@@ -19,8 +19,8 @@ from aiokafka.errors import KafkaError
 from ops.actors import Actors, Refused, View
 from ops.stories import place
 from ops.topics import PARTITIONS
-from shared.auth import Role
-from shared.envelope import type_of
+from shared.messaging.envelope import type_of
+from shared.web.auth import Role
 from support_view.handlers import TOPICS
 
 PLENTY: Final = 100_000

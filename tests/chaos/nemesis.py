@@ -20,7 +20,7 @@ from aiokafka.errors import KafkaError
 
 from ops.supervision import Process, StartFailed
 from ops.topics import PARTITIONS
-from shared.database import OUTAGES
+from shared.messaging.database import OUTAGES
 from support_view.handlers import TOPICS
 from tests.chaos.stage import CONSUMING, DECIDING, READY_S, Stage, send
 

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 
 from ops.keys import kept_keys
 from ops.system import System
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 
 SERVICES = ("orders", "payments", "fulfillment", "returns", "notifications", "support-view")
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -24,9 +24,9 @@ from ops.control import NotScalable
 from ops.endpoints import live_endpoints
 from ops.keys import kept_keys
 from ops.stories import _line, _tender, place
-from shared.auth import Role, issue
-from shared.journal import LINKED, link, link_first_form
-from shared.parking import Record
+from shared.messaging.journal import LINKED, link, link_first_form
+from shared.messaging.parking import Record
+from shared.web.auth import Role, issue
 from support_view.rebuild import HORIZON
 from tests.e2e.conftest import Oms
 from tests.integration.delivery import until

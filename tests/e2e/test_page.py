@@ -10,7 +10,7 @@ import httpx
 from ops.actors import Actors
 from ops.stories import place
 from ops.system import System
-from shared.auth import Role
+from shared.web.auth import Role
 from support_view.sign_in import SESSION
 
 

@@ -18,7 +18,7 @@ from ops.actors import Actors, View
 from ops.keys import kept_keys
 from ops.stories import ADDRESS, _line, _tender, place
 from ops.system import System
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 from support_view.sign_in import SESSION
 from tests.chromium import chromium, needs_chromium
 from tests.e2e.test_page import signed_in

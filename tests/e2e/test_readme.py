@@ -13,7 +13,7 @@ import httpx
 
 from ops.keys import kept_keys
 from ops.system import SERVICES, System
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 
 ROOT = Path(__file__).resolve().parents[2]
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

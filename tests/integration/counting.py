@@ -9,11 +9,11 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI
 
-from shared.consumer import Route
 from shared.contracts.orders import OrderHoldPlaced
-from shared.envelope import Cause
+from shared.messaging.consumer import Route
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Db, Message
 from shared.runtime import build
-from shared.shell import Db, Message
 from tests.integration.tally import FLOW, Add
 
 

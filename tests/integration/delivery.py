@@ -17,10 +17,10 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from fastapi import FastAPI
 
-from shared.database import Pool
-from shared.parking import Record
-from shared.relay import Relay
-from shared.shell import Message, apply
+from shared.messaging.database import Pool
+from shared.messaging.parking import Record
+from shared.messaging.relay import Relay
+from shared.messaging.shell import Message, apply
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
 from tests.integration.counting import service
@@ -234,7 +234,7 @@ async def bench_of(backends: Backends, new_database: NewDatabase, partitions: in
 
 def keys_by_partition(partitions: int, each: int) -> list[list[str]]:
     """Keys that Kafka's clients put into partition 0, 1, ..."""
-    from shared.relay import _partition
+    from shared.messaging.relay import _partition
 
     found: list[list[str]] = [[] for _ in range(partitions)]
     n = 0

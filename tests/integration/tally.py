@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 
 from shared.contracts.base import Fact
 from shared.contracts.orders import Hold, OrderHoldPlaced
-from shared.envelope import Cause
-from shared.machine import Invalid, NotAllowed
-from shared.parking import Record
-from shared.shell import Flow, Message
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging.envelope import Cause
+from shared.messaging.parking import Record
+from shared.messaging.shell import Flow, Message
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,6 @@ from aiokafka import TopicPartition
 from fastapi import FastAPI
 from standardwebhooks import Webhook
 
-from shared.auth import Role, issue
-from shared.consumer import CaughtUp
 from shared.contracts.base import FACTS
 from shared.contracts.fulfillment import (
     ShipmentFound,
@@ -28,8 +26,10 @@ from shared.contracts.fulfillment import (
     StockReceived,
 )
 from shared.contracts.payments import PaymentOperationUnknown, RefundKind, RefundLine, RefundRequested
-from shared.database import Pool
-from shared.timers import Timers
+from shared.messaging.consumer import CaughtUp
+from shared.messaging.database import Pool
+from shared.messaging.timers import Timers
+from shared.web.auth import Role, issue
 from support_view.app import built
 from support_view.casebook import FLOWS, STATE, flow_of, schedule_checks
 from support_view.domain.cases import invariants

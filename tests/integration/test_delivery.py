@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 import asyncpg
 import pytest
 
-from shared.relay import Relay
+from shared.messaging.relay import Relay
 from tests.integration.delivery import Bench, once, run, until
 from tests.integration.tally import add
 

@@ -13,10 +13,10 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from shared.auth import Role, issue
 from shared.contracts import Fact
-from shared.database import Pool
-from shared.timers import Timers
+from shared.messaging.database import Pool
+from shared.messaging.timers import Timers
+from shared.web.auth import Role, issue
 from support_view.app import built
 from support_view.casebook import FLOWS
 from support_view.domain.casework import due_command

@@ -32,7 +32,6 @@ from notifications.domain.decide import (
     evolve_context,
 )
 from notifications.domain.state import OrderNotifications, evolve
-from shared.auth import issue
 from shared.contracts.base import PolicyRef
 from shared.contracts.notifications import (
     Claim,
@@ -63,8 +62,9 @@ from shared.contracts.support import (
     EscalationRaised,
     RootCauseTag,
 )
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 from shared.runtime import build
+from shared.web.auth import issue
 from support_view import store
 from support_view.app import router
 from support_view.domain import causes

@@ -36,19 +36,19 @@ from fulfillment.handlers import ROUTES
 from fulfillment.scans import match
 from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES, STOCK_DRIFT, find, places_of
-from shared.auth import Tokens, issue
-from shared.consumer import Router
 from shared.contracts.base import FACTS, LineQuantity
 from shared.contracts.fulfillment import OpenedLine, shelf_key
 from shared.contracts.orders import Address, Hold, ShippingPreference
 from shared.contracts.partners import WarehouseGoodsReceived
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
-from shared.database import Pool
-from shared.envelope import Cause
-from shared.http import BodyLimit, CommandBus, install_problems, patiently
-from shared.parking import Record
-from shared.shell import Message
-from shared.timers import Timers
+from shared.messaging.consumer import Router
+from shared.messaging.database import Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.parking import Record
+from shared.messaging.shell import Message
+from shared.messaging.timers import Timers
+from shared.web.auth import Tokens, issue
+from shared.web.http import BodyLimit, CommandBus, install_problems, patiently
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 

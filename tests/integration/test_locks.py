@@ -11,13 +11,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from shared.auth import Role, issue
-from shared.http import CommandBus
-from shared.locks import LOCK_TIMEOUT, Locked, give_up_after, holders
-from shared.operations import UNPUBLISHED
-from shared.parking import waiting
+from shared.messaging.locks import LOCK_TIMEOUT, Locked, give_up_after, holders
+from shared.messaging.parking import waiting
+from shared.messaging.timers import RETRY, Timers
 from shared.runtime import build
-from shared.timers import RETRY, Timers
+from shared.web.auth import Role, issue
+from shared.web.http import CommandBus
+from shared.web.operations import UNPUBLISHED
 from tests.databases import AUTH_KEY
 from tests.integration.delivery import Bench, once, until
 from tests.integration.tally import FLOW, Add, add
@@ -228,7 +228,7 @@ def fire(key: str, name: str, at: datetime) -> Add:
 async def test_a_deadline_of_a_locked_key_waits_and_one_that_breaks_is_kept_with_its_fault_and_given_up_at_last(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.timers.GIVES_UP_AFTER", 2)
+    monkeypatch.setattr("shared.messaging.timers.GIVES_UP_AFTER", 2)
     await bench.commit(*(add(key, 1) for key in KEYS))
     await bench.pool.execute(
         """INSERT INTO deadlines (key, name, due_at) SELECT 'o' || n, 'check', now() FROM generate_series(5, 9) AS n

@@ -28,12 +28,12 @@ from notifications.mails import Mail, composed
 from notifications.sender import send_due
 from notifications.settings import NotificationsSettings
 from notifications.store import GAUGES, NOTIFICATIONS
-from shared.auth import Role, Tokens, issue
 from shared.contracts.base import FACTS, Fact
-from shared.database import Pool
-from shared.envelope import Cause
-from shared.http import CommandBus, install_problems
-from shared.shell import Message
+from shared.messaging.database import Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
+from shared.web.auth import Role, Tokens, issue
+from shared.web.http import CommandBus, install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.unit.notifications_story import LATER, NOON, PROMISED, backordered, captured, placed, shipped, slipped

@@ -14,15 +14,15 @@ from fastapi import FastAPI
 from orders.api import router
 from orders.domain.decide import Close, Command, RecordFact
 from orders.store import ORDERS
-from shared.auth import Tokens, issue
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts.base import FACTS, Fact, LineQuantity, TenderKind
-from shared.database import Pool
-from shared.envelope import Cause
-from shared.http import BodyLimit, CommandBus, install_problems
-from shared.shell import Message
-from shared.timers import Timers
+from shared.messaging.database import Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
+from shared.messaging.timers import Timers
+from shared.web.auth import Tokens, issue
+from shared.web.http import BodyLimit, CommandBus, install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
 

@@ -23,16 +23,16 @@ from payments.reconciliation import Auditor
 from payments.settings import PaymentsSettings
 from payments.store import PAYMENTS, Call
 from payments.work import Reconciler, Submitter
-from shared.auth import Tokens, issue
-from shared.consumer import Consumer, Router
 from shared.contracts.base import Fact, LineQuantity, PolicyRef, TenderKind
 from shared.contracts.fulfillment import Parcel, ShipmentShipped
 from shared.contracts.orders import Address, Customer, OrderConfirmed, OrderLine, OrderPlaced, TenderSpec
 from shared.contracts.returns import DueLine, ExchangeDifferenceDue, Resolution, ReturnRefundDue
-from shared.database import Pool
-from shared.http import BodyLimit, CommandBus, install_problems
-from shared.parking import Record
-from shared.timers import Timers
+from shared.messaging.consumer import Consumer, Router
+from shared.messaging.database import Pool
+from shared.messaging.parking import Record
+from shared.messaging.timers import Timers
+from shared.web.auth import Tokens, issue
+from shared.web.http import BodyLimit, CommandBus, install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
 from tests.unit.sandbox_world import KEY, PROCESSOR_SECRET, System, World, sandbox

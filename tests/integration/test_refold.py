@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 from structlog.testing import capture_logs
 
 from shared.contracts.base import Fact
-from shared.database import Pool
-from shared.refold import PAGE, Refold
-from shared.shell import Flow, Message, apply, read
+from shared.messaging.database import Pool
+from shared.messaging.refold import PAGE, Refold
+from shared.messaging.shell import Flow, Message, apply, read
 from tests.integration.tally import FLOW, Add, Tally, add, decide, evolve
 
 T = TypeVar("T", bound=Tally)

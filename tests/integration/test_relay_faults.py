@@ -11,8 +11,8 @@ import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from shared.relay import Pooled, Relay, release, withheld
-from shared.topics import PartitionsChanged
+from shared.messaging.relay import Pooled, Relay, release, withheld
+from shared.messaging.topics import PartitionsChanged
 from tests.integration.delivery import Bench, in_order, keys_by_partition, run, until
 from tests.integration.tally import add
 from tests.proxy import Proxy, as_a_pooler

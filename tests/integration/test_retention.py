@@ -10,10 +10,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from fulfillment.app import app as fulfillment
 from fulfillment.settings import FulfillmentSettings
-from shared.consumer import Consumer, Route, Router
 from shared.contracts.orders import OrderHoldPlaced
-from shared.parking import settle, waiting
-from shared.retention import BATCH, Retention, sizes
+from shared.messaging.consumer import Consumer, Route, Router
+from shared.messaging.parking import settle, waiting
+from shared.messaging.retention import BATCH, Retention, sizes
 from tests.databases import AUTH_KEY
 from tests.integration.counting import translate
 from tests.integration.delivery import Bench, until

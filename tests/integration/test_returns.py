@@ -21,8 +21,6 @@ from returns.domain.state import OrderReturns
 from returns.handlers import ROUTE
 from returns.settings import ReturnsSettings
 from returns.store import ORDER_RETURNS, ORDER_STATE, POLICIES
-from shared.auth import Tokens, issue
-from shared.consumer import Router
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts.base import FACTS, Fact, Input, schema_id
@@ -33,11 +31,13 @@ from shared.contracts.partners import (
     WarehouseItemsInspected,
     WarehouseParcelReceived,
 )
-from shared.database import Pool
-from shared.http import BodyLimit, CommandBus, install_problems
-from shared.parking import Parked, Record
+from shared.messaging.consumer import Router
+from shared.messaging.database import Pool
+from shared.messaging.parking import Parked, Record
+from shared.messaging.timers import Timers
 from shared.runtime import Running
-from shared.timers import Timers
+from shared.web.auth import Tokens, issue
+from shared.web.http import BodyLimit, CommandBus, install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
 from tests.returns_story import day, of, order_line, placed, policy

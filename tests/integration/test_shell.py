@@ -10,16 +10,16 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from shared.consumer import Consumer, Route, Router
 from shared.contracts.base import Fact
 from shared.contracts.orders import OrderHoldPlaced
-from shared.database import Pool
-from shared.envelope import Cause
-from shared.journal import LINKED, WORTH_COPYING, link
-from shared.machine import Invalid, NotAllowed
-from shared.operations import Redrive
-from shared.parking import Parked, Record, Waiting, waiting, waiting_keys
-from shared.shell import ITEMS_PER_YIELD, Db, Message, apply
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging.consumer import Consumer, Route, Router
+from shared.messaging.database import Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.journal import LINKED, WORTH_COPYING, link
+from shared.messaging.parking import Parked, Record, Waiting, waiting, waiting_keys
+from shared.messaging.shell import ITEMS_PER_YIELD, Db, Message, apply
+from shared.web.operations import Redrive
 from tests.backends import Backends
 from tests.databases import settings_for
 from tests.integration.tally import FLOW, Add, Tally, add, cause, decide, raw, record
@@ -356,7 +356,7 @@ async def test_a_redrive_that_breaks_a_law_again_tells_what_is_before_it_and_no_
 async def test_a_partners_ids_are_its_own(pool: Pool) -> None:
     same = str(uuid4())
     ids = [raw(b"a", b"{}", 0, id=same, headers={"ce_source": source}).headers for source in (b"wms-1", b"wms-2")]
-    from shared.envelope import context_of
+    from shared.messaging.envelope import context_of
 
     first, second = (context_of(b"a", headers).message_id for headers in ids)
     assert first != second

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from shared.auth import Tokens, issue
+from shared.web.auth import Tokens, issue
 from support_view.app import built
 from support_view.sign_in import SESSION, UNDER_WAY, Provider
 from tests.backends import Backends

@@ -14,10 +14,10 @@ import asyncpg
 import httpx
 import pytest
 
-from shared.auth import issue
 from shared.contracts.fulfillment import StockReceived
-from shared.parking import Record
-from shared.shell import StateCache
+from shared.messaging.parking import Record
+from shared.messaging.shell import StateCache
+from shared.web.auth import issue
 from support_view import api, store
 from support_view.app import built
 from support_view.handlers import process

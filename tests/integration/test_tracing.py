@@ -17,14 +17,14 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import BaseModel
 
-from shared.auth import Role, issue
-from shared.consumer import Route
 from shared.contracts.orders import OrderHoldPlaced
-from shared.database import Pool
-from shared.envelope import Cause
-from shared.http import CommandRequest, asks
+from shared.messaging.consumer import Route
+from shared.messaging.database import Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
 from shared.runtime import build
-from shared.shell import Message
+from shared.web.auth import Role, issue
+from shared.web.http import CommandRequest, asks
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.integration.tally import FLOW, Add

@@ -34,7 +34,7 @@ from shared.contracts.base import Bucket, LineQuantity
 from shared.contracts.fulfillment import Scan
 from shared.contracts.orders import Address, BackorderChoice, Hold, ShippingPreference
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.unit.fulfillment_world import NOON, POLICY, World, days, where
 
 STATE = TypeAdapter(OrderFulfillment)

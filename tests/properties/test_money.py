@@ -7,7 +7,7 @@ from babel.numbers import format_currency, get_currency_precision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.money import MAX_MINOR, cumulative, exponent, format_minor, known_currencies, largest_remainder
+from shared.core.money import MAX_MINOR, cumulative, exponent, format_minor, known_currencies, largest_remainder
 
 amounts = st.integers(min_value=0, max_value=MAX_MINOR)
 

@@ -17,7 +17,7 @@ from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts.base import FACTS, Bucket, Fact, LineQuantity, TenderKind
 from shared.contracts.orders import Address, Customer, Hold, OrderLinesCancelled, ShippingPreference
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 POLICIES = [OrderPolicy("orders", 1, datetime(2000, 1, 1, tzinfo=timezone.utc), timedelta(days=60))]

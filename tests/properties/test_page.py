@@ -25,7 +25,6 @@ from notifications.domain.state import OrderNotifications, Status, evolve
 from notifications.mails import composed
 from orders.domain.decide import Place
 from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
-from shared.auth import Caller, Role
 from shared.contracts.base import Bucket, PolicyRef, TenderKind
 from shared.contracts.notifications import (
     NotificationFailed,
@@ -37,7 +36,8 @@ from shared.contracts.orders import ShippingPreference
 from shared.contracts.partners import WarehouseGoodsReceived
 from shared.contracts.returns import ReturnResolved
 from shared.contracts.support import CaseOpened, CaseResolved, Clocks
-from shared.money import format_minor
+from shared.core.money import format_minor
+from shared.web.auth import Caller, Role
 from support_view.actions import attended, of_cases, offered
 from support_view.api import Findings, Found, OrderView, Timeline, entry_of
 from support_view.casework_api import CaseEntry, CaseOut, Cases, CaseStory, EscalationOut, Queue, Work

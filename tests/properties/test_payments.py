@@ -44,8 +44,8 @@ from payments.reconciliation import compare
 from payments.store import STATE, Booked, OurBooks
 from shared.contracts.base import Fact, TenderKind
 from shared.contracts.payments import MovementKind, OperationKind, RefundChannel, RefundKind, RefundLine, UnitsChange
-from shared.machine import Invalid, NotAllowed
-from shared.money import largest_remainder
+from shared.core.machine import Invalid, NotAllowed
+from shared.core.money import largest_remainder
 from tests.unit.payments_story import ACCOUNT, NOON, Story, approval, line, opening, paid, routing, tender, units
 
 KINDS = list(TenderKind)

@@ -63,8 +63,8 @@ from shared.contracts.returns import (
     ReturnRefundDue,
     ReturnRequested,
 )
-from shared.machine import Invalid, Machine, NotAllowed
-from shared.money import cumulative
+from shared.core.machine import Invalid, Machine, NotAllowed
+from shared.core.money import cumulative
 from tests.returns_story import (
     LINES,
     Story,

@@ -18,7 +18,7 @@ from returns.domain.rma import RETURN
 from shared.contracts import FACTS, Fact, OrderFact
 from shared.contracts.payments import OperationKind, PaymentOperationUnknown, RefundChannel
 from shared.contracts.support import SupportFact
-from shared.machine import Machine
+from shared.core.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
 from support_view.domain.signals_by_fact import causes_in
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange

@@ -41,7 +41,6 @@ from returns.domain.policies import Policies as ReturnPolicies
 from returns.domain.state import OrderReturns
 from returns.handlers import ROUTE as RETURNS_ROUTE
 from returns.store import ORDER_RETURNS
-from shared.consumer import Route
 from shared.contracts.base import Fact, TenderKind
 from shared.contracts.fulfillment import (
     BackorderCreated,
@@ -56,9 +55,10 @@ from shared.contracts.orders import BackorderChoice
 from shared.contracts.partners import PartnerMessage
 from shared.contracts.payments import MovementKind, OperationKind, PaymentAnomalyDetected, RefundChannel, RefundKind
 from shared.contracts.returns import InspectionRule, Resolution, ReturnPolicy
-from shared.envelope import Cause
-from shared.machine import Invalid, NotAllowed
-from shared.shell import Flow, Message
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging.consumer import Route
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Flow, Message
 
 NOON: Final = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)
 EVER: Final = datetime(2000, 1, 1, tzinfo=timezone.utc)

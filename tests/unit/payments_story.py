@@ -18,7 +18,7 @@ from shared.contracts.base import Fact, LineQuantity, TenderKind
 from shared.contracts.orders import TenderSpec
 from shared.contracts.payments import PayableLine, PayoutAccount, RefundChannel, RefundKind, UnitsChange
 from shared.contracts.returns import ClaimOpened, ReturnReason
-from shared.envelope import Cause, Undecodable
+from shared.messaging.envelope import Cause, Undecodable
 
 NOON = datetime(2026, 5, 4, 12, tzinfo=timezone.utc)
 EPOCH = datetime(2000, 1, 1, tzinfo=timezone.utc)

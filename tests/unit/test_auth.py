@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 from pydantic import ValidationError
 
-from shared import auth
-from shared.auth import BadToken, KeysAway, Provider, Role, Tokens, issue
-from shared.settings import Settings
+from shared.settings import Provider, Settings
+from shared.web import auth
+from shared.web.auth import BadToken, KeysAway, Role, Tokens, issue
 
 KEY = "a key for tests, at least thirty-two bytes long"
 PROVIDER = Provider("https://id.example/keys", "https://id.example", "oms", "realm_access.roles")

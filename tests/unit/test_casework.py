@@ -25,7 +25,7 @@ from shared.contracts.support import (
     EscalationRaised,
     RootCauseTag,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from support_view.domain.business import Calendar, Hours, Patience, Unit, after, between, over_at
 from support_view.domain.cases import CaseStatus, Support, deadlines, evolve, invariants
 from support_view.domain.casework import (

@@ -69,7 +69,7 @@ from shared.contracts.support import (
     RootCauseTag,
     RootCauseTagged,
 )
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 from support_view.domain.cases import Support, evolve, invariants
 from support_view.domain.casework import Around, Command, FindCauses, decide
 from support_view.domain.causes import RULES, EvidencedCause, Found, OverrideCause, WithdrawOverride, find

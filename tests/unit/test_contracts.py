@@ -10,7 +10,7 @@ from ops.docs import incompatibilities
 from shared.contracts import FACTS
 from shared.contracts.base import OrderId
 from shared.contracts.orders import OrderHoldPlaced
-from shared.envelope import Undecodable, context_of, fact_of, type_of
+from shared.messaging.envelope import Undecodable, context_of, fact_of, type_of
 
 HEADERS = {
     "ce_id": b"0198c2f0-0000-7000-8000-000000000001",

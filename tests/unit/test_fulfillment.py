@@ -25,7 +25,7 @@ from fulfillment.domain.stock import Shelf
 from fulfillment.domain.tracking import ShipmentStatus
 from shared.contracts import fulfillment as f
 from shared.contracts.orders import Hold, ShippingPreference
-from shared.machine import Invalid, Machine, NotAllowed
+from shared.core.machine import Invalid, Machine, NotAllowed
 from tests.unit.fulfillment_world import NOON, World, days, lines, of, types, where
 
 

@@ -6,7 +6,7 @@ from fulfillment.domain.decide import Cancel, NoteClaim, Replace, ReportMissing,
 from fulfillment.domain.stock import Shelf
 from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.unit.fulfillment_world import World, days, lines, of, shipped
 
 

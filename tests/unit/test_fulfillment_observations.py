@@ -21,7 +21,7 @@ from shared.contracts import fulfillment as f
 from shared.contracts.base import Bucket, Fact
 from shared.contracts.fulfillment import Scan
 from shared.contracts.orders import Hold
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.unit.fulfillment_world import World, days, lines, of, types
 
 

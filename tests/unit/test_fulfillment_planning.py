@@ -13,7 +13,7 @@ from fulfillment.domain.state import deadlines
 from fulfillment.domain.stock import Shelf, Stock, evolve_context
 from shared.contracts import fulfillment as f
 from shared.contracts.orders import BackorderChoice, ShippingPreference
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 from tests.unit.fulfillment_world import NOON, POLICY, World, days, lines, of, types, where
 
 COMPLETE_ONLY = ShippingPreference(rule="complete_only")

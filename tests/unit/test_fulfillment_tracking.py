@@ -8,7 +8,7 @@ from fulfillment.domain.decide import Pack, Recall, Track
 from fulfillment.domain.stock import Shelf
 from fulfillment.domain.tracking import ShipmentStatus, standing
 from shared.contracts import fulfillment as f
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.unit.fulfillment_world import NOON, World, days, lines, shipped, types
 
 

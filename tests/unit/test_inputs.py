@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from pydantic import BaseModel, Field, ValidationError, create_model
 
-from shared.card_numbers import has_card_number, masked
 from shared.contracts.base import WRITTEN_KIB, Input, Observation, Reply
-from shared.envelope import Undecodable, context_of, data_of
-from shared.errors import PATTERNS, RULES, problems_of
+from shared.core.card_numbers import has_card_number, masked
+from shared.core.errors import PATTERNS, RULES, problems_of
+from shared.messaging.envelope import Undecodable, context_of, data_of
 from shared.settings import Settings
 from support_view.casework_api import CrmContact
 

@@ -6,7 +6,7 @@ import sys
 TWO_CONFIGURATIONS = """
 from structlog import get_logger
 from structlog.testing import capture_logs
-from shared.logs import configure
+from shared.web.logs import configure
 
 log = get_logger()
 configure("orders", "info")

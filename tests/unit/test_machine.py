@@ -7,7 +7,7 @@ import pytest
 
 from ops.docs import machines
 from shared.contracts.orders import OrderClosed, OrderCompleted, OrderPlaced
-from shared.machine import Machine, NotAllowed, remembering_last_fold, replace
+from shared.core.machine import Machine, NotAllowed, remembering_last_fold, replace
 
 
 class Light(StrEnum):

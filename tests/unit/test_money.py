@@ -6,7 +6,15 @@ import iso4217
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from shared.money import ActiveCountry, ActiveCurrency, Money, cumulative, exponent, format_minor, largest_remainder
+from shared.core.money import (
+    ActiveCountry,
+    ActiveCurrency,
+    Money,
+    cumulative,
+    exponent,
+    format_minor,
+    largest_remainder,
+)
 
 OF_ISO = {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
 

@@ -20,7 +20,7 @@ from shared.contracts.notifications import (
     NotificationCorrectionSent,
     NotificationKind,
 )
-from shared.machine import Invalid, replace
+from shared.core.machine import Invalid, replace
 from tests.unit.notifications_story import (
     LATER,
     LEGS,

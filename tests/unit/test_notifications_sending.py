@@ -34,7 +34,7 @@ from shared.contracts.notifications import (
     NotificationSuppressed,
     NotificationSuppressionRequested,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.unit.notifications_story import (
     LATER,
     NOON,

@@ -7,7 +7,6 @@ from typing import Final
 
 import pytest
 
-from shared.auth import Caller, Role
 from shared.contracts import Fact
 from shared.contracts.base import Bucket, LineQuantity, PolicyRef
 from shared.contracts.fulfillment import (
@@ -62,6 +61,7 @@ from shared.contracts.returns import (
 )
 from shared.contracts.returns import ReceivedLine as Received
 from shared.contracts.support import EscalationAcknowledged, EscalationCleared, EscalationRaised
+from shared.web.auth import Caller, Role
 from support_view.actions import offered
 from support_view.api import OrderView
 from support_view.domain import cases

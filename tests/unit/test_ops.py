@@ -23,7 +23,7 @@ from ops.paths import LOOPBACK, AlreadyLocked, Ports, locked
 from ops.pins import with_pins
 from ops.system import DECIDING
 from ops.verify import Mark, Marks, Verification
-from shared.auth import Role, verify
+from shared.web.auth import Role, verify
 
 
 def test_a_port_that_is_taken_gives_way_to_a_free_one() -> None:

@@ -13,7 +13,6 @@ from orders.domain.policy import in_force
 from orders.domain.progress import RECORDED
 from orders.domain.rollups import rollups
 from orders.domain.state import ORDER, Status, deadlines
-from shared.card_numbers import has_card_number
 from shared.contracts import fulfillment as f
 from shared.contracts import payments as p
 from shared.contracts.base import Fact
@@ -32,7 +31,8 @@ from shared.contracts.orders import (
     OrderReopened,
     ShippingPreference,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.card_numbers import has_card_number
+from shared.core.machine import Invalid, NotAllowed
 from tests.unit.orders_story import (
     HOME,
     NOON,

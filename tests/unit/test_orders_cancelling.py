@@ -16,7 +16,7 @@ from shared.contracts.orders import (
     OrderLinesCancelled,
     OrderRejected,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.unit.orders_story import (
     Story,
     allocated,

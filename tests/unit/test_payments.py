@@ -19,7 +19,7 @@ from payments.store import STATE, Booked, BookedDispute, OurBooks
 from shared.contracts import payments as p
 from shared.contracts.base import TenderKind
 from shared.contracts.payments import OperationKind, RefundLine
-from shared.machine import Invalid, Machine
+from shared.core.machine import Invalid, Machine
 from tests.unit.payments_story import (
     CARD,
     EPOCH,

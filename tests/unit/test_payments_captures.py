@@ -18,8 +18,8 @@ from shared.contracts.fulfillment import ShipmentShipped
 from shared.contracts.orders import CancelledValue, OrderLinesCancelled
 from shared.contracts.payments import RefundKind, RefundLine, UnitsChange
 from shared.contracts.returns import ReturnReason
-from shared.envelope import Cause, Undecodable
-from shared.machine import NotAllowed
+from shared.core.machine import NotAllowed
+from shared.messaging.envelope import Cause, Undecodable
 from tests.unit.payments_story import (
     CARD,
     GIFT,

@@ -16,8 +16,8 @@ from shared.contracts.base import TenderKind
 from shared.contracts.orders import TenderSpec
 from shared.contracts.payments import RefundChannel, RefundKind, RefundLine
 from shared.contracts.returns import RecoveryChargeRequested
-from shared.envelope import Cause, Undecodable
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging.envelope import Cause, Undecodable
 from tests.unit.payments_story import CARD, GIFT, NOON, Story, line, opening, paid, tender
 
 

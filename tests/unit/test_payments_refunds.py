@@ -24,8 +24,8 @@ from shared.contracts import payments as p
 from shared.contracts.base import TenderKind
 from shared.contracts.payments import RefundChannel, RefundKind, RefundLine, UnitsChange
 from shared.contracts.returns import ReturnReason
-from shared.machine import Invalid, NotAllowed
-from shared.money import cumulative
+from shared.core.machine import Invalid, NotAllowed
+from shared.core.money import cumulative
 from tests.unit.payments_story import (
     ACCOUNT,
     CARD,

@@ -44,7 +44,7 @@ from shared.contracts.returns import (
     ReturnSentToReview,
     ReturnUnexpectedItemReceived,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.returns_story import (
     RMA1,
     V1,

@@ -11,8 +11,8 @@ from returns.handlers import ROUTE
 from shared.contracts.base import LineQuantity
 from shared.contracts.fulfillment import ShipmentReturnedToSender
 from shared.contracts.returns import ClaimResolved, ExchangeReleased, ReturnDeclined, ReturnReason, ReturnRefundDue
-from shared.envelope import Cause
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging.envelope import Cause
 from tests.returns_story import (
     RMA1,
     Story,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from returns.api import evidence_form
 from returns.domain.evidence import AttachEvidence, media_type
 from shared.contracts.returns import ReturnEvidenceAttached
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 from tests.returns_story import RMA1, asking, day, delivered, only
 
 

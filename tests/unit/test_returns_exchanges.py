@@ -16,7 +16,7 @@ from shared.contracts.returns import (
     ReturnRefundDue,
     ReturnResolved,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.returns_story import (
     RMA1,
     Story,

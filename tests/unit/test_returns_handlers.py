@@ -8,7 +8,7 @@ from returns.handlers import moved
 from shared.contracts.base import LineQuantity
 from shared.contracts.fulfillment import ShipmentDelivered, SubstitutedUnits
 from shared.contracts.returns import RecordedUnits
-from shared.envelope import Cause
+from shared.messaging.envelope import Cause
 
 AT = datetime(2026, 6, 3, tzinfo=timezone.utc)
 

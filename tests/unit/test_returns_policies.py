@@ -24,7 +24,7 @@ from shared.contracts.returns import (
     ReturnReason,
     WindowTier,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.returns_story import (
     NOON,
     RULES,

@@ -43,7 +43,7 @@ from shared.contracts.returns import (
     ReturnUnexpectedItemSettled,
     ReturnUnitsRecorded,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.returns_story import (
     RMA1,
     Story,

@@ -35,7 +35,7 @@ from shared.contracts.returns import (
     ReturnResolved,
     ReturnUnexpectedItemReceived,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.returns_story import (
     RMA1,
     Story,

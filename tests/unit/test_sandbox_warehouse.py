@@ -30,7 +30,7 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import Address, Hold
 from shared.contracts.partners import WAREHOUSE_MESSAGES, CarrierScan, ReturnScan
-from shared.envelope import context_of, data_of
+from shared.messaging.envelope import context_of, data_of
 from tests.telling import Telling, record_of
 from tests.unit.sandbox_world import World, sandbox
 

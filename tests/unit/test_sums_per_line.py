@@ -19,7 +19,7 @@ from returns.handlers import summed
 from shared.contracts.base import LineQuantity, TenderKind
 from shared.contracts.partners import PartnerLine
 from shared.contracts.returns import ReturnReason
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from tests.returns_story import asking, day, delivered, looked_at, parcel
 from tests.unit import fulfillment_world, orders_story, payments_story
 

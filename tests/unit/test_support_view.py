@@ -67,7 +67,7 @@ from shared.contracts.returns import (
     Verdict,
     Why,
 )
-from shared.envelope import Undecodable
+from shared.messaging.envelope import Undecodable
 from support_view.api import links_of
 from support_view.domain.returns import ReverseBucket
 from support_view.domain.timeline import Entry, Place, Words, arrange

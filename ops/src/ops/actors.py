@@ -18,7 +18,7 @@ from standardwebhooks import Webhook
 
 from ops.endpoints import Endpoints
 from ops.keys import Keys
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 
 PATIENCE_S: Final = 90.0
 POLL_S: Final = 0.1

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from ops.endpoints import NotGiven, Place, place, signing_key
 from ops.paths import state_folder
 from ops.system import DECIDING
-from shared.auth import Role, issue
+from shared.web.auth import Role, issue
 
 PAGE: Final = 1000
 

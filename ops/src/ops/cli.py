@@ -37,9 +37,9 @@ from ops.system import DECIDING, SERVICES, AlreadyUp, Given, bring_down, running
 from ops.topics import TopicsWrong, ensure_topics
 from ops.verify import Marks, Verification
 from ops.withheld import app as withheld
-from shared.auth import Role, issue
-from shared.database import OUTAGES
-from shared.shell import freeze_gc
+from shared.messaging.database import OUTAGES
+from shared.messaging.shell import freeze_gc
+from shared.web.auth import Role, issue
 
 FAILED: Final = 1
 NOT_UP: Final = 3

@@ -17,8 +17,8 @@ from pydantic import Field, ValidationError
 from ops.keys import kept_keys
 from ops.paths import LOOPBACK
 from ops.supervision import Report, StartFailed
-from shared.auth import BadToken, Role, issue, verify
 from shared.contracts.base import Input
+from shared.web.auth import BadToken, Role, issue, verify
 
 REQUEST_S: Final = 5.0
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from ops.actors import Actors, Refused, StoryFailed, View
 from ops.endpoints import Endpoints
 from ops.stories import STORIES, Story
-from shared.auth import Role
+from shared.web.auth import Role
 from support_view.metrics.api import Amounts
 from support_view.metrics.pages import headline
 

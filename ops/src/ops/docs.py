@@ -20,7 +20,7 @@ from ops.topics import TOPICS
 from sandbox.faults import FAULTS, MAIL_FAULTS
 from shared.contracts.base import Fact, facts_of, schema_id
 from shared.contracts.partners import WAREHOUSE_MESSAGES
-from shared.machine import Machine
+from shared.core.machine import Machine
 from support_view.metrics.definitions import FIGURES
 
 ROOT: Final = Path(__file__).parents[3]

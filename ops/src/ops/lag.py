@@ -27,10 +27,10 @@ from ops.endpoints import NotGiven, Place, place
 from ops.paths import state_folder
 from ops.system import DECIDING
 from ops.topics import PARTITIONS, TopicsWrong, expiring
-from shared.consumer import WHERE_TO_READ
-from shared.database import OUTAGES
-from shared.operations import UNPUBLISHED
+from shared.messaging.consumer import WHERE_TO_READ
+from shared.messaging.database import OUTAGES
 from shared.settings import brokers_in
+from shared.web.operations import UNPUBLISHED
 
 HOLES: Final = "SELECT count(*) FROM sections WHERE waiting <> '{}'"
 ANSWER_S: Final = 10.0

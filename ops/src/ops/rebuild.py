@@ -13,7 +13,7 @@ from ops.admin_client import AsJson, console, errors
 from ops.endpoints import place
 from ops.paths import state_folder
 from ops.system import DECIDING
-from shared.shell import freeze_gc
+from shared.messaging.shell import freeze_gc
 from support_view.rebuild import SHOWN, Parity, Rebuild, Refused, Report
 
 T = TypeVar("T")

@@ -16,11 +16,11 @@ from aiokafka import AIOKafkaConsumer
 
 from ops.actors import PATIENCE_S, POLL_S, Actors, Refused, View
 from ops.databases import database_url
-from shared.auth import Role
+from shared.core.money import cumulative
+from shared.messaging.parking import Record
 from shared.migrations.__main__ import migrate
-from shared.money import cumulative
-from shared.parking import Record
 from shared.settings import brokers_in
+from shared.web.auth import Role
 from support_view.api import read_story, read_timeline, view_of
 from support_view.handlers import TOPICS, process
 

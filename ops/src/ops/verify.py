@@ -37,11 +37,11 @@ from ops.open_work import contradicted_shelves, refused_observations, unattended
 from ops.paths import locked, write_whole
 from ops.system import DECIDING
 from ops.topics import expiring, whole_topic
-from shared.auth import Role, issue
 from shared.contracts.base import FACTS
 from shared.contracts.fulfillment import SHELF, StockFact
-from shared.journal import LINKED, link, link_first_form
-from shared.shell import Flow
+from shared.messaging.journal import LINKED, link, link_first_form
+from shared.messaging.shell import Flow
+from shared.web.auth import Role, issue
 from support_view.rebuild import HORIZON
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

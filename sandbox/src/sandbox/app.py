@@ -23,10 +23,10 @@ from sandbox.notices import Courier, Endpoint, Receiver
 from sandbox.settings import Settings
 from sandbox.streams import Streams
 from sandbox.warehouse import Warehouse
-from shared.http import PROBLEMS, BodyLimit, install_problems, problem
-from shared.logs import configure, configure_under_server
 from shared.runtime import Readiness
 from shared.settings import brokers_in
+from shared.web.http import PROBLEMS, BodyLimit, install_problems, problem
+from shared.web.logs import configure, configure_under_server
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ from sandbox.faults import FAULTS, GOOD, Answer, Fault, Kind, Notices, Sequel, f
 from sandbox.ledger import UnknownSubject, new_id
 from sandbox.notices import Receiver, enqueue
 from shared.contracts.base import Model, TenderKind
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 
 SCHEMA = """
 create table if not exists authorizations (

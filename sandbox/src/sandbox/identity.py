@@ -27,7 +27,7 @@ from pydantic import BaseModel, Field
 
 from sandbox.ledger import AtLedger
 from sandbox.settings import Chosen, Settings
-from shared.auth import Role
+from shared.web.auth import Role
 
 SCHEMA = """
 create table if not exists identity_keys (

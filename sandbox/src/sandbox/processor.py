@@ -21,8 +21,8 @@ from sandbox.ledger import AtLedger
 from sandbox.notices import Notice, Receiver, notices_about, release
 from sandbox.settings import Chosen
 from shared.contracts.base import Id, Input, Model, TenderKind, Text
-from shared.http import IdempotencyKey, Problem
-from shared.money import MAX_MINOR, Currency
+from shared.core.money import MAX_MINOR, Currency
+from shared.web.http import IdempotencyKey, Problem
 
 
 def _utc(instant: datetime) -> datetime:

@@ -60,9 +60,9 @@ from shared.contracts.partners import (
     WarehouseShortPicked,
     WarehouseUnexpectedItem,
 )
-from shared.envelope import Undecodable, context_of, data_of, type_of
-from shared.http import OccurredAt, business_time
-from shared.machine import NotAllowed
+from shared.core.machine import NotAllowed
+from shared.messaging.envelope import Undecodable, context_of, data_of, type_of
+from shared.web.http import OccurredAt, business_time
 
 log = structlog.get_logger()
 

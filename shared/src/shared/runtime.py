@@ -27,24 +27,32 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from pydantic import BaseModel, Field
 from starlette.types import Scope
 
-from shared import metrics, operations
-from shared.auth import Tokens
-from shared.consumer import CaughtUp, Consumer, Process, Route, Router
-from shared.database import OUTAGES, Pool, connect
-from shared.http import PROBLEMS, BodyLimit, CommandBus, Requests, check_parameters, document_problems, install_problems
-from shared.locks import LOCK_TIMEOUT
-from shared.logs import configure, configure_under_server
-from shared.metrics import Gauge
-from shared.operations import LOCKED
-from shared.refold import Refold
-from shared.relay import Relay, stopped_within
-from shared.retention import Retention, Rule
+from shared.messaging.consumer import CaughtUp, Consumer, Process, Route, Router
+from shared.messaging.database import OUTAGES, Pool, connect
+from shared.messaging.locks import LOCK_TIMEOUT
+from shared.messaging.refold import Refold
+from shared.messaging.relay import Relay, stopped_within
+from shared.messaging.retention import Retention, Rule
+from shared.messaging.shell import Db, Flow, freeze_gc
+from shared.messaging.timers import Fire, Timers
 from shared.settings import Settings
-from shared.shell import Db, Flow, freeze_gc
-from shared.timers import Fire, Timers
+from shared.web import metrics, operations
+from shared.web.auth import Tokens
+from shared.web.http import (
+    PROBLEMS,
+    BodyLimit,
+    CommandBus,
+    Requests,
+    check_parameters,
+    document_problems,
+    install_problems,
+)
+from shared.web.logs import configure, configure_under_server
+from shared.web.metrics import Gauge
+from shared.web.operations import LOCKED
 
 if TYPE_CHECKING:
-    from shared.tracing import Tracing
+    from shared.web.tracing import Tracing
 
 log = structlog.get_logger()
 
@@ -299,7 +307,7 @@ def build(
         dependencies=[Depends(check_parameters)],
         responses=PROBLEMS,
         redoc_url=None,
-        # Spans are ours (`shared.tracing`), and so are the metrics; asking the framework's each time costs every request.
+        # Spans are ours (`shared.web.tracing`), and so are the metrics; asking the framework's each time costs every request.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     install_problems(app)
@@ -320,7 +328,7 @@ def _tracing(name: str, settings: Settings) -> "Tracing | None":
     if settings.traces_url is None:
         return None
     try:
-        from shared.tracing import Tracing, otlp
+        from shared.web.tracing import Tracing, otlp
     except ImportError as error:
         raise ImportError("OMS_TRACES_URL needs the extra `traces` of the service's package") from error
     return Tracing(name, otlp(str(settings.traces_url)), settings.traces_share)

@@ -1,16 +1,25 @@
 """Settings, from the environment only, prefix `OMS_`; a missing or bad one stops the process with its name."""
 
 from base64 import b64decode, b64encode
+from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, Field, HttpUrl, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from shared.auth import Provider
-
 EXAMPLE: Final = "for-this-machine-only"
 """What every secret of the published demo says, in plain text or in base64: `ops/compose/demo.env`."""
 _EXAMPLES: Final = (EXAMPLE, b64encode(EXAMPLE.encode()).decode())
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """An identity provider (OpenID Connect): where its keys are, and what its tokens must say."""
+
+    jwks_url: str
+    issuer: str
+    audience: str
+    roles_claim: str
 
 
 def brokers_in(text: str) -> list[str]:

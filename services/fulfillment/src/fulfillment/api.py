@@ -18,14 +18,14 @@ from fulfillment.domain.tracking import ShipmentStatus, standing
 from fulfillment.handlers import units
 from fulfillment.settings import FulfillmentSettings
 from fulfillment.store import ORDERS, SHELVES
-from shared.auth import Caller, Role
 from shared.contracts import base
 from shared.contracts.base import Bucket, Fact, Id, Input, Observation, Quantity, Text
 from shared.contracts.fulfillment import Scan, StockCounted, StockDiscrepancyRecorded, shelf_key
 from shared.contracts.orders import Hold, ShippingPreference
 from shared.contracts.partners import CarrierScan, ParcelTracking, PartnerLine, WarehouseParcel
-from shared.envelope import observed_time
-from shared.http import (
+from shared.messaging.envelope import observed_time
+from shared.web.auth import Caller, Role
+from shared.web.http import (
     CommandRequest,
     Commands,
     OccurredAt,

@@ -14,10 +14,10 @@ from fulfillment import store
 from fulfillment.domain.decide import Command, Fill
 from fulfillment.domain.stock import Place
 from fulfillment.store import ORDERS, InQueue
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message, apply
 from shared.runtime import Running
-from shared.shell import Message, apply
 
 log = structlog.get_logger()
 

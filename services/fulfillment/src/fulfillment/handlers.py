@@ -25,7 +25,6 @@ from fulfillment.domain.decide import (
 )
 from fulfillment.domain.shelf import Expect, Receive, ShelfCommand
 from fulfillment.store import ORDERS, SHELVES
-from shared.consumer import Route
 from shared.contracts.base import LineQuantity, OrderFact
 from shared.contracts.fulfillment import OpenedLine, shelf_key
 from shared.contracts.orders import (
@@ -57,8 +56,9 @@ from shared.contracts.returns import (
     ReturnItemsInspected,
     ReturnReason,
 )
-from shared.envelope import Cause
-from shared.shell import Message
+from shared.messaging.consumer import Route
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
 
 ToldOrder: TypeAlias = Message[Command]
 

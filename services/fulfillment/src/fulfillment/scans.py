@@ -18,11 +18,11 @@ from fulfillment import store
 from fulfillment.domain.decide import Command, Track
 from fulfillment.store import ORDERS
 from shared.contracts.fulfillment import Scan
-from shared.database import OUTAGES
-from shared.http import CommandBus, webhook_cause
-from shared.retention import Rule
+from shared.messaging.database import OUTAGES
+from shared.messaging.retention import Rule
+from shared.messaging.shell import Message
 from shared.runtime import Running
-from shared.shell import Message
+from shared.web.http import CommandBus, webhook_cause
 
 log = structlog.get_logger()
 

@@ -45,8 +45,8 @@ from shared.contracts.fulfillment import (
     StockRestocked,
     shelf_key,
 )
-from shared.database import Pool, transposed
-from shared.shell import Db, Flow, LockedAggregate, Message
+from shared.messaging.database import Pool, transposed
+from shared.messaging.shell import Db, Flow, LockedAggregate, Message
 
 ScanKey: TypeAlias = tuple[str, str, str, datetime]
 """Carrier, tracking, code, time: what makes a scan the same scan."""

@@ -13,13 +13,13 @@ from notifications.domain.decide import Command, RecordBounce, RecordDelivery, R
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.state import AUDIENCE, OrderNotifications, Status
 from notifications.store import NOTIFICATIONS, find, of_message, policies
-from shared.auth import Caller, Role
 from shared.contracts import base
 from shared.contracts.base import Fact, Id, Input, Observation, Remark, Text
 from shared.contracts.notifications import Corrected, NotificationKind, Statement
-from shared.envelope import observed_time
-from shared.http import CommandRequest, Commands, SignedBody, asks, needs, read_signed, signed, webhook_cause
-from shared.shell import Message
+from shared.messaging.envelope import observed_time
+from shared.messaging.shell import Message
+from shared.web.auth import Caller, Role
+from shared.web.http import CommandRequest, Commands, SignedBody, asks, needs, read_signed, signed, webhook_cause
 
 log = structlog.get_logger()
 router = APIRouter(tags=["notifications"])

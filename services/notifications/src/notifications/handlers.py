@@ -4,10 +4,10 @@ from typing import Final
 
 from notifications.domain.decide import RECORDED, RecordFact
 from notifications.store import NOTIFICATIONS
-from shared.consumer import Route
 from shared.contracts.base import Fact
-from shared.envelope import Cause
-from shared.shell import Message
+from shared.messaging.consumer import Route
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
 
 
 def record(fact: Fact, cause: Cause) -> Message[RecordFact]:

@@ -39,7 +39,7 @@ from shared.contracts.notifications import (
 from shared.contracts.orders import BackorderChoice, Hold
 from shared.contracts.payments import RefundChannel
 from shared.contracts.returns import InspectionOutcome, Resolution
-from shared.money import format_minor
+from shared.core.money import format_minor
 
 _TENDERS: Final = {
     TenderKind.CARD: "to your card",

@@ -17,11 +17,11 @@ from notifications.gateway import CONNECTIONS, MailServer, NotNow, RefusedForGoo
 from notifications.mails import Mail, composed
 from notifications.settings import NotificationsSettings
 from notifications.store import NOTIFICATIONS, Due
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause
-from shared.http import CommandBus
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Db, Message, read, yielding_every
 from shared.runtime import Running
-from shared.shell import Db, Message, read, yielding_every
+from shared.web.http import CommandBus
 
 log = structlog.get_logger()
 

@@ -13,9 +13,9 @@ from notifications.domain.decide import Command, Outbox, decide, evolve_context
 from notifications.domain.policy import SendingPolicy
 from notifications.domain.state import AUDIENCE, Notification, OrderNotifications, Status, evolve, invariants
 from shared.contracts.notifications import NotificationCoalesced, NotificationKind
-from shared.database import Pool
-from shared.metrics import Gauge
-from shared.shell import Db, Flow, LockedAggregate, Message, StateCache
+from shared.messaging.database import Pool
+from shared.messaging.shell import Db, Flow, LockedAggregate, Message, StateCache
+from shared.web.metrics import Gauge
 
 STATE: Final = TypeAdapter(OrderNotifications)
 

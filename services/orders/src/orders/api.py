@@ -20,7 +20,6 @@ from orders.domain.placement import LineRequest, PlacementRequest, TenderRequest
 from orders.domain.rollups import Rollups, rollups
 from orders.domain.state import Order, Status
 from orders.store import ORDERS, find, is_known
-from shared.auth import Caller, Role
 from shared.contracts.base import (
     Bucket,
     Id,
@@ -44,9 +43,10 @@ from shared.contracts.orders import (
     TenderStep,
     masked_email,
 )
-from shared.http import CommandRequest, OccurredAt, asks, business_time, needs
-from shared.machine import Invalid
-from shared.money import ActiveCountry, ActiveCurrency, Minor
+from shared.core.machine import Invalid
+from shared.core.money import ActiveCountry, ActiveCurrency, Minor
+from shared.web.auth import Caller, Role
+from shared.web.http import CommandRequest, OccurredAt, asks, business_time, needs
 
 router = APIRouter(tags=["orders"])
 

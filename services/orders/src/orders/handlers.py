@@ -5,10 +5,10 @@ from typing import Final
 from orders.domain.decide import RecordFact
 from orders.domain.progress import RECORDED
 from orders.store import ORDERS
-from shared.consumer import Route
 from shared.contracts.base import Fact
-from shared.envelope import Cause
-from shared.shell import Message
+from shared.messaging.consumer import Route
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
 
 
 def record(fact: Fact, cause: Cause) -> Message[RecordFact]:

@@ -9,8 +9,8 @@ from orders.domain.decide import Command, decide
 from orders.domain.policy import OrderPolicy
 from orders.domain.state import Order, deadlines, evolve, invariants
 from shared.contracts.base import Bucket
-from shared.database import Pool, array
-from shared.shell import Db, Flow, LockedAggregate, Message
+from shared.messaging.database import Pool, array
+from shared.messaging.shell import Db, Flow, LockedAggregate, Message
 
 STATE: Final[TypeAdapter[Order | None]] = TypeAdapter(Order | None)
 

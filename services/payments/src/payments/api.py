@@ -34,7 +34,6 @@ from payments.store import (
     publish,
     settle_notice,
 )
-from shared.auth import Caller, Role
 from shared.contracts import base
 from shared.contracts.base import EachLineOnce, Fact, Id, Input, PolicyRef, TenderKind, Text
 from shared.contracts.payments import (
@@ -50,8 +49,11 @@ from shared.contracts.payments import (
     RefundRouted,
     TenderExcluded,
 )
-from shared.envelope import observed_time
-from shared.http import (
+from shared.core.machine import Invalid
+from shared.core.money import ActiveCurrency, Minor
+from shared.messaging.envelope import observed_time
+from shared.web.auth import Caller, Role
+from shared.web.http import (
     CommandRequest,
     Commands,
     OccurredAt,
@@ -62,8 +64,6 @@ from shared.http import (
     read_signed,
     signed,
 )
-from shared.machine import Invalid
-from shared.money import ActiveCurrency, Minor
 
 router = APIRouter(tags=["payments"])
 

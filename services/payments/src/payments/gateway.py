@@ -16,7 +16,7 @@ from payments.settings import PaymentsSettings
 from payments.store import Call
 from shared.contracts.base import Id, Model, Reply
 from shared.contracts.payments import OperationKind, RefundChannel
-from shared.money import Minor
+from shared.core.money import Minor
 
 
 class Unanswered(Exception):

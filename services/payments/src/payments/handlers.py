@@ -6,7 +6,6 @@ from typing import Any, Final
 from payments.domain.decide import CancelRest, Command, Confirm, DropCharge, Open, OweCharge, RecordUnitsChange
 from payments.domain.payout import OweRefund
 from payments.store import PAYMENTS
-from shared.consumer import Route
 from shared.contracts.base import Fact, Input, LineQuantity
 from shared.contracts.fulfillment import (
     ShipmentFound,
@@ -27,8 +26,9 @@ from shared.contracts.returns import (
     ReturnReason,
     ReturnRefundDue,
 )
-from shared.envelope import Cause
-from shared.shell import Message
+from shared.messaging.consumer import Route
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
 
 
 def placed(fact: OrderPlaced, cause: Cause) -> Message[Command]:

@@ -15,11 +15,11 @@ from payments.store import (
     settle_notice,
 )
 from shared.contracts.payments import MovementKind
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.http import CommandBus, webhook_cause
-from shared.machine import Invalid, NotAllowed
-from shared.money import format_minor
-from shared.shell import Message
+from shared.core.machine import Invalid, NotAllowed
+from shared.core.money import format_minor
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.shell import Message
+from shared.web.http import CommandBus, webhook_cause
 
 log = structlog.get_logger()
 

@@ -20,10 +20,10 @@ from payments.gateway import DisputedThere, Processor, ProviderRecord, TheirBook
 from payments.notices import hear_again
 from payments.store import PAYMENTS, Booked, OurBooks, booked, claim_page, end_page, keep_differences, orders_after
 from shared.contracts.payments import MovementKind, OperationKind
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause
-from shared.http import CommandBus
-from shared.shell import Message
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
+from shared.web.http import CommandBus
 
 log = structlog.get_logger()
 

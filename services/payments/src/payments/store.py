@@ -13,9 +13,9 @@ from payments.domain.policy import Policy
 from payments.domain.refund import ApprovalPolicy
 from payments.domain.routing import RoutingPolicy
 from payments.domain.state import Account, evolve, invariants
-from shared.database import Pool
-from shared.metrics import Gauge
-from shared.shell import Db, Flow, LockedAggregate, Message
+from shared.messaging.database import Pool
+from shared.messaging.shell import Db, Flow, LockedAggregate, Message
+from shared.web.metrics import Gauge
 
 KEEP_TENDERS = """
 INSERT INTO tenders (order_id, tender_id, kind, status, dispute, currency, authorized_minor, captured_minor, voided_minor,

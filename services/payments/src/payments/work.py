@@ -19,10 +19,10 @@ from payments.domain.operation import ProviderResult
 from payments.gateway import Processor, Unanswered
 from payments.reconciliation import Auditor
 from payments.store import PAYMENTS, Call, claim, failed, submitted
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause
-from shared.http import CommandBus
-from shared.shell import Message
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
+from shared.web.http import CommandBus
 
 log = structlog.get_logger()
 

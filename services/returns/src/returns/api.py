@@ -51,7 +51,6 @@ from returns.store import (
     list_policies,
     store_evidence,
 )
-from shared.auth import Caller, Role
 from shared.contracts import base
 from shared.contracts.base import Fact, Id, Input, LineQuantity, Name, Observation, PolicyRef, Quantity, Text
 from shared.contracts.partners import InspectedUnits, PartnerLine, ReturnedUnits, ReturnScan, WarehouseUnexpectedItem
@@ -69,8 +68,12 @@ from shared.contracts.returns import (
     Verdict,
     WindowTier,
 )
-from shared.envelope import observed_time
-from shared.http import (
+from shared.core.machine import Invalid
+from shared.core.money import Minor
+from shared.messaging.envelope import observed_time
+from shared.messaging.shell import Message
+from shared.web.auth import Caller, Role
+from shared.web.http import (
     CommandRequest,
     Commands,
     OccurredAt,
@@ -82,9 +85,6 @@ from shared.http import (
     signed,
     webhook_cause,
 )
-from shared.machine import Invalid
-from shared.money import Minor
-from shared.shell import Message
 
 router = APIRouter(tags=["returns"])
 

@@ -13,12 +13,12 @@ from returns.domain.decide import due_command
 from returns.handlers import ROUTE
 from returns.settings import ReturnsSettings
 from returns.store import ORDER_RETURNS, POLICIES
-from shared.database import BROKEN_LAWS, OUTAGES
-from shared.envelope import Cause
-from shared.machine import NotAllowed
-from shared.relay import stopped_within
+from shared.core.machine import NotAllowed
+from shared.messaging.database import BROKEN_LAWS, OUTAGES
+from shared.messaging.envelope import Cause
+from shared.messaging.relay import stopped_within
+from shared.messaging.shell import Message
 from shared.runtime import Running, build
-from shared.shell import Message
 
 log = structlog.get_logger()
 

@@ -16,7 +16,6 @@ from returns.domain.decide import (
 from returns.domain.parcels import InspectItems, ReceiveParcel
 from returns.domain.units import Stage
 from returns.store import ORDER_RETURNS
-from shared.consumer import Route
 from shared.contracts.base import LineQuantity
 from shared.contracts.fulfillment import (
     ReplacementCreated,
@@ -42,8 +41,9 @@ from shared.contracts.payments import (
     RefundRejected,
 )
 from shared.contracts.returns import ObservedLine, RecordedUnits
-from shared.envelope import Cause
-from shared.shell import Message
+from shared.messaging.consumer import Route
+from shared.messaging.envelope import Cause
+from shared.messaging.shell import Message
 
 
 def purchased(fact: OrderPlaced, cause: Cause) -> Message[Command]:

@@ -12,8 +12,8 @@ from returns.domain.policies import Policies, Policy, PolicyCommand
 from returns.domain.state import OrderReturns, law, law_lines
 from returns.domain.units import ReverseBucket
 from shared.contracts.returns import PolicyPublished, ReturnPolicy
-from shared.database import Pool
-from shared.shell import Db, Flow, LockedAggregate, Message
+from shared.messaging.database import Pool
+from shared.messaging.shell import Db, Flow, LockedAggregate, Message
 
 ORDER_STATE: Final = TypeAdapter(OrderReturns)
 POLICY_STATE: Final = TypeAdapter(Policy)

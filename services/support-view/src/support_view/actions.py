@@ -12,11 +12,11 @@ from uuid import uuid4
 import httpx
 import structlog
 
-from shared.auth import Caller, Role
 from shared.contracts.base import Bucket
 from shared.contracts.returns import Resolution
 from shared.contracts.support import Channel, Direction, RootCauseTag
-from shared.http import trace
+from shared.web.auth import Caller, Role
+from shared.web.http import trace
 from support_view.api import OrderView
 from support_view.casework_api import CaseOut, EscalationOut
 from support_view.domain.cases import CaseStatus

@@ -13,13 +13,13 @@ from fastapi import APIRouter, FastAPI, Header, HTTPException, Path, Query, Requ
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
-from shared.auth import Caller, Role
 from shared.contracts import Fact, base
 from shared.contracts.base import Input, Model, PolicyRef, Text
-from shared.database import OUTAGES
-from shared.http import RETRY_AFTER, needs, problem
-from shared.machine import Invalid
-from shared.shell import Db
+from shared.core.machine import Invalid
+from shared.messaging.database import OUTAGES
+from shared.messaging.shell import Db
+from shared.web.auth import Caller, Role
+from shared.web.http import RETRY_AFTER, needs, problem
 from support_view import store
 from support_view.domain.timeline import SERVICES, Place, Words, arrange
 from support_view.privacy import EMAIL, masked, redacted

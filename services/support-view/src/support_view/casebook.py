@@ -13,8 +13,8 @@ from pydantic import BaseModel, TypeAdapter
 from shared.contracts.base import FACTS, Fact, PolicyRef
 from shared.contracts.fulfillment import SHELF
 from shared.contracts.support import CUSTOMER, RootCauseTag
-from shared.database import Pool
-from shared.shell import Db, Flow, LockedAggregate, Message, StateCache
+from shared.messaging.database import Pool
+from shared.messaging.shell import Db, Flow, LockedAggregate, Message, StateCache
 from support_view.domain.cases import Support, deadlines, evolve, invariants
 from support_view.domain.casework import FIND_CAUSES, Around, CheckEscalations, Command, FindCauses, decide
 from support_view.domain.causes import EvidencedCause

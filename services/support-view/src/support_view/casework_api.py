@@ -13,7 +13,6 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from pydantic import AwareDatetime, EmailStr, Field, model_validator
 from uuid_utils.compat import uuid7
 
-from shared.auth import Caller, Role
 from shared.contracts.base import FACTS, Fact, Id, Input, Model, Observation, Text, Written
 from shared.contracts.support import (
     CUSTOMER,
@@ -30,7 +29,10 @@ from shared.contracts.support import (
     RootCauseOverridden,
     RootCauseTag,
 )
-from shared.http import (
+from shared.core.machine import Invalid
+from shared.messaging.shell import Db, Message
+from shared.web.auth import Caller, Role
+from shared.web.http import (
     CommandRequest,
     Commands,
     OccurredAt,
@@ -42,8 +44,6 @@ from shared.http import (
     signed,
     webhook_cause,
 )
-from shared.machine import Invalid
-from shared.shell import Db, Message
 from support_view import casebook, store
 from support_view.api import READERS, NotSeen, OrderId, snapshot
 from support_view.domain.cases import CASE, CaseStatus, Support

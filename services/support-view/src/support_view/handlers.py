@@ -5,9 +5,9 @@ from typing import Final
 
 import structlog
 
-from shared.envelope import Undecodable, context_of, fact_of, source_of
-from shared.parking import Parked, Record
-from shared.shell import Db, one_batch_at_a_time, yielding_every
+from shared.messaging.envelope import Undecodable, context_of, fact_of, source_of
+from shared.messaging.parking import Parked, Record
+from shared.messaging.shell import Db, one_batch_at_a_time, yielding_every
 from support_view import store
 from support_view.casebook import schedule_checks
 from support_view.domain.shelves import READ

@@ -18,10 +18,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.staticfiles import StaticFiles
 
-from shared.auth import Caller
-from shared.database import OUTAGES
-from shared.http import log_failure
-from shared.machine import Invalid
+from shared.core.machine import Invalid
+from shared.messaging.database import OUTAGES
+from shared.web.auth import Caller
+from shared.web.http import log_failure
 from support_view.actions import (
     ACTIONS,
     CASE_ACTIONS,

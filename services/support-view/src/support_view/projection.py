@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from shared.contracts import Fact
 from shared.contracts.orders import OrderPlaced
-from shared.machine import replace
+from shared.core.machine import replace
 from support_view.domain import fulfillment, notifications, orders, payments, returns, support
 from support_view.domain.signals import with_signals
 from support_view.domain.signals_by_fact import SIGNALS_BY_FACT, SignalsOf

@@ -22,8 +22,8 @@ from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel, HttpUrl, ValidationError
 
-from shared.auth import BadToken, Caller, KeysAway
-from shared.http import tokens_of
+from shared.web.auth import BadToken, Caller, KeysAway
+from shared.web.http import tokens_of
 from support_view.api import READERS
 from support_view.rendering import HEADERS, page
 from support_view.settings import SignIn

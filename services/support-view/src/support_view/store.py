@@ -13,9 +13,9 @@ from asyncpg import UniqueViolationError
 from uuid_utils.compat import uuid7
 
 from shared.contracts import FACTS
-from shared.database import Pool, array, transposed
-from shared.metrics import Gauge
-from shared.shell import Db, StateCache, one_batch_at_a_time, yielding_every
+from shared.messaging.database import Pool, array, transposed
+from shared.messaging.shell import Db, StateCache, one_batch_at_a_time, yielding_every
+from shared.web.metrics import Gauge
 from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import Entry, Place
 from support_view.metrics.measures import Measured, measured, news

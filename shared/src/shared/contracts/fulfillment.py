@@ -8,7 +8,7 @@ from pydantic import Field
 from shared.contracts.base import Bucket as Bucket
 from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, Text
 from shared.contracts.orders import Address, BackorderChoice, Hold, ShippingPreference
-from shared.money import Minor
+from shared.core.money import Minor
 
 
 class FulfillmentFact(OrderFact, service="fulfillment"):

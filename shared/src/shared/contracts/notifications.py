@@ -11,7 +11,7 @@ from shared.contracts.fulfillment import SubstitutedUnits
 from shared.contracts.orders import Address, BackorderChoice, Hold
 from shared.contracts.payments import RefundChannel
 from shared.contracts.returns import InspectionOutcome, Resolution
-from shared.money import Currency, Minor
+from shared.core.money import Currency, Minor
 
 
 class NotificationKind(StrEnum):

@@ -19,7 +19,7 @@ from shared.contracts.base import (
     TenderKind,
     Text,
 )
-from shared.money import Currency, Minor
+from shared.core.money import Currency, Minor
 
 
 class OrdersFact(OrderFact, service="orders"):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from shared.contracts.base import Id, LineQuantity, Model, OrderFact, PolicyRef, Quantity, TenderKind, Text
 from shared.contracts.orders import TenderSpec
-from shared.money import Currency, Minor
+from shared.core.money import Currency, Minor
 
 
 class PaymentsFact(OrderFact, service="payments"):

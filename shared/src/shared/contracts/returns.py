@@ -7,7 +7,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from shared.contracts.base import Count, Fact, Id, LineQuantity, Model, Name, OrderFact, PolicyRef, Quantity, Text
-from shared.money import Currency, Minor
+from shared.core.money import Currency, Minor
 
 
 class ReturnsFact(OrderFact, service="returns"):

@@ -14,8 +14,8 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from shared.logs import configure
 from shared.settings import Settings
+from shared.web.logs import configure
 
 log = structlog.get_logger()
 

@@ -28,7 +28,7 @@ from shared.contracts.fulfillment import (
     SubstitutedUnits,
 )
 from shared.contracts.orders import BackorderChoice
-from shared.machine import Invalid, replace
+from shared.core.machine import Invalid, replace
 
 
 def binding(state: OrderFulfillment, stock: Stock) -> FulfillmentPolicy:

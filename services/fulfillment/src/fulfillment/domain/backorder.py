@@ -18,7 +18,7 @@ from shared.contracts.fulfillment import (
     BackorderFilled,
     BackorderSubstituteRefused,
 )
-from shared.machine import Machine, replace
+from shared.core.machine import Machine, replace
 
 
 class BackorderStatus(StrEnum):

@@ -25,7 +25,7 @@ from shared.contracts.fulfillment import (
     ShipmentLinesRemoved,
     StockReleased,
 )
-from shared.machine import Invalid, NotAllowed, replace
+from shared.core.machine import Invalid, NotAllowed, replace
 
 Refusal: TypeAlias = Literal["handed_over", "not_open"]
 REFUSALS: Final[tuple[Refusal, ...]] = ("handed_over", "not_open")

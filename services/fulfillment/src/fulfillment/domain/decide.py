@@ -32,7 +32,7 @@ from shared.contracts.fulfillment import (
 )
 from shared.contracts.orders import Address, BackorderChoice, Hold, ShippingPreference
 from shared.contracts.returns import InspectedLine
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 
 ReplacementReason: TypeAlias = Literal["lost", "damaged", "wrong_item", "exchange"]
 

@@ -14,7 +14,7 @@ from shared.contracts.fulfillment import (
     StockWithdrawn,
 )
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 
 StockChange = type[StockRestocked] | type[StockQuarantined] | type[StockScrapped]
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from shared.contracts.base import Bucket
-from shared.machine import replace
+from shared.core.machine import replace
 
 HANDED_OVER = (Bucket.IN_TRANSIT, Bucket.DELIVERED, Bucket.LOST, Bucket.RETURNED_TO_SENDER)
 IN_SHIPMENTS = (Bucket.ALLOCATED, Bucket.PACKED, *HANDED_OVER)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 from fulfillment.domain.stock import Shelf
 from shared.contracts.base import Fact
 from shared.contracts.fulfillment import StockCounted, StockDiscrepancyRecorded, StockExpected, StockReceived
-from shared.machine import replace
+from shared.core.machine import replace
 
 
 @dataclass(frozen=True, slots=True)

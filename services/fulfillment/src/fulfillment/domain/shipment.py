@@ -39,7 +39,7 @@ from shared.contracts.fulfillment import (
     StockRestocked,
     SubstitutedUnits,
 )
-from shared.machine import Invalid, Machine, NotAllowed, replace
+from shared.core.machine import Invalid, Machine, NotAllowed, replace
 
 _S = ShipmentStatus
 _ON_ITS_WAY: Final[dict[type[Fact], _S | frozenset[_S]]] = {

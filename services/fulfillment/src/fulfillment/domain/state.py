@@ -49,7 +49,7 @@ from shared.contracts.fulfillment import (
     StockWithdrawn,
 )
 from shared.contracts.orders import BackorderChoice, Hold, ShippingPreference
-from shared.machine import Machine, remembering_last_fold, replace
+from shared.core.machine import Machine, remembering_last_fold, replace
 
 
 class FulfillmentStatus(StrEnum):

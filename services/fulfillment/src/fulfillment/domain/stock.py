@@ -17,7 +17,7 @@ from shared.contracts.fulfillment import (
     StockShipped,
     StockWithdrawn,
 )
-from shared.machine import replace
+from shared.core.machine import replace
 
 Place = tuple[datetime, str]
 """An order's place in the queue for goods: when it was placed, then its id."""

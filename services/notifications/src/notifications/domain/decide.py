@@ -68,7 +68,7 @@ from shared.contracts.notifications import (
     UnitsContext,
     WaitingContext,
 )
-from shared.machine import Invalid, NotAllowed, replace
+from shared.core.machine import Invalid, NotAllowed, replace
 
 RECORDED: Final[tuple[type[Fact], ...]] = (
     orders.OrderPlaced,

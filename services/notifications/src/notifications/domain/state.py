@@ -42,7 +42,7 @@ from shared.contracts.notifications import (
     WaitingContext,
 )
 from shared.contracts.orders import Hold
-from shared.machine import Machine, remembering_last_fold, replace
+from shared.core.machine import Machine, remembering_last_fold, replace
 
 Context: TypeAlias = (
     RecipientContext

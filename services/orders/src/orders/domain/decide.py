@@ -34,7 +34,7 @@ from shared.contracts.orders import (
     TenderStep,
     UnitsStep,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 
 
 @dataclass(frozen=True, slots=True)

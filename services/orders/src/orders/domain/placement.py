@@ -6,8 +6,8 @@ from datetime import date, datetime
 
 from shared.contracts.base import PolicyRef, TenderKind
 from shared.contracts.orders import Address, Customer, OrderLine, OrderPlaced, ShippingPreference, TenderSpec
-from shared.machine import Invalid
-from shared.money import MAX_MINOR, largest_remainder
+from shared.core.machine import Invalid
+from shared.core.money import MAX_MINOR, largest_remainder
 
 
 @dataclass(frozen=True, slots=True)

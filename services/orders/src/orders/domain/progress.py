@@ -26,7 +26,7 @@ from shared.contracts.orders import (
     UnitsStep,
     WrittenOffStep,
 )
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 
 RECORDED: Final[tuple[type[Fact], ...]] = (
     payments.PaymentAuthorized,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from shared.contracts.base import Bucket, LineQuantity
 from shared.contracts.orders import CancelledValue, OrderLine, UnitsMoved, UnitsStep
-from shared.machine import Invalid, replace
-from shared.money import cumulative
+from shared.core.machine import Invalid, replace
+from shared.core.money import cumulative
 
 BEFORE_HAND_OVER = (Bucket.UNALLOCATED, Bucket.ALLOCATED, Bucket.BACKORDERED, Bucket.PACKED)
 OPEN = (*BEFORE_HAND_OVER, Bucket.IN_TRANSIT)

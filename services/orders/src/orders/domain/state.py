@@ -60,7 +60,7 @@ from shared.contracts.orders import (
     UnitsStep,
     WrittenOffStep,
 )
-from shared.machine import Machine, remembering_last_fold, replace
+from shared.core.machine import Machine, remembering_last_fold, replace
 
 
 class Status(StrEnum):

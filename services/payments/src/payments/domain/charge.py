@@ -18,7 +18,7 @@ from shared.contracts.payments import (
     PaymentChargeRequested,
     TenderExcluded,
 )
-from shared.machine import Machine
+from shared.core.machine import Machine
 
 CHARGEABLE: Final = frozenset({TenderKind.CARD, TenderKind.WALLET, TenderKind.BANK_DEBIT})
 NO_TENDER: Final = "no_chargeable_tender"

@@ -50,7 +50,7 @@ from shared.contracts.payments import (
     SubstituteUnits,
     UnitsChange,
 )
-from shared.machine import Invalid, NotAllowed, replace
+from shared.core.machine import Invalid, NotAllowed, replace
 
 FRAUD: Final = "fraud"
 TOLD_LATE: Final = timedelta(hours=1)

@@ -25,7 +25,7 @@ from shared.contracts.payments import (
     RefundLegSubmitted,
     RefundLegSucceeded,
 )
-from shared.machine import Machine
+from shared.core.machine import Machine
 
 
 class OperationStatus(StrEnum):

@@ -48,8 +48,8 @@ from shared.contracts.payments import (
     TenderExcluded,
     UnitsChange,
 )
-from shared.machine import Invalid, NotAllowed
-from shared.money import format_minor
+from shared.core.machine import Invalid, NotAllowed
+from shared.core.money import format_minor
 
 DISPUTED: Final = "disputed"
 """Reason of attention: an open dispute holds the money; it is looked at again when the dispute ends."""

@@ -28,8 +28,8 @@ from shared.contracts.payments import (
     RefundRejected,
     RefundRouted,
 )
-from shared.machine import Machine
-from shared.money import Currency, Minor
+from shared.core.machine import Machine
+from shared.core.money import Currency, Minor
 
 
 class RefundStatus(StrEnum):

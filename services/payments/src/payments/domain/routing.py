@@ -11,8 +11,8 @@ from pydantic import Field
 from payments.domain.policy import Policy
 from shared.contracts.base import PREPAID, Input, TenderKind
 from shared.contracts.payments import RefundChannel, TenderExcluded
-from shared.machine import replace
-from shared.money import largest_remainder
+from shared.core.machine import replace
+from shared.core.money import largest_remainder
 
 Days = Annotated[int, Field(ge=0, le=3650, strict=True)]
 

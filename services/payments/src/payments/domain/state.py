@@ -60,8 +60,8 @@ from shared.contracts.payments import (
     TenderFact,
     UnitsChange,
 )
-from shared.machine import remembering_last_fold, replace
-from shared.money import cumulative
+from shared.core.machine import remembering_last_fold, replace
+from shared.core.money import cumulative
 
 EXPIRED_AUTHORIZATION: Final = "authorization_expired"
 """The provider's code for a capture that came too late; it is authorized again, and not held against the tender."""

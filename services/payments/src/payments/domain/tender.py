@@ -25,7 +25,7 @@ from shared.contracts.payments import (
     PaymentVoidFailed,
     PaymentVoidRequested,
 )
-from shared.machine import Machine, replace
+from shared.core.machine import Machine, replace
 
 OWN: Final = frozenset({TenderKind.CASH_ON_DELIVERY, TenderKind.INVOICE})
 """Authorized and captured by ourselves; no provider knows of them."""

@@ -14,7 +14,7 @@ from shared.contracts.returns import (
     ReturnRefundDue,
     ReturnRefundSettled,
 )
-from shared.machine import Machine, replace
+from shared.core.machine import Machine, replace
 
 
 class ClaimStatus(StrEnum):

@@ -80,8 +80,8 @@ from shared.contracts.returns import (
     Verdict,
     Why,
 )
-from shared.machine import Invalid, NotAllowed, replace
-from shared.money import format_minor
+from shared.core.machine import Invalid, NotAllowed, replace
+from shared.core.money import format_minor
 
 
 @dataclass(frozen=True, slots=True)

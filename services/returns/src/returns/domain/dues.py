@@ -42,7 +42,7 @@ from shared.contracts.returns import (
     ReturnRefundDue,
     ReturnResolved,
 )
-from shared.money import cumulative
+from shared.core.money import cumulative
 
 EARLY: Final[dict[str, tuple[UnitStatus, ...]]] = {
     "at_once": (*EXPECTED, UnitStatus.UNINSPECTED),

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeAlias
 
 from shared.contracts.base import Fact
 from shared.contracts.returns import ReturnEvidenceAttached
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 
 MediaType: TypeAlias = Literal["image/png", "image/jpeg", "image/gif", "image/webp", "application/pdf"]
 

@@ -18,8 +18,8 @@ from shared.contracts.returns import (
     ReturnInspectionRevised,
     ReturnItemsInspected,
 )
-from shared.machine import Invalid, replace
-from shared.money import cumulative
+from shared.core.machine import Invalid, replace
+from shared.core.money import cumulative
 
 
 @dataclass(frozen=True, slots=True)

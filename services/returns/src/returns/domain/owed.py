@@ -13,7 +13,7 @@ from returns.domain.state import OrderReturns, evolve, goods_minor, target
 from returns.domain.units import OPEN, UnitStatus
 from shared.contracts.base import Fact
 from shared.contracts.returns import RecoveryOpened, RecoverySettled, ReturnDiscrepancyRecorded
-from shared.money import cumulative, format_minor
+from shared.core.money import cumulative, format_minor
 
 Cause: TypeAlias = Literal[
     "return_not_accepted",

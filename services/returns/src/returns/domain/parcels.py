@@ -30,7 +30,7 @@ from shared.contracts.returns import (
     ReturnReopened,
     ReturnUnexpectedItemReceived,
 )
-from shared.machine import Invalid
+from shared.core.machine import Invalid
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from shared.contracts.returns import (
     PolicyRetired,
     ReturnPolicy,
 )
-from shared.machine import Invalid, Machine, NotAllowed, replace
+from shared.core.machine import Invalid, Machine, NotAllowed, replace
 
 
 class VersionStatus(StrEnum):

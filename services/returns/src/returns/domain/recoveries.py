@@ -12,7 +12,7 @@ from shared.contracts.returns import (
     RecoveryOpened,
     RecoverySettled,
 )
-from shared.machine import Machine, replace
+from shared.core.machine import Machine, replace
 
 
 class RecoveryStatus(StrEnum):

@@ -45,8 +45,8 @@ from shared.contracts.returns import (
     ReturnUnexpectedItemSettled,
     Verdict,
 )
-from shared.machine import Machine, replace
-from shared.money import cumulative
+from shared.core.machine import Machine, replace
+from shared.core.money import cumulative
 
 
 class ReturnStatus(StrEnum):

@@ -48,8 +48,8 @@ from shared.contracts.returns import (
     ReturnRequested,
     ReturnUnitsRecorded,
 )
-from shared.machine import remembering_last_fold, replace
-from shared.money import cumulative
+from shared.core.machine import remembering_last_fold, replace
+from shared.core.money import cumulative
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from shared.contracts.returns import (
     ReturnPurchaseRecorded,
     ReturnUnitsRecorded,
 )
-from shared.machine import Machine, replace
+from shared.core.machine import Machine, replace
 
 Stage: TypeAlias = Literal["shipped", "delivered", "lost", "withdrawn", "cancelled", "settled", "relabelled"]
 

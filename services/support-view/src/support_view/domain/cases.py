@@ -29,7 +29,7 @@ from shared.contracts.support import (
     RootCauseRefuted,
     RootCauseTagged,
 )
-from shared.machine import Machine, replace
+from shared.core.machine import Machine, replace
 from support_view.domain import causes, escalations
 from support_view.domain.causes import Causes
 from support_view.domain.escalations import Escalation

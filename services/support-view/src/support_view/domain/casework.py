@@ -25,7 +25,7 @@ from shared.contracts.support import (
     EscalationCleared,
     RootCauseTag,
 )
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
 from support_view.domain import causes
 from support_view.domain.business import after, between
 from support_view.domain.cases import CASE, Case, CaseStatus, Contact, Support, evolve, words_of

@@ -17,7 +17,7 @@ from shared.contracts.support import (
     RootCauseTag,
     RootCauseTagged,
 )
-from shared.machine import Invalid, replace
+from shared.core.machine import Invalid, replace
 from support_view.domain.escalations import about
 from support_view.domain.policies import CausePolicy
 from support_view.domain.signals import Signal, SignalKind

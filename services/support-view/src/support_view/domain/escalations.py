@@ -17,7 +17,7 @@ from shared.contracts.support import (
     EscalationFact,
     EscalationRaised,
 )
-from shared.machine import Machine, replace
+from shared.core.machine import Machine, replace
 from support_view.domain.business import over_at
 from support_view.domain.policies import EscalationPolicy, RuleName
 from support_view.domain.timeline import Words

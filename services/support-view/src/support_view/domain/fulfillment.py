@@ -67,7 +67,7 @@ from shared.contracts.fulfillment import (
     SubstitutedUnits,
 )
 from shared.contracts.orders import BackorderChoice
-from shared.machine import replace
+from shared.core.machine import replace
 from support_view.domain.discrepancies import Discrepancies, Discrepancy
 from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put

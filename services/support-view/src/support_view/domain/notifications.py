@@ -26,7 +26,7 @@ from shared.contracts.notifications import (
     NotificationSuppressionRequested,
     Statement,
 )
-from shared.machine import replace
+from shared.core.machine import replace
 from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, day, plain, put
 

@@ -29,7 +29,7 @@ from shared.contracts.orders import (
     OrderReopened,
     TenderSpec,
 )
-from shared.machine import replace
+from shared.core.machine import replace
 from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Quiet, Sentences, Words, add, day, plain, plural, put
 

@@ -57,7 +57,7 @@ from shared.contracts.payments import (
     StoreCreditSpent,
     TenderFact,
 )
-from shared.machine import replace
+from shared.core.machine import replace
 from support_view.domain.signals import Signal
 from support_view.domain.timeline import Details, Entry, Mark, Quiet, Sentences, Words, add, day, plain, put
 

@@ -59,7 +59,7 @@ from shared.contracts.returns import (
     ReturnUnitsRecorded,
     Verdict,
 )
-from shared.machine import replace
+from shared.core.machine import replace
 from support_view.domain.signals import Signal
 from support_view.domain.timeline import (
     Details,

@@ -30,7 +30,7 @@ from shared.contracts.support import (
     RootCauseTag,
     RootCauseTagged,
 )
-from shared.machine import replace
+from shared.core.machine import replace
 from support_view.domain import causes
 from support_view.domain.cases import CaseStatus
 from support_view.domain.causes import Causes, override_id

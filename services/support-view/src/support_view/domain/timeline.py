@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeVar
 from shared.contracts import Fact
 from shared.contracts.base import PolicyRef
 from shared.contracts.fulfillment import SubstitutedUnits
-from shared.money import format_minor
+from shared.core.money import format_minor
 
 K = TypeVar("K")
 V = TypeVar("V")

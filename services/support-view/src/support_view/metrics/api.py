@@ -10,11 +10,11 @@ from typing import Annotated, Final, Literal
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from pydantic import Field
 
-from shared.auth import Role
 from shared.contracts.base import Model
-from shared.http import needs
-from shared.machine import Invalid
-from shared.shell import Db
+from shared.core.machine import Invalid
+from shared.messaging.shell import Db
+from shared.web.auth import Role
+from shared.web.http import needs
 from support_view.api import snapshot
 from support_view.metrics import store
 from support_view.metrics.definitions import AGES, FIGURES, RENAMED, Figure, Kind

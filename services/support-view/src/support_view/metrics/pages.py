@@ -9,9 +9,9 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 
-from shared.auth import Caller
-from shared.database import OUTAGES
-from shared.machine import Invalid
+from shared.core.machine import Invalid
+from shared.messaging.database import OUTAGES
+from shared.web.auth import Caller
 from support_view.api import snapshot
 from support_view.domain.timeline import plain
 from support_view.metrics.api import (

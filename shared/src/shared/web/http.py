@@ -25,20 +25,20 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.types import Message as AsgiMessage
 from uuid_utils.compat import uuid7
 
-from shared import auth
-from shared.auth import Caller, Role
-from shared.card_numbers import has_card_number, masked
 from shared.contracts.base import Fact
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import CLOCK_SKEW, DEPTH, EARLIEST, Cause, Undecodable, check_body, traceparent_in
-from shared.errors import in_words as errors_in_words
-from shared.errors import problems_of
-from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, Locked, give_up_after, holders, in_words, locked_keys
-from shared.machine import Invalid, NotAllowed
-from shared.shell import Db, Flow, LockedAggregate, Message, Outcome, apply
+from shared.core.card_numbers import has_card_number, masked
+from shared.core.errors import in_words as errors_in_words
+from shared.core.errors import problems_of
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.envelope import CLOCK_SKEW, DEPTH, EARLIEST, Cause, Undecodable, check_body, traceparent_in
+from shared.messaging.locks import LOCK_TIMEOUT, RETRY_SECONDS, Locked, give_up_after, holders, in_words, locked_keys
+from shared.messaging.shell import Db, Flow, LockedAggregate, Message, Outcome, apply
+from shared.web import auth
+from shared.web.auth import Caller, Role
 
 if TYPE_CHECKING:
-    from shared.tracing import Tracing
+    from shared.web.tracing import Tracing
 
 log = structlog.get_logger()
 

@@ -8,12 +8,12 @@ import structlog
 from fastapi import APIRouter, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
-from shared.auth import Caller, Role
 from shared.contracts.base import Input, Name
-from shared.http import needs
-from shared.parking import settle, waiting, waiting_keys
-from shared.relay import release, withheld
-from shared.timers import RETRY
+from shared.messaging.parking import settle, waiting, waiting_keys
+from shared.messaging.relay import release, withheld
+from shared.messaging.timers import RETRY
+from shared.web.auth import Caller, Role
+from shared.web.http import needs
 
 log = structlog.get_logger()
 

@@ -20,11 +20,11 @@ import asyncpg
 import structlog
 from pydantic import TypeAdapter
 
-from shared import journal
 from shared.contracts.base import Fact
-from shared.database import array, transposed
-from shared.envelope import Cause, Undecodable
-from shared.machine import Invalid, NotAllowed
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging import journal
+from shared.messaging.database import array, transposed
+from shared.messaging.envelope import Cause, Undecodable
 
 log = structlog.get_logger()
 

@@ -10,11 +10,11 @@ from asyncpg.pgproto.pgproto import UUID as DriversUUID
 from uuid_utils import uuid7
 
 from shared.contracts.base import FACTS, Fact, PolicyRef
-from shared.envelope import Cause
-from shared.machine import Invalid
+from shared.core.machine import Invalid
+from shared.messaging.envelope import Cause
 
 if TYPE_CHECKING:
-    from shared.shell import Db
+    from shared.messaging.shell import Db
 
 WORTH_COPYING = 32
 """Rows; below it, the two round trips of a COPY cost more than it saves."""

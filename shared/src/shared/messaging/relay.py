@@ -21,14 +21,14 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError, ProducerClosed
 from aiokafka.partitioner import DefaultPartitioner
 
 from shared.contracts.base import SCHEMAS
-from shared.database import OUTAGES
-from shared.envelope import source_of
+from shared.messaging.database import OUTAGES
+from shared.messaging.envelope import source_of
+from shared.messaging.shell import Db, linger
+from shared.messaging.topics import note_partitions
 from shared.settings import Settings
-from shared.shell import Db, linger
-from shared.topics import note_partitions
 
 if TYPE_CHECKING:
-    from shared.tracing import Tracing
+    from shared.web.tracing import Tracing
 
 log = structlog.get_logger()
 

@@ -11,10 +11,10 @@ from uuid import NAMESPACE_URL, uuid5
 import structlog
 from aiokafka.errors import KafkaError
 
-from shared.database import BROKEN_LAWS, OUTAGES, Pool, transposed
-from shared.envelope import Cause
-from shared.locks import LOCK_TIMEOUT, RETRY_SECONDS, give_up_after, holders, in_words
-from shared.shell import Db, Flow, Message, apply, is_refusal
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool, transposed
+from shared.messaging.envelope import Cause
+from shared.messaging.locks import LOCK_TIMEOUT, RETRY_SECONDS, give_up_after, holders, in_words
+from shared.messaging.shell import Db, Flow, Message, apply, is_refusal
 
 log = structlog.get_logger()
 

@@ -26,18 +26,26 @@ from prometheus_client import CollectorRegistry, Histogram
 
 from shared.contracts.base import FACTS, Fact, Input
 from shared.contracts.partners import WAREHOUSE_MESSAGES, PartnerMessage
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.envelope import Cause, Context, Undecodable, context_of, data_of, fact_of, observed_time, type_of
-from shared.locks import LOCK_TIMEOUT, MOST_LOCKED, RETRY_SECONDS, give_up_after, holders, in_words, locked_keys
-from shared.machine import Invalid, NotAllowed
-from shared.parking import Parked, Record, park, settle, waiting
-from shared.relay import stopped_within
+from shared.core.machine import Invalid, NotAllowed
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.envelope import Cause, Context, Undecodable, context_of, data_of, fact_of, observed_time, type_of
+from shared.messaging.locks import (
+    LOCK_TIMEOUT,
+    MOST_LOCKED,
+    RETRY_SECONDS,
+    give_up_after,
+    holders,
+    in_words,
+    locked_keys,
+)
+from shared.messaging.parking import Parked, Record, park, settle, waiting
+from shared.messaging.relay import stopped_within
+from shared.messaging.shell import Db, Flow, Message, Outcome, apply, linger, one_batch_at_a_time, yielding_every
+from shared.messaging.topics import known_partitions, note_partitions
 from shared.settings import Settings
-from shared.shell import Db, Flow, Message, Outcome, apply, linger, one_batch_at_a_time, yielding_every
-from shared.topics import known_partitions, note_partitions
 
 if TYPE_CHECKING:
-    from shared.tracing import Tracing
+    from shared.web.tracing import Tracing
 
 log = structlog.get_logger()
 

@@ -11,9 +11,9 @@ import structlog
 from asyncpg.pgproto.pgproto import UUID as DriversUUID
 from pydantic import BaseModel, ValidationError
 
-from shared.card_numbers import masked
 from shared.contracts.base import FACTS, Fact
-from shared.errors import in_words, problems_of
+from shared.core.card_numbers import masked
+from shared.core.errors import in_words, problems_of
 
 log = structlog.get_logger()
 

@@ -18,6 +18,8 @@ import jwt
 import structlog
 from jwt.types import Options
 
+from shared.settings import Provider
+
 log = structlog.get_logger()
 
 ISSUER = "order-workflows"
@@ -98,16 +100,6 @@ def _roles(claims: Any, path: str) -> frozenset[Role]:
     if not isinstance(found, list | tuple) or not all(isinstance(role, str) for role in found):
         raise BadToken("the token is not valid")
     return frozenset(Role(role) for role in found if role in list(Role))
-
-
-@dataclass(frozen=True, slots=True)
-class Provider:
-    """An identity provider (OpenID Connect): where its keys are, and what its tokens must say."""
-
-    jwks_url: str
-    issuer: str
-    audience: str
-    roles_claim: str
 
 
 class KeysAway(Exception):

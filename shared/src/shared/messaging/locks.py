@@ -7,8 +7,8 @@ from typing import Final
 
 import asyncpg
 
-from shared.database import Pool
-from shared.shell import Db
+from shared.messaging.database import Pool
+from shared.messaging.shell import Db
 
 LOCK_TIMEOUT: Final = asyncpg.LockNotAvailableError
 RETRY_SECONDS: Final = 0.2

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from shared.consumer import Consumer
-from shared.database import Pool
-from shared.operations import UNPUBLISHED
-from shared.relay import Relay
+from shared.messaging.consumer import Consumer
+from shared.messaging.database import Pool
+from shared.messaging.relay import Relay
+from shared.web.operations import UNPUBLISHED
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ its earlier ones, not after them; so whoever sees another number stops.
 
 from collections.abc import Mapping
 
-from shared.shell import Db
+from shared.messaging.shell import Db
 
 
 class PartitionsChanged(Exception):

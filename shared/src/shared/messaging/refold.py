@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import structlog
 
-from shared.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.relay import stopped_within
-from shared.shell import Flow, refold
+from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
+from shared.messaging.relay import stopped_within
+from shared.messaging.shell import Flow, refold
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ from datetime import datetime
 from hashlib import sha256
 from typing import Final, NamedTuple
 
-from shared.envelope import Headers
-from shared.shell import Db
+from shared.messaging.envelope import Headers
+from shared.messaging.shell import Db
 
 LONGEST: Final = 200
 """Of a key, in characters: an index takes no entry of any length, and operators name keys in requests."""

@@ -13,10 +13,10 @@ from typing import Any, Final
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from shared.database import OUTAGES, Pool
-from shared.relay import stopped_within
+from shared.messaging.database import OUTAGES, Pool
+from shared.messaging.relay import stopped_within
+from shared.messaging.shell import Db
 from shared.settings import Settings
-from shared.shell import Db
 
 log = structlog.get_logger()
 

@@ -1,0 +1,1 @@
+"""The pure ground: transition tables, money, card numbers."""

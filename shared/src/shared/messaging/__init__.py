@@ -1,0 +1,1 @@
+"""From messages to committed facts, and from the outbox to the topics."""

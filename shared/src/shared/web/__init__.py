@@ -1,0 +1,1 @@
+"""HTTP in, and what operators see of a service."""
