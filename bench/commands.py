@@ -16,7 +16,7 @@ from orders.store import ORDERS
 from shared.messaging.consumer import Consumer, Router
 from shared.messaging.database import connect
 from shared.messaging.shell import Message, apply
-from shared.web.http import CommandBus
+from shared.web.commands import CommandBus
 
 TITLE: Final = "commands committed with journal and outbox, in batches"
 

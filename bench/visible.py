@@ -27,7 +27,7 @@ from shared.messaging.database import connect
 from shared.messaging.envelope import Cause
 from shared.messaging.relay import Relay
 from shared.messaging.shell import Message, freeze_gc
-from shared.web.http import CommandBus
+from shared.web.commands import CommandBus
 from support_view.handlers import process
 
 TITLE: Final = "commit to visible, open loop"

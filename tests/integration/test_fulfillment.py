@@ -48,7 +48,9 @@ from shared.messaging.parking import Record
 from shared.messaging.shell import Message
 from shared.messaging.timers import Timers
 from shared.web.auth import Tokens, issue
-from shared.web.http import BodyLimit, CommandBus, install_problems, patiently
+from shared.web.commands import CommandBus, patiently
+from shared.web.middleware import BodyLimit
+from shared.web.problems import install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 

@@ -15,12 +15,13 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 from standardwebhooks.webhooks import Webhook
 
-import shared.web.http
+import shared.web.commands
 from shared.contracts.base import Input, Quantity
 from shared.messaging.shell import Message
 from shared.runtime import build
 from shared.web.auth import Role, issue
-from shared.web.http import TOGETHER, CommandBus, CommandRequest, Commands, SignedBody, asks, signed, webhook_cause
+from shared.web.commands import TOGETHER, CommandBus, CommandRequest, Commands, asks
+from shared.web.webhooks import SignedBody, signed, webhook_cause
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.integration.tally import FLOW, Add, cause
@@ -157,7 +158,7 @@ async def test_large_batches_told_at_once_are_committed_apart(dsn: str) -> None:
 async def test_what_comes_while_another_is_committed_goes_together_and_waits_for_no_row_but_its_own(
     dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared.web.http, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(shared.web.commands, "PATIENCE_S", 0.5)
     async with asyncpg.create_pool(dsn, min_size=0, max_size=4) as pool:
         commands = CommandBus(pool, lambda: None)
         await commands.process(FLOW, [Message("held", Add(1), cause())])

@@ -16,7 +16,7 @@ from shared.messaging.parking import waiting
 from shared.messaging.timers import RETRY, Timers
 from shared.runtime import build
 from shared.web.auth import Role, issue
-from shared.web.http import CommandBus
+from shared.web.commands import CommandBus
 from shared.web.operations import UNPUBLISHED
 from tests.databases import AUTH_KEY
 from tests.integration.delivery import Bench, once, until

@@ -33,7 +33,8 @@ from shared.messaging.database import Pool
 from shared.messaging.envelope import Cause
 from shared.messaging.shell import Message
 from shared.web.auth import Role, Tokens, issue
-from shared.web.http import CommandBus, install_problems
+from shared.web.commands import CommandBus
+from shared.web.problems import install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.unit.notifications_story import LATER, NOON, PROMISED, backordered, captured, placed, shipped, slipped

@@ -32,7 +32,9 @@ from shared.messaging.database import Pool
 from shared.messaging.parking import Record
 from shared.messaging.timers import Timers
 from shared.web.auth import Tokens, issue
-from shared.web.http import BodyLimit, CommandBus, install_problems
+from shared.web.commands import CommandBus
+from shared.web.middleware import BodyLimit
+from shared.web.problems import install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
 from tests.unit.sandbox_world import KEY, PROCESSOR_SECRET, System, World, sandbox

@@ -37,7 +37,9 @@ from shared.messaging.parking import Parked, Record
 from shared.messaging.timers import Timers
 from shared.runtime import Running
 from shared.web.auth import Tokens, issue
-from shared.web.http import BodyLimit, CommandBus, install_problems
+from shared.web.commands import CommandBus
+from shared.web.middleware import BodyLimit
+from shared.web.problems import install_problems
 from tests.backends import Backends
 from tests.databases import AUTH_KEY, settings_for
 from tests.returns_story import day, of, order_line, placed, policy

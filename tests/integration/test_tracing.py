@@ -24,7 +24,7 @@ from shared.messaging.envelope import Cause
 from shared.messaging.shell import Message
 from shared.runtime import build
 from shared.web.auth import Role, issue
-from shared.web.http import CommandRequest, asks
+from shared.web.commands import CommandRequest, asks
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.integration.tally import FLOW, Add

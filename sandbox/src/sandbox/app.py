@@ -25,8 +25,9 @@ from sandbox.streams import Streams
 from sandbox.warehouse import Warehouse
 from shared.runtime import Readiness
 from shared.settings import brokers_in
-from shared.web.http import PROBLEMS, BodyLimit, install_problems, problem
 from shared.web.logs import configure, configure_under_server
+from shared.web.middleware import BodyLimit
+from shared.web.problems import PROBLEMS, install_problems, problem
 
 log = structlog.get_logger()
 

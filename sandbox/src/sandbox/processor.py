@@ -22,7 +22,8 @@ from sandbox.notices import Notice, Receiver, notices_about, release
 from sandbox.settings import Chosen
 from shared.contracts.base import Id, Input, Model, TenderKind, Text
 from shared.core.money import MAX_MINOR, Currency
-from shared.web.http import IdempotencyKey, Problem
+from shared.web.commands import IdempotencyKey
+from shared.web.problems import Problem
 
 
 def _utc(instant: datetime) -> datetime:

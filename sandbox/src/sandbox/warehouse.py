@@ -62,7 +62,7 @@ from shared.contracts.partners import (
 )
 from shared.core.machine import NotAllowed
 from shared.messaging.envelope import Undecodable, context_of, data_of, type_of
-from shared.web.http import OccurredAt, business_time
+from shared.web.commands import OccurredAt, business_time
 
 log = structlog.get_logger()
 

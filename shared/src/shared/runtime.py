@@ -38,18 +38,12 @@ from shared.messaging.timers import Fire, Timers
 from shared.settings import Settings
 from shared.web import metrics, operations
 from shared.web.auth import Tokens
-from shared.web.http import (
-    PROBLEMS,
-    BodyLimit,
-    CommandBus,
-    Requests,
-    check_parameters,
-    document_problems,
-    install_problems,
-)
+from shared.web.commands import CommandBus, check_parameters
 from shared.web.logs import configure, configure_under_server
 from shared.web.metrics import Gauge
+from shared.web.middleware import BodyLimit, Requests
 from shared.web.operations import LOCKED
+from shared.web.problems import PROBLEMS, document_problems, install_problems
 
 if TYPE_CHECKING:
     from shared.web.tracing import Tracing

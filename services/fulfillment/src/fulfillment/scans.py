@@ -22,7 +22,8 @@ from shared.messaging.database import OUTAGES
 from shared.messaging.retention import Rule
 from shared.messaging.shell import Message
 from shared.runtime import Running
-from shared.web.http import CommandBus, webhook_cause
+from shared.web.commands import CommandBus
+from shared.web.webhooks import webhook_cause
 
 log = structlog.get_logger()
 

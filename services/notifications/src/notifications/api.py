@@ -19,7 +19,9 @@ from shared.contracts.notifications import Corrected, NotificationKind, Statemen
 from shared.messaging.envelope import observed_time
 from shared.messaging.shell import Message
 from shared.web.auth import Caller, Role
-from shared.web.http import CommandRequest, Commands, SignedBody, asks, needs, read_signed, signed, webhook_cause
+from shared.web.callers import needs
+from shared.web.commands import CommandRequest, Commands, asks
+from shared.web.webhooks import SignedBody, read_signed, signed, webhook_cause
 
 log = structlog.get_logger()
 router = APIRouter(tags=["notifications"])

@@ -21,7 +21,7 @@ from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.messaging.envelope import Cause
 from shared.messaging.shell import Db, Message, read, yielding_every
 from shared.runtime import Running
-from shared.web.http import CommandBus
+from shared.web.commands import CommandBus
 
 log = structlog.get_logger()
 

@@ -46,7 +46,8 @@ from shared.contracts.orders import (
 from shared.core.machine import Invalid
 from shared.core.money import ActiveCountry, ActiveCurrency, Minor
 from shared.web.auth import Caller, Role
-from shared.web.http import CommandRequest, OccurredAt, asks, business_time, needs
+from shared.web.callers import needs
+from shared.web.commands import CommandRequest, OccurredAt, asks, business_time
 
 router = APIRouter(tags=["orders"])
 

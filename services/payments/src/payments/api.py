@@ -53,17 +53,9 @@ from shared.core.machine import Invalid
 from shared.core.money import ActiveCurrency, Minor
 from shared.messaging.envelope import observed_time
 from shared.web.auth import Caller, Role
-from shared.web.http import (
-    CommandRequest,
-    Commands,
-    OccurredAt,
-    SignedBody,
-    asks,
-    business_time,
-    needs,
-    read_signed,
-    signed,
-)
+from shared.web.callers import needs
+from shared.web.commands import CommandRequest, Commands, OccurredAt, asks, business_time
+from shared.web.webhooks import SignedBody, read_signed, signed
 
 router = APIRouter(tags=["payments"])
 

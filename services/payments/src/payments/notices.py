@@ -19,7 +19,8 @@ from shared.core.machine import Invalid, NotAllowed
 from shared.core.money import format_minor
 from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.messaging.shell import Message
-from shared.web.http import CommandBus, webhook_cause
+from shared.web.commands import CommandBus
+from shared.web.webhooks import webhook_cause
 
 log = structlog.get_logger()
 

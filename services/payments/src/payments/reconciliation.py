@@ -23,7 +23,7 @@ from shared.contracts.payments import MovementKind, OperationKind
 from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.messaging.envelope import Cause
 from shared.messaging.shell import Message
-from shared.web.http import CommandBus
+from shared.web.commands import CommandBus
 
 log = structlog.get_logger()
 

@@ -22,7 +22,7 @@ from payments.store import PAYMENTS, Call, claim, failed, submitted
 from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
 from shared.messaging.envelope import Cause
 from shared.messaging.shell import Message
-from shared.web.http import CommandBus
+from shared.web.commands import CommandBus
 
 log = structlog.get_logger()
 

@@ -73,18 +73,9 @@ from shared.core.money import Minor
 from shared.messaging.envelope import observed_time
 from shared.messaging.shell import Message
 from shared.web.auth import Caller, Role
-from shared.web.http import (
-    CommandRequest,
-    Commands,
-    OccurredAt,
-    SignedBody,
-    asks,
-    business_time,
-    needs,
-    read_signed,
-    signed,
-    webhook_cause,
-)
+from shared.web.callers import needs
+from shared.web.commands import CommandRequest, Commands, OccurredAt, asks, business_time
+from shared.web.webhooks import SignedBody, read_signed, signed, webhook_cause
 
 router = APIRouter(tags=["returns"])
 

@@ -16,7 +16,7 @@ from shared.contracts.base import Bucket
 from shared.contracts.returns import Resolution
 from shared.contracts.support import Channel, Direction, RootCauseTag
 from shared.web.auth import Caller, Role
-from shared.web.http import trace
+from shared.web.middleware import trace
 from support_view.api import OrderView
 from support_view.casework_api import CaseOut, EscalationOut
 from support_view.domain.cases import CaseStatus

@@ -19,7 +19,8 @@ from shared.core.machine import Invalid
 from shared.messaging.database import OUTAGES
 from shared.messaging.shell import Db
 from shared.web.auth import Caller, Role
-from shared.web.http import RETRY_AFTER, needs, problem
+from shared.web.callers import needs
+from shared.web.problems import RETRY_AFTER, problem
 from support_view import store
 from support_view.domain.timeline import SERVICES, Place, Words, arrange
 from support_view.privacy import EMAIL, masked, redacted

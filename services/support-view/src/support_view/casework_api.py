@@ -32,18 +32,9 @@ from shared.contracts.support import (
 from shared.core.machine import Invalid
 from shared.messaging.shell import Db, Message
 from shared.web.auth import Caller, Role
-from shared.web.http import (
-    CommandRequest,
-    Commands,
-    OccurredAt,
-    SignedBody,
-    asks,
-    business_time,
-    needs,
-    read_signed,
-    signed,
-    webhook_cause,
-)
+from shared.web.callers import needs
+from shared.web.commands import CommandRequest, Commands, OccurredAt, asks, business_time
+from shared.web.webhooks import SignedBody, read_signed, signed, webhook_cause
 from support_view import casebook, store
 from support_view.api import READERS, NotSeen, OrderId, snapshot
 from support_view.domain.cases import CASE, CaseStatus, Support

@@ -21,7 +21,7 @@ from starlette.staticfiles import StaticFiles
 from shared.core.machine import Invalid
 from shared.messaging.database import OUTAGES
 from shared.web.auth import Caller
-from shared.web.http import log_failure
+from shared.web.problems import log_failure
 from support_view.actions import (
     ACTIONS,
     CASE_ACTIONS,

@@ -23,7 +23,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from pydantic import BaseModel, HttpUrl, ValidationError
 
 from shared.web.auth import BadToken, Caller, KeysAway
-from shared.web.http import tokens_of
+from shared.web.callers import tokens_of
 from support_view.api import READERS
 from support_view.rendering import HEADERS, page
 from support_view.settings import SignIn

@@ -13,7 +13,7 @@ from shared.messaging.parking import settle, waiting, waiting_keys
 from shared.messaging.relay import release, withheld
 from shared.messaging.timers import RETRY
 from shared.web.auth import Caller, Role
-from shared.web.http import needs
+from shared.web.callers import needs
 
 log = structlog.get_logger()
 

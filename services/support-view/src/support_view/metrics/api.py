@@ -14,7 +14,7 @@ from shared.contracts.base import Model
 from shared.core.machine import Invalid
 from shared.messaging.shell import Db
 from shared.web.auth import Role
-from shared.web.http import needs
+from shared.web.callers import needs
 from support_view.api import snapshot
 from support_view.metrics import store
 from support_view.metrics.definitions import AGES, FIGURES, RENAMED, Figure, Kind

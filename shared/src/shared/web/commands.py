@@ -1,323 +1,39 @@
-"""HTTP in: bearer tokens, problem details (RFC 9457), idempotency keys with replayed answers, signed webhooks."""
+"""Commands of requests, webhooks and workers: decided in batches, and answered once per idempotency key."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextvars import Context, ContextVar
+from contextvars import Context
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from hashlib import sha256
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid5
 
 import asyncpg
 import structlog
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPBearer
-from fastapi.security.base import SecurityBase
-from prometheus_client import Histogram
-from pydantic import AwareDatetime, BaseModel, Field, ValidationError
-from standardwebhooks.webhooks import Webhook, WebhookVerificationError
-from starlette.exceptions import HTTPException as StarletteHTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.types import Message as AsgiMessage
+from fastapi import Depends, Header, Request, Response
+from pydantic import AwareDatetime, BaseModel, Field
 from uuid_utils.compat import uuid7
 
 from shared.contracts.base import Fact
-from shared.core.card_numbers import has_card_number, masked
-from shared.core.errors import in_words as errors_in_words
-from shared.core.errors import problems_of
-from shared.core.machine import Invalid, NotAllowed
+from shared.core.card_numbers import has_card_number
+from shared.core.machine import Invalid
 from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.messaging.envelope import CLOCK_SKEW, DEPTH, EARLIEST, Cause, Undecodable, check_body, traceparent_in
+from shared.messaging.envelope import CLOCK_SKEW, EARLIEST, Cause
 from shared.messaging.locks import LOCK_TIMEOUT, RETRY_SECONDS, Locked, give_up_after, holders, in_words, locked_keys
 from shared.messaging.shell import Db, Flow, LockedAggregate, Message, Outcome, apply
-from shared.web import auth
 from shared.web.auth import Caller, Role
 
 if TYPE_CHECKING:
-    from shared.web.tracing import Tracing
+    pass
+from shared.web.callers import needs
+from shared.web.middleware import trace
 
 log = structlog.get_logger()
 
 S = TypeVar("S")
 C = TypeVar("C")
-M = TypeVar("M", bound=BaseModel)
-
-BODY_LIMIT = 256 * 1024
-RETRY_AFTER = 2
-WEBHOOK_TOLERANCE = timedelta(seconds=300)
-
-
-class Problem(BaseModel):
-    """RFC 9457, with the fields an integrator acts on."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    errors: list[dict[str, str]] | None = Field(default=None, description="field and rule, for bad input")
-    current: str | None = Field(default=None, description="the current state, for 409")
-    allowed: list[str] | None = Field(default=None, description="what is allowed in it, for 409")
-    instance: str | None = Field(default=None, description="id of this failure, by which it is found in the log")
-
-
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": description}
-    for status, description in {
-        400: "malformed",
-        401: "no valid token or signature",
-        403: "the role is not enough",
-        404: "not known",
-        409: "not allowed in the current state",
-        413: "body over 256 KiB",
-        422: "a field breaks a rule",
-        500: "something that no code expected; `instance` stands in the log",
-        503: "the database is away; try again",
-    }.items()
-}
-
-
-def document_problems(app: FastAPI) -> None:
-    """FastAPI documents every model as application/json; problems have a media type of their own."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        for path in document["paths"].values():
-            for operation in path.values():
-                for response in operation["responses"].values():
-                    content = response.get("content", {})
-                    schema = content.get("application/json", {}).get("schema", {})
-                    if schema.get("$ref") == "#/components/schemas/Problem":
-                        content["application/problem+json"] = content.pop("application/json")
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
-
-
-def problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None, **more: Any) -> JSONResponse:
-    body = Problem(title=title, status=status, detail=detail, **more)
-    return JSONResponse(
-        body.model_dump(exclude_none=True), status, headers=headers, media_type="application/problem+json"
-    )
-
-
-def _of_not_allowed(error: NotAllowed) -> JSONResponse:
-    return problem(409, "Not allowed", error.detail, current=error.status, allowed=list(error.allowed))
-
-
-def _of_invalid(error: Invalid) -> JSONResponse:
-    return problem(422, "Invalid", str(error), errors=[{"field": error.field, "rule": error.rule}])
-
-
-def _of_outage(error: Exception) -> JSONResponse:
-    log.warning("request.deferred", error=repr(error))
-    detail = "The database cannot be reached just now; nothing was stored. Send the same request again."
-    if isinstance(error, LOCK_TIMEOUT | Locked):
-        detail = "Something else holds what this would change; nothing was stored. Send the same request again."
-    return problem(503, "Try again", detail, headers={"Retry-After": str(RETRY_AFTER)})
-
-
-def log_failure(request: Request, error: Exception) -> str:
-    """An id for what no code expected; it stands in the log beside what happened, and is told to who asked."""
-    failure = f"urn:uuid:{uuid7()}"
-    where = {"method": request.method, "path": request.url.path}
-    log.error("request.failed", failure=failure, **where, error=repr(error), exc_info=error)
-    return failure
-
-
-def install_problems(app: FastAPI) -> None:
-    """Every error leaves as problem details, and none shows what it should not."""
-
-    @app.exception_handler(Exception)
-    async def failed(request: Request, error: Exception) -> JSONResponse:
-        failure = log_failure(request, error)
-        detail = (
-            f"Something failed here that nobody expected. Who looks after the system finds it in the log as {failure}."
-        )
-        return problem(500, "Failed", detail, instance=failure)
-
-    @app.exception_handler(RequestValidationError)
-    async def bad_input(_: Request, error: RequestValidationError) -> JSONResponse:
-        errors = problems_of(error.errors())
-        malformed = any(e["type"] == "json_invalid" for e in error.errors())
-        return problem(
-            400 if malformed else 422, "Malformed" if malformed else "Invalid", errors_in_words(errors), errors=errors
-        )
-
-    @app.exception_handler(StarletteHTTPException)
-    async def http_error(_: Request, error: StarletteHTTPException) -> JSONResponse:
-        headers = dict(error.headers) if error.headers else None
-        return problem(
-            error.status_code, "Refused" if error.status_code < 500 else "Failed", str(error.detail), headers
-        )
-
-    @app.exception_handler(NotAllowed)
-    async def not_allowed(_: Request, error: NotAllowed) -> JSONResponse:
-        return _of_not_allowed(error)
-
-    @app.exception_handler(Invalid)
-    async def invalid(_: Request, error: Invalid) -> JSONResponse:
-        return _of_invalid(error)
-
-    async def outage(_: Request, error: Exception) -> JSONResponse:
-        return _of_outage(error)
-
-    for kind in (*OUTAGES, Locked):
-        app.add_exception_handler(kind, outage)
-
-    async def data_error(_: Request, error: Exception) -> JSONResponse:
-        log.error("request.broke_a_law", error=repr(error))
-        return problem(422, "Invalid", "a value is outside what can be stored")
-
-    for law in BROKEN_LAWS:
-        app.add_exception_handler(law, data_error)
-
-
-trace: ContextVar[str | None] = ContextVar("trace", default=None)
-"""The W3C trace context of the request under way: it is written beside its facts and sent on."""
-
-HEALTH = ("/livez", "/readyz", "/metrics")
-
-
-class Requests:
-    """Counts and times every request, up to the start of its answer, by the template of its route; and takes its
-    caller's trace on, in a span where spans are wanted."""
-
-    def __init__(self, app: ASGIApp, service: str) -> None:
-        self.app = app
-        self.service = service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in HEALTH:
-            await self.app(scope, receive, send)
-            return
-        seconds: Histogram = scope["app"].state.request_seconds
-        tracing: Tracing | None = scope["app"].state.tracing
-        given = traceparent_in(dict(scope["headers"]).get(b"traceparent", b"").decode("latin-1"))
-        span = tracing.request(scope["method"], scope["path"], given) if tracing else None
-        trace.set(span.traceparent if span else given)
-        began = time.perf_counter()
-        answered = False
-
-        def answer(status: int) -> None:
-            nonlocal answered
-            answered = True
-            route = getattr(scope.get("route"), "path", "none")
-            seconds.labels(self.service, scope["method"], route, str(status)).observe(time.perf_counter() - began)
-            if span is not None:
-                span.answered(scope["method"], route, status)
-
-        async def sending(message: AsgiMessage) -> None:
-            if message["type"] == "http.response.start":
-                answer(message["status"])
-            await send(message)
-
-        try:
-            await self.app(scope, receive, sending)
-        finally:
-            if not answered:  # it failed; the answer is made outside
-                answer(500)
-
-
-def _malformed(error: Undecodable) -> JSONResponse:
-    field, _, rule = str(error).partition(": ")
-    return problem(400, "Malformed", str(error), errors=[{"field": field, "rule": rule}])
-
-
-class BodyLimit:
-    """Refuses a body over the limit before it is parsed, by its length if declared and by counting if not, and JSON that
-    readers understand differently. `uploads` says the limit of requests that bring files, and None of all others."""
-
-    def __init__(
-        self, app: ASGIApp, limit: int = BODY_LIMIT, uploads: Callable[[Scope], int | None] | None = None
-    ) -> None:
-        self.app = app
-        self.limit = limit
-        self.uploads = uploads
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        limit = (self.uploads and self.uploads(scope)) or self.limit
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if not declared.isdigit() or int(declared) > limit:
-            await _too_large(limit)(scope, receive, send)
-            return
-        chunks: list[bytes] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return
-            chunks.append(message.get("body", b""))
-            size += len(chunks[-1])
-            more = message.get("more_body", False)
-            if size > limit:
-                await _too_large(limit)(scope, receive, send)
-                return
-        whole = b"".join(chunks)
-        if b"json" in dict(scope["headers"]).get(b"content-type", b""):
-            try:
-                check_body(whole)
-            except Undecodable as error:
-                await _malformed(error)(scope, receive, send)
-                return
-        body: AsgiMessage | None = {"type": "http.request", "body": whole, "more_body": False}
-
-        async def replay() -> AsgiMessage:
-            nonlocal body
-            if body is not None:
-                message, body = body, None
-                return message
-            return await receive()
-
-        await self.app(scope, replay, send)
-
-
-def _too_large(limit: int) -> Response:
-    return problem(413, "Too large", f"body: must not be larger than {limit} bytes")
-
-
-_bearer = HTTPBearer(auto_error=False, description="a token with a role; `oms token` makes one")
-
-
-def tokens_of(request: Request) -> auth.Tokens:
-    found: auth.Tokens = request.app.state.tokens
-    return found
-
-
-class _Needs(SecurityBase):
-    """Who asks, by a bearer token; 401 without a valid one, 403 without one of the roles."""
-
-    def __init__(self, roles: Sequence[Role]) -> None:
-        self.model, self.scheme_name = _bearer.model, _bearer.scheme_name
-        self._roles = frozenset(roles)
-
-    async def __call__(self, request: Request) -> Caller:
-        credentials = await _bearer(request)
-        challenge = {"WWW-Authenticate": "Bearer"}
-        if credentials is None:
-            raise HTTPException(401, "a bearer token is required", challenge)
-        try:
-            who = await tokens_of(request).verify(credentials.credentials)
-        except auth.BadToken as error:
-            raise HTTPException(401, str(error), challenge) from None
-        except auth.KeysAway as error:
-            raise HTTPException(503, str(error), {"Retry-After": str(RETRY_AFTER)}) from None
-        structlog.contextvars.bind_contextvars(actor=who.actor)
-        if who.roles.isdisjoint(self._roles):
-            raise HTTPException(403, f"needs one of the roles {', '.join(sorted(self._roles))}")
-        return who
-
-
-def needs(*roles: Role) -> Any:
-    """A dependency: the caller, who has one of these roles."""
-    return Depends(_Needs(roles))
 
 
 def check_parameters(request: Request) -> None:
@@ -730,7 +446,7 @@ Commands = Annotated[CommandBus, Depends(commands)]
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """Who asks for a change, at which desk, and under which idempotency key."""
+    """Who asks for a change, on which command bus, and under which idempotency key."""
 
     commands: CommandBus
     request: Request
@@ -774,7 +490,7 @@ class CommandRequest:
 
 
 def asks(*roles: Role) -> Any:
-    """A dependency: an `CommandRequest` whose caller has one of these roles. 403 otherwise."""
+    """A dependency: a `CommandRequest` whose caller has one of these roles. 403 otherwise."""
 
     async def asking(
         request: Request,
@@ -785,56 +501,3 @@ def asks(*roles: Role) -> Any:
         return CommandRequest(commands, request, caller, idempotency_key)
 
     return Depends(asking)
-
-
-@dataclass(frozen=True, slots=True)
-class SignedBody:
-    """A verified webhook: its id, and the bytes that were signed."""
-
-    id: str
-    body: bytes
-
-
-def signed(secret: Callable[[Any], str]) -> Any:
-    """A dependency: the raw body of a webhook whose signature holds (standardwebhooks, 300 s tolerance).
-
-    `secret` picks it from the app's settings. 401 for a forged, stale or re-serialised one. Replays are the claim's job:
-    the id comes back with the body, and the shell lets it have one effect.
-    """
-
-    async def check(request: Request) -> SignedBody:
-        body = await request.body()
-        try:
-            Webhook(secret(request.app.state.settings)).verify(body, dict(request.headers))
-        except WebhookVerificationError as error:
-            raise HTTPException(401, f"webhook: {error}") from None
-        except (ValueError, RecursionError):  # the signature holds; the library parses the body after it
-            raise HTTPException(400, f"webhook: the body must be JSON that nests no deeper than {DEPTH}") from None
-        try:
-            check_body(body)  # whatever content type it was sent as
-        except Undecodable as error:
-            raise HTTPException(400, f"webhook: {error}") from None
-        return SignedBody(id=request.headers["webhook-id"], body=body)
-
-    return Depends(check)
-
-
-def read_signed(model: type[M], signed_body: SignedBody) -> M:
-    """The notice. Raises RequestValidationError, as for a body that the framework reads."""
-    try:
-        return model.model_validate_json(signed_body.body)
-    except ValidationError as error:
-        raise RequestValidationError(error.errors()) from None
-
-
-def webhook_cause(source: str, webhook_id: str, at: datetime, reason: str) -> Cause:
-    """A webhook's cause: claimed by (source, id), so that a replay has no second effect."""
-    return Cause(
-        id=uuid5(NAMESPACE_URL, f"{source}|{webhook_id}"),
-        at=at,
-        actor=f"partner:{source}",
-        reason=reason,
-        correlation_id=masked(webhook_id),
-        causation_id=masked(webhook_id),
-        traceparent=trace.get(),
-    )
