@@ -13,8 +13,9 @@ from bench.load import BATCH, COMMANDS, MESSAGES, batches, message, placing, pro
 from orders.domain.decide import Command
 from orders.handlers import ROUTE
 from orders.store import ORDERS
-from shared.messaging.consumer import Consumer, Router
+from shared.messaging.consumer import Consumer
 from shared.messaging.database import connect
+from shared.messaging.router import Router
 from shared.messaging.shell import Message, apply
 from shared.web.commands import CommandBus
 

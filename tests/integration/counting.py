@@ -10,8 +10,8 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 
 from shared.contracts.orders import OrderHoldPlaced
-from shared.messaging.consumer import Route
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Db, Message
 from shared.runtime import build
 from tests.integration.tally import FLOW, Add

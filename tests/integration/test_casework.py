@@ -26,8 +26,8 @@ from shared.contracts.fulfillment import (
     StockReceived,
 )
 from shared.contracts.payments import PaymentOperationUnknown, RefundKind, RefundLine, RefundRequested
-from shared.messaging.consumer import CaughtUp
 from shared.messaging.database import Pool
+from shared.messaging.offsets import CaughtUp
 from shared.messaging.timers import Timers
 from shared.web.auth import Role, issue
 from support_view.app import built

@@ -338,7 +338,7 @@ async def test_a_stop_while_the_broker_takes_no_offsets_ends_every_part_of_the_p
         await asyncio.Event().wait()
 
     monkeypatch.setattr(AIOKafkaConsumer, "commit", never)
-    monkeypatch.setattr("shared.messaging.consumer.TELLS_WITHIN_SECONDS", 0.5)
+    monkeypatch.setattr("shared.messaging.consumer.COMMITS_WITHIN_SECONDS", 0.5)
     monkeypatch.setattr("shared.runtime.PARTS_STOP_WITHIN", 5.0)
     app = bench.consuming(monkeypatch)
     async with app.router.lifespan_context(app):

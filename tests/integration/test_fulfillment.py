@@ -41,10 +41,10 @@ from shared.contracts.fulfillment import OpenedLine, shelf_key
 from shared.contracts.orders import Address, Hold, ShippingPreference
 from shared.contracts.partners import WarehouseGoodsReceived
 from shared.contracts.returns import Disposition, InspectedLine, InspectionOutcome
-from shared.messaging.consumer import Router
 from shared.messaging.database import Pool
 from shared.messaging.envelope import Cause
 from shared.messaging.parking import Record
+from shared.messaging.router import Router
 from shared.messaging.shell import Message
 from shared.messaging.timers import Timers
 from shared.web.auth import Tokens, issue

@@ -27,9 +27,10 @@ from shared.contracts.base import Fact, LineQuantity, PolicyRef, TenderKind
 from shared.contracts.fulfillment import Parcel, ShipmentShipped
 from shared.contracts.orders import Address, Customer, OrderConfirmed, OrderLine, OrderPlaced, TenderSpec
 from shared.contracts.returns import DueLine, ExchangeDifferenceDue, Resolution, ReturnRefundDue
-from shared.messaging.consumer import Consumer, Router
+from shared.messaging.consumer import Consumer
 from shared.messaging.database import Pool
 from shared.messaging.parking import Record
+from shared.messaging.router import Router
 from shared.messaging.timers import Timers
 from shared.web.auth import Tokens, issue
 from shared.web.commands import CommandBus

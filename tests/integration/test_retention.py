@@ -11,9 +11,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from fulfillment.app import app as fulfillment
 from fulfillment.settings import FulfillmentSettings
 from shared.contracts.orders import OrderHoldPlaced
-from shared.messaging.consumer import Consumer, Route, Router
+from shared.messaging.consumer import Consumer
 from shared.messaging.parking import settle, waiting
 from shared.messaging.retention import BATCH, Retention, sizes
+from shared.messaging.router import Route, Router
 from tests.databases import AUTH_KEY
 from tests.integration.counting import translate
 from tests.integration.delivery import Bench, until

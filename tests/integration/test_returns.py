@@ -31,9 +31,9 @@ from shared.contracts.partners import (
     WarehouseItemsInspected,
     WarehouseParcelReceived,
 )
-from shared.messaging.consumer import Router
 from shared.messaging.database import Pool
 from shared.messaging.parking import Parked, Record
+from shared.messaging.router import Router
 from shared.messaging.timers import Timers
 from shared.runtime import Running
 from shared.web.auth import Tokens, issue

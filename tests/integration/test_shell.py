@@ -13,11 +13,12 @@ import pytest
 from shared.contracts.base import Fact
 from shared.contracts.orders import OrderHoldPlaced
 from shared.core.machine import Invalid, NotAllowed
-from shared.messaging.consumer import Consumer, Route, Router
+from shared.messaging.consumer import Consumer
 from shared.messaging.database import Pool
 from shared.messaging.envelope import Cause
 from shared.messaging.journal import LINKED, WORTH_COPYING, link
 from shared.messaging.parking import Parked, Record, Waiting, waiting, waiting_keys
+from shared.messaging.router import Route, Router
 from shared.messaging.shell import ITEMS_PER_YIELD, Db, Message, apply
 from shared.web.operations import Redrive
 from tests.backends import Backends

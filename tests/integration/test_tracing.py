@@ -18,9 +18,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import BaseModel
 
 from shared.contracts.orders import OrderHoldPlaced
-from shared.messaging.consumer import Route
 from shared.messaging.database import Pool
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Message
 from shared.runtime import build
 from shared.web.auth import Role, issue

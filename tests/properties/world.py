@@ -56,8 +56,8 @@ from shared.contracts.partners import PartnerMessage
 from shared.contracts.payments import MovementKind, OperationKind, PaymentAnomalyDetected, RefundChannel, RefundKind
 from shared.contracts.returns import InspectionRule, Resolution, ReturnPolicy
 from shared.core.machine import Invalid, NotAllowed
-from shared.messaging.consumer import Route
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Flow, Message
 
 NOON: Final = datetime(2026, 6, 1, 12, tzinfo=timezone.utc)

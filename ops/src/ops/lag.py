@@ -27,8 +27,8 @@ from ops.endpoints import NotGiven, Place, place
 from ops.paths import state_folder
 from ops.system import DECIDING
 from ops.topics import PARTITIONS, TopicsWrong, expiring
-from shared.messaging.consumer import WHERE_TO_READ
 from shared.messaging.database import OUTAGES
+from shared.messaging.offsets import WHERE_TO_READ
 from shared.settings import brokers_in
 from shared.web.operations import UNPUBLISHED
 

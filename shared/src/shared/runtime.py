@@ -27,12 +27,14 @@ from prometheus_client import CollectorRegistry, Histogram, ProcessCollector
 from pydantic import BaseModel, Field
 from starlette.types import Scope
 
-from shared.messaging.consumer import CaughtUp, Consumer, Process, Route, Router
+from shared.messaging.consumer import Consumer
 from shared.messaging.database import OUTAGES, Pool, connect
 from shared.messaging.locks import LOCK_TIMEOUT
+from shared.messaging.offsets import CaughtUp
 from shared.messaging.refold import Refold
 from shared.messaging.relay import Relay, stopped_within
 from shared.messaging.retention import Retention, Rule
+from shared.messaging.router import Process, Route, Router
 from shared.messaging.shell import Db, Flow, freeze_gc
 from shared.messaging.timers import Fire, Timers
 from shared.settings import Settings

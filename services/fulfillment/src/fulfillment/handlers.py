@@ -56,8 +56,8 @@ from shared.contracts.returns import (
     ReturnItemsInspected,
     ReturnReason,
 )
-from shared.messaging.consumer import Route
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Message
 
 ToldOrder: TypeAlias = Message[Command]

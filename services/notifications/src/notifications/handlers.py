@@ -5,8 +5,8 @@ from typing import Final
 from notifications.domain.decide import RECORDED, RecordFact
 from notifications.store import NOTIFICATIONS
 from shared.contracts.base import Fact
-from shared.messaging.consumer import Route
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Message
 
 

@@ -6,8 +6,8 @@ from orders.domain.decide import RecordFact
 from orders.domain.progress import RECORDED
 from orders.store import ORDERS
 from shared.contracts.base import Fact
-from shared.messaging.consumer import Route
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Message
 
 

@@ -26,8 +26,8 @@ from shared.contracts.returns import (
     ReturnReason,
     ReturnRefundDue,
 )
-from shared.messaging.consumer import Route
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Message
 
 

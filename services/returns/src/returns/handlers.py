@@ -41,8 +41,8 @@ from shared.contracts.payments import (
     RefundRejected,
 )
 from shared.contracts.returns import ObservedLine, RecordedUnits
-from shared.messaging.consumer import Route
 from shared.messaging.envelope import Cause
+from shared.messaging.router import Route
 from shared.messaging.shell import Message
 
 

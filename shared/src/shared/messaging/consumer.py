@@ -8,10 +8,9 @@ import asyncio
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,11 +23,7 @@ from faststream.kafka.message import KafkaAckableMessage
 from faststream.kafka.subscriber.usecase import BatchSubscriber
 from prometheus_client import CollectorRegistry, Histogram
 
-from shared.contracts.base import FACTS, Fact, Input
-from shared.contracts.partners import WAREHOUSE_MESSAGES, PartnerMessage
-from shared.core.machine import Invalid, NotAllowed
 from shared.messaging.database import BROKEN_LAWS, OUTAGES, Pool
-from shared.messaging.envelope import Cause, Context, Undecodable, context_of, data_of, fact_of, observed_time, type_of
 from shared.messaging.locks import (
     LOCK_TIMEOUT,
     MOST_LOCKED,
@@ -40,158 +35,16 @@ from shared.messaging.locks import (
 )
 from shared.messaging.parking import Parked, Record, park, settle, waiting
 from shared.messaging.relay import stopped_within
-from shared.messaging.shell import Db, Flow, Message, Outcome, apply, linger, one_batch_at_a_time, yielding_every
+from shared.messaging.shell import Db, linger
 from shared.messaging.topics import known_partitions, note_partitions
 from shared.settings import Settings
 
 if TYPE_CHECKING:
     from shared.web.tracing import Tracing
+from shared.messaging.offsets import STORE_OFFSETS, WHERE_TO_READ, OffsetsLost
+from shared.messaging.router import LOCKED, Process, reason_of
 
 log = structlog.get_logger()
-
-Translate = Callable[[Any, Cause], Message[Any] | None]
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Which facts and partner messages become commands of which flow; None from a translation means: not for us."""
-
-    flow: Flow[Any, Any, Any]
-    translations: Mapping[type[Fact] | type[Input], Translate]
-
-
-LOCKED: Final = "locked"
-"""Why a message is parked that nothing is wrong with: another session holds its row. It is told again by itself."""
-
-Process = Callable[[Db, Sequence[Record]], Awaitable[list[Parked]]]
-"""What a consumer does with a batch inside its transaction: everything, or a list of what is to be parked."""
-
-
-def reason_of(error: Exception) -> str:
-    """A code to count parked messages by."""
-    if isinstance(error, Undecodable):
-        return error.reason
-    if isinstance(error, NotAllowed):
-        return "not_allowed"
-    if isinstance(error, Invalid):
-        return "invalid"
-    if isinstance(error, BROKEN_LAWS):
-        return "breaks_a_law"
-    if isinstance(error, LOCK_TIMEOUT):
-        return LOCKED
-    return "fault"
-
-
-def _read(model: type[Fact] | type[Input], context: Context, value: bytes | None) -> tuple[Any, Cause]:
-    """What a record says and why; a partner's clock is not believed where it cannot be right."""
-    cause = context.cause()
-    if issubclass(model, Fact):
-        return fact_of(context, value), cause
-    message = data_of(model, value)
-    if isinstance(message, PartnerMessage):
-        message = message.model_copy(update={"occurred_at": observed_time(message.occurred_at)})
-    return message, cause._replace(at=observed_time(cause.at))
-
-
-class Router:
-    """Turns records into commands and tells them. Its `process` is the whole of a consuming service."""
-
-    def __init__(self, routes: Sequence[Route]) -> None:
-        self._by_type: dict[str, tuple[Flow[Any, Any, Any], type[Fact] | type[Input], Translate]] = {}
-        names = {model: name for name, model in WAREHOUSE_MESSAGES.items()}
-        for route in routes:
-            for model, translate in route.translations.items():
-                name = model.type if issubclass(model, Fact) else names[model]  # type: ignore[index]
-                if name in self._by_type:
-                    raise ValueError(f"two routes for {name}")
-                self._by_type[name] = (route.flow, model, translate)
-
-    def _translated(self, record: Record) -> tuple[Flow[Any, Any, Any], Message[Any]] | Undecodable | None:
-        """The command, or why there is none, or None for a record that is not for us."""
-        kind = type_of(record.headers)
-        known = self._by_type.get(kind or "")
-        if known is None:
-            if kind in FACTS or kind in WAREHOUSE_MESSAGES:
-                return None
-            try:
-                context_of(record.key, record.headers)
-            except Undecodable as error:
-                return error
-            return Undecodable("unknown_type", f"ce_type: {kind} is not known")
-        flow, model, translate = known
-        try:
-            context = context_of(record.key, record.headers)
-            told = translate(*_read(model, context, record.value))
-        except Undecodable as error:
-            return error
-        return None if told is None else (flow, told)
-
-    async def process(self, db: Db, records: Sequence[Record]) -> list[Parked]:
-        """One transaction's worth: what cannot be read or decided comes back to be parked, the rest is applied."""
-        batches: dict[int, tuple[Flow[Any, Any, Any], list[Message[Any]], list[Record]]] = {}
-        unread: list[tuple[Record, Undecodable]] = []
-        async with one_batch_at_a_time(len(records)):
-            async for record in yielding_every(records):
-                told = self._translated(record)
-                if isinstance(told, Undecodable):
-                    unread.append((record, told))
-                elif told is not None:
-                    flow, command = told
-                    _, commands, sources = batches.setdefault(id(flow), (flow, [], []))
-                    commands.append(command)
-                    sources.append(record)
-        parked = [Parked(record, record.parking_key(), error.reason, str(error)) for record, error in unread]
-        if unread:
-            parked += self._successors(batches, unread)
-        for flow, commands, sources in batches.values():
-            outcomes, _ = await apply(db, flow, commands, queue_behind=True)
-            parked += [_parked(t, r, o) for t, r, o in zip(commands, sources, outcomes, strict=True) if _is_parked(o)]
-        return sorted(parked, key=lambda p: (p.record.topic, p.record.partition, p.record.position))
-
-    @staticmethod
-    def _successors(
-        batches: dict[int, tuple[Flow[Any, Any, Any], list[Message[Any]], list[Record]]],
-        unread: Sequence[tuple[Record, Undecodable]],
-    ) -> list[Parked]:
-        """What came after an unreadable record of the same key in the same partition waits behind it."""
-        first: dict[tuple[str, int, bytes], int] = {}
-        for record, _ in unread:
-            if record.key:
-                first.setdefault((record.topic, record.partition, record.key), record.position)
-        behind: list[Parked] = []
-        for which, (flow, commands, sources) in batches.items():
-            kept = [
-                (t, r)
-                for t, r in zip(commands, sources, strict=True)
-                if r.position < first.get((r.topic, r.partition, r.key or b""), r.position + 1)
-            ]
-            dropped = {r.position for r in sources} - {r.position for _, r in kept}
-            behind += [
-                Parked(r, r.parking_key(), "behind", "an earlier message of this key is parked")
-                for r in sources
-                if r.position in dropped and (r.topic, r.partition, r.key or b"") in first
-            ]
-            batches[which] = (flow, [t for t, _ in kept], [r for _, r in kept])
-        return behind
-
-
-def _is_parked(outcome: Outcome) -> bool:
-    return outcome.error is not None or outcome.is_behind
-
-
-def _parked(message: Message[Any], record: Record, outcome: Outcome) -> Parked:
-    if outcome.error is None:
-        return Parked(record, message.key, "behind", "an earlier message of this key is parked")
-    log.error(
-        "message.parked",
-        key=message.key,
-        topic=record.topic,
-        partition=record.partition,
-        position=record.position,
-        error=repr(outcome.error),
-        exc_info=None if isinstance(outcome.error, NotAllowed | Invalid | Undecodable) else outcome.error,
-    )
-    return Parked(record, message.key, reason_of(outcome.error), f"{outcome.error}" or repr(outcome.error))
 
 
 @dataclass(slots=True)
@@ -207,10 +60,6 @@ class Progress:
     is_assigned: bool = False
     done: dict[TopicPartition, tuple[int, int]] = field(default_factory=dict)
     """By partition: the next position, and the broker's time of the last record processed."""
-
-
-class OffsetsLost(Exception):
-    """The topic does not hold what is to be read next; the text says what it holds."""
 
 
 class Stuck(Exception):
@@ -230,44 +79,8 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
         await self._consumer.on_assigned(assigned)
 
 
-class CaughtUp:
-    """Until when everything that was on a group's topics has been taken, by whichever of its replicas.
-
-    What the topics hold is noted with the time; that time counts once the group's places, which are committed with the
-    effects, are past it. So facts that keep coming hold nothing up, and a backlog holds up until it is worked off.
-    """
-
-    def __init__(self, consumer: "Consumer") -> None:
-        self._consumer = consumer
-        self._until: datetime | None = None
-        self._next: tuple[datetime, Mapping[TopicPartition, int]] | None = None
-
-    async def __call__(self) -> datetime | None:
-        """None while that is not known. Raises an outage, of the broker too."""
-        if self._next is None:
-            async with self._consumer.pool.acquire(timeout=5) as db:
-                now: datetime = await db.fetchval("SELECT clock_timestamp()")
-            ends = await self._consumer.ends()
-            self._next = None if ends is None else (now, ends)
-        if self._next is not None:
-            async with self._consumer.pool.acquire(timeout=5) as db:
-                rows = await db.fetch(WHERE_TO_READ, self._consumer.group)
-            places = {TopicPartition(row["topic"], row["partition"]): row["next"] for row in rows}
-            noted_at, until = self._next
-            if all(places.get(place, 0) >= end for place, end in until.items()):
-                self._until, self._next = noted_at, None
-        return self._until
-
-
-WHERE_TO_READ = "SELECT topic, partition, next FROM positions WHERE consumer_group = $1"
-ADVANCE = """
-INSERT INTO positions (consumer_group, topic, partition, next)
-SELECT $1, * FROM unnest($2::text[], $3::int[], $4::bigint[]) AS t (topic, partition, next) ORDER BY topic, partition
-ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next = greatest(positions.next, excluded.next)"""
-
-
-TOLD_EVERY_SECONDS = 1.0
-TELLS_WITHIN_SECONDS = 5.0
+COMMITS_EVERY_SECONDS = 1.0
+COMMITS_WITHIN_SECONDS = 5.0
 """Kafka's client tries for as long as nobody answers, and goes on when it has been closed."""
 LISTENS_MS: Final = 200
 
@@ -282,14 +95,14 @@ AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 
 SHARDS: Final = 2
-WORTH_A_LANE: Final = 100
+RECORDS_PER_SHARD: Final = 100
 """Records; below it a second transaction costs more than it saves."""
 
 
 def _shards(records: Sequence[Record]) -> list[Sequence[Record]]:
     """The batch by keys, for transactions side by side: the database works on one while the next is decided. What has the
     same key stays together, in order."""
-    if len(records) < SHARDS * WORTH_A_LANE:
+    if len(records) < SHARDS * RECORDS_PER_SHARD:
         return [records]
     shards: list[list[Record]] = [[] for _ in range(SHARDS)]
     for record in records:
@@ -460,7 +273,7 @@ class Consumer:
         for (topic, partition), last in _last(records).items():
             self.progress.done[TopicPartition(topic, partition)] = (last.position + 1, last.timestamp_ms)
         self._dirty = True
-        if time.monotonic() - self._committed_at > TOLD_EVERY_SECONDS:
+        if time.monotonic() - self._committed_at > COMMITS_EVERY_SECONDS:
             await self.commit_offsets()
         await linger(len(records), took)
 
@@ -472,7 +285,7 @@ class Consumer:
             return
         self._dirty, self._committed_at = False, time.monotonic()
         try:
-            async with asyncio.timeout(TELLS_WITHIN_SECONDS):
+            async with asyncio.timeout(COMMITS_WITHIN_SECONDS):
                 await consumer.commit({place: position for place, (position, _) in self.progress.done.items()})
         except (KafkaError, TimeoutError) as error:
             self._dirty = True
@@ -570,7 +383,7 @@ class Consumer:
     async def _advance(self, db: Db, records: Sequence[Record]) -> None:
         ends = _last(records)
         next = [record.position + 1 for record in ends.values()]
-        await db.execute(ADVANCE, self.group, [t for t, _ in ends], [p for _, p in ends], next)
+        await db.execute(STORE_OFFSETS, self.group, [t for t, _ in ends], [p for _, p in ends], next)
 
     async def retry_locked(self, stop: asyncio.Event) -> None:
         """Tell again what waits for locked rows, each key by itself, until stopped. Any replica may have set it aside."""
