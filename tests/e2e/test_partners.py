@@ -1,4 +1,4 @@
-"""The README's examples for partners, run as they stand there, one after the other, against the running system."""
+"""The examples for partners in docs/partners, run as they stand there, one after the other, against the running system."""
 
 import asyncio
 import contextlib
@@ -19,15 +19,15 @@ ROOT = Path(__file__).resolve().parents[2]
 SHELL = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def examples(heading: str, until: str) -> str:
-    """All shell blocks between two headings, as one script."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    part = text[text.index(f"{heading}\n") : text.index(f"{until}\n")]
-    return "\n".join(SHELL.findall(part))
+def examples() -> str:
+    """All shell blocks of all partners, in the order of the index, as one script."""
+    folder = ROOT / "docs/partners"
+    pages = re.findall(r"\]\((\w[\w-]*\.md)\)", (folder / "README.md").read_text(encoding="utf-8"))
+    return "\n".join(block for page in pages for block in SHELL.findall((folder / page).read_text(encoding="utf-8")))
 
 
 def moved_to(system: System, script: str) -> str:
-    """The same script for where this system is: the README names the usual ports, `.venv` and `var`."""
+    """The same script for where this system is: the examples name the usual ports, `.venv` and `var`."""
     for service in SERVICES:
         script = script.replace(f"http://127.0.0.1:{service.port}", system.endpoints.url(service.name))
     script = re.sub(r"\.venv/bin/(\w+)", lambda found: f"{Path(sys.executable).parent}/{found[1]}", script)
@@ -36,7 +36,7 @@ def moved_to(system: System, script: str) -> str:
 
 async def test_every_partners_examples_work_as_printed_and_the_order_reaches_its_end(system: System) -> None:
     var = system.endpoints.secrets.parent
-    script = moved_to(system, examples("## For each partner", "### Operator"))
+    script = moved_to(system, examples())
     shell = await asyncio.create_subprocess_exec(
         "bash",
         *("-euo", "pipefail", "-c", script),
