@@ -67,7 +67,7 @@ class Stuck(Exception):
 
 
 class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped here
-    """Lets the batch under way finish before its partitions are given up, and begins where the database says."""
+    """It waits for the batch in flight before partitions are revoked, and seeks to the stored offsets when they are assigned."""
 
     def __init__(self, consumer: "Consumer") -> None:
         self._consumer = consumer
@@ -81,7 +81,7 @@ class _Assignment(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka 
 
 COMMITS_EVERY_SECONDS = 1.0
 COMMITS_WITHIN_SECONDS = 5.0
-"""Kafka's client tries for as long as nobody answers, and goes on when it has been closed."""
+"""Without a limit Kafka's client retries a commit for as long as no broker answers, even after it was closed."""
 LISTENS_MS: Final = 200
 
 RETRIES_EVERY_SECONDS: Final = 0.5
@@ -96,12 +96,12 @@ AGES = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800)
 
 SHARDS: Final = 2
 RECORDS_PER_SHARD: Final = 100
-"""Records; below it a second transaction costs more than it saves."""
+"""Below it a second transaction costs more than it saves."""
 
 
 def _shards(records: Sequence[Record]) -> list[Sequence[Record]]:
-    """The batch by keys, for transactions side by side: the database works on one while the next is decided. What has the
-    same key stays together, in order."""
+    """Split the batch by key, for transactions side by side: the database works on one while the next is decided. Records of
+    one key stay in one shard, in order."""
     if len(records) < SHARDS * RECORDS_PER_SHARD:
         return [records]
     shards: list[list[Record]] = [[] for _ in range(SHARDS)]
@@ -111,12 +111,12 @@ def _shards(records: Sequence[Record]) -> list[Sequence[Record]]:
 
 
 def _last(records: Sequence[Record]) -> dict[tuple[str, int], Record]:
-    """Of each partition, by topic and number: they come in order."""
+    """The last record of each partition, by topic and number."""
     return {(record.topic, record.partition): record for record in records}
 
 
 class Consumer:
-    """One subscription of one group: batches in, each committed as a whole or given back."""
+    """A consumer is one subscription of one group; each batch is committed as a whole or given back."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class Consumer:
         return message
 
     async def on_revoked(self) -> None:
-        """Nothing is under way, and where to go on is known: the group is about to be shared out anew."""
+        """Before a rebalance: wait for the batch in flight, reload the stored offsets."""
         self.progress.is_assigned = False
         pause = 0.1
         async with self._at_work:
@@ -223,7 +223,7 @@ class Consumer:
             self._dirty = False
 
     async def on_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Read on where the committed effects end; what was never read is read from its first record."""
+        """Seek to the stored offsets; a partition that was never read begins with its first record."""
         assert self._subscriber is not None and self._subscriber.consumer is not None
         consumer = self._subscriber.consumer
         # A partition that should not be there is not read; `watch` ends the process.
@@ -278,8 +278,7 @@ class Consumer:
         await linger(len(records), took)
 
     async def commit_offsets(self) -> None:
-        """Commit to the broker, for others to look at, how far the effects have come: `positions` decide, so once in a
-        while is enough."""
+        """Commit the offsets to Kafka, for others to look at. The table `positions` decides, so once in a while is enough."""
         consumer = self._subscriber.consumer if self._subscriber is not None else None
         if consumer is None or not self._dirty:
             return
@@ -293,7 +292,7 @@ class Consumer:
             log.warning("offset.not_committed", error=repr(error))
 
     async def process(self, records: Sequence[Record]) -> None:
-        """Commit the batch, and where reading goes on: never before all the effects."""
+        """Commit the batch, and then the offsets: never before all the effects."""
         shards = _shards(records)
         ended = await asyncio.gather(
             *(self._commit(shard, is_whole=len(shards) == 1) for shard in shards), return_exceptions=True
@@ -307,8 +306,8 @@ class Consumer:
                 await self._advance(db, records)
 
     async def _commit(self, records: Sequence[Record], is_whole: bool) -> bool:
-        """Apply them in one transaction, apart where that breaks; whether it noted as well where reading goes on, as it
-        may where they are the whole batch."""
+        """Apply the records in one transaction, or in smaller ones where that fails. Returns whether the offsets were stored in
+        the same transaction, as they may be when the records are the whole batch."""
         set_aside = [r for r in records if r.parking_key() in self._locked] if self._locked else ()
         if set_aside:
             await self._set_aside(set_aside)

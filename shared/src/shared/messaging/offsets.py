@@ -20,14 +20,14 @@ ON CONFLICT (consumer_group, topic, partition) DO UPDATE SET next = greatest(pos
 
 
 class OffsetsLost(Exception):
-    """The topic does not hold what is to be read next; the text says what it holds."""
+    """The next offset is not in the topic (retention or truncation); the text says what the topic holds."""
 
 
 class CaughtUp:
-    """Until when everything that was on a group's topics has been taken, by whichever of its replicas.
+    """It says until when a group, whichever of its replicas, has processed everything that was on its topics.
 
-    What the topics hold is read with the time; that time counts once the group's places, which are committed with the
-    effects, are past it. So facts that keep coming hold nothing up, and a backlog holds up until it is worked off.
+    It reads the ends of the topics and the time. That time counts once the group's stored offsets are past those ends. A
+    steady stream of facts therefore delays nothing; a backlog delays until it is worked off.
     """
 
     def __init__(self, consumer: "Consumer") -> None:

@@ -1,4 +1,4 @@
-"""The batch shell: one batch, one transaction. The pure core decides, this commits, and nobody else does.
+"""The shell processes a batch of messages in one transaction. The pure core decides; this commits, and nobody else does.
 
 A batch costs a fixed number of statements whatever its size: claim and load with locks, what the flow keeps beside its
 states, save, append. A refused message takes nothing with it: its claim is given back and the others commit.
@@ -38,7 +38,7 @@ Db: TypeAlias = "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectio
 
 @dataclass(frozen=True, slots=True)
 class Message(Generic[C]):
-    """A command for one aggregate, and why. `command` is an Undecodable where the message could not be read."""
+    """A message is a command for one aggregate and its cause. `command` is an Undecodable where it could not be read."""
 
     key: str
     command: C | Undecodable
@@ -71,7 +71,7 @@ class LockedAggregate(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one Told: its facts; or a repeat; or refused with an error; or queued behind a parked one."""
+    """The outcome of one message: its facts; or a repeat; or a refusal with its error; or queued behind a parked one."""
 
     facts: Sequence[Fact] = ()
     is_repeat: bool = False
@@ -80,21 +80,22 @@ class Outcome:
 
 
 ITEMS_PER_YIELD: Final = 64
-"""Things to decide, read or write out before whoever else is ready may go on: requests, and the other transaction of a batch,
-to be told its answer and give the database its next statement. What the driver writes out for a statement is not cut up."""
+"""Items processed before yielding to the event loop, so that requests, and the other transaction of a batch, are not held up.
+What the driver writes out for one statement is not cut up."""
 
 
 def freeze_gc() -> None:
-    """Keep the collector from looking for cycles where there are none: what was imported and built lives as long as the
-    process, and reference counting frees the tens of thousands of objects that a batch makes. For a process whose work is
-    batches, once it has all it needs."""
+    """Exclude everything built so far from garbage collection, and collect rarely.
+
+    What was imported lives as long as the process, and reference counting frees the tens of thousands of objects of a batch.
+    A process whose work is batches calls this once, when it has all it needs."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 
 
 async def yielding_every(things: Iterable[T]) -> AsyncIterator[T]:
-    """One after the other, letting others go on in between."""
+    """Iterate, and yield to the event loop after every `ITEMS_PER_YIELD` items."""
     for number, thing in enumerate(things, 1):
         yield thing
         if not number % ITEMS_PER_YIELD:
@@ -105,9 +106,9 @@ _turns: Final = WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock]()
 
 
 def one_batch_at_a_time(count: int) -> AbstractAsyncContextManager[object]:
-    """Between statements, to be worked on by this process: large batches one after the other, while the database has a
-    statement of the other one. Side by side they would get ready at the same time, and all wait for it. Nothing is awaited
-    meanwhile but stretches."""
+    """A lock under which this process decides large batches one after the other, while the database works on a statement of
+    the other one. Decided side by side, both would be ready at the same time and wait for the database together. Nothing is
+    awaited under the lock but `yielding_every`."""
     if count <= ITEMS_PER_YIELD:
         return nullcontext()
     return _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
@@ -126,8 +127,8 @@ async def _save_nothing(db: Db, touched: Sequence[LockedAggregate[Any]], context
 
 
 class StateCache(Generic[S]):
-    """States of late, by the hash of their last fact: the chain says what happened before it, so a state found under
-    it is the state, whoever wrote the row since and whether or not the transaction that made it was committed."""
+    """A cache of recent states by the hash of their last fact. The chain fixes everything that happened before it, so a state
+    found under it is the state, whoever wrote the row since and whether or not its transaction was committed."""
 
     def __init__(self, most: int = 2048) -> None:
         self._most = most
@@ -146,7 +147,7 @@ class StateCache(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Flow(Generic[S, C, X]):
-    """How one kind of aggregate is decided, folded and kept.
+    """A flow says how one kind of aggregate is decided, folded and saved.
 
     `decide(state, command, context)` and `evolve(state, fact)` are pure. `load_context` loads (and locks, in key
     order) what decisions need beside the aggregate; `evolve_context` folds facts into it; `save_tables` writes the rows that carry
