@@ -1,4 +1,4 @@
-"""The pool, and what counts as an outage: something to wait out, never a bad message."""
+"""The database pool, and what counts as an outage: something to wait out, never a bad message."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -39,19 +39,19 @@ these; behind one, they belong to the settings of the database."""
 
 
 def array(values: Iterable[int | UUID]) -> str:
-    """Numbers or ids as an array is written, for a parameter cast as `$1::text::int[]`: of each element of a list the
-    driver asks whether it is a sequence itself, which costs more than all the rest of it."""
+    """Write numbers or ids as an array literal, for a parameter cast as `$1::text::int[]`. The driver asks of each element of
+    a list whether it is a sequence itself, which costs more than all the rest."""
     return f"{{{','.join(map(str, values))}}}"
 
 
 def transposed(rows: Iterable[Sequence[Any]], width: int) -> Sequence[tuple[Any, ...]]:
-    """Rows that wide as the columns that `unnest` takes; of no rows, empty ones."""
+    """Turn rows into the columns that `unnest` takes; no rows become empty columns."""
     return [*zip(*rows, strict=True)] or [()] * width
 
 
 async def _nothing_to_undo(_: "asyncpg.Connection[asyncpg.Record]") -> None:
-    """In place of a round trip after each use: the pool has rolled back what was left open, and nobody sets, locks or
-    listens for the length of a session on its connections."""
+    """Replace the round trip after each use: the pool has rolled back what was left open, and nobody sets, locks or listens
+    for the length of a session on its connections."""
 
 
 def _limits(settings: Settings) -> dict[str, str]:
@@ -59,7 +59,7 @@ def _limits(settings: Settings) -> dict[str, str]:
 
 
 async def connect(settings: Settings) -> Pool:
-    """A pool whose statements give up after a while; connections are made as they are needed."""
+    """Open a pool whose statements time out; connections are made as they are needed."""
     return await asyncpg.create_pool(
         settings.database_url.get_secret_value(),
         min_size=0,

@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 in Kafka's binary mode: headers carry the context, the value is the JSON of `data`."""
+"""Envelopes are CloudEvents 1.0 in Kafka's binary mode: headers carry the context, the value is the JSON of `data`."""
 
 import json
 import re
@@ -38,13 +38,13 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 
 
 def traceparent_in(text: str | None) -> str | None:
-    """A W3C trace context, if it is one: another is no fault of the message's, and is not passed on."""
+    """Return a W3C trace context, if it is one. Another is no fault of the message's, and is not passed on."""
     return text if text and _TRACEPARENT.fullmatch(text) else None
 
 
 def observed_time(occurred_at: datetime | None) -> datetime:
-    """When what a partner reports happened (I16). A report is never refused for its sender's clock: a time in the future, or
-    of a clock that was never set, is replaced by the time of receipt, and said in the log."""
+    """Return when what a partner reports happened (I16). A report is never refused for its sender's clock: a time in the
+    future, or of a clock that was never set, is replaced by the time of receipt, and the log says so."""
     now = datetime.now(timezone.utc)
     if occurred_at is None:
         return now
@@ -55,7 +55,8 @@ def observed_time(occurred_at: datetime | None) -> datetime:
 
 
 class Undecodable(Exception):
-    """A record that is not a fact we can read; `reason` is a code, the message says what is wrong with what field."""
+    """It is raised for a record that is not a fact we can read. `reason` is a code; the message says what is wrong with which
+    field."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
@@ -63,7 +64,7 @@ class Undecodable(Exception):
 
 
 class Cause(NamedTuple):
-    """Why something is told: it is claimed by `id` once per consumer and written beside every fact it leads to.
+    """A cause says why a command is given. Its `id` is claimed once per consumer and written beside every fact it leads to.
 
     `sequence` is the causing fact's place in its own service's journal of the subject.
     """
@@ -79,7 +80,7 @@ class Cause(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The context attributes of one record; offsets and the broker's times are no business of the fact.
+    """The context has the attributes of one record; offsets and the broker's times are not part of the fact.
 
     `message_id` is what consumers claim: our own ids as they are, a partner's made unique by its source.
     """
@@ -120,7 +121,7 @@ def _is_utf8(value: bytes) -> bool:
 
 
 def type_of(headers: Headers | Iterable[tuple[str, Any]]) -> str | None:
-    """The `ce_type`, or None where it is absent or unreadable: what a consumer skips by, without parsing."""
+    """Return the `ce_type`, or None where it is absent or unreadable. Consumers skip by it, without parsing."""
     for name, value in headers:
         if name == "ce_type":
             try:
@@ -178,13 +179,13 @@ def context_of(key: bytes | None, headers: Headers | Iterable[tuple[str, Any]]) 
 
 
 def _traceparent(headers: Headers | Iterable[tuple[str, Any]]) -> str | None:
-    """One that cannot be read is no fault of the message's."""
+    """Read the trace context; one that cannot be read is no fault of the message's."""
     value = next((value for name, value in headers if name == "traceparent"), None)
     return None if value is None else traceparent_in(value.decode("ascii", "replace"))
 
 
 def _uuid(text: str) -> UUID:
-    """As `UUID(text)`: the driver's own reads the usual ways to write one, and is written back, in a tenth of the time."""
+    """Parse as `UUID(text)` does. The driver's own class reads the usual ways to write one in a tenth of the time."""
     try:
         return DriversUUID(text)
     except ValueError:
@@ -206,7 +207,7 @@ def _check_depth(value: bytes) -> None:
 def _check_json(value: bytes, data: BaseModel) -> None:
     """Refuse what readers of JSON disagree on: a name twice in one object, and numbers that JSON does not have.
 
-    What reads as `data` and is what we would write for it says each name once: our own facts are not parsed again.
+    What reads as `data` and is what we would write for it says each name once, so that our own facts are not parsed again.
     """
     if data.__pydantic_serializer__.to_json(data) != value:
         _strict.decode(value.decode())

@@ -1,4 +1,4 @@
-"""The journal: every fact, for ever, in order per subject and chained by hash."""
+"""The journal keeps every fact for ever, in order per subject and chained by hash."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,8 +23,7 @@ LARGEST = 700_000
 
 
 class Entry(NamedTuple):
-    """One row of the journal, `chain` = SHA-256 of the chain before it and of what
-    this row says."""
+    """An entry is one row of the journal. `chain` is SHA-256 of the chain before it and of what this row says."""
 
     id: UUID
     subject: str
@@ -60,8 +59,8 @@ def link(
     policy_id: str | None,
     policy_version: int | None,
 ) -> bytes:
-    """The next hash of a chain: of the one before and of all that the row says but `recorded_at`, which the database sets.
-    The separator occurs in none of the parts but the last, which is the JSON; no text of PostgreSQL has the sign for NULL."""
+    """Compute the next hash of a chain, from the one before and all that the row says but `recorded_at`, which the database
+    sets. The separator occurs in no part but the last, which is the JSON; no text of PostgreSQL has the sign for NULL."""
     parts = (
         *("2", str(id), subject, str(sequence), type, str(schema_version)),
         *(str(int(occurred_at.timestamp() * 1_000_000)), actor, reason, correlation_id),
@@ -78,7 +77,8 @@ LINKED: Final = Entry._fields[:-1]
 def link_first_form(
     before: bytes, id: UUID, subject: str, sequence: int, type: str, data: str, at: datetime, actor: str, reason: str
 ) -> bytes:
-    """As rows were chained at first, without correlation, cause, trace, policy and schema version: theirs is never remade."""
+    """Compute the hash as rows were chained at first, without correlation, cause, trace, policy and schema version. Such
+    hashes are never made anew."""
     said = "\x1f".join(
         (str(id), subject, str(sequence), type, str(int(at.timestamp() * 1_000_000)), actor, reason, data)
     )
@@ -110,7 +110,7 @@ READ: Final = "SELECT subject, type, data FROM events WHERE subject = ANY($1::te
 
 
 async def read(db: "Db", subjects: Sequence[str]) -> dict[str, list[Fact]]:
-    """The facts of each subject in order. A subject with a fact of a type that this image does not know is left out."""
+    """Read the facts of each subject in order. A subject with a fact of a type that this image does not know is left out."""
     facts: dict[str, list[Fact]] = {}
     unknown: set[str] = set()
     for subject, type, data in await db.fetch(READ, subjects):
@@ -122,6 +122,5 @@ async def read(db: "Db", subjects: Sequence[str]) -> dict[str, list[Fact]]:
 
 
 async def append(db: "Db", entries: Sequence[Entry]) -> None:
-    """The rows, by COPY: of what a large batch writes, the journal is most. Their places in the outbox are the caller's to
-    make."""
+    """Write the rows by COPY: the journal is most of what a large batch writes. The caller makes their places in the outbox."""
     await db.copy_records_to_table("events", records=entries, columns=Entry._fields)

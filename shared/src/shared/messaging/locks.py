@@ -1,4 +1,4 @@
-"""Rows that another session of the database holds: which keys wait for them, and who it is that holds them."""
+"""Locked rows are held by another session of the database. This says which keys wait for them, and who holds them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -43,7 +43,7 @@ class Locked(Exception):
 
 
 async def locked_keys(pool: Pool, keys: Iterable[str]) -> set[str]:
-    """Those whose row somebody else holds just now. Raises a lock time-out where it is a whole table."""
+    """Return the keys whose rows somebody else holds just now. Raises a lock time-out where a whole table is locked."""
     async with pool.acquire(timeout=5) as db:
         found = {row["key"] for row in await db.fetch(LOCKED_KEYS, sorted(keys))}
         if len(found) > MOST_LOCKED or (not found and await db.fetchval(TABLE_IS_LOCKED)):
@@ -52,13 +52,13 @@ async def locked_keys(pool: Pool, keys: Iterable[str]) -> set[str]:
 
 
 async def give_up_after(db: Db, seconds: float) -> None:
-    """In this transaction, for each row that has to be waited for."""
+    """Limit, in this transaction, how long each locked row is waited for."""
     await db.execute("SELECT set_config('lock_timeout', $1, true)", f"{round(seconds * 1000)}ms")
 
 
 @asynccontextmanager
 async def holders(pool: Pool, db: Db) -> AsyncIterator[list[str]]:
-    """Who holds what `db` waits for meanwhile, in words; nobody where it hardly waits."""
+    """Say in words who holds what `db` waits for meanwhile; nobody where it hardly waits."""
     pid, found = db.get_server_pid(), list[str]()
 
     async def look() -> None:

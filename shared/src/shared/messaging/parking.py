@@ -1,4 +1,5 @@
-"""Messages that could not be decoded or decided, kept with their key: shown, redriven in order, or discarded, by name."""
+"""Parked messages could not be decoded or decided. They are kept with their key, shown, redriven in order, or discarded by a
+named person."""
 
 import json
 import re
@@ -17,7 +18,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Record(NamedTuple):
-    """A record as it came from a topic; `timestamp_ms` is the broker's. A tuple, since there is one of each record."""
+    """A record as it came from a topic; `timestamp_ms` is the broker's. It is a tuple, since there is one for each record."""
 
     topic: str
     partition: int
@@ -28,8 +29,8 @@ class Record(NamedTuple):
     value: bytes | None
 
     def parking_key(self) -> str:
-        """What its successors queue behind, as an operator can name it: the key as text, a long one by its beginning
-        and its hash; or its own place when it has none."""
+        """Return the key that its successors queue behind, as an operator can name it: the key as text, a long one by its
+        beginning and its hash; the record's own place when it has none."""
         if not self.key:
             return f"{self.topic}/{self.partition}/{self.position}"
         text = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", self.key.decode("utf-8", "backslashreplace"))
@@ -38,7 +39,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """A record and why it is parked: a code and a sentence."""
+    """A record that is to be parked, and why: a code and a sentence."""
 
     record: Record
     key: str
@@ -75,7 +76,7 @@ WHERE id = ANY($1::bigint[]) AND status = 'open' RETURNING id"""
 
 
 async def park(db: Db, parked: Sequence[Parked]) -> None:
-    """In the caller's transaction, in order. A record parked before is not parked twice."""
+    """Park records in the caller's transaction, in order. A record that was parked before is not parked twice."""
     if not parked:
         return
     await db.execute(
@@ -93,7 +94,7 @@ async def park(db: Db, parked: Sequence[Parked]) -> None:
 
 
 def _storable(text: str) -> str:
-    """As text of the database: without NUL, and what is not UTF-8 escaped."""
+    """Make text that the database can store: without NUL, and with what is not UTF-8 escaped."""
     return text.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
@@ -114,7 +115,7 @@ class Waiting:
 
 
 async def waiting(db: Db, key: str | None = None, limit: int = 1000) -> list[Waiting]:
-    """Open parked messages, by key, in the order they came."""
+    """List open parked messages, by key, in the order they came."""
     return [
         Waiting(
             id=row["id"],
@@ -137,7 +138,8 @@ async def waiting(db: Db, key: str | None = None, limit: int = 1000) -> list[Wai
 
 
 async def settle(db: Db, ids: Sequence[int], status: str, actor: str, reason: str) -> list[int]:
-    """`status` is redriven or discarded; who did it and why is kept. Returns those that were still open."""
+    """Settle parked messages. `status` is redriven or discarded; who did it and why is kept. Returns those that were still
+    open."""
     return [row["id"] for row in await db.fetch(SETTLE, ids, status, actor, reason)]
 
 
@@ -154,6 +156,6 @@ class WaitingKey:
 
 
 async def waiting_keys(db: Db, reason: str | None, after: str, limit: int) -> list[WaitingKey]:
-    """By key, those after `after`, with a message parked for this reason."""
+    """List keys with open parked messages, those after `after`, with a message parked for this reason."""
     rows = await db.fetch(KEYS, after, reason, limit)
     return [WaitingKey(**row) for row in rows]

@@ -1,8 +1,8 @@
-"""Folds states anew whose rows were written by an image with another shape of state, once per start of a service.
+"""Refold folds states again whose rows were written by an image with another shape of state, once per start of a service.
 
-A state that gained a field is read as if nothing had happened that the field tells of. Commands therefore fold such a
-row from its journal before they decide (`shell`); this does it for the rows that no command touches, whose deadlines
-and pages would otherwise stay as they were. Several replicas may do it side by side.
+An older row lacks a field that the state gained, and would read as if nothing had happened that the field tells of. Commands
+therefore fold such a row from its journal before they decide (`shell`). Refold does it for the rows that no command touches,
+whose deadlines and pages would otherwise stay as they were. Several replicas may do it side by side.
 """
 
 import asyncio
@@ -55,8 +55,8 @@ class Refold:
             log.info("states.folded_anew", states=count - len(self._failed), failed=len(self._failed))
 
     async def _page(self, size: int) -> int:
-        """Fold a page anew; returns how many rows were looked at. A row that cannot be folded, or whose state breaks a law
-        of the database, is left and said in the log. Raises what is no fault of a row."""
+        """Fold a page of rows; return how many were looked at. A row that cannot be folded, or whose state breaks a
+        constraint, is left and named in the log. Raises what is no fault of a row."""
         keys: list[str] = []
         try:
             async with self._pool.acquire(timeout=5) as db, db.transaction():
@@ -79,7 +79,7 @@ class Refold:
 
 
 def _other_than(shapes: set[str]) -> str:
-    """A condition on the column, in ranges between the shapes."""
+    """Return a condition on the column, in ranges between the shapes."""
     known = sorted(shapes)
     between = [f"shape > '{low}' AND shape < '{high}'" for low, high in pairwise(known)]
     return " OR ".join(["shape IS NULL", f"shape < '{known[0]}'", *between, f"shape > '{known[-1]}'"])

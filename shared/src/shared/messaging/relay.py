@@ -1,8 +1,9 @@
-"""Outbox to topic: one leader per service publishes in position order and deletes after the broker's acknowledgement.
+"""The relay publishes the outbox: one leader per service sends in position order and deletes after the broker's
+acknowledgement.
 
 Leadership is a session advisory lock on the same direct connection that reads and deletes, so a leader that loses its
-connection loses both at once. What was acknowledged but not deleted is published again, in order; consumers claim ids.
-A fact that the broker finds too large is withheld with all that follows it under its key; the other keys go on.
+connection loses both at once. What was acknowledged but not deleted is published again, in order; consumers claim ids. A fact
+that the broker finds too large is withheld with all that follows it under its key; the other keys go on.
 """
 
 import asyncio
@@ -65,7 +66,7 @@ _choose = DefaultPartitioner()
 
 
 class Pooled(Exception):
-    """The relay's connection is not its own; the text says what to set."""
+    """It is raised where the relay's connection is not its own; the text says what to set."""
 
 
 @dataclass(slots=True)
@@ -77,8 +78,8 @@ class RelayProgress:
 
 @dataclass(slots=True)
 class _Round:
-    """What became of the rows of one read. Nothing is sent after a failure in the same partition: a later fact of a
-    key must not be on the topic before an earlier one."""
+    """A round says what became of the rows of one read. Nothing is sent after a failure in the same partition: a later fact
+    of a key must not be on the topic before an earlier one."""
 
     acknowledged: list[int] = field(default_factory=list)
     too_large: list[asyncpg.Record] = field(default_factory=list)
@@ -87,7 +88,7 @@ class _Round:
 
 
 class Relay:
-    """Runs in every replica; publishes in one."""
+    """The relay runs in every replica and publishes in one."""
 
     def __init__(
         self, settings: Settings, service: str, topic: str | None = None, tracing: "Tracing | None" = None
@@ -102,7 +103,7 @@ class Relay:
         self._continued: Mapping[str, str] = {}
 
     def wake(self) -> None:
-        """Something was committed here: publish now rather than at the next poll."""
+        """Publish now rather than at the next poll, since something was committed here."""
         self._notified.set()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -181,7 +182,7 @@ class Relay:
     async def _publish_until_refused(
         self, db: "asyncpg.Connection[asyncpg.Record]", producer: AIOKafkaProducer, stop: asyncio.Event
     ) -> _Round | None:
-        """The round in which the broker refused something for its size; None when stopped."""
+        """Publish until the broker refuses something for its size, and return that round; None when stopped."""
         if not self.progress.is_leader:
             self.progress.is_leader = True
             log.info("relay.leads", topic=self._topic)
@@ -217,7 +218,7 @@ class Relay:
         return None
 
     async def _publish(self, producer: AIOKafkaProducer, rows: Sequence[asyncpg.Record], partitions: int) -> _Round:
-        """Each partition's rows in order, the partitions side by side."""
+        """Publish each partition's rows in order, the partitions side by side."""
         placed: dict[int, list[asyncpg.Record]] = {}
         for row in rows:
             placed.setdefault(_partition(row["subject"], partitions), []).append(row)
@@ -282,7 +283,7 @@ class Relay:
         return headers
 
     async def _wait(self, stop: asyncio.Event, seconds: float) -> None:
-        """Until woken, or the poll is due: what another replica committed wakes nobody here."""
+        """Wait until notified, or until the poll is due: what another replica committed notifies nobody here."""
         if self._notified.is_set() or stop.is_set():
             return
         try:
@@ -293,7 +294,7 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Withheld:
-    """A key whose facts wait in the outbox, and how many. `id` rises with every key that is withheld."""
+    """A withheld key has facts that wait in the outbox; it says how many. `id` rises with every key that is withheld."""
 
     id: int
     key: str
@@ -313,7 +314,7 @@ UPDATE withheld SET released_at = now(), released_by = $2 WHERE subject = $1 AND
 
 
 async def withheld(db: Db, after: int = 0, limit: int = 1000) -> list[Withheld]:
-    """Oldest first, those after `after`."""
+    """List withheld keys, the oldest first, those after `after`."""
     return [Withheld(**row) for row in await db.fetch(WITHHELD_KEYS, after, limit)]
 
 
@@ -324,13 +325,13 @@ async def release(db: Db, key: str, actor: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _partition(subject: str, partitions: int) -> int:
-    """Where every client of Kafka puts this key; computed here, since a batch is made for one partition."""
+    """Compute the partition that every client of Kafka puts this key into; here, since a batch is made for one partition."""
     chosen: int = _choose(subject.encode(), range(partitions), None)
     return chosen
 
 
 async def stopped_within(stop: asyncio.Event, seconds: float) -> bool:
-    """Whether it was stopped meanwhile."""
+    """Wait, and say whether a stop came meanwhile."""
     try:
         await asyncio.wait_for(stop.wait(), seconds)
     except TimeoutError:

@@ -1,7 +1,7 @@
-"""What is kept for how long: rows whose time is over go in small batches, and how much lies dead is measured beside it.
+"""Retention prunes rows whose time is over, in small batches, and measures how many rows are dead.
 
-The journal, states and what a service's own laws rest on are kept for ever. Every replica runs this; one at a time
-prunes, and which one does not matter.
+The journal, states and what a service's invariants rest on are kept for ever. Every replica runs this; one at a time prunes,
+and which one does not matter.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ BREATH_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Rows of `table` go when the instant in `column` is further back than `days`; null never goes, nor what is not `over`."""
+    """A rule prunes rows of `table` when the instant in `column` is further back than `days`; null stays, and so does what is
+    not `over`."""
 
     table: str
     column: str
@@ -58,7 +59,7 @@ FROM pg_stat_user_tables WHERE schemaname = 'public' ORDER BY relname"""
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """Of a table: its rows, those that lie dead until vacuum clears them away, and its bytes, indexes among them."""
+    """The size of a table: its rows, those that are dead until vacuum removes them, and its bytes with indexes."""
 
     table: str
     live: int
@@ -67,7 +68,7 @@ class Size:
 
 
 async def sizes(db: Db) -> list[Size]:
-    """As the server's statistics have it, a moment late."""
+    """Read the sizes from the server's statistics, which are a moment late."""
     return [Size(**row) for row in await db.fetch(SIZES)]
 
 
@@ -88,7 +89,7 @@ class Retention:
         self._bytes = Gauge("oms_table_bytes", "size of a table with its indexes", labels, registry=registry)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Once a minute, until stopped; an outage is waited out."""
+        """Prune once a minute, until stopped; an outage is waited out."""
         while True:
             try:
                 await self.prune(stop)
@@ -99,7 +100,7 @@ class Retention:
                 return
 
     async def prune(self, stop: asyncio.Event) -> dict[str, int]:
-        """All whose time is over, in batches; returns how many rows of which table went."""
+        """Prune all rows whose time is over, in batches; return how many of which table."""
         gone: dict[str, int] = {}
         for rule in self._rules:
             while not stop.is_set():

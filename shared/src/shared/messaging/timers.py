@@ -1,4 +1,5 @@
-"""Deadlines: rows that say what must fire and when, told to their flow once, through the same shell as everything else."""
+"""Timers fire deadlines: rows that say what must fire and when. Each is applied to its flow once, through the same shell as
+everything else."""
 
 import asyncio
 import contextlib
@@ -47,7 +48,7 @@ Due = tuple[str, str, datetime]
 
 
 class Timers:
-    """Fires the deadlines of one service; several replicas may run it, each deadline has one effect."""
+    """Timers fire the deadlines of one service. Several replicas may run them; each deadline has one effect."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Timers:
         notify_relay: Callable[[], None],
         caught_up: Callable[[], Awaitable[datetime | None]] | None = None,
     ) -> None:
-        """`caught_up`: up to which instant all that was told has been taken; what is due later waits."""
+        """`caught_up` says up to which instant everything has been processed; what is due later waits."""
         self._pool = pool
         self._service = service
         self._fires = {flow.prefix: (flow, fire) for flow, fire in fires}
@@ -76,8 +77,8 @@ class Timers:
                     await asyncio.wait_for(stop.wait(), POLL_SECONDS)
 
     async def fire(self) -> int:
-        """Tell what is due; returns how many. What is refused was overtaken by the facts, and is dropped; what breaks
-        on a fault of ours, or waits for a locked row, is tried again later, and holds no other."""
+        """Fire what is due, and return how many. What is refused was overtaken by the facts and is dropped. What breaks on a
+        fault of ours, or waits for a locked row, is tried again later and holds up no other."""
         async with self._pool.acquire(timeout=5) as db:
             due = [(row["key"], row["name"], row["due_at"]) for row in await db.fetch(DUE)]
         if due and self._caught_up is not None:
@@ -95,7 +96,7 @@ class Timers:
         return len(due)
 
     async def _fire_alone(self, due: Due) -> None:
-        """What became of it stands beside it."""
+        """Fire one deadline by itself; what became of it stands beside it."""
         async with self._pool.acquire(timeout=5) as db, holders(self._pool, db) as found:
             try:
                 await self._fire([due], db, RETRY_SECONDS)

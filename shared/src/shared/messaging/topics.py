@@ -1,7 +1,7 @@
-"""How many partitions each topic has: noted when it is first seen, and from then on never another number.
+"""Topics keep the number of partitions with which they were first seen.
 
-A key's place depends on the number. Were it changed under a running system, later facts of a key would be read beside
-its earlier ones, not after them; so whoever sees another number stops.
+A key's place depends on the number. Were it changed under a running system, later facts of a key would be read beside its
+earlier ones, not after them; so whoever sees another number stops.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from shared.messaging.shell import Db
 
 
 class PartitionsChanged(Exception):
-    """Topics do not have the partitions they had, or not as many as the others; the text says which."""
+    """It is raised where topics do not have the partitions they had, or not as many as the others; the text says which."""
 
 
 NOTE = """
