@@ -1,7 +1,8 @@
-"""One way to run a service: HTTP, consumers, relay, timers and workers in one process, healthy together or ended.
+"""The runtime runs a service in one way: HTTP, consumers, relay, timers and workers in one process, healthy together or
+ended.
 
-An outage is waited out by each part. A part that ends by anything else ends the process with an error, so that its
-supervisor starts it again: never alive but stuck.
+Each part waits out an outage. A part that ends by anything else ends the process with an error, so that its supervisor starts
+it again: never alive but stuck.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ FAILED = 70
 
 
 class Running:
-    """A started service: what its workers and routes work with."""
+    """A started service has what its workers and routes work with."""
 
     def __init__(
         self, name: str, settings: Settings, pool: Pool, tells: str | None, tracing: "Tracing | None" = None
@@ -85,19 +86,19 @@ class Running:
         self.has_failed = False
 
     def notify_relay(self) -> None:
-        """Facts were committed: let the relay publish them now."""
+        """Let the relay publish now the facts that were committed."""
         if self.relay is not None:
             self.relay.wake()
 
 
 class Writes:
-    """Whether the database takes writes: it may answer every question and have no room, or be a copy."""
+    """It checks whether the database takes writes: it may answer every question and have no room, or be a copy."""
 
     def __init__(self) -> None:
         self._checked_at = -WRITES_EVERY_SECONDS
 
     async def check(self, db: Db) -> None:
-        """Raises what a write raises; once in a while, since each lays a file on the disk and takes it away again."""
+        """Raise what a write raises; once in a while, since each writes a file to the disk and removes it."""
         if time.monotonic() - self._checked_at < WRITES_EVERY_SECONDS:
             return
         transaction = db.transaction()
@@ -120,7 +121,7 @@ class Readiness(BaseModel):
 
 
 async def readiness(running: Running) -> Readiness:
-    """Whether this process can do its work, and what is missing, in words."""
+    """Say whether this process can do its work, and in words what is missing."""
     reasons, locked = [], running.commands.waiting
     try:
         async with running.pool.acquire(timeout=2) as db:
@@ -336,7 +337,7 @@ async def _nothing() -> AsyncIterator[None]:
 
 
 async def _end_with(running: Running, part: str, work: Awaitable[None]) -> None:
-    """A part that fails takes the process with it; the log says which and why."""
+    """End the process where a part fails; the log says which and why."""
     try:
         await work
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Settings, from the environment only, prefix `OMS_`; a missing or bad one stops the process with its name."""
+"""Settings come from the environment only, prefix `OMS_`; a missing or bad one stops the process with its name."""
 
 from base64 import b64decode, b64encode
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Provider:
 
 
 def brokers_in(text: str) -> list[str]:
-    """The addresses of a list as `OMS_KAFKA` writes it. FastStream takes a string for one address, whatever is in it."""
+    """Return the addresses of a list as `OMS_KAFKA` writes it. FastStream takes a string for one address, whatever is in it."""
     return [address.strip() for address in text.split(",") if address.strip()]
 
 
@@ -43,7 +43,7 @@ WebhookSecret = Annotated[SecretStr, AfterValidator(_is_long_enough)]
 
 
 class Settings(BaseSettings):
-    """What every service needs. A service with more subclasses this."""
+    """Settings that every service needs. A service with more subclasses this."""
 
     model_config = SettingsConfigDict(env_prefix="OMS_", frozen=True, hide_input_in_errors=True)
 
@@ -99,7 +99,7 @@ class Settings(BaseSettings):
 
     @property
     def provider(self) -> Provider | None:
-        """Whose tokens are taken beside ours."""
+        """Return the identity provider whose tokens are accepted beside ours."""
         if self.auth_jwks_url is None or self.auth_issuer is None or self.auth_audience is None:
             return None
         return Provider(str(self.auth_jwks_url), self.auth_issuer, self.auth_audience, self.auth_roles_claim)

@@ -1,4 +1,5 @@
-"""No card numbers, ever. A wish that holds one is refused by name of the field; what was observed is taken, with it masked.
+"""Card numbers never enter. A wish that holds one is refused by the name of its field; what was observed is taken, with the
+number masked.
 
 A card number has a length and a beginning that some card scheme has, and a valid check digit: an IMEI, a GTIN, an IBAN or a
 telephone number is none.
@@ -45,12 +46,12 @@ _IBAN: Final = re.compile(r"\b[A-Z]{2}[0-9]{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z
 
 
 def has_card_number(text: str) -> bool:
-    """Digits of any script count, and whatever is no letter may stand between them."""
+    """Say whether the text holds one. Digits of any script count, and whatever is no letter may stand between them."""
     return next(_places(text), None) is not None
 
 
 def masked(text: str) -> str:
-    """Its card numbers with six digits before and four after left, as long as it was."""
+    """Return the text with all but six digits before and four after of its card numbers replaced; its length stays."""
     places = list(_places(text))
     if not places:
         return text
@@ -62,14 +63,14 @@ def masked(text: str) -> str:
 
 
 def refused(value: Any) -> Any:
-    """The value, if no text in it holds a card number."""
+    """Return the value, if no text in it holds a card number."""
     if any(map(has_card_number, _texts(value))):
         raise PydanticCustomError("card_number", "must not hold a card number")
     return value
 
 
 def masked_in(value: Any) -> Any:
-    """The value with the card numbers in its texts masked; what is a model of its own has done so itself."""
+    """Return the value with the card numbers in its texts masked; a model within it has done so itself."""
     match value:
         case str():
             return masked(value) if type(value) is str else value
@@ -95,7 +96,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _places(text: str) -> Iterator[list[int]]:
-    """Where the digits of each card number stand."""
+    """Find where the digits of each card number stand."""
     if sum(map(str.isdigit, text)) < SHORTEST:
         return
     groups: list[list[tuple[int, int]]] = []
@@ -142,7 +143,7 @@ def _belongs_together(groups: list[list[tuple[int, int]]], separators: list[str 
 
 
 def _without_other_things(text: str) -> str:
-    """With letters in place of what only looks like card numbers, so that it is as long as it was."""
+    """Put letters in place of what only looks like card numbers, so that the length stays."""
     text = _OTHER_THINGS.sub(lambda found: "n" * len(found[0]), text)
     return _IBAN.sub(lambda found: "n" * len(found[0]) if _is_iban(found[0]) else found[0], text)
 
@@ -160,7 +161,7 @@ def _is_card(digits: str) -> bool:
 
 
 def _passes_luhn(digits: str) -> bool:
-    """ISO/IEC 7812-1, annex B."""
+    """Check the last digit (ISO/IEC 7812-1, annex B)."""
     total = 0
     for place, digit in enumerate(reversed(digits)):
         value = int(digit)
@@ -171,5 +172,5 @@ def _passes_luhn(digits: str) -> bool:
 
 
 def _is_gtin(digits: str) -> bool:
-    """An article's number, which Visa's old ones of thirteen digits look like."""
+    """Recognise an article's number, which Visa's old numbers of thirteen digits look like."""
     return sum(int(digit) * (3 if place % 2 else 1) for place, digit in enumerate(digits)) % 10 == 0

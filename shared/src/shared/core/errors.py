@@ -1,4 +1,4 @@
-"""Errors of input in words: the field that is wrong and the rule it breaks, as one would say it to whoever sent it."""
+"""Errors of input are said in words: the field that is wrong and the rule it breaks, as one would say it to whoever sent it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -138,8 +138,8 @@ RULES: Final[Mapping[str, Callable[[Context], str]]] = {
 def problems_of(
     errors: Sequence[ErrorDetails] | Sequence[Mapping[str, Any]], whole: str = "body"
 ) -> list[dict[str, str]]:
-    """Each field with the rule it breaks, in words; `whole` names what has no field. A list is not too short for what is
-    wrong with its entries."""
+    """Return each field with the rule it breaks, in words; `whole` names what has no field. A list is not too short for what
+    is wrong with its entries."""
     errors = errors[:LOOKS_AT]
     within = {place[:length] for error in errors if (place := tuple(error["loc"])) for length in range(len(place))}
     told = [
@@ -151,7 +151,7 @@ def problems_of(
 
 
 def _field(place: Sequence[Any]) -> str:
-    """As the sender wrote it: without the validators that pydantic names between."""
+    """Return the field as the sender wrote it, without the validators that pydantic names between."""
     parts = [str(part) for part in place if part != "body" and not any(c in str(part) for c in "[(")]
     return ".".join(parts)
 

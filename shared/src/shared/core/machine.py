@@ -1,4 +1,4 @@
-"""State machines as tables. The table is the law: code steps by it, tests hold it to its laws, pictures are drawn from it."""
+"""State machines are tables. Code steps by the table, tests hold it to its rules, pictures are drawn from it."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -45,8 +45,8 @@ KNOWN: Final = 32
 
 
 def remembering_last_fold(evolve: E) -> E:
-    """The same function, which knows what it answered last: a decision folds its own facts to see what follows from
-    them, and the shell folds them again."""
+    """Wrap a fold so that it remembers its last answers: a decision folds its own facts to see what follows from them, and
+    the shell folds them again."""
     known: dict[int, tuple[object, object, object]] = {}
 
     @wraps(evolve)
@@ -71,8 +71,8 @@ CAPITAL: Final = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class NotAllowed(Exception):
-    """The command does not fit the state. Answered 409, or parked: nobody's state was changed. `command` is a verb, or the
-    name of the command's class, which is said in words."""
+    """It is raised where the command does not fit the state. It is answered 409, or parked; no state was changed. `command`
+    is a verb, or the name of the command's class, which is said in words."""
 
     def __init__(self, status: str, command: str, allowed: tuple[str, ...] = (), detail: str = "") -> None:
         self.status = status
@@ -83,7 +83,8 @@ class NotAllowed(Exception):
 
 
 class Invalid(Exception):
-    """The command contradicts what is known: names the field and the rule. Answered 422, or parked."""
+    """It is raised where the command contradicts what is known; it names the field and the rule. It is answered 422, or
+    parked."""
 
     def __init__(self, field: str, rule: str) -> None:
         self.field = field
@@ -93,14 +94,16 @@ class Invalid(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Machine(Generic[S]):
-    """A named transition table. Every status has a row, terminals an empty one; `initial` is entered by creation."""
+    """A machine is a named transition table. Every status has a row, terminal ones an empty one; `initial` is entered by
+    creation."""
 
     name: str
     initial: S
     transitions: Transitions[S]
 
     def step(self, status: S, fact: Fact, to: S | None = None) -> S:
-        """The status after `fact`; `to` picks where the table leaves a choice. Raises NotAllowed when it is not listed."""
+        """Return the status after `fact`; `to` picks where the table leaves a choice. Raises NotAllowed when it is not
+        listed."""
         target = self.transitions[status].get(type(fact))
         if target is None:
             raise NotAllowed(status, fact.type, self.allowed(status))
@@ -116,7 +119,7 @@ class Machine(Generic[S]):
         return fact in self.transitions[status]
 
     def allowed(self, status: S) -> tuple[str, ...]:
-        """What may follow, as fact types."""
+        """Return what may follow, as fact types."""
         return tuple(fact.type for fact in self.transitions[status])
 
     def is_terminal(self, status: S) -> bool:
@@ -129,7 +132,8 @@ class Machine(Generic[S]):
                     yield source, fact, one
 
     def broken_laws(self) -> list[str]:
-        """Empty when every status has a row, is reachable, and the initial one is among them."""
+        """Return what is wrong with the table: nothing when every status has a row, is reachable, and the initial one is
+        among them."""
         statuses = set(type(self.initial))
         broken = [f"{status} has no row" for status in sorted(statuses - set(self.transitions))]
         reached, frontier = {self.initial}, [self.initial]
@@ -143,7 +147,7 @@ class Machine(Generic[S]):
         return broken + [f"{status} is unreachable" for status in sorted(statuses - reached)]
 
     def mermaid(self) -> str:
-        """A state diagram of the table."""
+        """Draw a state diagram of the table."""
         lines = ["stateDiagram-v2", f"    [*] --> {self.initial}"]
         labels: dict[tuple[S, S], list[str]] = {}
         for source, fact, target in self.edges():

@@ -20,13 +20,13 @@ Minor = Annotated[int, Field(ge=0, le=MAX_MINOR, strict=True, description="amoun
 
 @cache
 def active_currencies() -> dict[str, int]:
-    """ISO 4217: the codes of today's currencies and their minor units. Metals, baskets and test codes have none."""
+    """Return the codes of today's currencies and their minor units (ISO 4217). Metals, baskets and test codes have none."""
     return {each.code: each.exponent for each in iso4217.Currency if each.exponent is not None}
 
 
 @cache
 def known_currencies() -> frozenset[str]:
-    """Those of today, and those that were withdrawn: an order of last year is still to be read."""
+    """Return today's currencies and those that were withdrawn: an order of last year is still to be read."""
     return (
         frozenset(code for code in list_currencies() if len(code) == 3 and code.isupper()) | active_currencies().keys()
     )
@@ -59,14 +59,14 @@ ActiveCountry = Annotated[str, Field(pattern=r"^[A-Z]{2}$", description="ISO 316
 
 @cache
 def exponent(currency: str) -> int:
-    """Digits after the point: JPY 0, EUR 2, KWD 3 (ISO 4217). CLDR says how many are usually shown, which for RSD, HUF and
-    others is fewer; of withdrawn currencies ISO says nothing any more."""
+    """Return the digits after the point: JPY 0, EUR 2, KWD 3 (ISO 4217). CLDR says how many are usually shown, which for RSD,
+    HUF and others is fewer; of withdrawn currencies ISO says nothing any more."""
     digits = active_currencies().get(currency)
     return get_currency_precision(currency) if digits is None else digits
 
 
 class Money(BaseModel):
-    """An amount of one currency in its minor units; signed, since ledgers subtract."""
+    """Money is an amount of one currency in its minor units; signed, since ledgers subtract."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,7 +79,8 @@ class Money(BaseModel):
 
 @lru_cache(maxsize=8192)
 def format_minor(minor: int, currency: str, locale: str = "en") -> str:
-    """`1999, "EUR"` -> `€19.99`, in the reader's locale. Kept: a page says the same few amounts again and again."""
+    """Write an amount in the reader's locale: `1999, "EUR"` -> `€19.99`. Results are cached, since a page says the same few
+    amounts again and again."""
     digits = exponent(currency)
     if locale != "en":
         return _formatted(Decimal(minor).scaleb(-digits), currency, locale)
@@ -90,7 +91,7 @@ def format_minor(minor: int, currency: str, locale: str = "en") -> str:
 
 
 def _formatted(amount: Decimal, currency: str, locale: str) -> str:
-    """As the locale writes it, with as many digits as the currency has minor units."""
+    """Write it as the locale does, with as many digits as the currency has minor units."""
     digits = exponent(currency)
     spoken = Locale.parse(locale)
     pattern = copy(spoken.currency_formats["standard"])
@@ -100,7 +101,7 @@ def _formatted(amount: Decimal, currency: str, locale: str) -> str:
 
 @cache
 def _around(currency: str, is_negative: bool) -> tuple[str, str]:
-    """What stands around the digits of an amount, as babel writes it in English."""
+    """Return what stands around the digits of an amount, as babel writes it in English."""
     one = _formatted(Decimal(-1 if is_negative else 1), currency, "en")
     digits = exponent(currency)
     before, _, after = one.partition(f"1.{'0' * digits}" if digits else "1")
@@ -108,7 +109,8 @@ def _around(currency: str, is_negative: bool) -> tuple[str, str]:
 
 
 def cumulative(total: int, part: int, whole: int) -> int:
-    """What the first `part` of `whole` units are worth of `total`: half up, so that differences of it always sum up.
+    """Return what the first `part` of `whole` units are worth of `total`: rounded half up, so that differences of it always
+    sum up.
 
     Raises ValueError unless 0 <= part <= whole and whole > 0.
     """

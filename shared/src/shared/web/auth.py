@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens (JWT) with a subject and roles; the subject is every fact's actor.
+"""Callers show bearer tokens (JWT) with a subject and roles; the subject is every fact's actor.
 
 Tokens are ours (HS256 by the configured key), or an OpenID Connect provider's (by the keys it publishes).
 """
@@ -43,7 +43,7 @@ class Role(StrEnum):
 
 
 class BadToken(Exception):
-    """The token is forged, stale or not ours; the message says which, and nothing else."""
+    """It is raised where the token is forged, stale or not ours; the message says which, and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Caller:
 
     @property
     def actor(self) -> str:
-        """`agent:anna`: the first of the caller's roles and who they are, as it stands in facts."""
+        """Return the actor as it stands in facts: the first of the caller's roles and who they are, `agent:anna`."""
         return f"{min(self.roles)}:{self.subject}"
 
 
@@ -93,7 +93,8 @@ def _caller(claims: dict[str, Any], roles_claim: str) -> Caller:
 
 
 def _roles(claims: Any, path: str) -> frozenset[Role]:
-    """Those of ours at a dotted path; a provider's other ones are its own affair. Raises BadToken for no list of words."""
+    """Return the roles of ours at a dotted path; others of the provider are ignored. Raises BadToken where there is no list
+    of words."""
     found: Any = claims
     for name in path.split("."):
         found = found.get(name, ()) if isinstance(found, dict) else ()
@@ -103,7 +104,7 @@ def _roles(claims: Any, path: str) -> frozenset[Role]:
 
 
 class KeysAway(Exception):
-    """The provider's keys could not be fetched, and none are known from before."""
+    """It is raised where the provider's keys could not be fetched, and none are known from before."""
 
 
 def _header(token: str) -> dict[str, Any]:
@@ -115,7 +116,7 @@ def _header(token: str) -> dict[str, Any]:
 
 
 class Tokens:
-    """Checks every token: those made here by our own key, all others by the provider's published ones."""
+    """It verifies every token: those issued here by our own key, all others by the provider's published ones."""
 
     def __init__(self, key: str, provider: Provider | None = None, client: httpx.AsyncClient | None = None) -> None:
         self._key = key
@@ -147,7 +148,7 @@ class Tokens:
         return caller
 
     async def identify(self, token: str, client_id: str, nonce: str) -> str:
-        """Whom the provider names in an ID token that it made for this client and this sign-in.
+        """Return whom the provider names in an ID token that it issued for this client and this sign-in.
 
         Raises BadToken, and KeysAway.
         """
@@ -158,14 +159,14 @@ class Tokens:
         return str(claims["sub"])
 
     async def _theirs(self, token: str, audience: str) -> dict[str, Any]:
-        """What a token of the provider says to this audience."""
+        """Return the claims of a token of the provider for this audience."""
         if self._provider is None:
             raise BadToken("the token is not valid")
         key = await self._key_of(str(_header(token).get("kid", "")))
         return _claims(token, key, algorithms=ALGORITHMS, issuer=self._provider.issuer, audience=audience)
 
     async def _key_of(self, kid: str) -> jwt.PyJWK:
-        """Fetches the keys when they are old, or when one is asked for that is not there: providers turn them over."""
+        """Return a key, fetching the keys when they are old or the key is not among them: providers rotate them."""
         now = asyncio.get_running_loop().time()
         if kid not in self._keys or now > self._fetched_at + KEYS_LIVE_SECONDS:
             async with self._lock:

@@ -1,4 +1,4 @@
-"""Who asks, by a bearer token, as dependencies of routes."""
+"""Dependencies of routes that say who calls, by a bearer token."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ def tokens_of(request: Request) -> auth.Tokens:
 
 
 class _Needs(SecurityBase):
-    """Who asks, by a bearer token; 401 without a valid one, 403 without one of the roles."""
+    """It finds the caller by a bearer token: 401 without a valid one, 403 without one of the roles."""
 
     def __init__(self, roles: Sequence[Role]) -> None:
         self.model, self.scheme_name = _bearer.model, _bearer.scheme_name
@@ -48,5 +48,5 @@ class _Needs(SecurityBase):
 
 
 def needs(*roles: Role) -> Any:
-    """A dependency: the caller, who has one of these roles."""
+    """Make a dependency: the caller, who has one of these roles."""
     return Depends(_Needs(roles))

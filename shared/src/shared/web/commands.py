@@ -1,4 +1,4 @@
-"""Commands of requests, webhooks and workers: decided in batches, and answered once per idempotency key."""
+"""Commands of requests, webhooks and workers are decided in batches, and answered once per idempotency key."""
 
 import asyncio
 import time
@@ -37,8 +37,7 @@ C = TypeVar("C")
 
 
 def check_parameters(request: Request) -> None:
-    """Of what is in a request's address or names it, nothing may hold a card number where something is to be changed.
-    Raises Invalid."""
+    """Refuse a card number in the address of a request that changes something, or in its idempotency key. Raises Invalid."""
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return
     given = {
@@ -64,7 +63,7 @@ IdempotencyKey = Annotated[
 
 
 def business_time(occurred_at: datetime | None) -> datetime:
-    """When it happened: as the caller says, else now. Raises Invalid for the future."""
+    """Return when it happened: as the caller says, else now. Raises Invalid for the future."""
     now = datetime.now(timezone.utc)
     if occurred_at is None:
         return now
@@ -116,7 +115,7 @@ async def patiently(work: Callable[[], Awaitable[S]], seconds: float = 3.0) -> S
 
 @dataclass(frozen=True, slots=True)
 class _Once:
-    """A request that is answered once, and how its answer is made."""
+    """It is a request that is answered once, and how its answer is made."""
 
     scope: str
     key: str
@@ -130,7 +129,7 @@ class _Once:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Asked:
-    """Commands that come together, and who waits for what becomes of them: a response, or the errors of `process`."""
+    """It has messages that come together, and who waits for the result: a response, or the errors of `process`."""
 
     messages: Sequence[Message[Any]]
     once: _Once | None
@@ -138,11 +137,11 @@ class _Asked:
 
     @property
     def names(self) -> set[tuple[str, str]]:
-        """What no other of the same batch may name."""
+        """Return what no other of the same batch may name."""
         return {("", t.key) for t in self.messages} | ({self.once.name} if self.once is not None else set())
 
     def settle(self, result: Any) -> None:
-        """Unless whoever asked has gone."""
+        """Hand over the result, unless the caller has gone."""
         if self.done.done():
             return
         if isinstance(result, Exception):
@@ -153,14 +152,14 @@ class _Asked:
 
 @dataclass(slots=True)
 class _Queue:
-    """What waits for a flow, in the order it came."""
+    """It holds what waits for a flow, in the order it came."""
 
     flow: Flow[Any, Any, Any]
     waiting: list[_Asked] = field(default_factory=list)
     at_work: int = 0
 
     def batch(self) -> list[_Asked]:
-        """The first that go together: no aggregate twice, so that each is answered with the state that its own commands
+        """Take the first that go together: no aggregate twice, so that each is answered with the state that its own commands
         left, and no idempotency key twice."""
         together: list[_Asked] = []
         later: list[_Asked] = []
@@ -187,7 +186,7 @@ FORGETS_LOCKED_AFTER_S = 60.0
 
 @dataclass(slots=True)
 class _LockedKey:
-    """Whose row another session holds, as far as is known, and when that was tried last."""
+    """It says whose session holds the row of a key, as far as is known, and when that was tried last."""
 
     holder: str = "another session of the database"
     tried_at: float = field(default_factory=lambda: time.monotonic() - TRIES_LOCKED_EVERY_S)
@@ -199,8 +198,9 @@ price of a transaction is the same for one and for ten."""
 
 
 class CommandBus:
-    """Where commands from outside are told to a flow, answered once per idempotency key. Those that come while others are
-    being committed wait for them, and are committed together: one transaction for many under load, for one at rest."""
+    """The command bus gives messages from outside to a flow, and answers once per idempotency key. Messages that come while
+    others are being committed wait for them and are committed together: many in one transaction under load, one at rest.
+    """
 
     def __init__(self, pool: Pool, notify_relay: Callable[[], None]) -> None:
         self.pool = pool
@@ -228,8 +228,8 @@ class CommandBus:
         return response
 
     async def process(self, flow: Flow[S, C, Any], messages: Sequence[Message[C]]) -> list[Exception | None]:
-        """Tell a batch without idempotency keys (webhooks, timers, workers): what was refused comes back as its error, and
-        as a Locked what waited in vain for a row that another session holds; that was not stored."""
+        """Process a batch without idempotency keys (webhooks, timers, workers). What was refused comes back as its error.
+        What waited in vain for a row that another session holds comes back as a Locked, and was not stored."""
         if not messages:
             return []
         try:
@@ -246,7 +246,7 @@ class CommandBus:
 
     @property
     def waiting(self) -> list[str]:
-        """Keys whose rows other sessions of the database hold, in words: those that were asked for of late."""
+        """Say in words which keys were asked for of late and have rows that other sessions of the database hold."""
         recent = time.monotonic() - 2 * WAITS_FOR_LOCKS_S
         return [
             f"{key} waits: it is locked by {each.holder}"
@@ -269,7 +269,7 @@ class CommandBus:
         return await asked.done
 
     def _begin(self, queue: _Queue, asked: _Asked) -> None:
-        """One more transaction, unless this one is in another by now or too many are at work already."""
+        """Begin one more transaction, unless what was asked is in another by now or too many are at work already."""
         if queue.at_work < BESIDE and asked in queue.waiting:
             queue.at_work += 1
             self._run(self._work(queue))
@@ -288,7 +288,7 @@ class CommandBus:
             queue.at_work -= 1
 
     async def _serve(self, flow: Flow[Any, Any, Any], batch: Sequence[_Asked]) -> None:
-        """Everybody gets an answer. What breaks on one of them (a law of the database, a fault of ours) is that one's."""
+        """Answer everybody. What breaks on one of them (a constraint, a fault of ours) affects that one only."""
         results: Sequence[Any]
         try:
             async with self.pool.acquire(timeout=5) as db:
@@ -312,8 +312,8 @@ class CommandBus:
     async def _go_on_without_locked(
         self, flow: Flow[Any, Any, Any], batch: Sequence[_Asked], error: Exception
     ) -> Sequence[Any]:
-        """What another session's lock holds up waits by itself, the rest is served now. Nothing is left to be settled,
-        but for an outage."""
+        """Let what another session's lock holds up wait by itself, and serve the rest now. Nothing is left to be settled, but
+        for an outage."""
         try:
             locked = await locked_keys(self.pool, {t.key for asked in batch for t in asked.messages})
         except OUTAGES as outage:
@@ -329,7 +329,7 @@ class CommandBus:
         return ()
 
     async def _wait_for_lock(self, flow: Flow[Any, Any, Any], asked: _Asked) -> None:
-        """By itself, and with all that wait for locks on one connection: nobody else's slot is taken."""
+        """Wait by itself, with all that wait for locks on one connection, so that it takes nobody else's slot."""
         key = asked.messages[0].key
         if len({t.key for t in asked.messages}) > 1:
             asked.settle(Locked(key, _LockedKey().holder))  # each of them by itself: see `process`
@@ -364,7 +364,7 @@ class CommandBus:
             del self._locked[other]
 
     async def _try_locked(self, flow: Flow[Any, Any, Any], asked: _Asked) -> Any:
-        """Its response or errors; a Locked where the row cannot be had yet."""
+        """Return its response or errors; a Locked where the row cannot be had yet."""
         async with self.pool.acquire(timeout=5) as db, holders(self.pool, db) as found:
             try:
                 [result] = await self._commit(db, flow, [asked], RETRY_SECONDS)
@@ -375,7 +375,7 @@ class CommandBus:
     async def _commit(
         self, db: Db, flow: Flow[Any, Any, Any], batch: Sequence[_Asked], waits: float | None = None
     ) -> list[Any]:
-        """What becomes of each, in one transaction: its response or errors, or what it raises."""
+        """Commit all in one transaction; return for each its response or errors, or what it raises."""
         async with db.transaction():
             if waits is not None:
                 await give_up_after(db, waits)
@@ -417,7 +417,8 @@ class CommandBus:
 
 
 async def _settled_before(db: Db, asked: Sequence[_Once]) -> dict[tuple[str, str], asyncpg.Record]:
-    """Take the keys; what those that were taken before were answered. Whoever takes one just now is waited for."""
+    """Claim the keys, and return the answers of those that were claimed before. A key that somebody claims just now is waited
+    for."""
     settled: dict[tuple[str, str], asyncpg.Record] = {}
     while asked:
         scopes, keys = [once.scope for once in asked], [once.key for once in asked]
@@ -446,7 +447,7 @@ Commands = Annotated[CommandBus, Depends(commands)]
 
 @dataclass(frozen=True, slots=True)
 class CommandRequest:
-    """Who asks for a change, on which command bus, and under which idempotency key."""
+    """It says who asks for a change, on which command bus, and under which idempotency key."""
 
     commands: CommandBus
     request: Request
@@ -467,7 +468,8 @@ class CommandRequest:
         reason: str,
         at: datetime | None = None,
     ) -> Response:
-        """The answer to the command, its effect committed; the first one again where the key was used before.
+        """Submit the command; return its answer, its effect committed, or the first answer again where the key was used
+        before.
 
         Raises as `CommandBus.answer_once` does; a short outage is waited out.
         """
@@ -490,7 +492,7 @@ class CommandRequest:
 
 
 def asks(*roles: Role) -> Any:
-    """A dependency: a `CommandRequest` whose caller has one of these roles. 403 otherwise."""
+    """Make a dependency: a `CommandRequest` whose caller has one of these roles; 403 otherwise."""
 
     async def asking(
         request: Request,

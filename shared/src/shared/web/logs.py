@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line, `noun.verb_past` with fields, correlation and causation where there are any."""
+"""Logs are structured: one JSON object a line, `noun.verb_past` with fields, correlation and causation where there are any."""
 
 import logging
 import sys
@@ -9,7 +9,7 @@ import structlog
 
 
 def _flatten(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """FastStream nests its fields under `extra`; here every field is on the top level."""
+    """Lift the fields that FastStream nests under `extra` to the top level."""
     extra = event.pop("extra", None)
     if isinstance(extra, dict):
         for name, value in extra.items():
@@ -22,8 +22,8 @@ LIBRARIES = ("aiokafka", "faststream", "uvicorn", "uvicorn.access", "uvicorn.err
 
 
 def configure_under_server(service: str) -> None:
-    """When the application is imported by its server, which by then has set up handlers of its own: what it says before
-    the application starts, or of an application that cannot start, is JSON too."""
+    """Configure when the server imports the application, and has set up handlers of its own by then. What it logs before the
+    application starts, or of an application that cannot start, is JSON too."""
     if logging.getLogger("uvicorn").handlers:
         configure(service, "info")
 

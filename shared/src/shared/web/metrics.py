@@ -1,4 +1,4 @@
-"""Prometheus gauges that the libraries do not have: lag per group and partition, outbox, parked, relay, timers, and what
+"""Gauges for Prometheus that the libraries do not have: lag per group and partition, outbox, parked, relay, timers, and what
 a service counts of its own; one statement a scrape."""
 
 import json
@@ -17,7 +17,7 @@ from shared.web.operations import UNPUBLISHED
 
 @dataclass(frozen=True, slots=True)
 class Gauge:
-    """A number that only one service has; `select` is a cheap scalar query on its database."""
+    """A gauge is a number that only one service has; `select` is a cheap scalar query on its database."""
 
     name: str
     text: str
@@ -56,7 +56,7 @@ async def exposition(
     registry: CollectorRegistry,
     gauges: Sequence[Gauge] = (),
 ) -> bytes:
-    """The text of `/metrics`. Raises an outage when the database is away: a scrape that fails is an alert too."""
+    """Return the text of `/metrics`. Raises an outage when the database is away: a scrape that fails is an alert too."""
     labels = ["service", "group", "topic", "partition"]
     lag = GaugeMetricFamily("oms_consumer_lag_messages", "records not yet processed", labels=labels)
     age = GaugeMetricFamily(

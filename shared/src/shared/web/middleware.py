@@ -1,4 +1,4 @@
-"""What every request passes: counted, timed, traced, and its body bounded and read for JSON that readers differ on."""
+"""Middleware counts, times and traces every request, bounds its body, and refuses JSON that readers understand differently."""
 
 import time
 from collections.abc import Callable
@@ -26,8 +26,8 @@ HEALTH = ("/livez", "/readyz", "/metrics")
 
 
 class Requests:
-    """Counts and times every request, up to the start of its answer, by the template of its route; and takes its
-    caller's trace on, in a span where spans are wanted."""
+    """It counts and times every request, up to the start of its answer, by the template of its route; and it continues the
+    caller's trace, in a span where spans are wanted."""
 
     def __init__(self, app: ASGIApp, service: str) -> None:
         self.app = app
@@ -71,8 +71,8 @@ def _malformed(error: Undecodable) -> JSONResponse:
 
 
 class BodyLimit:
-    """Refuses a body over the limit before it is parsed, by its length if declared and by counting if not, and JSON that
-    readers understand differently. `uploads` says the limit of requests that bring files, and None of all others."""
+    """It refuses a body over the limit before it is parsed, by its length if declared and by counting if not, and JSON that
+    readers understand differently. `uploads` returns the limit of requests that bring files, and None for all others."""
 
     def __init__(
         self, app: ASGIApp, limit: int = BODY_LIMIT, uploads: Callable[[Scope], int | None] | None = None

@@ -1,4 +1,5 @@
-"""What an operator may ask of any service: its lag, and its parked messages, redriven or discarded under their name."""
+"""Operations are what an operator may ask of any service: its lag, and its parked messages, redriven or discarded by a named
+person."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -160,7 +161,7 @@ async def parked_keys(
 
 @router.post("/parked/redrive")
 async def redrive(request: Request, body: Redrive, who: Operator) -> Redriven:
-    """Tell a key's parked messages again, in order, until one is refused again."""
+    """Process a key's parked messages again, in order, until one is refused again."""
     consumers = request.app.state.running.consumers
     if not consumers:
         raise HTTPException(404, "this service consumes nothing")
@@ -230,7 +231,7 @@ SELECT (SELECT count(*) FROM outbox) AS unpublished,
 
 @router.get("/lag")
 async def lag(request: Request, _: Reader) -> Lag:
-    """What this process has still to do, per partition, and what it has still to publish."""
+    """Return what this process has still to read, per partition, and what it has still to publish."""
     running = request.app.state.running
     partitions = [
         PartitionLag(group=consumer.group, topic=topic, partition=partition, messages=behind, seconds=round(seconds, 3))

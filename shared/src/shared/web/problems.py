@@ -1,4 +1,4 @@
-"""Errors of HTTP as problem details (RFC 9457), documented in each service's OpenAPI."""
+"""Errors of HTTP leave as problem details (RFC 9457), documented in each service's OpenAPI."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 def document_problems(app: FastAPI) -> None:
-    """FastAPI documents every model as application/json; problems have a media type of their own."""
+    """Document problems by their own media type; FastAPI documents every model as application/json."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _of_outage(error: Exception) -> JSONResponse:
 
 
 def log_failure(request: Request, error: Exception) -> str:
-    """An id for what no code expected; it stands in the log beside what happened, and is told to who asked."""
+    """Log what no code expected, and return the id under which it stands in the log, for the caller."""
     failure = f"urn:uuid:{uuid7()}"
     where = {"method": request.method, "path": request.url.path}
     log.error("request.failed", failure=failure, **where, error=repr(error), exc_info=error)
@@ -104,7 +104,7 @@ def log_failure(request: Request, error: Exception) -> str:
 
 
 def install_problems(app: FastAPI) -> None:
-    """Every error leaves as problem details, and none shows what it should not."""
+    """Turn every error into problem details that show nothing they should not."""
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

@@ -22,13 +22,13 @@ _W3C = TraceContextTextMapPropagator()
 
 
 def traceparent_of(span: Span) -> str:
-    """What those who continue from here are told."""
+    """Return the context that those who continue from here get."""
     context = span.get_span_context()
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def _continuing(traceparent: str | None) -> Context:
-    """The context to start a span in; an empty one, which starts a trace, where there is none to continue."""
+    """Return the context to start a span in; an empty one, which starts a trace, where there is none to continue."""
     return _W3C.extract({"traceparent": traceparent} if traceparent else {}, Context())
 
 
@@ -43,7 +43,7 @@ def otlp(url: str) -> SpanExporter:
 
 
 class RequestSpan:
-    """From the request to the start of its answer."""
+    """The span of a request, until the start of its answer."""
 
     def __init__(self, span: Span) -> None:
         self._span = span
@@ -58,7 +58,7 @@ class RequestSpan:
 
 
 class Tracing:
-    """The spans of one service."""
+    """It makes the spans of one service."""
 
     def __init__(self, service: str, exporter: SpanExporter, share: float) -> None:
         """`share` of the traces that begin here are sampled; one that comes with a decision keeps it."""
@@ -71,7 +71,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer("order-workflows")
 
     def close(self) -> None:
-        """Sends what was not sent yet; blocks while the collector does not answer."""
+        """Send what was not sent yet; blocks while the collector does not answer."""
         self._provider.shutdown()
 
     def request(self, method: str, path: str, traceparent: str | None) -> "RequestSpan":
@@ -86,8 +86,8 @@ class Tracing:
 
     @contextmanager
     def consuming(self, group: str, records: Sequence[Record]) -> Iterator[Sequence[Record]]:
-        """The records with the contexts of their spans, which what is decided on them continues; the spans end with the
-        batch. A trace begins here for a record that comes with none."""
+        """Give the records the contexts of their spans, which the facts decided on them continue. The spans end with the
+        batch. A record that comes without a context begins a trace."""
         spans: list[Span] = []
         traced = [self._consumed(group, record, len(records), spans) for record in records]
         with _ended(spans):
@@ -121,7 +121,7 @@ class Tracing:
 
     @contextmanager
     def publishing(self, topic: str, rows: Sequence[asyncpg.Record]) -> Iterator[Mapping[str, str]]:
-        """By id of the fact, the context that its record carries, for facts of sampled traces."""
+        """Return, by id of the fact, the context that its record carries, for facts of sampled traces."""
         spans: dict[str, Span] = {}
         for row in rows:
             given = row["traceparent"]

@@ -1,4 +1,4 @@
-"""Signed webhooks in (standardwebhooks)."""
+"""Signed webhooks are verified here (standardwebhooks)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,10 +30,10 @@ class SignedBody:
 
 
 def signed(secret: Callable[[Any], str]) -> Any:
-    """A dependency: the raw body of a webhook whose signature holds (standardwebhooks, 300 s tolerance).
+    """Make a dependency: the raw body of a webhook whose signature holds (standardwebhooks, 300 s tolerance).
 
-    `secret` picks it from the app's settings. 401 for a forged, stale or re-serialised one. Replays are the claim's job:
-    the id comes back with the body, and the shell lets it have one effect.
+    `secret` picks the secret from the app's settings. 401 for a forged, stale or re-serialised one. The claim takes care of
+    replays: the id comes back with the body, and the shell lets it have one effect.
     """
 
     async def check(request: Request) -> SignedBody:
@@ -54,7 +54,7 @@ def signed(secret: Callable[[Any], str]) -> Any:
 
 
 def read_signed(model: type[M], signed_body: SignedBody) -> M:
-    """The notice. Raises RequestValidationError, as for a body that the framework reads."""
+    """Read the notice. Raises RequestValidationError, as for a body that the framework reads."""
     try:
         return model.model_validate_json(signed_body.body)
     except ValidationError as error:
@@ -62,7 +62,7 @@ def read_signed(model: type[M], signed_body: SignedBody) -> M:
 
 
 def webhook_cause(source: str, webhook_id: str, at: datetime, reason: str) -> Cause:
-    """A webhook's cause: claimed by (source, id), so that a replay has no second effect."""
+    """Return a webhook's cause: claimed by (source, id), so that a replay has no second effect."""
     return Cause(
         id=uuid5(NAMESPACE_URL, f"{source}|{webhook_id}"),
         at=at,
