@@ -1,4 +1,4 @@
-"""HTTP in: storefronts place orders and cancel, support holds and releases; everyone reads."""
+"""The HTTP API of orders: storefronts place orders and cancel, support holds and releases; everyone reads."""
 
 from datetime import date, datetime
 from typing import Annotated, Any, TypeVar
@@ -141,7 +141,7 @@ class LineQuantityIn(Input):
 
 
 class RequestCancellationIn(Input):
-    """No lines: everything that has not arrived."""
+    """A request without lines asks for everything that has not arrived."""
 
     lines: Annotated[tuple[LineQuantityIn, ...], Field(min_length=1, max_length=MAX_LINES)] | None = None
     detail: Text = ""
@@ -214,7 +214,7 @@ class ShipmentOut(BaseModel):
 
 
 class CancellationOut(BaseModel):
-    """Units by line: asked for, and how they were answered."""
+    """A cancellation says, by line, how many units were asked for and how they were answered."""
 
     cancellation_id: str
     whole: bool
@@ -226,7 +226,7 @@ class CancellationOut(BaseModel):
 
 
 class OrderOut(BaseModel):
-    """An order: what was promised, and beside it, none masking another, what the other services have told."""
+    """An order: what was promised, and beside it what the other services reported; none masks another."""
 
     order_id: str
     status: Status
@@ -256,7 +256,7 @@ class OrderOut(BaseModel):
 
 
 def shown(order: Order, who: Caller) -> OrderOut:
-    """As far as it is this caller's to see: support reveals a contact in its own view, where that is kept with a reason."""
+    """Return what this caller may see of it: support reveals a contact in its own view, where that is recorded with a reason."""
     customer, ship_to = order.customer, order.ship_to
     if Role.STOREFRONT not in who.roles:
         customer = customer.model_copy(update={"email": masked_email(customer.email)})

@@ -1,4 +1,4 @@
-"""The orders service, put together."""
+"""The application of the orders service."""
 
 from orders.api import router
 from orders.domain.decide import Close

@@ -1,4 +1,4 @@
-"""Kafka in: which facts of other services an order takes note of."""
+"""Kafka in: the facts of other services that an order records."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""All SQL of orders: the law rows and policies beside the states, and reads for the API."""
+"""All SQL of orders: the rows that carry constraints, the policies, and reads for the API."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -36,12 +36,12 @@ EXISTS = "SELECT EXISTS (SELECT FROM states WHERE key = $1 AND sequence > 0)"
 async def policies(
     db: Db, messages: Sequence[Message[Command]], states: Mapping[str, Order | None]
 ) -> Sequence[OrderPolicy]:
-    """Every version there is: the one in force at placement binds."""
+    """Read every version there is: the one in force at placement binds."""
     return [OrderPolicy(*row) for row in await db.fetch(POLICIES)]
 
 
 async def save_tables(db: Db, touched: Sequence[LockedAggregate[Order | None]], _: Sequence[OrderPolicy]) -> None:
-    """Lines whose units moved."""
+    """Save lines whose units moved."""
     rows = []
     for held in touched:
         assert held.state is not None
@@ -56,7 +56,7 @@ async def save_tables(db: Db, touched: Sequence[LockedAggregate[Order | None]], 
 
 
 async def find(pool: Pool, order_id: str) -> Order | None:
-    """The order as it is now, or None where it is not known."""
+    """Return the order as it is now, or None where it is not known."""
     async with pool.acquire(timeout=5) as db:
         document = await db.fetchval(READ, order_id)
     return None if document is None else STATE.validate_json(document)

@@ -1,4 +1,5 @@
-"""HTTP in: an order's payments and refunds, the processor's signed webhook, refund policies, and the reconciliation."""
+"""The HTTP API of payments: an order's payments and refunds, the processor's signed webhook, refund policies, and the
+reconciliation."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -67,7 +68,7 @@ Part = Annotated[int, Field(ge=0, le=100_000, strict=True)]
 
 
 class LineIn(Input):
-    """Money of a line. `quantity` is 0: refunds of units are stated by the return or the claim."""
+    """It is money of a line. `quantity` is 0: refunds of units are stated by the return or the claim."""
 
     line_id: Id
     quantity: Part = 0
@@ -82,7 +83,7 @@ def _iban(text: str) -> str:
 
 
 class AccountIn(Input):
-    """Where a bank transfer goes to: an IBAN, or the reference by which the partner who pays it knows the payee."""
+    """It says where a bank transfer goes to: an IBAN, or the reference by which the partner who pays it knows the payee."""
 
     iban: Annotated[str, Field(max_length=50), AfterValidator(_iban)] | None = None
     reference: Id | None = None
@@ -104,7 +105,7 @@ class AccountIn(Input):
 
 
 class RefundIn(Input):
-    """`lines`, or an amount for the order as a whole.
+    """It names `lines`, or an amount for the order as a whole.
 
     Refunds of returns and of lost units are stated by the return or the claim, and not asked for.
     """
@@ -135,7 +136,7 @@ class RejectIn(Input):
 
 
 class RerouteIn(Input):
-    """Where the customer wants what is outstanding."""
+    """It says where the customer wants what is outstanding."""
 
     channel: RefundChannel
     account: AccountIn | None = Field(default=None, description="required for a bank transfer, unless it is known")
@@ -244,7 +245,7 @@ class PaymentsOut(BaseModel):
 
 
 class PreviewOut(BaseModel):
-    """What a refund would come to; nothing was stored."""
+    """It says what a refund would come to; nothing was stored."""
 
     amount_minor: int
     currency: str
@@ -379,7 +380,7 @@ def _of_refund(refund_id: str) -> Callable[[Account, Sequence[Fact]], tuple[int,
 
 
 async def _kept(request: Request, order_id: str, account: AccountIn | None) -> PayoutAccount | None:
-    """The number is written down before the refund that names it: one whose refund is refused is nobody's."""
+    """Store the number before the refund that names it: the number of a refused refund belongs to nobody."""
     if account is None:
         return None
     of_order = account.of_order(order_id)

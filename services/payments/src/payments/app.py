@@ -1,4 +1,4 @@
-"""The payments service, put together."""
+"""The application of the payments service."""
 
 import asyncio
 from collections.abc import AsyncIterator

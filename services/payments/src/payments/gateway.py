@@ -1,4 +1,5 @@
-"""The provider: one port, whatever processor is behind it, and the sandbox's adapter to it. A call unanswered is unknown."""
+"""The port to a provider, whatever processor is behind it, and the sandbox's adapter. The outcome of an unanswered call is
+unknown."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,13 +21,13 @@ from shared.core.money import Minor
 
 
 class Unanswered(Exception):
-    """The provider did not say what became of it: it may or may not have happened."""
+    """It is raised where the provider did not answer: the call may or may not have had an effect."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProviderRecord:
-    """An operation as the provider's books have it. `reference` is theirs, of the operation; `authorization` of what it is
-    about."""
+    """It is an operation as the provider's books have it. `reference` is the provider's, of the operation; `authorization` of
+    what it is about."""
 
     operation_id: str
     order_id: str
@@ -55,18 +56,18 @@ class TheirBooks:
 
 
 class Processor(Protocol):
-    """What payments asks of a provider of any kind."""
+    """It is what payments asks of a provider of any kind."""
 
     async def perform(self, call: Call) -> ProviderResult:
-        """Ask for it under its id as the idempotency key. Raises Unanswered."""
+        """Perform the operation, with its id as the idempotency key. Raises Unanswered."""
         ...
 
     async def find(self, operation_id: str) -> ProviderResult | None:
-        """What became of it; None when the provider has never seen the key. Raises Unanswered."""
+        """Return what became of it; None when the provider has never seen the key. Raises Unanswered."""
         ...
 
     async def books(self, order_ids: Sequence[str]) -> TheirBooks:
-        """Everything it has in its books of these orders. Raises Unanswered."""
+        """Return everything in its books of these orders. Raises Unanswered."""
         ...
 
 
@@ -96,7 +97,7 @@ KINDS: Final = {
 
 
 class _Operation(Reply):
-    """The sandbox's own words."""
+    """An operation in the sandbox's own words."""
 
     id: str
     operation_key: str
@@ -135,8 +136,8 @@ class _Books(Reply):
 
 
 class SandboxProcessor:
-    """The card processor of the sandbox, over HTTP. The transport is asked without a client around it: what that adds
-    (redirects, cookies, addresses merged) takes longer than the call, and nothing of it is wanted."""
+    """The card processor of the sandbox, over HTTP. The transport is called without a client around it: what a client adds
+    (redirects, cookies, addresses merged) takes longer than the call, and none of it is wanted."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, url: str, key: str) -> None:
         self._transport = transport
@@ -196,7 +197,7 @@ class SandboxProcessor:
 
 
 def _request(call: Call) -> tuple[str, dict[str, object]]:
-    """The path and body of a call; the same in every attempt, or the key would be refused."""
+    """Return the path and body of a call; the same in every attempt, or the key would be refused."""
     requested_at = call.requested_at.isoformat()
     match call.kind:
         case OperationKind.AUTHORIZE:
@@ -238,7 +239,7 @@ M = TypeVar("M", bound=Model)
 
 
 def _read(response: httpx.Response, model: type[M]) -> M:
-    """Raises Unanswered for anything but an answer we understand: what it means is asked again later."""
+    """Read the answer. Raises Unanswered for anything that we do not understand: what it means is asked again later."""
     if not response.is_success:
         raise Unanswered(f"answered {response.status_code}")
     try:
@@ -259,7 +260,7 @@ class NoticeData(Reply):
 
 
 class Notice(Reply):
-    """A webhook of the processor. What it may add some day is ignored."""
+    """It is a webhook of the processor. Fields that it may add some day are ignored."""
 
     id: str = Field(min_length=1, max_length=200)
     type: Literal[
@@ -279,7 +280,7 @@ class Notice(Reply):
     data: NoticeData
 
     def verdict(self) -> ProviderResult:
-        """What it says of an operation; a dispute says nothing of one."""
+        """Return what the notice says of an operation; a dispute says nothing of one."""
         return ProviderResult(
             result=RESULTS[self.type.partition(".")[2]],
             amount_minor=self.data.amount_minor,
@@ -291,10 +292,11 @@ class Notice(Reply):
 
 
 class AiohttpTransport(httpx.AsyncBaseTransport):
-    """httpx on connections of aiohttp: a call takes a quarter of the CPU time that it takes on httpx's own.
+    """It sends httpx's requests on connections of aiohttp: a call takes a quarter of the CPU time that it takes on httpx's
+    own.
 
-    Not the published transport (httpx-aiohttp 0.2): to it a refused connection and one that broke after the request was
-    sent are one error, and only the first may be tried again at once.
+    The published transport (httpx-aiohttp 0.2) reports a refused connection and one that broke after the request was sent as
+    one error, and only the first may be tried again at once.
     """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
@@ -317,7 +319,7 @@ class AiohttpTransport(httpx.AsyncBaseTransport):
 
 @asynccontextmanager
 async def sandbox_processor(settings: PaymentsSettings) -> AsyncIterator[SandboxProcessor]:
-    """Connections are kept; a call that is not answered in time is given up, and its outcome unknown."""
+    """Make the processor. Connections are kept; a call that is not answered in time is given up, and its outcome is unknown."""
     connector = aiohttp.TCPConnector(
         limit=settings.processor_calls, ssl=httpx.create_ssl_context(trust_env=False), keepalive_timeout=5
     )

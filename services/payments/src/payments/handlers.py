@@ -1,4 +1,4 @@
-"""Facts of orders, fulfillment and returns, as commands of an order's account."""
+"""Kafka in: facts of orders, fulfillment and returns as commands of an order's account."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -68,14 +68,14 @@ def lines_cancelled(fact: OrderLinesCancelled, cause: Cause) -> Message[Command]
 
 
 def claimed(fact: ClaimOpened, cause: Cause) -> Message[Command] | None:
-    """Only units that never arrived are news: what the claim states for them is refunded as lost."""
+    """Record only units that never arrived: what the claim states for them is refunded as lost."""
     if fact.reason is not ReturnReason.NOT_RECEIVED:
         return None
     return _units_recorded(fact.order_id, UnitsChange.CLAIMED, fact.claim_id, fact.lines, cause)
 
 
 def shipped(fact: ShipmentShipped, cause: Cause) -> Message[Command]:
-    """Units that replace others cost nothing: those were charged when they were handed over."""
+    """Record what was handed over. Units that replace others cost nothing: those were charged when they were handed over."""
     again = {n.line_id: n.quantity for n in fact.again}
     left = ((n.line_id, n.quantity - again.get(n.line_id, 0)) for n in fact.lines)
     lines = tuple(LineQuantity(line_id=id, quantity=quantity) for id, quantity in left if quantity)
@@ -134,7 +134,7 @@ def difference_due(fact: ExchangeDifferenceDue, cause: Cause) -> Message[Command
 
 
 def recovery_charged(fact: RecoveryChargeRequested, cause: Cause) -> Message[Command]:
-    """Charged like what an exchange costs more, under the id of the recovery case."""
+    """Charge like what an exchange costs more, under the id of the recovery case."""
     id = fact.recovery_id
     owed = OweCharge(id, fact.return_id or id, fact.amount_minor, fact.currency, cause.at)
     return Message(fact.order_id, owed, cause)
@@ -147,7 +147,7 @@ def recovery_settled(fact: RecoverySettled, cause: Cause) -> Message[Command] | 
 
 
 def difference_settled(fact: ExchangeDifferenceSettled, cause: Cause) -> Message[Command] | None:
-    """What was settled by a charge is known here."""
+    """Drop the charge, unless it was what settled the difference."""
     if fact.operation_id is not None:
         return None
     return Message(fact.order_id, DropCharge(fact.exchange_id, cause.at), cause)

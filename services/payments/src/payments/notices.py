@@ -1,4 +1,4 @@
-"""The provider's notices, as commands of an order's account. One that fits nothing here is kept, tried again and shown."""
+"""Notices of the provider become commands of an order's account. One that fits nothing here is kept, tried again and shown."""
 
 from typing import Any, Final
 
@@ -38,13 +38,14 @@ MOVED: Final = {
 async def hear(
     pool: Pool, commands: CommandBus, processor: Processor, notice: Notice, webhook_id: str, body: str
 ) -> None:
-    """What the provider says has happened: never refused. Raises an outage, and Unanswered where it had to be asked."""
+    """Apply what the provider says has happened; it is never refused. Raises an outage, and Unanswered where the provider had
+    to be asked."""
     if reason := await _tell(pool, commands, processor, notice, webhook_id):
         await keep_notice(pool, webhook_id, notice.type, notice.data.order_id, body, notice.occurred_at, reason)
 
 
 async def hear_again(pool: Pool, commands: CommandBus, processor: Processor) -> int:
-    """Tell the notices that are kept once more; one that cannot be told holds up no other. Returns how many were due."""
+    """Try the kept notices again; one that fails holds up no other. Returns how many were due."""
     due = await claim_notices(pool, BATCH)
     for kept in due:
         try:
@@ -61,7 +62,7 @@ async def hear_again(pool: Pool, commands: CommandBus, processor: Processor) -> 
 
 
 async def _tell(pool: Pool, commands: CommandBus, processor: Processor, notice: Notice, webhook_id: str) -> str | None:
-    """None when it had its effect; else what it does not fit, in words."""
+    """Apply the notice; return None when it had its effect, else what it does not fit, in words."""
     data = notice.data
     asked = await order_of(pool, data.operation_key, None) if data.operation_key else None
     found = asked or (await order_of(pool, None, data.authorization_id) if data.authorization_id else None)
@@ -92,7 +93,8 @@ async def _tell(pool: Pool, commands: CommandBus, processor: Processor, notice: 
 
 
 async def _command(notice: Notice, processor: Processor, *, is_asked_for: bool) -> Command:
-    """A notice of an authorization that does not say how long it lasts is completed by asking. Raises Unanswered."""
+    """Make the command. A notice of an authorization that does not say how long it lasts is completed by asking. Raises
+    Unanswered."""
     data, at = notice.data, notice.occurred_at
     if notice.type == "dispute.opened" or notice.type == "dispute.won" or notice.type == "dispute.lost":
         change: Any = notice.type.partition(".")[2]

@@ -1,7 +1,8 @@
-"""Our books held against the provider's, operation by operation: what differs is named, what is under way is not drift.
+"""Reconciliation compares our books with the provider's, operation by operation: what differs is named, what is in flight is
+no drift.
 
-A person may ask for it, and it runs by itself, page by page through all orders, in one replica at a time. What the provider
-moved and we did not book is booked then; what stays different is kept and counted.
+A person may ask for it, and it runs by itself, page by page through all orders, in one replica at a time. It books what the
+provider moved and we had not booked; what stays different is kept and counted.
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,7 +44,7 @@ class Difference(StrEnum):
 
 
 class Drift(BaseModel):
-    """One operation or dispute that the two books do not have alike; None where one has nothing."""
+    """It is one operation or dispute that the two books do not have alike; None where one has nothing."""
 
     order_id: str
     operation_id: str = Field(description="or the dispute's id")
@@ -55,7 +56,7 @@ class Drift(BaseModel):
 
 
 class Report(BaseModel):
-    """One page of orders compared."""
+    """It reports on one page of orders."""
 
     orders: int
     operations: int
@@ -79,9 +80,9 @@ MOVED: Final = {
 
 
 def compare(ours: OurBooks, theirs: TheirBooks) -> list[Drift]:
-    """What failed here may be unknown there: it was refused, or withdrawn before it was submitted. What moved without having
-    been asked for is booked under their reference. Amounts are compared of what moved: a failure moved nothing, and a void
-    releases what is left, whatever amount is named."""
+    """Compare both books. What failed here may be unknown there: it was refused, or withdrawn before it was submitted. What
+    moved without having been asked for is booked under the provider's reference. Amounts are compared of what moved: a
+    failure moved nothing, and a void releases what is left, whatever amount is named."""
     there = {o.operation_id: o for o in theirs.operations if o.reference not in ours.moved}
     moved = {o.operation_id for o in theirs.operations if o.reference in ours.moved}
     drift = []
@@ -142,7 +143,7 @@ def _drift(
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What was found different, and the provider's books that it was found in."""
+    """It holds what was found different, and the provider's books in which it was found."""
 
     drift: tuple[Drift, ...]
     theirs: TheirBooks
@@ -151,7 +152,7 @@ class Compared:
 
 
 async def held_against(pool: Pool, processor: Processor, orders: Sequence[str]) -> Compared:
-    """What seems to differ is read again: only what still does is told. Raises Unanswered."""
+    """Read again what seems to differ, and return what still does. Raises Unanswered."""
     ours = await booked(pool, orders)
     theirs = await processor.books(orders) if orders else TheirBooks([], [])
     drift = compare(ours, theirs)
@@ -166,7 +167,7 @@ async def held_against(pool: Pool, processor: Processor, orders: Sequence[str]) 
 
 
 class Auditor:
-    """Compares all orders with the provider's books, a page a step, and begins anew `every_seconds` after the last.
+    """It compares all orders with the provider's books, a page a step, and begins again `every_seconds` after the last.
 
     Replicas take turns: who claims a page has it until its lease is over.
     """
@@ -178,7 +179,7 @@ class Auditor:
         self._every_seconds = every_seconds
 
     async def step(self) -> bool:
-        """Whether there was anything to do. Raises an outage."""
+        """Compare a page; return whether there was anything to do. Raises an outage."""
         heard = await hear_again(self._pool, self._commands, self._processor)
         claimed = await claim_page(self._pool, LEASE_SECONDS)
         if claimed is None:
@@ -234,7 +235,7 @@ class Auditor:
         await keep_differences(self._pool, orders, [_row(d) for d in drift])
 
     async def _book(self, drift: Drift, theirs: TheirBooks) -> None:
-        """As a notice would have told it. What breaks on one difference leaves it different, and the others go on."""
+        """Book as a notice would have it booked. What breaks on one difference leaves it different, and the others go on."""
         try:
             for command, at in await self._commands_for(drift, theirs):
                 cause = Cause(

@@ -1,4 +1,4 @@
-"""What payments is told by its environment beyond what every service is."""
+"""Settings of payments beyond those of every service."""
 
 from pydantic import AnyHttpUrl, Field, SecretStr
 

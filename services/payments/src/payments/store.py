@@ -1,4 +1,4 @@
-"""All SQL of payments: rows that carry the laws, the operations that workers poll, policies, and reads for the API."""
+"""All SQL of payments: rows that carry constraints, the operations that workers poll, policies, and reads for the API."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -194,7 +194,7 @@ STATE: Final[TypeAdapter[Account]] = TypeAdapter(Account)
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """An operation as the provider is asked for it: the same in every attempt."""
+    """It is an operation as the provider is asked for it: the same in every attempt."""
 
     operation_id: str
     order_id: str
@@ -214,7 +214,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Booked:
-    """An operation as our books have it."""
+    """It is an operation as our books have it."""
 
     operation_id: str
     order_id: str
@@ -234,7 +234,7 @@ class BookedDispute:
 
 @dataclass(frozen=True, slots=True)
 class OurBooks:
-    """The provider's side of some orders as our books have it; `moved` are its references of what we did not ask for."""
+    """It is the provider's side of some orders as our books have it; `moved` are its references of what we did not ask for."""
 
     operations: list[Booked]
     disputes: list[BookedDispute]
@@ -242,7 +242,7 @@ class OurBooks:
 
 
 async def policies(db: Db, messages: Sequence[Message[Command]], states: Mapping[str, Account]) -> Policies:
-    """Every version there is; which one binds is for the decision to say."""
+    """Read every version there is; the decision says which one binds."""
     return _policies([(row[0], row[1]) for row in await db.fetch(POLICIES)])
 
 
@@ -254,7 +254,7 @@ def _policies(rows: Sequence[tuple[str, str]]) -> Policies:
 
 
 async def save_tables(db: Db, touched: Sequence[LockedAggregate[Account]], _: Policies) -> None:
-    """Rows of accounts that are open; those told of early have units only, and wait for their order."""
+    """Save rows of accounts that are open; those heard of early have units only, and wait for their order."""
     tenders: list[tuple[Any, ...]] = []
     accounts: list[tuple[Any, ...]] = []
     lines: list[tuple[Any, ...]] = []
@@ -292,7 +292,7 @@ async def save_tables(db: Db, touched: Sequence[LockedAggregate[Account]], _: Po
 
 
 def _changed(rows: Callable[[Account], list[tuple[Any, ...]]], now: Account, before: Account) -> list[tuple[Any, ...]]:
-    """Those that are not there as they are now."""
+    """Return those that are not stored as they are now."""
     there = set(rows(before)) if before.is_open else set()
     return [row for row in rows(now) if row not in there]
 
@@ -413,7 +413,7 @@ def _refunds(now: Account, before: Account) -> list[tuple[Any, ...]]:
 
 
 async def claim(pool: Pool, statuses: Sequence[str], most: int, lease_seconds: float) -> list[Call]:
-    """Take up what is due, so that no other worker does before the lease is over."""
+    """Claim what is due, so that no other worker does before the lease is over."""
     async with pool.acquire(timeout=5) as db:
         return [_call(row) for row in await db.fetch(CLAIM, list(statuses), most, lease_seconds)]
 
@@ -446,7 +446,7 @@ async def keep_account(pool: Pool, account_id: str, order_id: str, kind: str, nu
 
 
 async def order_of(pool: Pool, operation_id: str | None, authorization: str | None) -> tuple[str, str] | None:
-    """Whose operation or authorization it is and in which currency, or None for one we never asked for."""
+    """Return whose operation or authorization it is and in which currency, or None for one we never asked for."""
     async with pool.acquire(timeout=5) as db:
         if operation_id is not None:
             row = await db.fetchrow(ORDER_OF, operation_id)
@@ -456,21 +456,21 @@ async def order_of(pool: Pool, operation_id: str | None, authorization: str | No
 
 
 async def currency_of(pool: Pool, order_id: str) -> str | None:
-    """Of an order whose payments are open, or None."""
+    """Return the currency of an order whose payments are open, or None."""
     async with pool.acquire(timeout=5) as db:
         found: str | None = await db.fetchval(OPENED, order_id)
         return found
 
 
 async def failed(pool: Pool, operation_id: str, why: str) -> int:
-    """Keep with the operation why a worker could not deal with it. Returns how often none could."""
+    """Store with the operation why a worker could not deal with it. Returns how often none could."""
     async with pool.acquire(timeout=5) as db:
         failures: int = await db.fetchval(FAILED, operation_id, why[:2000]) or 0
         return failures
 
 
 async def find(pool: Pool, order_id: str) -> tuple[Account, int] | None:
-    """The account and its version, or None where the order is not known."""
+    """Return the account and its version, or None where the order is not known."""
     async with pool.acquire(timeout=5) as db:
         row = await db.fetchrow(READ, order_id)
     return None if row is None else (STATE.validate_json(row["state"]), row["sequence"])
@@ -489,7 +489,8 @@ async def all_policies(pool: Pool) -> Policies:
 
 
 async def publish(pool: Pool, policy: Policy, by: str, reason: str) -> bool:
-    """False when this very version is published already. Raises ValueError when it is, and says something else."""
+    """Store the version; return False when this very version is published already. Raises ValueError when it is, and says
+    something else."""
     text = policy.model_dump_json()
     async with pool.acquire(timeout=5) as db:
         made = await db.fetchval(PUBLISH, policy.policy_id, policy.version, policy.effective_from, text, by, reason)
@@ -502,13 +503,13 @@ async def publish(pool: Pool, policy: Policy, by: str, reason: str) -> bool:
 
 
 async def orders_after(pool: Pool, after: str, most: int) -> list[str]:
-    """A page of orders in order of their ids."""
+    """Return a page of orders in order of their ids."""
     async with pool.acquire(timeout=5) as db:
         return [row["order_id"] for row in await db.fetch(ORDERS, after, most)]
 
 
 async def booked(pool: Pool, orders: Sequence[str]) -> OurBooks:
-    """The orders' operations with the provider, their disputes, and what it moved by itself."""
+    """Return the orders' operations with the provider, their disputes, and what it moved by itself."""
     async with pool.acquire(timeout=5) as db:
         return OurBooks(
             operations=[Booked(**row) for row in await db.fetch(OPERATIONS, orders)],
@@ -519,7 +520,7 @@ async def booked(pool: Pool, orders: Sequence[str]) -> OurBooks:
 
 @dataclass(frozen=True, slots=True)
 class KeptNotice:
-    """A notice of the provider that fits nothing here yet."""
+    """It is a notice of the provider that fits nothing here yet."""
 
     notice_id: str
     body: str
@@ -533,7 +534,7 @@ async def keep_notice(
 
 
 async def kept_notices(pool: Pool, most: int) -> list[Mapping[str, Any]]:
-    """The open ones, the oldest first."""
+    """Return the open ones, the oldest first."""
     async with pool.acquire(timeout=5) as db:
         return [dict(row) for row in await db.fetch(NOTICES, most)]
 
@@ -549,7 +550,7 @@ async def settle_notice(pool: Pool, notice_id: str, by: str, reason: str | None 
 
 
 async def claim_page(pool: Pool, lease_seconds: float) -> tuple[str, int] | None:
-    """After which order the next page to compare begins, and how often it has failed; None where it is not due, or
+    """Return after which order the next page to compare begins, and how often it has failed; None where it is not due, or
     another's."""
     async with pool.acquire(timeout=5) as db:
         row = await db.fetchrow(CLAIM_PAGE, lease_seconds)
@@ -564,7 +565,7 @@ async def end_page(pool: Pool, after: str, pause_seconds: float, failures: int =
 async def keep_differences(
     pool: Pool, orders: Sequence[str], found: Sequence[tuple[str, str, str, str | None, str | None]]
 ) -> None:
-    """Those of the orders that were not found again are resolved."""
+    """Store the differences; those of the orders that were not found again are resolved."""
     columns: list[list[Any]] = (
         [list(column) for column in zip(*found, strict=True)] if found else [[] for _ in range(5)]
     )

@@ -1,7 +1,7 @@
-"""The workers: operations are submitted, those without an answer are asked after, and neither inside a transaction.
+"""Workers submit operations and ask after those without an answer, never inside a transaction.
 
-An operation is told to be submitted before the provider is asked, so that one that may have happened is never taken for
-one that has not. A worker that dies leaves it to the next, which asks before it does anything.
+An operation is recorded as submitted before the provider is called, so that one that may have happened is never taken for one
+that has not. A worker that dies leaves it to the next, which asks before it does anything.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ LEASE_SECONDS: Final = 15.0
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A command about an operation, and when it is true."""
+    """It is a command about an operation, and when it is true."""
 
     call: Call
     command: Command
@@ -48,7 +48,7 @@ class News:
 
 
 async def _tell(pool: Pool, commands: CommandBus, news: Sequence[News], reason: str) -> None:
-    """What cannot be told of one operation is kept with it, and holds up no other. Raises an outage."""
+    """Apply the news. What cannot be applied to one operation is kept with it, and holds up no other. Raises an outage."""
     if not news:
         return
     messages: list[Message[Command]] = [
@@ -84,7 +84,8 @@ async def _tell(pool: Pool, commands: CommandBus, news: Sequence[News], reason: 
 
 
 async def _keep_failure(pool: Pool, commands: CommandBus, call: Call, why: str) -> None:
-    """With its row; it is tried again less and less often, and once it is clear that this leads nowhere, a person is told."""
+    """Store the failure with its row; it is tried again less and less often, and a person is told once it is clear that this
+    leads nowhere."""
     if await failed(pool, call.operation_id, why) != TELLS_AFTER:
         return
     cause = Cause(
@@ -105,7 +106,7 @@ async def _keep_failure(pool: Pool, commands: CommandBus, call: Call, why: str) 
 
 
 class Submitter:
-    """Keeps up to `calls` calls under way; one that hangs holds no other."""
+    """It keeps up to `calls` calls in flight; one that hangs holds up no other."""
 
     def __init__(self, pool: Pool, commands: CommandBus, processor: Processor, calls: int) -> None:
         self._pool = pool
@@ -161,7 +162,7 @@ class Submitter:
 
 
 class Reconciler:
-    """Asks the provider what became of operations whose answer is missing, less and less often, until it is known."""
+    """It asks the provider what became of operations whose answer is missing, less and less often, until it is known."""
 
     def __init__(self, pool: Pool, commands: CommandBus, processor: Processor, calls: int) -> None:
         self._pool = pool
@@ -191,7 +192,7 @@ class Reconciler:
 
 
 async def keep_submitting(submitter: Submitter, stop: asyncio.Event) -> None:
-    """Until stopped, and what is under way then is waited for."""
+    """Submit until stopped; what is in flight then is waited for."""
     await _keep_at(submitter.step, POLL_SECONDS, stop)
     while not submitter.is_idle:
         try:
@@ -210,7 +211,7 @@ async def keep_auditing(auditor: Auditor, stop: asyncio.Event) -> None:
 
 
 async def _keep_at(step: Callable[[], Awaitable[bool]], seconds: float, stop: asyncio.Event) -> None:
-    """An outage is waited out."""
+    """Repeat the step; an outage is waited out."""
     while not stop.is_set():
         pause = seconds
         try:

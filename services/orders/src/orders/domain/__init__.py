@@ -1,1 +1,1 @@
-"""The business of orders. Pure: no I/O, no clock, no identifier is made here."""
+"""The domain of orders is pure: no I/O, no clock, and no identifier is made here."""

@@ -1,4 +1,4 @@
-"""What an order answers to a command: facts, nothing for a repeat, or a refusal that says what is allowed."""
+"""Decisions of orders: a command leads to facts, to nothing for a repeat, or to a refusal that says what is allowed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """A command from outside. `version`, where it is said, is what the caller believes the order to be at."""
+    """A change is a command from outside. `version`, where it is given, is what the caller believes the order to be at."""
 
     at: datetime
     version: int | None = None
@@ -54,7 +54,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestCancellation(Change):
-    """`lines` None: everything that has not arrived."""
+    """It asks for units not to be sent. `lines` None: everything that has not arrived."""
 
     lines: tuple[LineQuantity, ...] | None
     detail: str
@@ -88,7 +88,7 @@ class GiveConsent(Change):
 
 @dataclass(frozen=True, slots=True)
 class RecordFact:
-    """Take what another service told into the order's counters, and what follows from it."""
+    """It records a fact of another service in the order's counters, and what follows from it."""
 
     fact: Fact
     at: datetime
@@ -107,7 +107,7 @@ _LIVE = (Status.PLACED, Status.CONFIRMED, Status.CANCEL_PENDING)
 
 
 def decide(order: Order | None, command: Command, policies: Sequence[OrderPolicy]) -> list[Fact]:
-    """The command's own facts and then what follows from them, until nothing does."""
+    """Return the command's own facts and then what follows from them, until nothing does."""
     facts = _decided(order, command, policies)
     if order is not None and not any(_may_lead_on(order, fact) for fact in facts):
         return facts
@@ -120,7 +120,8 @@ def decide(order: Order | None, command: Command, policies: Sequence[OrderPolicy
 
 
 def _may_lead_on(order: Order, fact: Fact) -> bool:
-    """Most of what is heard moves units nearer to their end, or money of a confirmed order: nothing follows from that."""
+    """Say whether anything may follow. Most facts move units nearer to their end, or money of a confirmed order: nothing
+    follows from those."""
     if not isinstance(fact, OrderProgressed):
         return True
     match fact.step:
@@ -176,8 +177,7 @@ def _refused(order: Order, command: Command, detail: str = "") -> NotAllowed:
 
 
 def _cancellation(order: Order, command: RequestCancellation) -> OrderCancellationRequested:
-    """Everything that has not arrived, or came back to us, may be asked for; fulfillment answers for each unit, whatever we
-    last heard."""
+    """Ask for everything that has not arrived, or came back to us. Fulfillment answers for each unit, whatever we last heard."""
     open_units = {id: line.count(*OPEN) + order.back_in_house(id) for id, line in order.lines.items()}
     if command.lines is None:
         asked = {line_id: quantity for line_id, quantity in open_units.items() if quantity}
@@ -289,7 +289,7 @@ def _reopened(order: Order, cause: str, at: datetime, policies: Sequence[OrderPo
 
 
 def _payment_hold(order: Order, fact: payments.TenderFact, after: Order) -> list[Fact]:
-    """What was not paid for is not handed over; the hold goes when the money has come."""
+    """Hold what was not paid for; release it when the money has come."""
     is_held = Hold.PAYMENT in order.holds
     is_confirmed = order.status is Status.CONFIRMED or order.resumes is Status.CONFIRMED
     match fact:
@@ -306,7 +306,7 @@ def _payment_hold(order: Order, fact: payments.TenderFact, after: Order) -> list
 
 
 def _funding(order: Order, after: Order) -> list[OrderFundingChanged]:
-    """Fulfillment judges by its clock until when it may pack and hand over."""
+    """Say until when the order is paid for. Fulfillment judges by its clock until when it may pack and hand over."""
     is_confirmed = order.status in (Status.CONFIRMED, Status.CANCEL_PENDING) and order.is_before_hand_over
     if not is_confirmed or after.funded_until == order.funded_until:
         return []
@@ -314,7 +314,7 @@ def _funding(order: Order, after: Order) -> list[OrderFundingChanged]:
 
 
 def _following(order: Order, at: datetime, policies: Sequence[OrderPolicy]) -> Fact | None:
-    """What must follow from the state alone."""
+    """Return what must follow from the state alone."""
     declined = next((t for t in order.tenders.values() if t.declined is not None), None)
     match order.status:
         case Status.PLACED if declined is not None:
@@ -349,6 +349,6 @@ def _following(order: Order, at: datetime, policies: Sequence[OrderPolicy]) -> F
 
 
 def _is_covered(order: Order) -> bool:
-    """Authorized for all that is left; on terms, a first authorization is enough."""
+    """Say whether all that is left is authorized; on terms, a first authorization is enough."""
     authorized = order.authorized_minor
     return authorized >= order.due_minor or (order.terms and authorized > 0)

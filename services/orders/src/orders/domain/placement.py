@@ -1,4 +1,4 @@
-"""An order as it is placed: every amount split to its lines once, to the minor unit, and never computed again."""
+"""Placement splits every amount of an order to its lines once, to the minor unit; it is never computed again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -37,7 +37,8 @@ class TenderRequest:
 
 @dataclass(frozen=True, slots=True)
 class PlacementRequest:
-    """What the storefront asks for. `discount_minor`, `tax_minor` and `shipping_minor` are the order's, beside the lines' own."""
+    """It is what the storefront asks for. `discount_minor`, `tax_minor` and `shipping_minor` are the order's, beside the
+    lines' own."""
 
     placed_at: datetime
     customer: Customer
@@ -134,7 +135,7 @@ def _ids(
     name: str,
     prefix: str,
 ) -> list[str]:
-    """The ids as given, else by place: "1", "2" for lines, "t1", "t2" for tenders."""
+    """Return the ids as given, else by place: "1", "2" for lines, "t1", "t2" for tenders."""
     ids = [given(part) or f"{prefix}{i}" for i, part in enumerate(parts, start=1)]
     for i, id in enumerate(ids):
         if ids.index(id) != i:

@@ -1,4 +1,4 @@
-"""Thresholds of orders as versioned data; the version in force at placement binds the order."""
+"""Thresholds of orders are versioned data; the version in force at placement binds the order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from shared.contracts.base import PolicyRef
 
 @dataclass(frozen=True, slots=True)
 class OrderPolicy:
-    """`close_after`: how long a completed order stays open for returns and claims."""
+    """`close_after` says how long a completed order stays open for returns and claims."""
 
     policy_id: str
     version: int
@@ -22,7 +22,7 @@ class OrderPolicy:
 
 
 def in_force(policies: Sequence[OrderPolicy], placed_at: datetime) -> OrderPolicy:
-    """The newest that was effective then; the oldest of all for an order older than every policy."""
+    """Return the newest version that was effective then; the oldest of all for an order older than every policy."""
     effective = [policy for policy in policies if policy.effective_from <= placed_at]
     return (
         max(effective, key=lambda p: (p.effective_from, p.version))

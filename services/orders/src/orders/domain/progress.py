@@ -1,6 +1,6 @@
-"""What other services tell of an order, in the order's own terms: which counters it moves, or none.
+"""Progress translates facts of other services into an order's own terms: which counters they move, or none.
 
-Topics cross without order, so every step holds whatever came before it from another service.
+Topics have no order among each other, so every step holds whatever came before it from another service.
 """
 
 from collections.abc import Sequence
@@ -92,7 +92,8 @@ _IN_TROUBLE: Final = frozenset({"address", "customs", "damaged", "not_received"}
 
 
 def progressed(order: Order, fact: Fact) -> list[OrderProgressed]:
-    """One fact of the order where its counters move, none where they do not. Raises Invalid for what it does not have."""
+    """Return one fact of the order where its counters move, none where they do not. Raises Invalid for what the order does
+    not have."""
     step = _step(order, fact)
     return [] if step is None else [OrderProgressed(order_id=order.order_id, heard=fact.type, step=step)]
 
@@ -158,7 +159,7 @@ def _units(order: Order, fact: fulfillment.FulfillmentFact) -> UnitsStep | None:
 
 
 def _shipment(order: Order, fact: fulfillment.ShipmentFact) -> UnitsStep | None:
-    """Facts of scans are about one parcel: the units they name move, wherever the others of the shipment are."""
+    """Move the units that a fact of a scan names: it is about one parcel, wherever the others of the shipment are."""
     id = fact.shipment_id
     if isinstance(fact, fulfillment.ShipmentTrackingUpdated) and not fact.moved:
         return None
@@ -214,7 +215,7 @@ def _scanned(shipment: Shipment, fact: fulfillment.ScanFact) -> UnitsStep | None
 
 
 def _owed_again(fact: fulfillment.ReplacementCreated) -> tuple[UnitsMoved, ...]:
-    """Units that never arrived leave their bucket; the others are owed on top."""
+    """Take units that never arrived out of their bucket; owe the others on top."""
     on_top = {line.line_id: line.quantity for line in fact.lines}
     moves: list[UnitsMoved] = []
     for gone in fact.moved:
@@ -246,7 +247,7 @@ def _moves(
 
 
 def cancelled_units(fact: fulfillment.FulfillmentLinesCancelled) -> list[LineQuantity]:
-    """By line, whatever bucket they came from: shipments and backorders tell themselves what they gave up."""
+    """Sum units by line, whatever bucket they came from: shipments and backorders say themselves what they gave up."""
     units: dict[str, int] = {}
     for line in fact.lines:
         units[line.line_id] = units.get(line.line_id, 0) + line.quantity

@@ -1,4 +1,4 @@
-"""Units of a line in their forward buckets, as fulfillment tells them: each owed unit is in exactly one."""
+"""Units of a line stand in forward buckets, as fulfillment reports them: each owed unit is in exactly one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ HANDED_OVER = (Bucket.IN_TRANSIT, Bucket.DELIVERED, *GONE_ASTRAY)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """`units` names the buckets that were ever used."""
+    """A line of the order. `units` names the buckets that were ever used."""
 
     placed: OrderLine
     units: Mapping[Bucket, int]
 
     @property
     def owed(self) -> int:
-        """Ordered and replaced: the sum of all buckets."""
+        """Return the units ordered and replaced: the sum of all buckets."""
         return sum(self.units.values())
 
     def count(self, *buckets: Bucket) -> int:
@@ -40,7 +40,8 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Shipment:
-    """Its units by line. `stage` is allocated, packed or in transit, which here means handed over, wherever they are now.
+    """A shipment has units by line. `stage` is allocated, packed or in transit, which here means handed over, wherever they
+    are now.
 
     `troubled` are the tracking numbers of parcels in trouble.
     """
@@ -57,17 +58,17 @@ class Backorder:
 
 
 def worth(line: OrderLine, units: int) -> int:
-    """What so many cancelled units are worth in goods; a replacement beyond what was ordered adds nothing.
+    """Return what so many cancelled units are worth in goods; a replacement beyond what was ordered adds nothing.
 
-    They are the line's last: what is shipped and what comes back is counted from its first, so that a unit that comes
-    back before the rest has shipped is worth what was taken for it.
+    They are the line's last: what is shipped and what comes back is counted from its first, so that a unit that comes back
+    before the rest has shipped is worth what was taken for it.
     """
     kept = max(0, line.quantity - units)
     return line.goods_minor - cumulative(line.goods_minor, kept, line.quantity)
 
 
 def cancelled_values(lines: Mapping[str, Line], cancelled: Sequence[LineQuantity]) -> tuple[CancelledValue, ...]:
-    """The units' worth by cumulative rounding, so that cancelling piece by piece sums to the whole."""
+    """Return the units' worth by cumulative rounding, so that cancelling piece by piece sums to the whole."""
     return tuple(
         CancelledValue(
             line_id=c.line_id,
@@ -80,7 +81,7 @@ def cancelled_values(lines: Mapping[str, Line], cancelled: Sequence[LineQuantity
 
 
 def line_of(lines: Mapping[str, Line], line_id: str) -> Line:
-    """Raises Invalid when the order has no such line."""
+    """Return the line. Raises Invalid when the order has no such line."""
     line = lines.get(line_id)
     if line is None:
         raise Invalid("line_id", f"{line_id} is not a line of this order")
@@ -102,7 +103,7 @@ def moved(lines: Mapping[str, Line], moves: Sequence[UnitsMoved]) -> Mapping[str
 
 
 def shipments_after(shipments: Mapping[str, Shipment], step: UnitsStep) -> Mapping[str, Shipment]:
-    """The shipment that the step names, after it; one whose units were all taken out is forgotten."""
+    """Return the shipments after the step; one whose units were all taken out is forgotten."""
     if step.shipment_id is None:
         return shipments
     shipment = shipments.get(step.shipment_id, Shipment({}))

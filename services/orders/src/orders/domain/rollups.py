@@ -1,4 +1,4 @@
-"""Roll-ups: pure functions of an order's counters, side by side; none is set by hand and none masks another."""
+"""Roll-ups are pure functions of an order's counters, side by side; none is set by hand and none masks another."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -110,7 +110,7 @@ def refund_status(order: Order) -> RefundStatus:
 
 
 def fulfillment_status(order: Order) -> FulfillmentStatus:
-    """Of the units that were not cancelled: partly shipped until the last one has left."""
+    """Judge the units that were not cancelled: partly shipped until the last one has left."""
     live = order.owed - order.units(Bucket.CANCELLED)
     delivered = order.units(Bucket.DELIVERED)
     shipped = delivered + order.units(Bucket.IN_TRANSIT, *GONE_ASTRAY)

@@ -1,7 +1,7 @@
-"""The life of an order: placed, confirmed, completed, closed; rejected; cancelled by line or whole.
+"""The state of an order: placed, confirmed, completed, closed; rejected; cancelled by line or whole.
 
-The status says what was promised to the customer. Where the units, the money and the returns are is told by the other
-services and kept in counters beside it; the roll-ups are functions of those.
+The status says what was promised to the customer. The other services report where the units, the money and the returns are;
+counters beside the status keep that, and the roll-ups are functions of them.
 """
 
 from collections import Counter
@@ -110,7 +110,7 @@ OPEN_RETURN: Final = frozenset({ReturnStage.REQUESTED, ReturnStage.APPROVED, Ret
 
 @dataclass(frozen=True, slots=True)
 class Cancellation:
-    """Units by line: asked for, and how they were answered. Asked is empty where it was not the order that asked."""
+    """A cancellation has units by line: asked for, and how they were answered. Asked is empty where the order did not ask."""
 
     asked: Mapping[str, int]
     whole: bool
@@ -178,19 +178,19 @@ class Order:
 
     @property
     def due_minor(self) -> int:
-        """What the order is worth without what was cancelled; shipping stays due while anything ships."""
+        """Return what the order is worth without what was cancelled; shipping stays due while anything ships."""
         if self.is_all_cancelled:
             return 0
         return self.total_minor - sum(line.cancelled_minor for line in self.lines.values())
 
     @property
     def authorized_minor(self) -> int:
-        """Promised by the tenders or taken already."""
+        """Return what the tenders promised, or gave already."""
         return sum(t.authorized_minor + t.captured_minor for t in self.tenders.values())
 
     @property
     def captured_minor(self) -> int:
-        """For the order itself, charges for exchanges aside."""
+        """Return what was captured for the order itself, charges for exchanges aside."""
         return sum(t.captured_minor for t in self.tenders.values())
 
     @property
@@ -199,7 +199,7 @@ class Order:
 
     @property
     def is_settled(self) -> bool:
-        """Every unit was delivered, cancelled, or made good after it went astray; one that is replaced is owed again."""
+        """Say whether every unit was delivered, cancelled, or made good after it went astray; a replaced one is owed again."""
         if any(line.units.get(bucket) for line in self.lines.values() for bucket in OPEN):
             return False
         good = self._made_good_astray()
@@ -215,7 +215,7 @@ class Order:
 
     @property
     def has_something_open(self) -> bool:
-        """A return, a refund or a dispute is under way, or money is missing."""
+        """Say whether a return, a refund or a dispute is open, or money is missing."""
         return (
             bool(self.uncaptured)
             or any(r.stage in OPEN_RETURN for r in self.returns.values())
@@ -224,7 +224,7 @@ class Order:
         )
 
     def back_in_house(self, line_id: str) -> int:
-        """Units of a line that came back to us and were not made good yet: they may be cancelled, or sent again."""
+        """Return the units of a line that came back to us and were not made good yet: they may be cancelled, or sent again."""
         asked = sum(
             line.quantity
             for refund in self.refunds.values()
@@ -238,7 +238,7 @@ class Order:
 
     @property
     def funded_until(self) -> datetime | None:
-        """When the first authorization that what has not left relies on runs out, or ran out; none: none does."""
+        """Return when the first authorization that what has not left relies on runs out, or ran out; None where none does."""
         if self.terms:
             return None
         held = (t for t in self.tenders.values() if t.authorized_minor or t.lapsed)
@@ -246,24 +246,24 @@ class Order:
 
     @property
     def is_before_hand_over(self) -> bool:
-        """Whether any unit has not left yet."""
+        """Say whether any unit has not left yet."""
         return self.units(*BEFORE_HAND_OVER) > 0
 
     @property
     def is_in_house(self) -> bool:
-        """Whether any unit has not left yet, or came back."""
+        """Say whether any unit has not left yet, or came back."""
         return self.is_before_hand_over or any(self.back_in_house(line_id) for line_id in self.lines)
 
 
 def deadlines(order: Order | None) -> dict[str, datetime]:
-    """A completed order closes when its time is over and nothing is open."""
+    """Say when a completed order closes: when its time is over and nothing is open."""
     if order is None or order.status is not Status.COMPLETED or order.closes_at is None or order.has_something_open:
         return {}
     return {"close": order.closes_at}
 
 
 def invariants(order: Order | None) -> list[str]:
-    """Which invariants the counters break: always none."""
+    """Return the invariants that the counters break: always none."""
     if order is None:
         return []
     broken = []
@@ -292,7 +292,7 @@ def invariants(order: Order | None) -> list[str]:
 
 @remembering_last_fold
 def evolve(order: Order | None, fact: Fact) -> Order:
-    """The order after one of its own facts; None before it was placed. Raises NotAllowed where its machine does."""
+    """Return the order after one of its own facts; None before it was placed. Raises NotAllowed where its machine does."""
     if isinstance(fact, OrderPlaced):
         if order is not None:
             raise ValueError(f"{order.order_id} is placed twice")
@@ -356,7 +356,7 @@ def _placed(fact: OrderPlaced) -> Order:
 
 
 def _answered(order: Order, fact: OrderLinesCancelled | OrderCancellationRefused, version: int) -> Order:
-    """Back to where the request came from once every unit asked for is answered, unless nothing is left."""
+    """Go back to where the request came from once every unit asked for is answered, unless nothing is left."""
     id = fact.cancellation_id
     answered = order.cancellations.get(id) or Cancellation({}, False, "")
     lines = order.lines
@@ -392,7 +392,7 @@ def _with(units: Mapping[str, int], lines: Sequence[CancelledValue | LineQuantit
 
 
 def _after(order: Order, step: Step) -> dict[str, Any]:
-    """The fields of the order that a step changes."""
+    """Return the fields of the order that a step changes."""
     match step:
         case UnitsStep():
             return {
@@ -421,7 +421,7 @@ def _after(order: Order, step: Step) -> dict[str, Any]:
 
 
 def _uncaptured(before: Mapping[str, int], shipment_id: str, failed: int, gained: int) -> Mapping[str, int]:
-    """What another tender makes up for counts first for its own shipment, then for those before it."""
+    """Count what another tender makes up for, first for its own shipment, then for those before it."""
     if failed:
         return {**before, shipment_id: max(failed, before.get(shipment_id, 0))}
     if gained <= 0 or not before:
