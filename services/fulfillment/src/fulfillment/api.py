@@ -1,4 +1,4 @@
-"""HTTP in: the warehouse works on shipments and stock, carriers scan, support recalls; everyone reads."""
+"""The HTTP API of fulfillment: the warehouse works on shipments and stock, carriers scan, support recalls; everyone reads."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -40,7 +40,7 @@ ShipmentId = Annotated[base.OrderId, Path(description="`<order>-S<n>`")]
 
 
 class ReceiveGoods(Observation):
-    """A receipt counts once per shelf, whatever brings it."""
+    """Goods received. A receipt counts once per shelf, whatever brings it."""
 
     receipt_id: Id
     sku: Id
@@ -50,7 +50,7 @@ class ReceiveGoods(Observation):
 
 
 class ExpectGoods(Observation):
-    """What is on its way in all, replacing what was announced before; `eta` None: no date is known."""
+    """Goods announced: what is incoming in all, replacing what was announced before; `eta` None: no date is known."""
 
     sku: Id
     location: Id
@@ -60,7 +60,7 @@ class ExpectGoods(Observation):
 
 
 class CountGoods(Input):
-    """What lies there, packed goods that have not left included, and why it was counted."""
+    """A count of a shelf: what lies there, packed goods that have not left included, and why it was counted."""
 
     sku: Id
     location: Id
@@ -70,7 +70,7 @@ class CountGoods(Input):
 
 
 class PackShipment(Observation):
-    """No parcels named: everything is in one."""
+    """Parcels as packed. No parcels named: everything is in one."""
 
     parcels: Annotated[tuple[WarehouseParcel, ...], Field(max_length=100)] = ()
     occurred_at: OccurredAt
@@ -85,13 +85,13 @@ class HandOverShipment(Observation):
 
 
 class RelabelShipment(Observation):
-    """All its parcels carry a label of the address that was asked for last."""
+    """All parcels carry a label of the address that was asked for last."""
 
     occurred_at: OccurredAt
 
 
 class ShortPickShipment(Observation):
-    """What could not be found; it is planned again."""
+    """Units that could not be found; they are planned again."""
 
     lines: Annotated[tuple[PartnerLine, ...], Field(min_length=1, max_length=500)]
     occurred_at: OccurredAt
@@ -103,7 +103,7 @@ class RecallShipment(Input):
 
 
 class ReportNotReceived(Input):
-    """What the customer says; no tracking number: no delivered parcel of the shipment arrived."""
+    """The customer did not get it. No tracking number: no delivered parcel of the shipment arrived."""
 
     detail: Annotated[Text, Field(min_length=1)]
     tracking: Id | None = None
@@ -111,7 +111,7 @@ class ReportNotReceived(Input):
 
 
 class ReshipShipment(Input):
-    """What is sent again; no lines: all that is lost or came back and that no claim settles."""
+    """Units to send again. No lines: all that is lost or came back and that no claim settles."""
 
     lines: Annotated[tuple[PartnerLine, ...], Field(max_length=500)] = ()
     detail: Text = ""
@@ -196,8 +196,8 @@ class StockOut(BaseModel):
 
 
 class GoodsOut(BaseModel):
-    """The shelf after the goods; `applied` false: it was told before. `contradicts`: it was told before with another
-    quantity; that is recorded, and the shelf stays as it was until it is counted."""
+    """The shelf after the goods. `applied` false: they were reported before. `contradicts`: they were reported before with
+    another quantity; that is recorded, and the shelf stays as it was until it is counted."""
 
     sku: str
     location: str
@@ -219,7 +219,7 @@ class CountOut(BaseModel):
 
 
 class ScanOut(BaseModel):
-    """`order_id` is none while no shipment has the number: the scan is kept until one has."""
+    """A scan as it was applied. `order_id` is none while no shipment has the number: the scan is kept until one has."""
 
     order_id: str | None
     order_ids: list[str] = Field(description="every order that has a parcel under the number")
@@ -352,7 +352,7 @@ async def _known(request: Request, order_id: str, refusal: str) -> OrderFulfillm
 
 
 async def _tell(by: CommandRequest, shipment_id: str, command: Command, reason: str, at: datetime) -> Response:
-    """A shipment's id starts with its order's."""
+    """Submit a command for a shipment. Its id starts with its order's."""
     order_id = shipment_id.rpartition("-S")[0]
     refusal = f"shipment {shipment_id} is not known"
     if shipment_id not in (await _known(by.request, order_id, refusal)).shipments:
@@ -380,14 +380,14 @@ async def hand_over(shipment_id: ShipmentId, body: HandOverShipment, by: Warehou
 
 @router.post("/shipments/{shipment_id}/relabelled", response_model=FulfillmentOut)
 async def relabelled(shipment_id: ShipmentId, body: RelabelShipment, by: Warehouse) -> Response:
-    """It has a label of its new address, and may leave. Packing it anew says so too."""
+    """Say that it has a label of its new address, and may leave. Packing it anew says so too."""
     at = observed_time(body.occurred_at)
     return await _tell(by, shipment_id, Relabel(shipment_id, at), "relabelled", at)
 
 
 @router.post("/shipments/{shipment_id}/short-pick", response_model=FulfillmentOut)
 async def short_pick(shipment_id: ShipmentId, body: ShortPickShipment, by: Warehouse) -> Response:
-    """Units that are not on their shelf: they leave the shipment and the stock, and are planned again."""
+    """Report units that are not on their shelf: they leave the shipment and the stock, and are planned again."""
     at = observed_time(body.occurred_at)
     command = ShortPick(shipment_id, units(body.lines))
     return await _tell(by, shipment_id, command, "short pick", at)
@@ -403,7 +403,8 @@ async def recall(shipment_id: ShipmentId, body: RecallShipment, by: Support) -> 
 
 @router.post("/shipments/{shipment_id}/not-received", response_model=FulfillmentOut)
 async def report_not_received(shipment_id: ShipmentId, body: ReportNotReceived, by: Support) -> Response:
-    """The customer did not get what the carrier says was delivered: it is in transit again, and the carrier looks for it."""
+    """Report that the customer did not get what the carrier says was delivered: it is in transit again, and the carrier looks
+    for it."""
     at = business_time(body.occurred_at)
     command = ReportMissing(shipment_id, at, body.detail, body.tracking)
     return await _tell(by, shipment_id, command, body.detail, at)
@@ -425,7 +426,7 @@ async def read_stock(
     after: Annotated[str | None, Query(max_length=200, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> StockOut:
-    """The shelves, by sku and location."""
+    """Read the shelves, by sku and location."""
     last_sku, __, last_location = (after or "").partition("@")
     last_sku = last_sku.replace("%40", "@")
     rows = await store.shelves(request.app.state.pool, sku, (last_sku, last_location), limit)
@@ -467,7 +468,7 @@ TOLD_BEFORE: Final[dict[int | str, dict[str, Any]]] = {
 
 @router.post("/stock/receipts", tags=["stock"], status_code=201, response_model=GoodsOut, responses=TOLD_BEFORE)
 async def receive_goods(body: ReceiveGoods, by: Warehouse) -> Response:
-    """Goods came in. Whoever waits for them is served at once, first placed first."""
+    """Receive goods. Whoever waits for them is served at once, first placed first."""
     command = Receive(body.receipt_id, body.sku, body.location, body.quantity)
     at = observed_time(body.occurred_at)
     return await _goods(by, body.sku, body.location, command, at)
@@ -475,7 +476,7 @@ async def receive_goods(body: ReceiveGoods, by: Warehouse) -> Response:
 
 @router.post("/stock/expectations", tags=["stock"], status_code=201, response_model=GoodsOut, responses=TOLD_BEFORE)
 async def expect_goods(body: ExpectGoods, by: Warehouse) -> Response:
-    """Goods are announced, or announced anew: backorders get their dates from it."""
+    """Announce goods, or announce them anew: backorders get their dates from it."""
     command = Expect(body.sku, body.location, body.incoming, body.eta)
     at = business_time(body.occurred_at)
     return await _goods(by, body.sku, body.location, command, at)
@@ -483,8 +484,8 @@ async def expect_goods(body: ExpectGoods, by: Warehouse) -> Response:
 
 @router.post("/stock/counts", tags=["stock"], response_model=CountOut)
 async def count_goods(body: CountGoods, by: Warehouse) -> Response:
-    """The shelf was counted: the books say so from now on. What is allocated and was not found stays promised until the
-    warehouse picks it short; nothing of the shelf is free meanwhile."""
+    """Count a shelf: the books say so from now on. What is allocated and was not found stays promised until the warehouse
+    picks it short; nothing of the shelf is free meanwhile."""
 
     def answer(_: ShelfState, facts: Sequence[Fact]) -> tuple[int, CountOut]:
         [counted] = [fact for fact in facts if isinstance(fact, StockCounted)]
@@ -499,7 +500,7 @@ async def count_goods(body: CountGoods, by: Warehouse) -> Response:
 
 @router.get("/policies", tags=["policies"])
 async def read_policies(request: Request, _: Reader) -> list[FulfillmentPolicy]:
-    """Every version of what fulfillment decides by; the one in force when an order was placed binds it."""
+    """Read every version of what fulfillment decides by; the one in force when an order was placed binds it."""
     async with request.app.state.pool.acquire(timeout=5) as db:
         return list(await store.policies(db))
 
@@ -510,8 +511,8 @@ def _carrier_secret(settings: FulfillmentSettings) -> str:
 
 @router.post("/webhooks/carrier", tags=["webhooks"], status_code=202)
 async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], commands: Commands) -> ScanOut:
-    """A carrier's scan, signed. The same scan told again has no second effect. It is of every parcel that has the number;
-    where none has, it is kept and applied when one has: the warehouse may still be telling of the hand-over."""
+    """Take a carrier's scan, signed. The same scan sent again has no second effect. It is of every parcel that has the
+    number; where none has, it is kept and applied when one has: the warehouse may still be reporting the hand-over."""
     told = read_signed(CarrierScan, body)
     at = observed_time(told.occurred_at)
     scan = Scan(carrier=told.carrier, tracking=told.tracking, code=told.code, at=at)
@@ -527,7 +528,7 @@ async def scanned(body: Annotated[SignedBody, signed(_carrier_secret)], commands
 async def read_unmatched(
     request: Request, _: Reader, limit: Annotated[int, Query(ge=1, le=500)] = 100
 ) -> list[UnmatchedScanOut]:
-    """Scans of numbers that no shipment has yet, the newest first."""
+    """Read scans of numbers that no shipment has yet, the newest first."""
     rows = await store.unmatched_scans(request.app.state.pool, limit)
     return [UnmatchedScanOut(**dict(row)) for row in rows]
 
@@ -536,7 +537,7 @@ async def read_unmatched(
 async def read_failures(
     request: Request, _: Reader, limit: Annotated[int, Query(ge=1, le=500)] = 100
 ) -> list[FailureOut]:
-    """Orders whose backorders could not be served, the newest failure first."""
+    """Read orders whose backorders could not be served, the newest failure first."""
     return [FailureOut(**dict(row)) for row in await store.failures(request.app.state.pool, limit)]
 
 

@@ -1,4 +1,4 @@
-"""The fulfillment service, put together."""
+"""The application of the fulfillment service."""
 
 from fulfillment.api import router
 from fulfillment.domain.decide import TakeSilence

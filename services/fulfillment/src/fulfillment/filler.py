@@ -1,4 +1,4 @@
-"""Serves the queue for goods: whoever waited longest first, as soon as there is something, and new dates to the rest."""
+"""The filler serves the queue for goods: who waited longest first, as soon as there is something; the rest get new dates."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ Page = Callable[[Place], Awaitable[list[InQueue]]]
 
 
 async def filler(running: Running, stop: asyncio.Event) -> None:
-    """Until stopped. What made goods free may be any replica's doing, so the shelves are asked."""
+    """Serve until stopped. Any replica may have made goods free, so the shelves are asked."""
     while not stop.is_set():
         served = 0
         try:
@@ -46,8 +46,8 @@ async def filler(running: Running, stop: asyncio.Event) -> None:
 
 
 async def serve(pool: Pool) -> int:
-    """One round over everybody who may be served; returns how many were told something. An order that cannot be served for
-    a fault of ours is left to its own time, and the round goes on."""
+    """Serve one round over everybody who may be served; return how many had news. An order that cannot be served for a fault
+    of ours waits by itself, and the round goes on."""
     served = await _retry(pool)
     served += await _each(pool, lambda after: store.fillable(pool, after, PAGE))
     shelves = await store.announced(pool)
@@ -75,7 +75,7 @@ async def _retry(pool: Pool) -> int:
 
 
 async def _fill(pool: Pool, queue: Sequence[InQueue]) -> int:
-    """Tell these orders in one transaction; one that breaks a law or is locked is left out, and the others served."""
+    """Fill these orders in one transaction; one that breaks a constraint or is locked is left out, and the others are served."""
     try:
         return await _apply(pool, [_told(order) for order in queue])
     except OF_ONE_ROW as error:
@@ -102,7 +102,7 @@ def _told(order: InQueue) -> Message[Command]:
 
 
 async def _apply(pool: Pool, messages: Sequence[Message[Command]]) -> int:
-    """A round that serves nobody leaves nothing behind, not even its claims: an order may wait for long."""
+    """Apply the round. One that serves nobody leaves nothing behind, not even its claims: an order may wait for long."""
     async with pool.acquire(timeout=5) as db:
         transaction = db.transaction()
         await transaction.start()

@@ -1,4 +1,4 @@
-"""Kafka in: what orders, returns and the warehouse tell, as commands of an order or of a shelf."""
+"""Kafka in: facts of orders and returns and messages of the warehouse, as commands of an order or of a shelf."""
 
 from collections.abc import Iterable
 from typing import Final, TypeAlias
@@ -72,7 +72,7 @@ def _of_order(fact: OrderFact, command: Command, cause: Cause) -> ToldOrder:
 
 
 def _of_warehouse(message: WarehouseShipmentMessage, command: Command, cause: Cause) -> ToldOrder:
-    """The warehouse's own time of the event is when it happened."""
+    """Take the warehouse's own time of the event as when it happened."""
     return Message(message.order_id, command, cause._replace(at=message.occurred_at))
 
 
@@ -134,14 +134,15 @@ def exchange_released(fact: ExchangeReleased, cause: Cause) -> ToldOrder:
 
 
 def claimed(fact: ClaimOpened, cause: Cause) -> ToldOrder | None:
-    """Of claims, those of units that never arrived: what the customer has is returns' own."""
+    """Record claims of units that never arrived; what the customer has is the business of returns."""
     if fact.reason is not ReturnReason.NOT_RECEIVED:
         return None
     return _of_order(fact, NoteClaim(fact.claim_id, fact.lines), cause)
 
 
 def claim_resolved(fact: ClaimResolved, cause: Cause) -> ToldOrder | None:
-    """What was refunded stays the claim's; what is to be replaced is so by exchange.released."""
+    """Release the units of a rejected claim. What was refunded stays the claim's; what is to be replaced is so by
+    exchange.released."""
     return _of_order(fact, NoteClaim(fact.claim_id, ()), cause) if fact.outcome == "rejected" else None
 
 

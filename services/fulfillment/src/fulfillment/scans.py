@@ -1,8 +1,8 @@
-"""A carrier's scans: told to every parcel that has the tracking number, and kept until there is one.
+"""A carrier's scans are applied to every parcel that has the tracking number, and kept until there is one.
 
-The warehouse may say after the carrier that a parcel was handed over, hours later where its messages pile up; a carrier does
-not send a scan again for so long, if at all. So a scan of an unknown number is kept and applied when the number is known, or
-goes when it has not become known for long.
+The warehouse may report after the carrier that a parcel was handed over, hours later where its messages pile up; a carrier
+does not repeat a scan for so long, if at all. So a scan of an unknown number is kept and applied when the number is known, or
+pruned when it has not become known for long.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ class Scanned:
 
 
 async def track(commands: CommandBus, scanned: Scanned, at: datetime) -> tuple[list[str], Exception | None]:
-    """The orders whose parcels it is of, each told; none where the number is not known yet. And what refused it."""
+    """Apply the scan to the orders whose parcels it is of; return them, none where the number is not known yet, and what
+    refused it."""
     scan = scanned.scan
     places = await store.places_of(commands.pool, scan.carrier, scan.tracking)
     messages: list[Message[Command]] = []
@@ -55,7 +56,7 @@ async def track(commands: CommandBus, scanned: Scanned, at: datetime) -> tuple[l
 
 
 async def matcher(running: Running, stop: asyncio.Event) -> None:
-    """Until stopped: applies the scans whose number has become known."""
+    """Apply, until stopped, the scans whose number has become known."""
     while not stop.is_set():
         matched = 0
         try:
@@ -68,7 +69,7 @@ async def matcher(running: Running, stop: asyncio.Event) -> None:
 
 
 async def match(commands: CommandBus) -> int:
-    """One round over the scans that wait, oldest first; returns how many were applied. One that fails waits by itself."""
+    """Go once over the scans that wait, oldest first; return how many were applied. One that fails waits by itself."""
     applied: list[store.ScanKey] = []
     failed: list[tuple[*store.ScanKey, str]] = []
     for scanned in await _due(commands):

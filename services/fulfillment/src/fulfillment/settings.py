@@ -1,4 +1,4 @@
-"""What fulfillment is told by its environment beyond what every service is."""
+"""Settings of fulfillment beyond those of every service."""
 
 from pydantic import Field
 

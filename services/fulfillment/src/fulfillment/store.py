@@ -142,7 +142,7 @@ async def policies(db: Db) -> tuple[FulfillmentPolicy, ...]:
 
 
 async def load_context(db: Db, messages: Sequence[Message[Command]], states: Mapping[str, OrderFulfillment]) -> Stock:
-    """The shelves of the skus that the batch may touch, locked, and who waits for them before whom."""
+    """Lock and load the shelves of the skus that the batch may touch, and who waits for them before whom."""
     told_at: dict[str, datetime] = {}
     opened = {t.key: t.command for t in messages if isinstance(t.command, Open)}
     skus: dict[str, set[str]] = {}
@@ -176,8 +176,9 @@ async def load_context(db: Db, messages: Sequence[Message[Command]], states: Map
 
 
 def _may_touch(command: Command, order: OrderFulfillment) -> bool:
-    """Of the scans, only a parcel that came back touches stock; of packing, only what is packed otherwise than planned.
-    Whatever changes a shipment's units in the same batch has its shelves locked by itself."""
+    """Return the skus that a message may touch. Of scans, only a parcel that came back touches stock; of packing, only what
+    is packed otherwise than planned. Whatever changes a shipment's units in the same batch has its shelves locked by itself.
+    """
     match command:
         case Track(scan=scan):
             return scan.code == "returned"
@@ -190,7 +191,7 @@ def _may_touch(command: Command, order: OrderFulfillment) -> bool:
 
 
 async def save_tables(db: Db, touched: Sequence[LockedAggregate[OrderFulfillment]], stock: Stock) -> None:
-    """What changed of lines, backorders, parcels and shelves: one statement per table."""
+    """Save what changed of lines, backorders, parcels and shelves: one statement per table."""
     if lines := [row for held in touched for row in _lines(held)]:
         await db.execute(KEEP_LINES, *transposed(lines, 15))
     if waiting := [(*row, stock.told_at[held.key]) for held in touched for row in _backorders(held)]:
@@ -239,7 +240,7 @@ def _parcels(held: LockedAggregate[OrderFulfillment]) -> Iterable[tuple[str, str
 
 
 def _numbers(shipment: Shipment) -> dict[tuple[str, str], None]:
-    """By which a carrier scans it, or might: also those that a number said later has replaced."""
+    """Return the numbers by which a carrier scans it, or might: also those that a later number has replaced."""
     return dict.fromkeys((*(shipment.number_of(p) for p in shipment.parcels.values()), *shipment.others))
 
 
@@ -442,7 +443,7 @@ ORDER BY sku, location LIMIT $4"""
 
 @dataclass(frozen=True, slots=True)
 class InQueue:
-    """An order that may be served, its place, and when what it may be served by happened."""
+    """It is an order that may be served, its place, and when what it may be served by happened."""
 
     order_id: str
     placed_at: datetime
@@ -450,25 +451,25 @@ class InQueue:
 
 
 async def fillable(pool: Pool, after: Place, limit: int) -> list[InQueue]:
-    """Orders whose goods are there, first placed first."""
+    """Return orders whose goods are there, first placed first."""
     async with pool.acquire(timeout=5) as db:
         return [InQueue(*row) for row in await db.fetch(FILLABLE, *after, limit)]
 
 
 async def announced(pool: Pool) -> list[tuple[str, str, int]]:
-    """Shelves (sku, location, count) where goods came or were announced since backorders were last looked at."""
+    """Return shelves (sku, location, count) where goods came or were announced since backorders were last looked at."""
     async with pool.acquire(timeout=5) as db:
         return [tuple(row) for row in await db.fetch(ANNOUNCED)]
 
 
 async def concerned(pool: Pool, skus: Sequence[str], after: Place, limit: int) -> list[InQueue]:
-    """Orders that wait for one of these skus, first placed first."""
+    """Return orders that wait for one of these skus, first placed first."""
     async with pool.acquire(timeout=5) as db:
         return [InQueue(*row) for row in await db.fetch(CONCERNED, *after, limit, skus)]
 
 
 async def to_retry(pool: Pool, after: Place, limit: int) -> list[InQueue]:
-    """Orders whose backorders could not be served, and whose time has come again."""
+    """Return orders whose backorders could not be served, and whose time has come again."""
     async with pool.acquire(timeout=5) as db:
         return [InQueue(*row) for row in await db.fetch(TO_RETRY, *after, limit)]
 
@@ -479,7 +480,7 @@ async def fail(pool: Pool, order_id: str, error: str) -> None:
 
 
 async def recovered(pool: Pool, order_ids: Sequence[str]) -> None:
-    """Those of them that have not failed again."""
+    """Return those of them that have not failed again."""
     async with pool.acquire(timeout=5) as db:
         await db.execute(RECOVERED, order_ids)
 
@@ -490,7 +491,7 @@ async def failures(pool: Pool, limit: int) -> list[asyncpg.Record]:
 
 
 async def retry(pool: Pool, order_id: str) -> bool:
-    """Whether it is one that failed."""
+    """Make it due again; return whether it is one that failed."""
     async with pool.acquire(timeout=5) as db:
         done: str = await db.execute(RETRY, order_id)
     return done != "UPDATE 0"
@@ -502,14 +503,14 @@ async def heed(pool: Pool, shelves: Sequence[tuple[str, str, int]]) -> None:
 
 
 async def find(pool: Pool, order_id: str) -> OrderFulfillment | None:
-    """The order as it is now, or None where it is not known."""
+    """Return the order as it is now, or None where it is not known."""
     async with pool.acquire(timeout=5) as db:
         document = await db.fetchval(READ, order_id)
     return None if document is None else ORDERS.state.validate_json(document)
 
 
 async def places_of(pool: Pool, carrier: str, tracking: str) -> list[tuple[str, str]]:
-    """The orders and shipments that a scan of this number is for, the newest first."""
+    """Return the orders and shipments that a scan of this number is for, the newest first."""
     async with pool.acquire(timeout=5) as db:
         return [tuple(row) for row in await db.fetch(FIND_PARCELS, carrier, tracking)]
 
@@ -520,7 +521,7 @@ async def keep_scan(pool: Pool, scan: Scan, detail: str) -> None:
 
 
 async def matched_scans(pool: Pool, limit: int) -> list[asyncpg.Record]:
-    """Kept scans whose number is known by now, oldest first."""
+    """Return kept scans whose number is known by now, oldest first."""
     async with pool.acquire(timeout=5) as db:
         return await db.fetch(MATCHED, limit)
 

@@ -1,1 +1,1 @@
-"""The fulfillment of an order: its units, shipments and backorders, and the stock they come from. Pure."""
+"""The domain of fulfillment has the units of an order, its shipments and backorders, and the stock they come from. Pure."""

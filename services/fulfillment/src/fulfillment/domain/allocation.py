@@ -1,4 +1,4 @@
-"""Needs become shipments and backorders, and backorders become shipments: plans told as facts. Pure."""
+"""Allocation turns needs into shipments and backorders, and backorders into shipments. Pure."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -32,13 +32,13 @@ from shared.core.machine import Invalid, replace
 
 
 def binding(state: OrderFulfillment, stock: Stock) -> FulfillmentPolicy:
-    """The policy that binds the order: the one in force when it was placed."""
+    """Return the policy that binds the order: the one in force when it was placed."""
     assert state.placed_at is not None
     return in_force(stock.policies, state.placed_at)
 
 
 def fills_whole(state: OrderFulfillment) -> bool:
-    """Whether its backorders can only be filled all at once."""
+    """Say whether its backorders can only be filled all at once."""
     if state.preference.rule == "complete_only":
         return True
     return shipments_left(state.preference, len(state.live_shipments)) == 1
@@ -90,7 +90,7 @@ def place(
 
 
 def fill(state: OrderFulfillment, stock: Stock, at: datetime) -> list[Fact]:
-    """Ship what its backorders wait for as far as it is there; tell new dates for the rest."""
+    """Ship what its backorders wait for as far as it is there; give the rest new dates."""
     waiting = state.waiting
     if not waiting:
         return []
@@ -228,7 +228,7 @@ def _substituted(state: OrderFulfillment, parcels: PlannedParcels) -> tuple[Subs
 def _created(
     state: OrderFulfillment, split: Split, names: Sequence[str], *, is_waiting: bool, replaces: str | None = None
 ) -> list[Fact]:
-    """The facts of new shipments, each followed by where its units come from."""
+    """Return the facts of new shipments, each followed by where its units come from."""
     new = [Shipment(name, parcels.location) for name, parcels in zip(names, split.shipments, strict=True)]
     numbers = numbering([*state.shipments.values(), *new])
     of = len(numbers) + is_waiting

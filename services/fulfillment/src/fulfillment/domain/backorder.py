@@ -1,4 +1,4 @@
-"""The life of a backorder: units of a line that wait for goods, with a date that may slip and a customer who may object."""
+"""A backorder has units of a line that wait for goods, with a date that may slip and a customer who may object."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ def created(fact: BackorderCreated) -> Backorder:
 def revise(
     order_id: str, backorder: Backorder, eta: datetime | None, policy: FulfillmentPolicy, at: datetime
 ) -> Sequence[Fact]:
-    """A new date, told; and the customer's consent asked for, once, when it slips beyond the policy."""
+    """Revise the date; ask for the customer's consent, once, when it slips beyond the policy."""
     if eta == backorder.eta:
         return []
     facts: list[Fact] = [
@@ -134,7 +134,7 @@ def revise(
 
 
 def _slips(promised: datetime | None, eta: datetime | None, policy: FulfillmentPolicy) -> bool:
-    """Against what the customer last agreed to, so that many small slips count as the one they are."""
+    """Compare with what the customer last agreed to, so that many small slips count as the one they are."""
     if promised is None:
         return False
     return eta is None or eta - promised > timedelta(days=policy.consent_after_days)

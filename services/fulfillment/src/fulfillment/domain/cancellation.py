@@ -1,4 +1,5 @@
-"""What a cancellation can still stop, answered per unit; and units that the warehouse cannot find. Pure.
+"""A cancellation is answered per unit by what it can still stop; units that the warehouse cannot find are taken out here too.
+Pure.
 
 Units are cancelled where least is lost: unallocated, backordered, allocated, packed; of each the newest first. Last come
 those that left and came back to us, as far as no claim settles them.
@@ -32,7 +33,7 @@ REFUSALS: Final[tuple[Refusal, ...]] = ("handed_over", "not_open")
 
 
 def cancel(state: OrderFulfillment, cancellation_id: str, lines: Iterable[LineQuantity]) -> list[Fact]:
-    """Answer every unit asked for: cancelled, or refused. Told again: nothing."""
+    """Answer every unit asked for: cancelled, or refused. A repeat has no effect."""
     if cancellation_id in state.cancellations:
         return []
     facts: list[Fact] = []
@@ -100,7 +101,7 @@ def _from_backorders(state: OrderFulfillment, line_id: str, left: int) -> list[B
 def _from_shipments(
     state: OrderFulfillment, line_id: str, left: int, bucket: Bucket, removed: dict[str, list[Item]]
 ) -> int:
-    """How many units were found in shipments that have not left; what is taken from which goes to `removed`."""
+    """Count how many units were found in shipments that have not left; what is taken from which goes to `removed`."""
     taken = 0
     for shipment in reversed(state.shipments.values()):
         if shipment.status in BEFORE_HAND_OVER and shipment.is_packed == (bucket is Bucket.PACKED):
@@ -115,7 +116,7 @@ def _from_shipments(
 def taken_out(
     state: OrderFulfillment, shipment: Shipment, items: Iterable[Item], *, is_on_hand: bool, detail: str
 ) -> list[Fact]:
-    """Units leave a shipment that is still here; a shipment that nothing is left in is cancelled."""
+    """Take units out of a shipment that is still here; a shipment that nothing is left in is cancelled."""
     about = {"order_id": state.order_id, "shipment_id": shipment.shipment_id}
     facts: list[Fact] = [
         StockReleased(
@@ -139,8 +140,8 @@ def taken_out(
 
 
 def short_pick(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int], stock: Stock) -> list[Fact]:
-    """Units that are not where they should be leave the shipment, and are planned again. Raises where it does not have
-    them, or is packed."""
+    """Take out units that are not where they should be, and plan them again. Raises where the shipment does not have them, or
+    is packed."""
     status = shipment.status
     if status not in (ShipmentStatus.CREATED, ShipmentStatus.HELD) or shipment.is_packed:
         raise NotAllowed("packed" if shipment.is_packed else status, "short pick", SHIPMENT.allowed(status))
@@ -155,7 +156,7 @@ def short_pick(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, 
 def planned_again(
     state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int], stock: Stock, *, is_on_hand: bool
 ) -> list[Fact]:
-    """Units leave a shipment that is still here, and are planned again as what they were."""
+    """Take units out of a shipment that is still here, and plan them again as what they were."""
     items, needs = [], []
     for line_id, units in lines.items():
         article = shipment.article(line_id)

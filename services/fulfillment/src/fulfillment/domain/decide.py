@@ -1,4 +1,4 @@
-"""What fulfillment is told about an order, and what it decides: the one place where commands meet the state. Pure."""
+"""Decisions of fulfillment: the one place where commands meet the state of an order. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class ReleaseHold:
 
 @dataclass(frozen=True, slots=True)
 class ChangeAddress:
-    """What has not left needs another label, from `at` on."""
+    """The address changed: what has not left needs another label, from `at` on."""
 
     ship_to: Address
     at: datetime
@@ -117,7 +117,7 @@ class ShortPick:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Tracking numbers by parcel id. It has left, whoever says so and whatever was planned."""
+    """The shipment has left, whoever says so and whatever was planned. Tracking numbers are by parcel id."""
 
     shipment_id: str
     carrier: str
@@ -389,7 +389,7 @@ def _by_parcel(parcels: Iterable[tuple[str, tuple[LineQuantity, ...]]]) -> dict[
 
 
 def _with_holds(state: OrderFulfillment, holds: Sequence[Hold]) -> list[Fact]:
-    """Any hold stops what has not been handed over; what is on its way goes on."""
+    """Hold what has not been handed over, as any hold of the order does; what is on its way goes on."""
     if tuple(holds) == state.holds:
         return []
     here = [shipment for shipment in state.shipments.values() if shipment.status in BEFORE_HAND_OVER]
@@ -398,7 +398,7 @@ def _with_holds(state: OrderFulfillment, holds: Sequence[Hold]) -> list[Fact]:
 
 
 def _held_or_released(order_id: str, shipment: Shipment, holds: Sequence[Hold]) -> Fact:
-    """By the order's holds, and by the shipment's own where it needs another label."""
+    """Hold or release by the order's holds, and by the shipment's own where it needs another label."""
     about = {"order_id": order_id, "shipment_id": shipment.shipment_id}
     if shipment.relabel is not None:
         holds = sorted({*holds, Hold.ADDRESS})
@@ -408,7 +408,7 @@ def _held_or_released(order_id: str, shipment: Shipment, holds: Sequence[Hold]) 
 
 
 def _to_relabel(state: OrderFulfillment, command: ChangeAddress) -> list[Fact]:
-    """Every shipment that is still here is held until it has another label."""
+    """Hold every shipment that is still here until it has another label."""
     facts: list[Fact] = []
     for shipment in state.shipments.values():
         if shipment.status in BEFORE_HAND_OVER:
@@ -423,7 +423,8 @@ def _to_relabel(state: OrderFulfillment, command: ChangeAddress) -> list[Fact]:
 
 
 def _labelled(state: OrderFulfillment, command: Pack | Relabel, facts: Sequence[Fact]) -> list[Fact]:
-    """It has the label that was asked for, unless what is said happened before that. What is packed is labelled anew."""
+    """Note that it has the label that was asked for, unless what is said happened before that. What is packed is labelled
+    anew."""
     shipment = allocation.after(state, facts).shipments.get(command.shipment_id)
     if shipment is None or shipment.relabel is None or shipment.status not in BEFORE_HAND_OVER:
         return []
@@ -495,7 +496,7 @@ _ASTRAY: Final = (ShipmentStatus.LOST, ShipmentStatus.RETURNED_TO_SENDER)
 
 
 def _reship(state: OrderFulfillment, shipment: Shipment, lines: dict[str, int], stock: Stock) -> Sequence[Fact]:
-    """Units that are lost or came back leave their bucket and are planned again, as the article that they were."""
+    """Take units that are lost or came back out of their bucket, and plan them again, as the article that they were."""
     about = shipment.shipment_id
     there: dict[str, int] = {}
     for line_id in dict.fromkeys(item.line_id for item in shipment.items):
@@ -537,7 +538,7 @@ def _reship(state: OrderFulfillment, shipment: Shipment, lines: dict[str, int], 
 
 
 def _claimed(state: OrderFulfillment, claim_id: str, lines: dict[str, int]) -> list[Fact]:
-    """From now on a claim settles these units. What was cancelled or sent again before it was heard of, it cannot settle
+    """Let a claim settle these units from now on. What was cancelled or sent again before it was heard of, it cannot settle
     once more; that is for somebody to look at."""
     before = state.claims.get(claim_id)
     if not lines:

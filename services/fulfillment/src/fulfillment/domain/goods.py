@@ -1,4 +1,4 @@
-"""What came back to the warehouse: sellable again, kept apart or scrapped, once per inspection. Pure."""
+"""Goods that came back to the warehouse are sellable again, kept apart or scrapped, once per inspection. Pure."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -34,7 +34,7 @@ EFFECTS: Final[dict[Disposition, StockChange | None]] = {
 def inspect(
     state: OrderFulfillment, inspection_id: str, location: str, lines: Iterable[InspectedLine]
 ) -> Sequence[Fact]:
-    """Told again: nothing."""
+    """Book the inspected units. A repeat has no effect."""
     if inspection_id in state.inspections:
         return []
     return _facts(state, inspection_id, location, _by_effect(state, lines))
@@ -48,7 +48,7 @@ def revise(
     after: Iterable[InspectedLine],
     stock: Stock,
 ) -> Sequence[Fact]:
-    """The difference an inspection's revision makes. Units that are sold again meanwhile cannot be withdrawn."""
+    """Book the difference that an inspection's revision makes. Units that are sold again meanwhile cannot be withdrawn."""
     was, now = _by_effect(state, before), _by_effect(state, after)
     more = {key: units - was.get(key, 0) for key, units in now.items() if units > was.get(key, 0)}
     facts = _facts(state, inspection_id, location, more)
@@ -70,8 +70,8 @@ def revise(
 
 
 def article(state: OrderFulfillment, line: InspectedLine) -> str:
-    """The article that was inspected: as the warehouse says, else the only one that was ever handed over for the line, else
-    the one ordered."""
+    """Return the article that was inspected: as the warehouse says, else the only one that was ever handed over for the line,
+    else the one ordered."""
     sent = {
         item.sku
         for shipment in state.shipments.values()

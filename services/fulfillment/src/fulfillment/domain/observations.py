@@ -1,6 +1,5 @@
-"""What the warehouse and the carrier say has happened. It is applied to units and stock as far as it can be, and recorded
-as a discrepancy where it contradicts what is known; nothing of it is refused. Pure.
-"""
+"""Observations are what the warehouse and the carrier say has happened. They are applied to units and stock as far as they
+can be, and recorded as a discrepancy where they contradict what is known; none is refused. Pure."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -73,7 +72,7 @@ def discrepancies(
 def of_nothing_known(
     state: OrderFulfillment, observation: str, shipment_id: str, lines: Mapping[str, int]
 ) -> list[Fact]:
-    """It is told of an order or a shipment that is not known."""
+    """Record an observation of an order or a shipment that is not known."""
     if state.status is FulfillmentStatus.UNOPENED:
         unknown: Contradicted = ("unknown_order", lines, f"order {state.order_id} is not known")
     else:
@@ -114,8 +113,8 @@ def pack(state: OrderFulfillment, shipment: Shipment, parcels: Boxes, stock: Sto
 
 
 def short_pick(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int], stock: Stock) -> list[Fact]:
-    """Units are not where they should be: they leave the shipment and the shelf, also where they were packed by what was
-    said before, or were to be sold to somebody else by now."""
+    """Take out units that are not where they should be: they leave the shipment and the shelf, also where they were packed by
+    what was said before, or were to be sold to somebody else by now."""
     about = shipment.shipment_id
     if shipment.status is ShipmentStatus.CANCELLED:
         told: Contradicted = ("cancelled", lines, f"{about} was cancelled, and its units are free again")
@@ -137,7 +136,8 @@ def short_pick(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, 
 def hand_over(
     state: OrderFulfillment, shipment: Shipment, carrier: str, tracking: Mapping[str, str], stock: Stock
 ) -> list[Fact]:
-    """It has left, whatever was planned. One that was cancelled is called back, and its units are no longer on the shelf."""
+    """Book a hand-over: it has left, whatever was planned. A cancelled shipment is called back, and its units are no longer
+    on the shelf."""
     about = shipment.shipment_id
     if shipment.carrier is not None:
         numbers = {shipment.number_of(parcel) for parcel in shipment.parcels.values()}
@@ -197,8 +197,8 @@ def hand_over(
 def _relabelled(
     state: OrderFulfillment, shipment: Shipment, carrier: str, tracking: Mapping[str, str]
 ) -> Iterator[Fact]:
-    """It had left before. Of its parcels, those whose number is not said again are followed by what is: by their own new
-    number where they are named, otherwise by the numbers of parcels that are none of ours, in their order.
+    """Follow the numbers of a second hand-over. Parcels whose number is not said again are followed by what is: by their own
+    new number where they are named, otherwise by the numbers of parcels that are none of ours, in their order.
 
     What has arrived under its old number is not followed any more: its units would count twice.
     """
@@ -229,7 +229,7 @@ def _relabelled(
 
 
 def scanned(state: OrderFulfillment, shipment: Shipment, parcel: ParcelState, code: str) -> list[Fact]:
-    """A parcel of a cancelled shipment arrived at the customer, who has what the order no longer owes: said once."""
+    """Record, once, that a parcel of a cancelled shipment arrived at the customer, who has what the order no longer owes."""
     if shipment.status is not ShipmentStatus.CANCELLED or code != "delivered" or "delivered" in parcel.scans:
         return []
     detail = f"{shipment.shipment_id} was cancelled, and its parcel {parcel.tracking} was delivered"
@@ -239,7 +239,7 @@ def scanned(state: OrderFulfillment, shipment: Shipment, parcel: ParcelState, co
 def _called_back(
     state: OrderFulfillment, shipment: Shipment, carrier: str, tracking: Mapping[str, str], stock: Stock
 ) -> list[Fact]:
-    """Its units stay cancelled: the carrier is to bring it back."""
+    """Call it back: its units stay cancelled, and the carrier is to bring it back."""
     about, detail = shipment.shipment_id, "it left the warehouse although it was cancelled"
     held = summed((item.line_id, item.quantity) for item in shipment.released)
     contents = shipment.contents if shipment.is_packed else {next(iter(tracking)): held}
@@ -255,7 +255,7 @@ def _called_back(
 
 
 def _gone(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int], stock: Stock) -> list[Fact]:
-    """Units that are free by the books and not on the shelf any more. What others are to get of them already, the
+    """Book units that are free by the books and not on the shelf any more. What others are to get of them already, the
     warehouse will not find when it picks it."""
     facts: list[Fact] = []
     left: dict[str, int] = {}
@@ -282,7 +282,7 @@ def _gone(state: OrderFulfillment, shipment: Shipment, lines: Mapping[str, int],
 
 
 def _labelled(contents: Boxes, carrier: str, tracking: Mapping[str, str]) -> tuple[Parcel, ...]:
-    """The parcels as they were handed over: one for each number. What was packed in a parcel that was not named then
+    """Return the parcels as they were handed over: one for each number. What was packed in a parcel that was not named then
     is in the first."""
     first = next(iter(tracking))
     by_number: dict[str, str] = {}
@@ -304,7 +304,7 @@ def _labelled(contents: Boxes, carrier: str, tracking: Mapping[str, str]) -> tup
 
 
 def _is_as_packed(shipment: Shipment, tracking: Mapping[str, str]) -> bool:
-    """Every parcel that holds something has a number of its own, and no other parcel has any."""
+    """Say whether every parcel that holds something has a number of its own, and no other parcel has any."""
     filled = {name for name, parcel in shipment.parcels.items() if parcel.lines}
     return filled <= tracking.keys() <= shipment.parcels.keys() and len(set(tracking.values())) == len(tracking)
 
@@ -322,7 +322,7 @@ def _total(boxes: Boxes) -> dict[str, int]:
 
 
 def _within(boxes: Boxes, most: Mapping[str, int]) -> dict[str, dict[str, int]]:
-    """What is in the boxes, up to so many units of each line, the first boxes first; empty ones are left out."""
+    """Return what is in the boxes, up to so many units of each line, the first boxes first; empty ones are left out."""
     left = dict(most)
     fits: dict[str, dict[str, int]] = {}
     for name, lines in boxes.items():

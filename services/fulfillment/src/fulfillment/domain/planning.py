@@ -1,4 +1,4 @@
-"""How needs are split into shipments and backorders, and why: fewest shipments, then the locations' priority. Pure.
+"""Planning splits needs into shipments and backorders, and says why: fewest shipments, then the locations' priority. Pure.
 
 The same needs, stock and preference always give the same split. Nothing is taken that older orders wait for.
 """
@@ -38,7 +38,7 @@ class Pick:
 
 @dataclass(frozen=True, slots=True)
 class PlannedParcels:
-    """What one location ships together."""
+    """It is what one location ships together."""
 
     location: str
     picks: tuple[Pick, ...]
@@ -89,14 +89,14 @@ def plan(
 
 
 def shipments_left(preference: ShippingPreference, shipments_so_far: int) -> int | None:
-    """How many more shipments the customer accepts; None: any number. What is owed can always go in one."""
+    """Return how many more shipments the customer accepts; None: any number. What is owed can always go in one."""
     if preference.rule != "max_n_shipments":
         return None
     return max(1, (preference.max_shipments or 1) - shipments_so_far)
 
 
 def _within_reach(order_id: str, needs: Sequence[Need], stock: Stock, reasons: list[str]) -> list[int]:
-    """How many units of each need are free and not waited for by older orders."""
+    """Count how many units of each need are free and not waited for by older orders."""
     left: dict[str, int] = {}
     for need in needs:
         if need.sku in left:
