@@ -1,4 +1,5 @@
-"""May these units come back? A pure function of policy, order facts, unit facts and request, with every reason.
+"""Eligibility says whether units may come back: a pure function of policy, order facts, unit facts and request, with every
+reason.
 
 The same inputs give the same verdicts and the same hash, for ever: nothing here asks the time or the database.
 """
@@ -34,7 +35,7 @@ class OrderFacts:
 
 @dataclass(frozen=True, slots=True)
 class UnitGroup:
-    """Units of a line with one history. `delivered_at` None: they have not reached the customer."""
+    """A group has units of a line with one history. `delivered_at` None: they have not reached the customer."""
 
     line_id: str
     quantity: int
@@ -57,7 +58,7 @@ _INPUTS: Final = TypeAdapter(Inputs)
 
 
 def inputs_hash(policy: ReturnPolicy, order: OrderFacts, units: Sequence[UnitGroup], request: Request) -> str:
-    """SHA-256 of the canonical JSON of all that a verdict depends on."""
+    """Return SHA-256 of the canonical JSON of all that a verdict depends on."""
     inputs = _INPUTS.dump_python((policy, order, units, request), mode="json")
     named = dict(zip(("policy", "order", "units", "request"), inputs, strict=True)) | {"policy": document(policy)}
     return sha256(canonical(named).encode()).hexdigest()
@@ -66,7 +67,7 @@ def inputs_hash(policy: ReturnPolicy, order: OrderFacts, units: Sequence[UnitGro
 def evaluate(
     policy: ReturnPolicy, order: OrderFacts, units: Sequence[UnitGroup], request: Request
 ) -> tuple[Verdict, ...]:
-    """One verdict per group of units, in the order given."""
+    """Return one verdict per group of units, in the order given."""
     asked = {line.line_id: line for line in request.lines}
     return tuple(_judge(policy, order, group, asked[group.line_id], request) for group in units)
 
@@ -130,8 +131,8 @@ def _doubts(policy: ReturnPolicy, order: OrderFacts, line: ReturnLine, request: 
 
 
 def return_shipping_fee(policy: ReturnPolicy, line: ReturnLine, resolution: Resolution) -> int:
-    """What sending it back costs the customer, once per return: nothing where the shop is at fault, or where no refund is
-    due that it could be taken of."""
+    """Return what sending it back costs the customer, once per return: nothing where the shop is at fault, or where no refund
+    is due that it could be taken of."""
     if line.reason in policy.free_return_reasons or resolution not in (Resolution.REFUND, Resolution.STORE_CREDIT):
         return 0
     return policy.return_shipping_fee_minor
@@ -140,7 +141,7 @@ def return_shipping_fee(policy: ReturnPolicy, line: ReturnLine, resolution: Reso
 def window_end(
     policy: ReturnPolicy, order: OrderFacts, group: UnitGroup, condition: DeclaredCondition, membership: str | None
 ) -> datetime | None:
-    """The last instant at which these units may be returned; None while it has not begun."""
+    """Return the last instant at which these units may be returned; None while it has not begun."""
     anchors = {"delivered": group.delivered_at, "shipped": group.shipped_at, "ordered": order.placed_at}
     anchor = anchors[policy.window_anchor]
     if anchor is None:
@@ -168,7 +169,7 @@ def _matches(
 
 
 def _open_day(policy: ReturnPolicy, end: datetime) -> datetime:
-    """A window never ends on a holiday, nor, where policy says so, on a weekend (UTC days)."""
+    """Move to an open day: a window never ends on a holiday, nor, where policy says so, on a weekend (UTC days)."""
     for _ in range(MAX_SHIFT_DAYS):
         on = end.astimezone(timezone.utc).date()
         if on not in policy.holidays and not (policy.extend_to_business_day and on.weekday() >= 5):
@@ -178,6 +179,6 @@ def _open_day(policy: ReturnPolicy, end: datetime) -> datetime:
 
 
 def _said(instant: datetime) -> str:
-    """The day, as a person says it."""
+    """Write the day as a person says it."""
     on = instant.astimezone(timezone.utc)
     return f"{on.day} {on:%B %Y}"

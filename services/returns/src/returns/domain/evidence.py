@@ -1,4 +1,4 @@
-"""Files that show what a customer says: told apart by what they are, never by what they are called."""
+"""Evidence is files that show what a customer says. Their type is read from their content, never from their name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _BEGINNINGS: Final[Mapping[bytes, MediaType]] = {
 
 
 def media_type(content: bytes) -> MediaType | None:
-    """By how it begins; None for what is neither an image that every browser shows nor a PDF."""
+    """Read the type from how the file begins; None for what is neither an image that every browser shows nor a PDF."""
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "image/webp"
     return next((kind for beginning, kind in _BEGINNINGS.items() if content.startswith(beginning)), None)
@@ -50,7 +50,7 @@ class AttachEvidence:
 
 
 def attached(order_id: str, files: Mapping[str, File], command: AttachEvidence) -> Sequence[Fact]:
-    """The same file again is no second one. Raises Invalid above the limit."""
+    """Attach a file; the same file again is no second one. Raises Invalid above the limit."""
     known = [file for file in files.values() if file.about == command.about]
     if any(file.sha256 == command.sha256 for file in known):
         return []

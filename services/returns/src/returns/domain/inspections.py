@@ -1,4 +1,4 @@
-"""Inspections: outcomes by the policy's table, what the units are worth, and revisions with what they take back."""
+"""Inspections give outcomes by the policy's table, what the units are worth, and revisions with what they take back."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from shared.core.money import cumulative
 
 @dataclass(frozen=True, slots=True)
 class RevisedUnits:
-    """What is None is as the policy's table has it."""
+    """Units as they are after a revision. What is None is as the policy's table has it."""
 
     line_id: str
     quantity: int
@@ -52,7 +52,7 @@ def inspected(
     found: Sequence[ObservedLine],
     binding: Binding,
 ) -> ReturnItemsInspected:
-    """Outcomes by the policy's table, and what the units are worth. All that is `found` of units is here, uninspected."""
+    """Return outcomes by the policy's table, and what the units are worth. All that is `found` of units is here, uninspected."""
     assert state.purchase is not None
     before = {line_id: valued(state, line_id) for line_id in one.lines}
     lines: list[InspectedLine] = []
@@ -103,8 +103,8 @@ def inspected(
 
 
 def _by_article(purchase: Purchase, one: Rma, found: Sequence[ObservedLine]) -> Iterator[ObservedLine]:
-    """Units by the article they are, None for the one that was ordered. Where the inspection does not say, it is what the
-    receipt said: the ordered ones first."""
+    """Divide units by the article they are, None for the one that was ordered. Where the inspection does not say, it is what
+    the receipt said: the ordered ones first."""
     others = {line_id: dict(line.others) for line_id, line in one.lines.items()}
     for units in found:
         ordered = purchase.lines[units.line_id].sku if units.line_id in purchase.lines else None
@@ -132,7 +132,7 @@ def _by_article(purchase: Purchase, one: Rma, found: Sequence[ObservedLine]) -> 
 
 
 def _and(known: Valued, line: InspectedLine, advanced: tuple[int, int]) -> Valued:
-    """Units refunded in advance were valued before; for shipping none was."""
+    """Add both. Units refunded in advance were valued before; for shipping none was."""
     units, minor = advanced
     return Valued(
         known.units + line.quantity - units,
@@ -183,12 +183,12 @@ def revised(state: OrderReturns, one: Rma, command: ReviseInspection, binding: B
 
 
 def _let_go(lines: Sequence[InspectedLine], line_id: str) -> int:
-    """Units that were not in the box, or were sent back."""
+    """Count units that were not in the box, or were sent back."""
     return sum(line.quantity for line in lines if line.line_id == line_id and status_of(line) in FREED)
 
 
 def _by_hand(where: str, units: RevisedUnits, binding: Binding) -> InspectedLine:
-    """The table's answer, or a person's where one was given; a person has looked, so it needs no review."""
+    """Return the table's answer, or a person's where one was given; a person has looked, so it needs no review."""
     rule = rule_for(binding.policy, units.outcome)
     line = InspectedLine(
         line_id=units.line_id,
@@ -209,7 +209,7 @@ def _by_hand(where: str, units: RevisedUnits, binding: Binding) -> InspectedLine
 def _revalued(
     state: OrderReturns, one: Rma, before: Sequence[InspectedLine], lines: Sequence[InspectedLine]
 ) -> Iterator[InspectedLine]:
-    """Units keep the worth that they had together; such as had none get theirs now."""
+    """Keep the worth that units had together; such as had none get theirs now."""
     had = {line.line_id: [0, 0, 0] for line in lines}
     for line in before:
         if is_valued(line):
@@ -237,7 +237,7 @@ def _revalued(
 def _worth(
     state: OrderReturns, one: Rma, line: RmaLine, quantity: int, before: Valued, advanced: tuple[int, int]
 ) -> tuple[int, int]:
-    """(goods, shipping) of units now inspected; `advanced` of them have their worth already: (units, minor)."""
+    """Return (goods, shipping) of units now inspected; `advanced` of them have their worth already: (units, minor)."""
     if one.resolution not in MONEY:
         return 0, 0
     units, minor = advanced

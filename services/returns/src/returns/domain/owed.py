@@ -1,4 +1,4 @@
-"""What customers hold and did not pay for, as a function of the facts; and the recovery cases that stand for it."""
+"""Customers may hold what they did not pay for. This computes it from the facts, and opens and ends recovery cases for it."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Owed:
 
 
 def of_return(state: OrderReturns, one: Rma) -> int:
-    """Money refunded too much, and what replacements cost that nothing came back for, beside what was asked for them."""
+    """Return money refunded too much, and what replacements cost that nothing came back for, beside what was asked for them."""
     paid = sum(due.settled_minor if due.is_settled else due.amount_minor for due in one.dues.values())
     entitled = max(0, sum(target(one, line) for line in one.lines.values()) - one.fee_charged_minor)
     goods = 0
@@ -44,7 +44,7 @@ def of_return(state: OrderReturns, one: Rma) -> int:
 
 
 def _unreturned(one: Rma, exchange: Exchange) -> int:
-    """Units that were replaced and neither accepted nor still to be decided on, nor asked to be paid already."""
+    """Count units that were replaced and neither accepted nor still to be decided on, nor asked to be paid already."""
     line = one.lines[exchange.line_id]
     reviewed = sum(i.quantity for i in one.inspected(exchange.line_id) if i.review)
     back = line.count(UnitStatus.ACCEPTED, *OPEN) + reviewed
@@ -58,7 +58,7 @@ def _worth(state: OrderReturns, line_id: str, units: int) -> int:
 
 
 def all_owed(state: OrderReturns, because: Cause = "return_not_accepted") -> Mapping[Source, Owed]:
-    """By what it came of; `because`: of a return, by what was done just now."""
+    """Return what is owed by where it came from; `because`: of a return, by what was done just now."""
     owed: dict[Source, Owed] = {}
     if state.purchase is None:
         return owed
@@ -80,11 +80,11 @@ def all_owed(state: OrderReturns, because: Cause = "return_not_accepted") -> Map
 
 
 def _refunded_too_much(state: OrderReturns, *, is_sent_again: bool) -> Iterator[tuple[str, int]]:
-    """Claims of lost units that were refunded, and what was paid for units that the customer has or gets all the same; the
-    newest claims first.
+    """Find claims of lost units that were refunded, and what was paid for units that the customer has or gets all the same;
+    the newest claims first.
 
-    Such units were found and delivered; or, with `is_sent_again`, they were sent again or cancelled before fulfillment
-    heard of the claim. Fulfillment sends nothing for a claim of such units, so that a replacing one uses them up.
+    Such units were found and delivered; or, with `is_sent_again`, they were sent again or cancelled before fulfillment heard
+    of the claim. Fulfillment sends nothing for a claim of such units, so that a replacing one uses them up.
     """
     has: dict[str, int] = {}
     sent: dict[str, int] = {}
@@ -105,12 +105,12 @@ def _refunded_too_much(state: OrderReturns, *, is_sent_again: bool) -> Iterator[
 
 
 def still_lost(state: OrderReturns, line_id: str) -> int:
-    """Units that a claim under decision can make good: they are lost, and neither sent again nor answered otherwise."""
+    """Count units that a claim under decision can make good: they are lost, and neither sent again nor answered otherwise."""
     return max(0, _unanswered(state, line_id) - _sent_again(state, line_id))
 
 
 def _unanswered(state: OrderReturns, line_id: str) -> int:
-    """Lost units less those that claims were granted for; below zero where more were granted than are lost now."""
+    """Count lost units less those that claims were granted for; below zero where more were granted than are lost now."""
     granted = sum(
         claim.units.get(line_id, 0)
         for claim in state.claims.values()
@@ -122,7 +122,7 @@ def _unanswered(state: OrderReturns, line_id: str) -> int:
 
 
 def _sent_again(state: OrderReturns, line_id: str) -> int:
-    """Lost units that were sent again, or cancelled, by fulfillment itself, and were not found since."""
+    """Count lost units that fulfillment itself sent again or cancelled, and that were not found since."""
     again = state.where.settled.get(line_id, 0) - state.where.replaced(line_id)
     return min(max(0, again), _lost(state, line_id))
 
@@ -139,7 +139,7 @@ def _taken(claim: Claim, line_id: str, has: dict[str, int]) -> int:
 
 
 def is_settled(state: OrderReturns, one: Rma) -> bool:
-    """Nothing that came of the return is held and unpaid."""
+    """Say that nothing that came of the return is held and unpaid."""
     answered = sum(r.answered_minor for r in _cases(state, (one.return_id, None, None)) if r.answers and not r.is_open)
     return of_return(state, one) <= answered
 
@@ -149,8 +149,8 @@ def _cases(state: OrderReturns, source: Source) -> list[Recovery]:
 
 
 def recovered(state: OrderReturns, binding: Binding, at: datetime, because: Cause) -> Iterator[Fact]:
-    """Cases for what is owed and has none; those that are no longer owed end, and what was charged of them is for a person to
-    give back."""
+    """Open cases for what is owed and has none. End those that are no longer owed; what was charged of them is for a person
+    to give back."""
     owed = all_owed(state, because)
     known = {recovery.source: None for recovery in state.recoveries.values() if recovery.answers}
     for source in dict.fromkeys([*known, *owed]):
@@ -193,7 +193,7 @@ def recovered(state: OrderReturns, binding: Binding, at: datetime, because: Caus
 
 
 def _undue(cases: list[Recovery], excess: int) -> Iterator[tuple[Recovery, int]]:
-    """What was charged and is not owed any more, since the goods came after all; the newest case first."""
+    """Return what was charged and is not owed any more, since the goods came after all; the newest case first."""
     for recovery in reversed([recovery for recovery in cases if recovery.how == "charged"]):
         if (amount := min(excess, recovery.answered_minor)) > 0:
             excess -= amount

@@ -1,5 +1,5 @@
-"""What the warehouse and the carrier report of parcels that come back: never refused, applied where it fits, and recorded
-where it contradicts what is known (I16)."""
+"""Reports of the warehouse and the carrier about parcels that come back are never refused: they are applied where they fit,
+and recorded where they contradict what is known (I16)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def check_named_once(lines: Sequence[LineQuantity]) -> None:
 
 
 def observe(state: OrderReturns, command: Observation, binding: Binding | None) -> list[Fact]:
-    """What follows from a report. `binding` is None where the order is not known yet, or no policy binds it."""
+    """Return what follows from a report. `binding` is None where the order is not known yet, or no policy binds it."""
     report = _report(state, command)
     known = state.observed.get(name_of(report), ())
     if digest_of(report) in known or (not known and _is_applied(state, report)):
@@ -112,7 +112,7 @@ def observe(state: OrderReturns, command: Observation, binding: Binding | None) 
 
 
 def applied(state: OrderReturns, report: ReturnObservationRecorded, binding: Binding) -> list[Fact]:
-    """The report and all that it leads to, of an order that is known."""
+    """Return the report and all that it leads to, of an order that is known."""
     match report.observation:
         case "warehouse.parcel_received":
             return _received(state, report, binding)
@@ -123,7 +123,7 @@ def applied(state: OrderReturns, report: ReturnObservationRecorded, binding: Bin
 
 
 def retried(state: OrderReturns, binding: Binding) -> list[Fact]:
-    """What was reported before the order was known, now that it is."""
+    """Apply what was reported before the order was known, now that it is."""
     facts: list[Fact] = []
     for report in (one.model_copy(update={"waits": False}) for one in state.waiting):
         one = state.returns.get(report.return_id)
@@ -137,7 +137,7 @@ def retried(state: OrderReturns, binding: Binding) -> list[Fact]:
 
 
 def decided(state: OrderReturns, return_id: str, binding: Binding) -> list[Fact]:
-    """What was reported of a return while it was under review: applied when it is approved, else of no use any more."""
+    """Apply what was reported of a return while it was under review, when it is approved; else it is of no use any more."""
     facts: list[Fact] = []
     for waiting in (one for one in state.waiting if one.return_id == return_id):
         report = waiting.model_copy(update={"waits": False})
@@ -194,7 +194,8 @@ def _report(state: OrderReturns, command: Observation) -> ReturnObservationRecor
 
 
 def _is_applied(state: OrderReturns, report: ReturnObservationRecorded) -> bool:
-    """It was, before reports were recorded word by word; or it is a scan, which its tracking number tells."""
+    """Say whether it was applied: before reports were recorded word by word; or it is a scan, which its tracking number
+    tells."""
     one = state.returns.get(report.return_id)
     if one is None:
         return False
@@ -225,12 +226,12 @@ def _contradicted(
 
 
 def _named(state: OrderReturns, return_id: str) -> list[Rma]:
-    """The return of this id, and the blind ones of goods that came under it; the newest last."""
+    """Return the return of this id, and the blind ones of goods that came under it; the newest last."""
     return [one for one in state.returns.values() if return_id in (one.return_id, one.announced_as)]
 
 
 def _about(state: OrderReturns, return_id: str) -> Rma | None:
-    """The return that is meant: the one of this id, else the newest blind one that came under it."""
+    """Return the return that is meant: the one of this id, else the newest blind one that came under it."""
     return state.returns.get(return_id) or next(reversed(_named(state, return_id)), None)
 
 
@@ -289,7 +290,7 @@ def _received(state: OrderReturns, report: ReturnObservationRecorded, binding: B
 def _arrived(
     state: OrderReturns, report: ReturnObservationRecorded, lines: Sequence[ObservedLine], binding: Binding
 ) -> list[Fact]:
-    """Units that came: as the return expects them; else, where they are the customer's to return, in a blind return,
+    """Book units that came: as the return expects them; else, where they are the customer's to return, in a blind return,
     which a person decides on; else as items that are none of the order's."""
     one = _about(state, report.return_id)
     facts: list[Fact] = []
@@ -311,7 +312,7 @@ def _expected(
     lines: Sequence[ObservedLine],
     binding: Binding,
 ) -> tuple[list[Fact], list[ObservedLine]]:
-    """The facts of those that the return expects, and the lines that it does not."""
+    """Return the facts of those that the return expects, and the lines that it does not."""
     reopens = binding.policy.late_parcel_reopens
     is_late = one.status is ReturnStatus.EXPIRED and reopens
     there: dict[str, int] = {}
@@ -381,7 +382,8 @@ def _unexpected(
     lines: Sequence[ObservedLine],
     binding: Binding,
 ) -> list[Fact]:
-    """What no return expects: the order's own units in a blind return, all else beside it; each with what it contradicts."""
+    """Book what no return expects: the order's own units in a blind return, all else beside it; each with what it
+    contradicts."""
     assert state.purchase is not None
     bought = state.purchase.lines
     known = [line for line in lines if line.line_id in bought]
@@ -441,7 +443,7 @@ def _contradictions(
 def _blind(
     state: OrderReturns, report: ReturnObservationRecorded, lines: Iterable[ObservedLine], binding: Binding
 ) -> ReturnReceivedUnannounced:
-    """Under the name that the warehouse gave it; more of what is under review joins it."""
+    """Open a blind return under the name that the warehouse gave it; more of what is under review joins it."""
     open_ones = [one for one in _named(state, report.return_id) if one.announced_as and one.status in UNDECIDED]
     return_id = open_ones[-1].return_id if open_ones else f"{state.order_id}-RMA{len(state.returns) + 1}"
     return ReturnReceivedUnannounced(
@@ -459,7 +461,7 @@ def _blind(
 def _least(
     lines: Iterable[ObservedLine], there: Mapping[str, int]
 ) -> tuple[tuple[ObservedLine, ...], list[ObservedLine]]:
-    """The lines as far as there are units for them, and what is left over of them."""
+    """Return the lines as far as there are units for them, and what is left over of them."""
     left = dict(there)
     taken: list[ObservedLine] = []
     rest: list[ObservedLine] = []
@@ -472,7 +474,7 @@ def _least(
 
 
 def _inspected(state: OrderReturns, report: ReturnObservationRecorded, binding: Binding) -> list[Fact]:
-    """What is inspected is here: units that no receipt has reported yet count as received by it."""
+    """Book an inspection. What is inspected is here: units that no receipt has reported yet count as received by it."""
     facts: list[Fact] = [report]
     here: dict[str, int] = {}
     for one in _named(state, report.return_id):
@@ -500,7 +502,8 @@ def _inspected(state: OrderReturns, report: ReturnObservationRecorded, binding: 
 
 
 def _divided(one: Rma, lines: Sequence[ObservedLine]) -> tuple[tuple[ObservedLine, ...], list[ObservedLine]]:
-    """The findings of units that are here in this return, and all others. An item that is none of it is found beside."""
+    """Divide the findings into those of units that are here in this return, and all others. An item that is none of it is
+    found beside."""
     here = {line_id: line.count(UnitStatus.UNINSPECTED) for line_id, line in one.lines.items()}
     extra = [line for line in lines if line.outcome is InspectionOutcome.EXTRA_ITEM]
     units = [line for line in lines if line.outcome is not InspectionOutcome.EXTRA_ITEM]

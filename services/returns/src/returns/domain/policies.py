@@ -1,4 +1,4 @@
-"""Return policies as versioned data: a published version never changes, a retired one binds no new purchase."""
+"""Return policies are versioned data: a published version never changes, a retired one binds no new purchase."""
 
 import json
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """All versions of one policy; the policy is its subject."""
+    """A policy has all its versions; the policy is its subject."""
 
     policy_id: str
     versions: dict[int, Version]
@@ -74,7 +74,7 @@ def initial(key: str) -> Policy:
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: keys sorted, no spaces, so that equal values have equal hashes."""
+    """Write the one JSON text of a value: keys sorted, no spaces, so that equal values have equal hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -83,7 +83,7 @@ ADDED: Final = ("review_days", "recovery_days", "recovery_charged")
 
 
 def document(policy: ReturnPolicy) -> dict[str, Any]:
-    """What was published, as JSON: the same whatever fields were added since."""
+    """Write what was published, as JSON: the same whatever fields were added since."""
     default = {name: ReturnPolicy.model_fields[name].default for name in ADDED}
     dumped = policy.model_dump(mode="json")
     return {name: value for name, value in dumped.items() if name not in default or value != default[name]}
@@ -130,7 +130,7 @@ def evolve(state: Policy, fact: Fact) -> Policy:
 
 
 def check(policy: ReturnPolicy) -> None:
-    """What no type can say of a policy. Raises Invalid."""
+    """Check what no type can say of a policy. Raises Invalid."""
     named = [rule.outcome for rule in policy.inspection]
     if len(set(named)) < len(named):
         raise Invalid("inspection", "names an outcome twice")
@@ -164,7 +164,7 @@ class Change:
 
 
 def diff(before: ReturnPolicy, after: ReturnPolicy) -> list[Change]:
-    """What a reader must know to tell two versions apart, in the order of the fields; JSON values."""
+    """Return what a reader must know to tell two versions apart, in the order of the fields; JSON values."""
     old, new = before.model_dump(mode="json"), after.model_dump(mode="json")
     return [Change(name, old[name], new[name]) for name in old if old[name] != new[name] and name != "version"]
 
@@ -221,7 +221,7 @@ class Policies:
         return self.contents.get((ref.policy_id, ref.version))
 
     def in_force(self, placed_at: datetime, pinned: PolicyRef | None) -> PolicyRef | None:
-        """What binds a purchase: the one it names; else the last to take effect and not retired by then."""
+        """Return what binds a purchase: the policy it names; else the last to take effect and not retired by then."""
         if pinned is not None:
             return pinned if self.get(pinned) else None
         candidates = [

@@ -1,4 +1,4 @@
-"""Recovery cases: what a customer holds and did not pay for. Each is charged, written off, or given back."""
+"""Recovery cases are about what a customer holds and did not pay for. Each is charged, written off, or given back."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -72,7 +72,7 @@ class Recovery:
 
     @property
     def answers(self) -> bool:
-        """For its amount; one that the facts made undue answers for nothing, and may be due again."""
+        """Say whether it answers for its amount; one that the facts made undue answers for nothing, and may be due again."""
         return self.how != "returned" or self.approver is not None
 
 

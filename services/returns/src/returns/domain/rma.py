@@ -1,4 +1,4 @@
-"""One return authorization: its header, which follows its lines, and the money that was stated for them."""
+"""A return authorization has a header, which follows its lines, and the money that was stated for them."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -151,7 +151,7 @@ REPLACEMENT: Final = frozenset({Resolution.EXCHANGE, Resolution.REPLACE_ON_RECEI
 
 
 def status_of(line: InspectedLine) -> UnitStatus | None:
-    """Where an inspection puts these units; None for an item that is none of the return's."""
+    """Return where an inspection puts these units; None for an item that is none of the return's."""
     if line.outcome is InspectionOutcome.EXTRA_ITEM:
         return None
     if line.outcome is InspectionOutcome.NOT_IN_BOX:
@@ -163,7 +163,7 @@ def status_of(line: InspectedLine) -> UnitStatus | None:
 
 
 def is_valued(line: InspectedLine) -> bool:
-    """These units stay in our hands, and have a worth. What is sent back may be returned again, and has it then."""
+    """Say whether these units stay in our hands, and have a worth. What is sent back may be returned again, and has it then."""
     return status_of(line) not in (None, UnitStatus.NOT_IN_BOX, UnitStatus.REJECTED_SENT_BACK)
 
 
@@ -173,7 +173,7 @@ def is_refunded(line: InspectedLine) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Stated:
-    """Sums over what was stated as due. It never shrinks: what turns out too much is recovered, not unsaid."""
+    """Sums over what was stated as due. They never shrink: what turns out too much is recovered, not unsaid."""
 
     units: int = 0
     gross_minor: int = 0
@@ -270,7 +270,7 @@ class Exchange:
         return self.charged_minor > 0 or self.is_settled_by_hand
 
     def price_of(self, units: int) -> int:
-        """What the customer owes for so many of them on top."""
+        """Return what the customer owes for so many of them on top."""
         return cumulative(max(0, self.difference_minor), units, self.quantity)
 
 
@@ -328,7 +328,8 @@ class Rma:
 
     @property
     def has_open_units(self) -> bool:
-        """Undecided, on their way or uninspected; or an inspection that a person must look at, or that only holds them."""
+        """Say whether units are undecided, on their way or uninspected; or an inspection that a person must look at, or that
+        only holds them."""
         found = (line for i in self.inspections.values() for line in i.lines)
         return self.count(*OPEN) > 0 or any(line.review or line.disposition is Disposition.HOLD for line in found)
 
@@ -338,7 +339,7 @@ class Rma:
 
 
 def owed_in_exchange(one: Rma, line: RmaLine) -> int:
-    """How many units may be sent for this line's units as they stand; 0 while that is not known."""
+    """Count how many units may be sent for this line's units as they stand; 0 while that is not known."""
     if one.resolution is Resolution.REPLACE_IN_ADVANCE:
         return line.approved
     if line.count(*EXPECTED):
@@ -349,14 +350,14 @@ def owed_in_exchange(one: Rma, line: RmaLine) -> int:
 
 
 def is_undecided(one: Rma, line: RmaLine) -> bool:
-    """Units are still to come or to be looked at."""
+    """Say whether units are still to come or to be looked at."""
     return line.count(*OPEN) > 0 or any(i.review for i in one.inspected(line.asked.line_id))
 
 
 def still_owes(one: Rma, exchange: Exchange) -> int:
-    """What the customer owes for the exchange on top of the order, as its units stand; minor units.
+    """Return what the customer owes for the exchange on top of the order, as its units stand; minor units.
 
-    Of an exchange, the price of what may be sent; of a replacement sent ahead, the worth of what did not come back.
+    Of an exchange, it is the price of what may be sent; of a replacement sent ahead, the worth of what did not come back.
     """
     line = one.lines[exchange.line_id]
     if one.resolution is not Resolution.REPLACE_IN_ADVANCE:
@@ -367,7 +368,7 @@ def still_owes(one: Rma, exchange: Exchange) -> int:
 
 
 def given_back(one: Rma, exchange: Exchange) -> int:
-    """Of what was charged for it, what is owed back to the customer as its units stand."""
+    """Return what is owed back to the customer of what was charged for it, as its units stand."""
     if exchange.is_settled_by_hand:
         return exchange.charged_minor
     if (
@@ -380,7 +381,7 @@ def given_back(one: Rma, exchange: Exchange) -> int:
 
 
 def refund_of(line: InspectedLine) -> tuple[int, int, int]:
-    """(goods after the percentage withheld, restocking fee, shipping) in minor units; zeros while nothing is refunded."""
+    """Return (goods after the percentage withheld, restocking fee, shipping) in minor units; zeros while nothing is refunded."""
     if not is_refunded(line):
         return 0, 0, 0
     goods = cumulative(line.worth_minor, line.refund_percent, 100)
@@ -400,7 +401,7 @@ def requested(fact: ReturnRequested) -> Rma:
 
 
 def unannounced(fact: ReturnReceivedUnannounced) -> Rma:
-    """A blind return. Nobody gave a reason, so the goods count as unwanted until a person says otherwise."""
+    """Make a blind return. Nobody gave a reason, so the goods count as unwanted until a person says otherwise."""
     return Rma(
         return_id=fact.return_id,
         status=RETURN.initial,
@@ -493,7 +494,7 @@ def _moved(line: RmaLine, fact: ReturnFact, source: UnitStatus, n: int, to: Unit
 
 
 def _all(rma: Rma, fact: ReturnFact, *sources: UnitStatus) -> Rma:
-    """Every unit in these statuses goes where the fact sends it."""
+    """Move every unit in these statuses where the fact sends it."""
     lines = dict(rma.lines)
     for line_id in lines:
         for source in sources:
@@ -516,7 +517,8 @@ def _came(rma: Rma, fact: ReturnReceivedUnannounced) -> Rma:
 
 
 def _approved(rma: Rma, fact: ReturnApproved) -> Rma:
-    """What is not named is declined, or sent back where it is here already; what the customer keeps is not awaited."""
+    """Approve the units. What is not named is declined, or sent back where it is here already; what the customer keeps is not
+    awaited."""
     to = UnitStatus.KEPT if rma.resolution is Resolution.KEEP_IT else UnitStatus.AWAITING
     approved = {line.line_id: line.quantity for line in fact.lines}
     lines = dict(rma.lines)
@@ -574,20 +576,20 @@ def _inspected(rma: Rma, fact: ReturnItemsInspected) -> Rma:
 
 
 def from_advanced(line: RmaLine, quantity: int) -> tuple[int, int]:
-    """How many of these units were refunded in advance, and their part of what those were worth."""
+    """Count how many of these units were refunded in advance, and their part of what those were worth."""
     taken = min(quantity, line.advanced_units)
     return taken, cumulative(line.advanced_minor, taken, line.advanced_units) if taken else 0
 
 
 def _unadvanced(line: RmaLine) -> RmaLine:
-    """Units that did not come were not refunded after all: what was paid for them is to be recovered."""
+    """Take back the advance of units that did not come: what was paid for them is to be recovered."""
     here = line.count(UnitStatus.UNINSPECTED, UnitStatus.KEPT)
     gone, worth = from_advanced(line, max(0, line.advanced_units - here))
     return replace(line, advanced_units=line.advanced_units - gone, advanced_minor=line.advanced_minor - worth)
 
 
 def _revised(rma: Rma, fact: ReturnInspectionRevised) -> Rma:
-    """Each unit leaves where the old outcome put it for where the new one does."""
+    """Move each unit from where the old outcome put it to where the new one does."""
     named = {line.line_id for line in fact.before}
     lines = dict(rma.lines)
     for line_id in named:
@@ -602,7 +604,7 @@ def _revised(rma: Rma, fact: ReturnInspectionRevised) -> Rma:
 
 
 def _one_by_one(lines: tuple[InspectedLine, ...], line_id: str) -> list[UnitStatus]:
-    """The status of each unit; what is no unit of the return has none."""
+    """Return the status of each unit; what is no unit of the return has none."""
     statuses = [(status_of(line), line.quantity) for line in lines if line.line_id == line_id]
     return [status for status, quantity in statuses if status is not None for _ in range(quantity)]
 

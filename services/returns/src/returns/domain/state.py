@@ -137,12 +137,12 @@ def evolve(state: OrderReturns, fact: Fact) -> OrderReturns:
 
 
 def name_of(fact: ReturnObservationRecorded) -> str:
-    """What the report is known by: a second one of this name is a repeat, or contradicts it."""
+    """Return what the report is known by: a second one of this name is a repeat, or contradicts it."""
     return f"{fact.observation} {fact.return_id} {fact.observation_id}"
 
 
 def digest_of(fact: ReturnObservationRecorded) -> str:
-    """Of what was said, in whatever order its lines came."""
+    """Hash what was said, in whatever order its lines came."""
     said = [[sorted(one.model_dump_json() for one in ones)] for ones in (fact.lines, fact.unexpected)]
     return sha256(json.dumps(said).encode()).hexdigest()[:16]
 
@@ -176,7 +176,7 @@ def rma_lines(state: OrderReturns, line_id: str) -> Iterator[tuple[Rma, RmaLine]
 
 
 def live_claims(state: OrderReturns, line_id: str, *, for_lost: bool) -> int:
-    """Units of the line that are under claim, or were made good by one."""
+    """Count units of the line that are under claim, or were made good by one."""
     return sum(
         claim.units.get(line_id, 0)
         for claim in state.claims.values()
@@ -185,18 +185,19 @@ def live_claims(state: OrderReturns, line_id: str, *, for_lost: bool) -> int:
 
 
 def in_returns(state: OrderReturns, line_id: str) -> int:
-    """Units of the line that a return holds or has taken."""
+    """Count units of the line that a return holds or has taken."""
     return sum(_held(one, line) for one, line in rma_lines(state, line_id))
 
 
 def _held(one: Rma, line: RmaLine) -> int:
-    """A unit that was replaced stays the return's, also where it never came: the customer has another for it."""
+    """Count what the return holds. A unit that was replaced stays the return's, also where it never came: the customer has
+    another for it."""
     replaced = sum(e.released for e in one.exchanges.values() if e.line_id == line.asked.line_id)
     return max(line.count(*HELD), replaced)
 
 
 def left(state: OrderReturns, line_id: str) -> int:
-    """How many units of the line could be asked for at most: bought or delivered, and in no return."""
+    """Count how many units of the line could be asked for at most: bought or delivered, and in no return."""
     assert state.purchase is not None
     cancelled = state.where.cancelled.get(line_id)
     bought = state.purchase.lines[line_id].quantity - (cancelled.units if cancelled else 0)
@@ -204,18 +205,18 @@ def left(state: OrderReturns, line_id: str) -> int:
 
 
 def free(state: OrderReturns, line_id: str) -> int:
-    """Delivered units that are with the customer, in no return and under no claim."""
+    """Count delivered units that are with the customer, in no return and under no claim."""
     taken = in_returns(state, line_id) + live_claims(state, line_id, for_lost=False)
     return max(0, state.where.counted(line_id, "delivered") - taken - _found_again(state, line_id))
 
 
 def _found_again(state: OrderReturns, line_id: str) -> int:
-    """Units that were claimed as lost and turned up after all: the claim has them."""
+    """Count units that were claimed as lost and turned up after all: the claim has them."""
     return max(0, live_claims(state, line_id, for_lost=True) - state.where.counted(line_id, "lost"))
 
 
 def lost_unclaimed(state: OrderReturns, line_id: str) -> int:
-    """Lost units under no claim; nor those lost, by a late word, that a return or another claim had as delivered."""
+    """Count lost units under no claim; nor those lost, by a late word, that a return or another claim had as delivered."""
     taken = in_returns(state, line_id) + live_claims(state, line_id, for_lost=False)
     contested = max(0, taken - state.where.counted(line_id, "delivered"))
     lost = state.where.counted(line_id, "lost") - state.where.settled.get(line_id, 0)
@@ -227,7 +228,7 @@ Delivery: TypeAlias = tuple[datetime, datetime | None, int]
 
 
 def groups(state: OrderReturns, line_id: str, quantity: int) -> list[UnitGroup]:
-    """`quantity` units by history: free ones first, oldest delivery first; then claimed, then undelivered ones."""
+    """Group `quantity` units by history: free ones first, oldest delivery first; then claimed, then undelivered ones."""
     deliveries = state.where.deliveries(line_id)
     for delivered_at, n in _taken(state, line_id):
         _, deliveries = _split(deliveries, delivered_at, n)
@@ -248,7 +249,7 @@ def groups(state: OrderReturns, line_id: str, quantity: int) -> list[UnitGroup]:
 
 
 def _taken(state: OrderReturns, line_id: str) -> Iterator[tuple[datetime | None, int]]:
-    """(delivery, units) of what earlier returns hold: of their approved groups before reviewed, before declined ones."""
+    """Return (delivery, units) of what earlier returns hold: of their approved groups before reviewed, before declined ones."""
     for one, line in rma_lines(state, line_id):
         held = _held(one, line)
         verdicts = [v for v in one.verdicts if v.line_id == line_id]
@@ -287,7 +288,7 @@ class Valued:
 
 
 def valued(state: OrderReturns, line_id: str) -> Valued:
-    """What returns and claims for money have valued so far. Cancelled units are not in it."""
+    """Return what returns and claims for money have valued so far. Cancelled units are not in it."""
     n = goods = shipping_n = shipping = 0
     for one, line in rma_lines(state, line_id):
         if one.resolution in MONEY:
@@ -305,9 +306,9 @@ def valued(state: OrderReturns, line_id: str) -> Valued:
 
 
 def goods_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued) -> int:
-    """What `quantity` more units are worth: round(total x k / q) less what the k before them were worth.
+    """Return what `quantity` more units are worth: round(total x k / q) less what the k before them were worth.
 
-    Counted from the line's first unit, as what was shipped and charged is; cancelled units are its last.
+    Units are counted from the line's first, as what was shipped and charged is; cancelled units are its last.
     """
     assert state.purchase is not None
     line = state.purchase.lines[line_id]
@@ -316,7 +317,7 @@ def goods_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued
 
 
 def shipping_worth(state: OrderReturns, line_id: str, quantity: int, before: Valued) -> int:
-    """Their part of what was paid for shipping; it stays due for a line while any of it ships, so the rest bears it."""
+    """Return their part of what was paid for shipping; it stays due for a line while any of it ships, so the rest bears it."""
     assert state.purchase is not None
     line = state.purchase.lines[line_id]
     whole = line.quantity - state.where.cancelled.get(line_id, units.Cancelled()).units
@@ -325,7 +326,7 @@ def shipping_worth(state: OrderReturns, line_id: str, quantity: int, before: Val
 
 
 def target(one: Rma, line: RmaLine) -> int:
-    """What this line's units should have been refunded, as they now stand; minor units."""
+    """Return what this line's units should have been refunded, as they now stand; minor units."""
     if one.resolution not in MONEY:
         exchanges = [e for e in one.exchanges.values() if e.line_id == line.asked.line_id]
         return sum(_owed_to_customer(e) + given_back(one, e) for e in exchanges)
@@ -334,22 +335,22 @@ def target(one: Rma, line: RmaLine) -> int:
 
 
 def _owed_to_customer(exchange: Exchange) -> int:
-    """What the units that were sent cost less."""
+    """Return what the units that were sent cost less."""
     return cumulative(max(0, -exchange.difference_minor), exchange.released, exchange.quantity)
 
 
 def charged_minor(state: OrderReturns, line_id: str) -> int:
-    """What was taken for exchanges of the line on top of what it cost."""
+    """Return what was taken for exchanges of the line on top of what it cost."""
     return sum(
         e.charged_minor for one, _ in rma_lines(state, line_id) for e in one.exchanges.values() if e.line_id == line_id
     )
 
 
 def goods_minor(state: OrderReturns, line_id: str) -> int:
-    """What the line's units cost in all: as bought, and what their exchanges cost more or less.
+    """Return what the line's units cost in all: as bought, and what their exchanges cost more or less.
 
-    Units of a line are not told apart, so an exchange's difference is spread over the line like its price. What a
-    replacement cost whose return never came buys a unit beside the line's, and is not in it.
+    Units of a line are not told apart, so an exchange's difference is spread over the line like its price. What a replacement
+    cost whose return never came buys a unit beside the line's, and is not in it.
     """
     assert state.purchase is not None
     of_exchanges = (
@@ -363,12 +364,12 @@ def goods_minor(state: OrderReturns, line_id: str) -> int:
 
 
 def too_much(one: Rma) -> int:
-    """What was stated above what the units now stand for: to be recovered."""
+    """Return what was stated above what the units now stand for: to be recovered."""
     return sum(max(0, line.stated.refund_minor - target(one, line)) for line in one.lines.values())
 
 
 def room(state: OrderReturns, line_id: str, more: int) -> int:
-    """How much more may be stated for the line if `more` is wanted: over all its returns and claims, what one of them
+    """Return how much more may be stated for the line if `more` is wanted: over all its returns and claims, what one of them
     has too much is not paid again to another."""
     assert state.purchase is not None
     purchased = state.purchase.lines[line_id]
@@ -387,7 +388,7 @@ def room(state: OrderReturns, line_id: str, more: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LineLaw:
-    """One row of the law table: what the database holds to I3, I5, I8 and I9 for one line."""
+    """One row of the table that holds a line to I3, I5, I8 and I9 in the database."""
 
     line_id: str
     ordered: int | None
@@ -405,13 +406,13 @@ class LineLaw:
 
     @property
     def taken(self) -> int:
-        """Open, accepted or kept, and what was claimed as lost."""
+        """Count what is open, accepted or kept, and what was claimed as lost."""
         without = (ReverseBucket.WITH_CUSTOMER, ReverseBucket.REJECTED_HELD, ReverseBucket.REJECTED_SENT_BACK)
         return sum(n for bucket, n in self.buckets.items() if bucket not in without) + self.lost_claimed
 
 
 def law(state: OrderReturns, line_id: str) -> LineLaw:
-    """The line's counters. `contested`: units that returns hold and that, as is said now, were not delivered."""
+    """Return the line's counters. `contested`: units that returns hold and that, as is said now, were not delivered."""
     purchased = state.purchase.lines.get(line_id) if state.purchase else None
     buckets = dict.fromkeys(ReverseBucket, 0)
     refunded = in_advance = restocked = stated = 0
@@ -463,7 +464,7 @@ def law(state: OrderReturns, line_id: str) -> LineLaw:
 
 
 def invariants(state: OrderReturns) -> list[str]:
-    """The invariants that the state breaks, in words: the same that the law table holds, line by line."""
+    """Return the invariants that the state breaks, in words: the same that the database holds, line by line."""
     broken = []
     for line_id in law_lines(state):
         row = law(state, line_id)
@@ -485,6 +486,6 @@ def invariants(state: OrderReturns) -> list[str]:
 
 
 def law_lines(state: OrderReturns) -> list[str]:
-    """Every line there is anything to count of."""
+    """Return every line there is anything to count of."""
     bought = dict.fromkeys(state.purchase.lines) if state.purchase else {}
     return list(bought | dict.fromkeys(state.where.lines()))

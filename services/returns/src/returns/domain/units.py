@@ -1,7 +1,7 @@
 """Units: what was bought, where each is, and which reverse bucket holds it once it reached the customer.
 
-Facts of other services arrive in any order between topics; what is recorded here is a sum over them, so that the
-same facts give the same counters whichever came first.
+Facts of other services arrive in any order between topics; what is recorded here is a sum over them, so that the same facts
+give the same counters whichever came first.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ Stage: TypeAlias = Literal["shipped", "delivered", "lost", "withdrawn", "cancell
 
 
 class ReverseBucket(StrEnum):
-    """Where a delivered unit is; every one is in exactly one."""
+    """A reverse bucket says where a delivered unit is; every one is in exactly one."""
 
     WITH_CUSTOMER = "with_customer"
     RETURN_OPEN = "return_open"
@@ -47,7 +47,7 @@ class ReverseBucket(StrEnum):
 
 
 class UnitStatus(StrEnum):
-    """Where a unit of a return line stands in its return; lines count their units by it."""
+    """It says where a unit of a return line stands in its return; lines count their units by it."""
 
     PENDING = "pending"
     DECLINED = "declined"
@@ -188,7 +188,7 @@ class Cancelled:
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """What fulfillment and orders have told of an order's units, in whatever order it came."""
+    """It is what fulfillment and orders have reported of an order's units, in whatever order it came."""
 
     shipments: dict[str, Shipment] = field(default_factory=dict)
     cancelled: dict[str, Cancelled] = field(default_factory=dict)
@@ -199,21 +199,22 @@ class Whereabouts:
         return sum(p.units.get(stage, {}).get(line_id, 0) for s in self.shipments.values() for p in s.parcels.values())
 
     def replaced(self, line_id: str) -> int:
-        """Units that were delivered after others had been sent for them."""
+        """Count units that were delivered after others had been sent for them."""
         parcels = (p for s in self.shipments.values() for p in s.parcels.values())
         return sum(p.replaced.get(line_id, 0) for p in parcels if p.stage == "delivered")
 
     def articles(self, line_id: str) -> set[str]:
-        """That were sent for the line instead of the one ordered."""
+        """Return articles that were sent for the line instead of the one ordered."""
         parcels = (p for s in self.shipments.values() for p in s.parcels.values())
         return {sku for p in parcels for sku in p.others.get(line_id, ())}
 
     def undone(self, line_id: str) -> int:
-        """Once delivered or lost, and neither as is said now: returns and claims of them stand all the same."""
+        """Count units that were once delivered or lost, and are neither as is said now: returns and claims of them stand all
+        the same."""
         return self.counted(line_id, "withdrawn")
 
     def deliveries(self, line_id: str) -> list[tuple[datetime, datetime | None, int]]:
-        """(delivered, shipped, units) of every parcel delivered, oldest first."""
+        """Return (delivered, shipped, units) of every parcel delivered, oldest first."""
         found = [
             (p.delivered_at, s.shipped_at, units)
             for s in self.shipments.values()
@@ -223,7 +224,7 @@ class Whereabouts:
         return sorted(found, key=lambda delivery: (delivery[0], delivery[1] or delivery[0]))
 
     def lines(self) -> Iterable[str]:
-        """Every line that anything arrived, got lost or was cancelled of."""
+        """Return every line that anything arrived, got lost or was cancelled of."""
         parcels = [p for s in self.shipments.values() for p in s.parcels.values()]
         told = {line_id: None for p in parcels for lines in p.units.values() for line_id in lines}
         return told | dict.fromkeys(self.cancelled)
@@ -251,7 +252,7 @@ def purchase_of(placed: OrderPlaced) -> ReturnPurchaseRecorded:
 
 
 def record(where: Whereabouts, fact: ReturnUnitsRecorded) -> Whereabouts:
-    """Fold one report in. A cancellation adds up; a parcel's units leave the stage it was in for the one told."""
+    """Fold one report in. A cancellation adds up; a parcel's units leave the stage it was in for the one reported."""
     settled = dict(where.settled)
     for line in fact.lines:
         if units := line.quantity if fact.stage == "settled" else line.returned:
@@ -296,7 +297,7 @@ def _moved(parcel: Parcel | None, stage: Stage, fact: ReturnUnitsRecorded) -> Pa
 
 
 def _with(parcel: Parcel, other: Parcel) -> Parcel:
-    """Both in one, under one number: what is told of it next is told of all."""
+    """Join both under one number: what is reported of it next is reported of all."""
     units = {stage: dict(lines) for stage, lines in parcel.units.items()}
     for stage, lines in other.units.items():
         at = units.setdefault(stage, {})
@@ -317,7 +318,8 @@ def _others(known: Mapping[str, tuple[str, ...]], fact: ReturnUnitsRecorded) -> 
 def is_known(
     where: Whereabouts, stage: Stage, source_id: str, tracking: str | None, replaces: str | None = None
 ) -> bool:
-    """Told again; or taken back, or told of by another number, without ever having been told as delivered or lost."""
+    """Say whether it is a repeat; or taken back, or reported by another number, without ever having been reported as
+    delivered or lost."""
     shipment = where.shipments.get(source_id, Shipment())
     if stage == "shipped":
         return shipment.shipped_at is not None
