@@ -38,7 +38,7 @@ class TestChargeForAnExchange:
     def status(self, story: Story) -> ChargeStatus:
         return story.state.charges["X1"].status
 
-    def test_it_is_authorized_and_captured_whole_on_a_tender_of_its_own(self) -> None:
+    def test_a_charge_is_authorized_and_captured_whole_on_a_tender_of_its_own(self) -> None:
         story = self.card()
         requested, asked = story.tell(self.OWED)
         assert isinstance(requested, p.PaymentChargeRequested) and isinstance(asked, p.PaymentAuthorizationRequested)
@@ -56,7 +56,7 @@ class TestChargeForAnExchange:
         assert (story.state.captured_minor, story.state.order_captured_minor) == (1400, 1000)
         assert story.tell(self.OWED) == []
 
-    def test_it_counts_for_nothing_that_is_captured_or_given_back_for_the_order(self) -> None:
+    def test_a_charge_counts_for_nothing_that_is_captured_or_given_back_for_the_order(self) -> None:
         story = paid(tender("t1", CARD, 2000), lines=[line("mug", 2, 2000)])
         story.handed_over("s1", mug=1)
         story.tell(self.OWED)
@@ -65,7 +65,7 @@ class TestChargeForAnExchange:
         story.all_succeed()
         assert (story.state.order_captured_minor, story.state.excess_minor(with_dead=False)) == (2000, 0)
 
-    def test_it_is_chosen_among_the_tenders_that_can_be_charged_again(self) -> None:
+    def test_the_tender_of_a_charge_is_chosen_among_the_tenders_that_can_be_charged_again(self) -> None:
         story = self.shipped(
             tender("t1", GIFT, 100),
             tender("t2", TenderKind.CASH_ON_DELIVERY, 100),
@@ -146,7 +146,7 @@ class TestChargeForAnExchange:
         assert [f.type for f in facts] == ["payment.authorized", "payment.void_requested"]
         assert story.tell(DropCharge("X1", NOON)) == []
 
-    def test_it_may_be_owed_before_the_order_is_known(self) -> None:
+    def test_a_charge_may_be_owed_before_the_order_is_known(self) -> None:
         story = Story()
         story.tell(self.OWED)
         facts = story.tell(opening([line("mug", 1, 1000)], [tender("t1", CARD, 1000)]))

@@ -245,7 +245,7 @@ class TestRevision:
         assert only(back, ReturnInspectionRevised).recovery_minor == 0
         assert [f for f in back if isinstance(f, ReturnRefundDue)] == []
 
-    def test_it_keeps_the_history_and_says_the_same_only_once(self) -> None:
+    def test_a_revision_keeps_the_history_and_says_the_same_only_once(self) -> None:
         story = self.resolved()
         revised = only(story.then(self.revise(("tea", 2, "as_new"))), ReturnInspectionRevised)
         assert [i.outcome for i in revised.before] == ["opened"]
@@ -290,7 +290,7 @@ class TestRevision:
             ((("mug", 1, "as_new"),), "lines: must account for all 0"),
         ],
     )
-    def test_it_accounts_for_every_unit(self, found: Any, field: str) -> None:
+    def test_a_revision_accounts_for_every_unit(self, found: Any, field: str) -> None:
         with pytest.raises(Invalid, match=field):
             self.resolved().then(self.revise(*found))
 

@@ -222,7 +222,7 @@ class TestSettled:
         with pytest.raises(NotAllowed):
             story.then(ChargeRecovery("A1-RC1", day(10), "supervisor:s", "after all"))
 
-    def test_it_is_charged_when_a_supervisor_asks_and_again_where_that_failed(self) -> None:
+    def test_a_recovery_is_charged_when_a_supervisor_asks_and_again_where_that_failed(self) -> None:
         story = replaced_ahead("wrong_item")
         ask = ChargeRecovery("A1-RC1", day(9), "supervisor:s", "the box was empty")
         asked = only(story.then(ask, ask), RecoveryChargeRequested)

@@ -145,7 +145,7 @@ class TestInspectionAhead:
         assert (units(story, "mug"), free(story.state, "mug")) == ({"accepted": 2}, 1)
         assert story.then(parcel("r1", day(5), mug=2)) == []
 
-    def test_what_the_receipt_has_beyond_it_is_received(self) -> None:
+    def test_what_a_receipt_has_beyond_its_earlier_inspection_is_received(self) -> None:
         story = delivered()
         story.then(asking(day(3), mug=3), looked_at("i1", day(6), ("mug", 1, "as_new")))
         received = only(story.then(parcel("r1", day(5), mug=3)), ReturnItemsReceived)
@@ -166,7 +166,7 @@ class TestInspectionAhead:
         assert only(facts, ReturnRefundDue).amount_minor == 667 - 33
         assert story.state.waiting == ()
 
-    def test_and_is_of_no_use_when_the_goods_go_back(self) -> None:
+    def test_what_is_found_while_a_person_decides_is_of_no_use_when_the_goods_go_back(self) -> None:
         story = under_review(mug=2)
         story.then(looked_at("i1", day(4), ("mug", 2, "as_new")), DeclineReturn(RMA1, "no", day(5)))
         assert (units(story, "mug"), story.state.waiting) == ({"rejected_sent_back": 2}, ())
