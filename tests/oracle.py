@@ -13,9 +13,9 @@ from uuid import UUID
 import asyncpg
 
 from support_view.domain.timeline import Entry
-from support_view.metrics.api import Amounts, FigureView, asked, read_figure, read_rows
-from support_view.metrics.definitions import FIGURES, Kind
-from support_view.metrics.store import By
+from support_view.figures.api import Amounts, FigureView, asked, read_figure, read_rows
+from support_view.figures.definitions import FIGURES, Kind
+from support_view.figures.store import By
 
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"

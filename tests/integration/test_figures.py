@@ -71,8 +71,8 @@ from support_view.domain import causes
 from support_view.domain.causes import Causes, EvidencedCause, OverrideCause, WithdrawOverride
 from support_view.domain.policies import CausePolicy, CauseRule
 from support_view.domain.timeline import Entry
-from support_view.metrics.api import CountedRow, asked, figure_of, neutral, read_figure, read_rows
-from support_view.metrics.definitions import FIGURES, LAG, Kind
+from support_view.figures.api import CountedRow, asked, figure_of, neutral, read_figure, read_rows
+from support_view.figures.definitions import FIGURES, LAG, Kind
 from tests.backends import Backends
 from tests.databases import AUTH_KEY
 from tests.oracle import Oracle, agree, see

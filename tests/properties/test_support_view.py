@@ -22,7 +22,7 @@ from shared.core.machine import Machine
 from support_view.domain import fulfillment, orders, payments, returns
 from support_view.domain.signals_by_fact import causes_in
 from support_view.domain.timeline import SERVICES, Entry, Place, Words, arrange
-from support_view.metrics.measures import Measured, measured, news
+from support_view.figures.measures import Measured, measured, news
 from support_view.projection import ALL, DOMAINS, Projection, fold_contiguous, projection_of, span_to_read
 from support_view.summary import holes, summarize
 from tests.invented import facts

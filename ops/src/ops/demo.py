@@ -14,8 +14,8 @@ from ops.actors import Actors, Refused, StoryFailed, View
 from ops.endpoints import Endpoints
 from ops.stories import STORIES, Story
 from shared.web.auth import Role
-from support_view.metrics.api import Amounts
-from support_view.metrics.pages import headline
+from support_view.figures.api import Amounts
+from support_view.figures.pages import headline
 
 COLOURS: Final = {
     "order": "cyan",

@@ -21,7 +21,7 @@ from sandbox.faults import FAULTS, MAIL_FAULTS
 from shared.contracts.base import Fact, facts_of, schema_id
 from shared.contracts.partners import WAREHOUSE_MESSAGES
 from shared.core.machine import Machine
-from support_view.metrics.definitions import FIGURES
+from support_view.figures.definitions import FIGURES
 
 ROOT: Final = Path(__file__).parents[3]
 DOCS: Final = ROOT / "docs"

@@ -9,9 +9,9 @@ from fastapi import APIRouter, FastAPI
 from shared.runtime import Running, build
 from support_view import api, casebook, casework_api, pages, sign_in, store
 from support_view.domain.casework import due_command
+from support_view.figures import api as figures
+from support_view.figures import pages as figure_pages
 from support_view.handlers import TOPICS, process
-from support_view.metrics import api as figures
-from support_view.metrics import pages as figure_pages
 from support_view.settings import SupportViewSettings
 
 router = APIRouter()

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeAlias
 import asyncpg
 
 from support_view.domain.timeline import Entry
-from support_view.metrics.measures import Measured
+from support_view.figures.measures import Measured
 from support_view.projection import Projection
 from support_view.store import (
     MEASURE,

@@ -18,7 +18,7 @@ from shared.messaging.shell import Db, StateCache, one_batch_at_a_time, yielding
 from shared.web.metrics import Gauge
 from support_view.domain.policies import EscalationPolicy
 from support_view.domain.timeline import Entry, Place
-from support_view.metrics.measures import Measured, measured, news
+from support_view.figures.measures import Measured, measured, news
 from support_view.projection import (
     ALL,
     DOMAINS,

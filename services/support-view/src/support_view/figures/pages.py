@@ -14,7 +14,7 @@ from shared.messaging.database import OUTAGES
 from shared.web.auth import Caller
 from support_view.api import snapshot
 from support_view.domain.timeline import plain
-from support_view.metrics.api import (
+from support_view.figures.api import (
     READERS,
     ROWS_AT_MOST,
     Amounts,
@@ -31,8 +31,8 @@ from support_view.metrics.api import (
     rows_csv,
     within_of,
 )
-from support_view.metrics.definitions import FIGURES, Kind
-from support_view.metrics.store import By
+from support_view.figures.definitions import FIGURES, Kind
+from support_view.figures.store import By
 from support_view.pages import away
 from support_view.rendering import HEADERS, page, span
 from support_view.sign_in import current_user, to_sign_in

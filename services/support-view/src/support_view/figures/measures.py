@@ -16,7 +16,7 @@ from support_view.domain.returns import Return, Stage
 from support_view.domain.returns import Status as ReturnStatus
 from support_view.domain.support import Case, Contact, Escalation, Support, Tagged, Word
 from support_view.domain.timeline import Resolved
-from support_view.metrics.definitions import MESSAGE
+from support_view.figures.definitions import MESSAGE
 
 S = TypeVar("S")
 I = TypeVar("I")  # noqa: E741

@@ -9,7 +9,7 @@ from uuid import UUID
 from asyncpg import Record as Row
 
 from shared.messaging.shell import Db
-from support_view.metrics.definitions import AGES, LAG, MESSAGE, Figure, Kind
+from support_view.figures.definitions import AGES, LAG, MESSAGE, Figure, Kind
 
 By = Literal["day", "week"]
 

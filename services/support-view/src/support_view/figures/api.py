@@ -16,9 +16,9 @@ from shared.messaging.shell import Db
 from shared.web.auth import Role
 from shared.web.callers import needs
 from support_view.api import snapshot
-from support_view.metrics import store
-from support_view.metrics.definitions import AGES, FIGURES, RENAMED, Figure, Kind
-from support_view.metrics.store import By, Value, Window
+from support_view.figures import store
+from support_view.figures.definitions import AGES, FIGURES, RENAMED, Figure, Kind
+from support_view.figures.store import By, Value, Window
 
 router = APIRouter(prefix="/api/figures", tags=["figures"])
 
