@@ -691,6 +691,10 @@ async def test_a_figure_is_read_split_drilled_into_page_by_page_and_taken_along(
     assert {line["order_id"] for line in lines} == {story.order_id for story in stories}
 
 
+def test_a_figure_is_found_by_its_key_of_before() -> None:
+    assert [figure_of(f"told-truly-{of}s").key for of in ("message", "unit")] == ["message-accuracy", "unit-accuracy"]
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n"])
 def test_no_cell_is_taken_for_a_formula(start: str) -> None:
     assert neutral(f"{start}cmd|' /C calc'!A0") == f"'{start}cmd|' /C calc'!A0"
@@ -729,10 +733,6 @@ async def test_only_supervisors_and_auditors_read_figures(client: httpx.AsyncCli
         ("/refund-latency/rows?after=2026-01-01T00:00:00%2B00:00~a%00~b", "after"),
     ],
 )
-def test_a_figure_is_found_by_its_key_of_before() -> None:
-    assert [figure_of(f"told-truly-{of}s").key for of in ("message", "unit")] == ["message-accuracy", "unit-accuracy"]
-
-
 async def test_a_bad_question_names_the_field(client: httpx.AsyncClient, path: str, field: str) -> None:
     answer = await client.get(f"/api/figures{path}", headers=bearer())
     assert answer.status_code == 422
