@@ -248,7 +248,7 @@ async def test_a_sender_that_died_after_the_call_is_followed_by_one_with_the_sam
         raise ConnectionError("killed")
 
     with monkeypatch.context() as killed:
-        killed.setattr(CommandBus, "take", dies)
+        killed.setattr(CommandBus, "process", dies)
         with pytest.raises(ConnectionError):
             await send_all(pool, settings)
     assert await send_all(pool, settings) == 0, "the lease still runs"
@@ -531,7 +531,7 @@ async def test_a_notice_that_overtakes_the_record_of_its_sending_is_taken_and_no
         raise ConnectionError("killed")
 
     with monkeypatch.context() as killed:
-        killed.setattr(CommandBus, "take", dies)
+        killed.setattr(CommandBus, "process", dies)
         with pytest.raises(ConnectionError):
             await send_all(pool, settings)
     for _ in range(2):
