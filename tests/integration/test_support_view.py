@@ -144,7 +144,7 @@ async def test_a_remembered_section_counts_only_while_its_row_is_the_one_that_wa
     chance = random.Random(7)
     processes: list[StateCache[Any]] = [StateCache(), StateCache(), StateCache()]
     while straight:
-        monkeypatch.setattr(store, "REMEMBERED", chance.choice(processes))
+        monkeypatch.setattr(store, "SECTION_CACHE", chance.choice(processes))
         async with pool.acquire() as db:
             transaction = db.transaction()
             await transaction.start()
